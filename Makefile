@@ -1,0 +1,52 @@
+# mlbox: `make help` lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?= mlbox-data
+# uv does not read pip's configuration: pass the machine's own folders of wheels on.
+export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
+export PYTHONDONTWRITEBYTECODE ?= 1
+EXTRAS ?= dev
+
+.PHONY: help install demo serve test test-slow check bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# uv where it can be had, because it is an order of magnitude faster; plain pip where not.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt uv || echo "uv is not to be had: pip instead"
+	@if [ -x $(BIN)/uv ]; then $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[$(EXTRAS)]'; \
+	else $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'; fi
+	@touch $@
+
+install: $(VENV)/.installed ## Make .venv and install mlbox into it
+
+demo: install ## Run the whole lifecycle on real flights; ONCE=1 ends when it is through
+	@$(BIN)/python -m examples.nyc_flights.demo $(if $(ONCE),--once)
+
+serve: install ## Run the server on DATA (default: mlbox-data)
+	@$(BIN)/mlbox serve --data-dir $(DATA)
+
+test: install ## Run the tests
+	@$(BIN)/python -m pytest -q -n 2
+
+test-slow: install ## Run the slow tests: clients, browser, faults, fuzzing
+	@$(BIN)/python -m pytest -q -m slow --timeout=900
+
+check: install ## Lint, types and the import rule
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+bench: install ## Measure every figure and write docs/reference/figures.md
+	@$(BIN)/python -m bench
+
+clean: ## Remove what was built, but no data
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""The `mlbox` command: one file per noun."""

@@ -1,0 +1,112 @@
+"""Every error mlbox raises on purpose, in one tree.
+
+    MlboxError                 500 internal           exit 1
+    ├── InvalidInput           400 invalid_input      exit 2
+    ├── NotAuthenticated       401 not_authenticated  exit 4
+    ├── NotAuthorised          403 not_authorised     exit 4
+    ├── Refused                403 refused            exit 5   a gate or an approval rule said no
+    ├── NotFound               404 not_found          exit 3
+    ├── Conflict               409 conflict           exit 5
+    │   └── AlreadyExists      409 already_exists     exit 5
+    ├── TooLarge               413 too_large          exit 2
+    ├── TooMany                429 too_many           exit 1
+    ├── Unavailable            503 unavailable        exit 1   a store or a model is down, named
+    ├── TimedOut               504 timed_out          exit 124
+    └── StartupError           500 startup            exit 1   the server cannot start
+
+The message says what happened and why, the hint says what to do next.
+Each protocol adapter maps this tree once to its own wire format.
+"""
+
+from __future__ import annotations
+
+
+class MlboxError(Exception):
+    """Base of all errors: message, hint and, for bad input, the field that was wrong."""
+
+    status = 500
+    code = "internal"
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "", field: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".rstrip()
+
+
+class InvalidInput(MlboxError):
+    status = 400
+    code = "invalid_input"
+    exit_code = 2
+
+
+class NotAuthenticated(MlboxError):
+    status = 401
+    code = "not_authenticated"
+    exit_code = 4
+
+
+class NotAuthorised(MlboxError):
+    status = 403
+    code = "not_authorised"
+    exit_code = 4
+
+
+class Refused(MlboxError):
+    status = 403
+    code = "refused"
+    exit_code = 5
+
+
+class NotFound(MlboxError):
+    status = 404
+    code = "not_found"
+    exit_code = 3
+
+
+class Conflict(MlboxError):
+    status = 409
+    code = "conflict"
+    exit_code = 5
+
+
+class AlreadyExists(Conflict):
+    code = "already_exists"
+
+
+class TooLarge(MlboxError):
+    status = 413
+    code = "too_large"
+    exit_code = 2
+
+
+class TooMany(MlboxError):
+    status = 429
+    code = "too_many"
+
+
+class Unavailable(MlboxError):
+    status = 503
+    code = "unavailable"
+
+
+class TimedOut(MlboxError):
+    status = 504
+    code = "timed_out"
+    exit_code = 124
+
+
+class StartupError(MlboxError):
+    code = "startup"
+
+
+def _walk(root: type[MlboxError]) -> list[type[MlboxError]]:
+    return [root, *(e for sub in root.__subclasses__() for e in _walk(sub))]
+
+
+BY_CODE: dict[str, type[MlboxError]] = {e.code: e for e in _walk(MlboxError)}
+"""Error classes by their stable code: how the client rebuilds a server's error."""

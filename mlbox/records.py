@@ -1,0 +1,519 @@
+"""What client and server both know: plain, immutable records.
+
+Times are UTC datetimes (ISO 8601 in JSON); ids are 32 hex digits that sort by age; sizes are bytes; durations carry their
+unit in the name.
+
+The spine of the platform, each naming the one before:
+
+    DatasetVersion -> Run -> ModelVersion -> Rollout -> Prediction
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+
+from mlbox.errors import InvalidInput
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
+
+
+def check_name(name: str, *, field: str = "name") -> str:
+    """A name that is safe in a path, a URL and a metric label; raises InvalidInput with the field otherwise."""
+    if not NAME.fullmatch(name):
+        raise InvalidInput(
+            f"{name[:80]!r} is not a valid {field}.",
+            hint="Use 1 to 256 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+            field=field,
+        )
+    return name
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all records."""
+
+    def to_json(self) -> bytes:
+        """The record as JSON."""
+        return msgspec.json.encode(self)
+
+
+class Event(Record, frozen=True, kw_only=True):
+    """One thing that happened: an audit row, a live update, a cause for an alert."""
+
+    id: str
+    type: str
+    subject: str
+    """Noun and id, such as `model:fraud/3` or `job:0198...`."""
+    actor: str
+    at: datetime
+    domain_at: datetime
+    data: dict[str, Any]
+
+
+# -- access -------------------------------------------------------------------------------------------------------------
+
+Role = Literal["viewer", "member", "approver", "admin"]
+
+
+class User(Record, frozen=True, kw_only=True):
+    """A person or a service that may hold tokens."""
+
+    id: str
+    name: str
+    role: Role
+    created_at: datetime
+
+
+class Token(Record, frozen=True, kw_only=True):
+    """A bearer token, without its secret."""
+
+    id: str
+    user: str
+    name: str
+    role: Role
+    created_at: datetime
+    expires_at: datetime | None = None
+    job_id: str | None = None
+    """Set on the short-lived token of a job, which may act for that job only."""
+
+
+class Principal(Record, frozen=True, kw_only=True):
+    """Who is asking, as authentication found it."""
+
+    name: str
+    role: Role
+    token_id: str | None = None
+    job_id: str | None = None
+
+
+# -- tracking -----------------------------------------------------------------------------------------------------------
+
+RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+class Experiment(Record, frozen=True, kw_only=True):
+    """A named group of runs."""
+
+    id: str
+    name: str
+    created_at: datetime
+
+
+class Metric(Record, frozen=True, kw_only=True):
+    """One measured value of a run."""
+
+    key: str
+    value: float
+    step: int
+    at: datetime
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """One execution of training code and everything recorded of it."""
+
+    id: str
+    experiment_id: str
+    name: str
+    user: str
+    status: RunStatus
+    started_at: datetime
+    ended_at: datetime | None = None
+    job_id: str | None = None
+    dataset: str | None = None
+    """`NAME@vN` of the dataset version that it trained on."""
+    git_commit: str | None = None
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    metrics: dict[str, Metric] = {}
+    """The last value of each metric."""
+
+
+# -- features, datasets, labels -----------------------------------------------------------------------------------------
+
+DType = Literal["BOOL", "INT64", "FP64", "STRING", "TIMESTAMP"]
+
+
+class Column(Record, frozen=True, kw_only=True):
+    """A named, typed column; `unit` and `description` are for people."""
+
+    name: str
+    dtype: DType
+    unit: str = ""
+    description: str = ""
+
+
+class Source(Record, frozen=True, kw_only=True):
+    """An append-only table of the offline store with an event time and an arrival time per row."""
+
+    name: str
+    columns: tuple[Column, ...]
+    event_time: str
+    arrival_time: str | None = None
+    """Column that says when a row became known; None means at its event time."""
+    rows: int = 0
+    created_at: datetime
+
+
+class FeatureView(Record, frozen=True, kw_only=True):
+    """Features of one entity, computed by SQL over sources. A changed definition is a new version."""
+
+    name: str
+    version: int
+    join_keys: tuple[Column, ...]
+    features: tuple[Column, ...]
+    sql: str
+    sources: tuple[str, ...]
+    ttl_seconds: int | None = None
+    """Oldest age at which a value still counts, the boundary included; None means any age."""
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+    digest: str = ""
+    created_by: str
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """`name@vN`."""
+        return f"{self.name}@v{self.version}"
+
+
+class FeatureService(Record, frozen=True, kw_only=True):
+    """A named bundle of features that models depend on, by view version: `view@vN:feature`."""
+
+    name: str
+    version: int
+    features: tuple[str, ...]
+    created_by: str
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """`name@vN`."""
+        return f"{self.name}@v{self.version}"
+
+
+class LabelSet(Record, frozen=True, kw_only=True):
+    """Outcomes by entity: append-only, with the time they are about and the time they became known."""
+
+    name: str
+    keys: tuple[Column, ...]
+    value: Column
+    rows: int = 0
+    created_at: datetime
+
+
+class DataFile(Record, frozen=True, kw_only=True):
+    """One file of a dataset version."""
+
+    path: str
+    sha256: str
+    size: int
+    rows: int
+
+
+class DatasetVersion(Record, frozen=True, kw_only=True):
+    """An immutable, named, hashed table of training rows."""
+
+    id: str
+    name: str
+    version: int
+    hash: str
+    """SHA-256 over the sorted manifest of the files' hashes."""
+    files: tuple[DataFile, ...]
+    columns: tuple[Column, ...]
+    rows: int
+    query: str
+    parameters: dict[str, Any] = {}
+    feature_service: str | None = None
+    views: tuple[str, ...] = ()
+    label_set: str | None = None
+    event_from: datetime | None = None
+    event_to: datetime | None = None
+    as_of: datetime | None = None
+    """Arrival cut-off: nothing that became known later is in it."""
+    statistics: dict[str, dict[str, Any]] = {}
+    """Per column: nulls, min, max, mean, quantiles."""
+    software: dict[str, str] = {}
+    created_by: str
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """`name@vN`."""
+        return f"{self.name}@v{self.version}"
+
+
+# -- jobs ---------------------------------------------------------------------------------------------------------------
+
+Priority = Literal["low", "normal", "high", "urgent"]
+JobState = Literal["queued", "starting", "running", "stopping", "succeeded", "failed", "stopped", "timed_out"]
+
+
+class JobSpec(Record, frozen=True, kw_only=True):
+    """What a user asks for."""
+
+    command: tuple[str, ...]
+    name: str = ""
+    env: dict[str, str] = {}
+    workdir: str = ""
+    gpus: float = 0
+    cpus: float = 1
+    memory_gb: float = 4
+    priority: Priority = "normal"
+    retries: int | None = None
+    timeout_seconds: float | None = None
+    hyperparameters: dict[str, str] = {}
+    datasets: tuple[str, ...] = ()
+    experiment: str = ""
+    tags: dict[str, str] = {}
+    git_commit: str | None = None
+
+
+class Attempt(Record, frozen=True, kw_only=True):
+    """One execution of a job's command."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    pid: int | None = None
+    gpus: tuple[int, ...] = ()
+    reason: str = ""
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """A submitted command, its place in the queue and its attempts."""
+
+    id: str
+    user: str
+    spec: JobSpec
+    state: JobState
+    created_at: datetime
+    run_id: str | None = None
+    ended_at: datetime | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    """Why it waits or how it ended, in words."""
+    not_before: datetime | None = None
+    attempts: tuple[Attempt, ...] = ()
+
+
+# -- registry -----------------------------------------------------------------------------------------------------------
+
+Stage = Literal["None", "Staging", "Production", "Archived"]
+ModelFormat = Literal["onnx", "other"]
+
+
+class TensorSpec(Record, frozen=True, kw_only=True):
+    """A named tensor; -1 is a free dimension, dtype is one of the Open Inference Protocol's."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """A named line of versions."""
+
+    id: str
+    name: str
+    owner: str
+    purpose: str = ""
+    created_at: datetime
+    tags: dict[str, str] = {}
+    aliases: dict[str, int] = {}
+    stages: dict[str, int] = {}
+    """Latest version in each stage."""
+
+
+class ModelVersion(Record, frozen=True, kw_only=True):
+    """A trained artifact and where it came from."""
+
+    id: str
+    model: str
+    version: int
+    stage: Stage
+    format: ModelFormat = "onnx"
+    run_id: str | None
+    job_id: str | None = None
+    dataset: str | None = None
+    """`NAME@vN` of the dataset version that it was trained on."""
+    feature_service: str | None = None
+    features: tuple[str, ...] = ()
+    """Feature references in the order of the input tensor's columns."""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    artifact: str | None = None
+    """SHA-256 of the ONNX file in the artifact store."""
+    size: int = 0
+    metrics: dict[str, float] = {}
+    git_commit: str | None = None
+    trained_by: str
+    submitted_by: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """`model/N`."""
+        return f"{self.model}/{self.version}"
+
+
+class GateResult(Record, frozen=True, kw_only=True):
+    """What one automatic gate required and measured."""
+
+    gate: str
+    passed: bool
+    required: str
+    measured: str
+    at: datetime
+
+
+PromotionState = Literal[
+    "testing",
+    "rejected",
+    "waiting_approval",
+    "approved",
+    "rolling_out",
+    "completed",
+    "rolled_back",
+    "withdrawn",
+]
+
+
+class Approval(Record, frozen=True, kw_only=True):
+    """One person's decision about a promotion."""
+
+    approver: str
+    decision: Literal["approve", "reject"]
+    comment: str
+    at: datetime
+
+
+class Promotion(Record, frozen=True, kw_only=True):
+    """One version's way to Production: gates, approval, rollout."""
+
+    id: str
+    model: str
+    version: int
+    state: PromotionState
+    requested_by: str
+    created_at: datetime
+    policy: PromotionPolicy
+    gates: tuple[GateResult, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    reason: str = ""
+
+
+class RampStep(Record, frozen=True, kw_only=True):
+    """A share of traffic, how long it must hold and how many predictions it must see before the next step."""
+
+    percent: float
+    hold_seconds: float
+    min_predictions: int = 0
+
+
+class PromotionPolicy(Record, frozen=True, kw_only=True):
+    """What a model's versions must pass. The defaults are the house's; `label` marks a policy that is not for real use."""
+
+    revision: int = 1
+    label: str = ""
+    metric: str = "auc"
+    higher_is_better: bool = True
+    minimum: float | None = None
+    margin: float = 0.0
+    """How much worse than the champion a candidate may be."""
+    max_artifact_bytes: int = 2 * 1024**3
+    max_latency_ms_p95: float = 50.0
+    parity_tolerance: float = 1e-3
+    shadow_seconds: float = 24 * 3600
+    shadow_min_predictions: int = 1000
+    steps: tuple[RampStep, ...] = (
+        RampStep(percent=5, hold_seconds=24 * 3600, min_predictions=1000),
+        RampStep(percent=25, hold_seconds=24 * 3600, min_predictions=1000),
+        RampStep(percent=100, hold_seconds=0),
+    )
+    max_error_rate: float = 0.01
+    max_latency_ratio: float = 1.5
+
+
+# -- serving ------------------------------------------------------------------------------------------------------------
+
+RolloutState = Literal["shadow", "canary", "completed", "rolled_back"]
+ServeRole = Literal["champion", "canary", "control", "shadow"]
+
+
+class Rollout(Record, frozen=True, kw_only=True):
+    """A candidate beside the champion: first in shadow, then with a growing share of traffic."""
+
+    id: str
+    model: str
+    promotion_id: str
+    candidate: int
+    champion: int | None
+    state: RolloutState
+    percent: float
+    step: int
+    """Index into the policy's steps; -1 while in shadow."""
+    started_at: datetime
+    step_started_at: datetime
+    reason: str = ""
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """One served row, as the prediction log keeps it."""
+
+    id: str
+    model: str
+    version: int
+    role: ServeRole
+    at: datetime
+    domain_at: datetime
+    caller: str
+    entity: dict[str, Any]
+    features: dict[str, float | None]
+    score: float
+    latency_ms: float
+
+
+# -- monitoring ---------------------------------------------------------------------------------------------------------
+
+Verdict = Literal["not_enough_data", "ok", "investigate", "alert"]
+
+
+class DriftResult(Record, frozen=True, kw_only=True):
+    """Two-sample Kolmogorov-Smirnov test of one feature, served against training."""
+
+    model: str
+    version: int
+    feature: str
+    statistic: float | None
+    """D in 0..1; None when there is not enough data."""
+    p_value: float | None
+    verdict: Verdict
+    reference_rows: int
+    current_rows: int
+    reference_missing: int
+    current_missing: int
+    at: datetime
+
+
+AlertState = Literal["firing", "resolved"]
+
+
+class Alert(Record, frozen=True, kw_only=True):
+    """A condition that a person should know of."""
+
+    id: str
+    name: str
+    labels: dict[str, str]
+    state: AlertState
+    summary: str
+    value: float | None
+    fired_at: datetime
+    resolved_at: datetime | None = None

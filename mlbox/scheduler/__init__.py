@@ -1,0 +1,1 @@
+"""Training jobs: queue, policy, GPUs and the processes that run them."""

@@ -1,0 +1,1 @@
+"""Serving: inference, routing, promotion gates, the prediction log, drift, rollouts, alerts."""

@@ -1,0 +1,1 @@
+"""State: everything that mlbox keeps on disk."""

@@ -1,0 +1,234 @@
+"""One SQLite file: one writer thread with group commit, any number of readers.
+
+A write is a function of a `Tx`. The writer takes whatever functions wait, runs each inside a savepoint of one transaction,
+commits once, and only then answers them all: with `synchronous=FULL` one fsync acknowledges many writes, and an answer
+means that the write is on disk. A function that raises takes back its own savepoint only.
+
+Invariants
+- A future is resolved only after the COMMIT that holds its write has returned.
+- Events emitted in a `Tx` are rows of the same transaction and are published after it, in commit order.
+- Readers are query-only connections, one per thread; WAL lets them read beside the writer.
+"""
+
+from __future__ import annotations
+
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlite_utils import Database as Migratable
+from sqlite_utils.migrations import Migrations
+
+from mlbox.clock import Clock, from_us, to_us
+from mlbox.errors import MlboxError, Unavailable
+from mlbox.events import EventBus
+from mlbox.ids import new_id
+from mlbox.records import Event
+
+T = TypeVar("T")
+Row = sqlite3.Row
+_MAX_GROUP = 256
+
+
+class Tx:
+    """What a write function may do: run SQL and emit events."""
+
+    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self.events: list[Event] = []
+        self.now_us = to_us(clock.real())
+        self.domain_us = to_us(clock.now())
+
+    def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
+        """Execute one statement."""
+        return self._connection.execute(sql, parameters)
+
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Execute one statement for each row."""
+        self._connection.executemany(sql, rows)
+
+    def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
+        """The first row, or None."""
+        row: Row | None = self._connection.execute(sql, parameters).fetchone()
+        return row
+
+    def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """All rows."""
+        return self._connection.execute(sql, parameters).fetchall()
+
+    def emit(self, type: str, subject: str, actor: str, **data: Any) -> Event:
+        """Record an event in this transaction; it is published once the transaction is on disk."""
+        event = Event(
+            id=new_id(),
+            type=type,
+            subject=subject,
+            actor=actor,
+            at=from_us(self.now_us),
+            domain_at=from_us(self.domain_us),
+            data=data,
+        )
+        self.run(
+            "INSERT INTO event (id, type, subject, actor, at_us, domain_us, data) VALUES (?,?,?,?,?,?,?)",
+            (event.id, type, subject, actor, self.now_us, self.domain_us, msgspec.json.encode(data).decode()),
+        )
+        self.events.append(event)
+        return event
+
+
+class Database:
+    """A SQLite file that is opened, migrated, written by one thread and read by many."""
+
+    def __init__(self, path: Path, migrations: Migrations, clock: Clock, bus: EventBus) -> None:
+        self.path = path
+        self.name = path.stem
+        self._clock = clock
+        self._bus = bus
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
+        self._readers_lock = threading.Lock()
+        self._queue: queue.SimpleQueue[tuple[Callable[[Tx], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._closed = False
+        self._writer = self._connect(query_only=False)
+        migrations.apply(Migratable(self._writer))
+        self._writer.commit()
+        self._thread = threading.Thread(target=self._write_loop, name=f"mlbox-write-{self.name}", daemon=True)
+        self._thread.start()
+
+    def _connect(self, *, query_only: bool) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
+        connection.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA query_only={'ON' if query_only else 'OFF'}")
+        return connection
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[[Tx], T]) -> Future[T]:
+        """Queue a write; the future resolves once it is on disk."""
+        future: Future[T] = Future()
+        if self._closed:
+            future.set_exception(Unavailable(f"The {self.name} store is closed.", hint="Restart the server."))
+            return future
+        self._queue.put((fn, future))
+        return future
+
+    def write(self, fn: Callable[[Tx], T]) -> T:
+        """Run a write and wait until it is on disk."""
+        return self.submit(fn).result()
+
+    def _write_loop(self) -> None:
+        while (first := self._queue.get()) is not None:
+            group = [first]
+            stop = False
+            while len(group) < _MAX_GROUP and not self._queue.empty():
+                item = self._queue.get()
+                if item is None:
+                    stop = True
+                    break
+                group.append(item)
+            self._commit_group(group)
+            if stop:
+                break
+
+    def _commit_group(self, group: list[tuple[Callable[[Tx], Any], Future[Any]]]) -> None:
+        done: list[tuple[Future[Any], Any]] = []
+        failed: list[tuple[Future[Any], BaseException]] = []
+        events: list[Event] = []
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+            for fn, future in group:
+                self._run_one(fn, future, done, failed, events)
+            self._writer.execute("COMMIT")
+        except sqlite3.Error as err:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            broken = Unavailable(
+                f"The {self.name} store could not write: {err}.",
+                hint="Check the disk that holds the data directory.",
+            )
+            for _, future in group:
+                future.set_exception(broken)
+            return
+        for event in events:
+            self._bus.publish(event)
+        for future, error in failed:
+            future.set_exception(error)
+        for future, value in done:
+            future.set_result(value)
+
+    def _run_one(
+        self,
+        fn: Callable[[Tx], Any],
+        future: Future[Any],
+        done: list[tuple[Future[Any], Any]],
+        failed: list[tuple[Future[Any], BaseException]],
+        events: list[Event],
+    ) -> None:
+        tx = Tx(self._writer, self._clock)
+        self._writer.execute("SAVEPOINT one")
+        try:
+            value = fn(tx)
+        except Exception as err:
+            if not self._writer.in_transaction:  # SQLite took back the whole transaction (disk full, I/O error)
+                raise sqlite3.OperationalError(str(err)) from err
+            self._writer.execute("ROLLBACK TO one")
+            failed.append((future, self._explain(err)))
+        else:
+            done.append((future, value))
+            events.extend(tx.events)
+        self._writer.execute("RELEASE one")
+
+    def _explain(self, err: Exception) -> Exception:
+        """SQLite's own errors as ours; triggers raise what a person may read."""
+        if isinstance(err, MlboxError) or not isinstance(err, sqlite3.Error):
+            return err
+        return Unavailable(f"The {self.name} store refused the write: {err}.")
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def _reader(self) -> sqlite3.Connection:
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._connect(query_only=True)
+            with self._readers_lock:
+                self._readers.append(connection)
+        return connection
+
+    def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """All rows of a query, read in the calling thread."""
+        try:
+            return self._reader().execute(sql, parameters).fetchall()
+        except sqlite3.Error as err:
+            raise Unavailable(f"The {self.name} store could not be read: {err}.") from err
+
+    def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
+        """The first row of a query, or None."""
+        try:
+            row: Row | None = self._reader().execute(sql, parameters).fetchone()
+        except sqlite3.Error as err:
+            raise Unavailable(f"The {self.name} store could not be read: {err}.") from err
+        return row
+
+    def check(self) -> None:
+        """A real query and a real, empty write transaction; raises Unavailable when either fails."""
+        self.one("SELECT count(*) FROM sqlite_master")
+        self.submit(lambda tx: tx.one("SELECT 1")).result(timeout=5)
+
+    def close(self) -> None:
+        """Finish the writes that wait, then close every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+        with self._readers_lock:
+            for connection in self._readers:
+                connection.close()
+        self._writer.close()

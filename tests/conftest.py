@@ -1,0 +1,120 @@
+"""Fixtures: the real program on a free port, and core stores on a temporary directory."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+import pytest
+
+from mlbox.clock import ManualClock, parse_time
+from mlbox.events import EventBus
+from mlbox.store import migrations
+from mlbox.store.db import Database
+
+T = TypeVar("T")
+MLBOX = Path(sys.executable).with_name("mlbox")
+
+
+class Server:
+    """A running `mlbox serve`, and how to reach it."""
+
+    def __init__(self, data_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.log_path = data_dir.with_suffix(".log")
+        self._log_start = len(self.log) if self.log_path.exists() else 0
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(MLBOX), "serve", "--data-dir", str(data_dir), "--port", "0", *flags],
+                stderr=log,
+                stdout=log,
+                env={**os.environ, **(env or {})},
+            )
+        self.url = self._wait_for_url()
+        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+        wait_for(self._is_ready, what="the server to be ready")
+
+    @property
+    def token(self) -> str:
+        return (self.data_dir / "admin-token").read_text().strip()
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def _wait_for_url(self) -> str:
+        def found() -> str | None:
+            if self.process.poll() is not None:
+                raise AssertionError(f"The server ended with {self.process.returncode}:\n{self.log}")
+            urls = re.findall(r"mlbox listens on (\S+)", self.log[self._log_start :])
+            return urls[-1] if urls else None
+
+        return wait_for(found, what="the server's address")
+
+    def _is_ready(self) -> bool:
+        try:
+            return self.http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+        code = self.process.wait(timeout=30)
+        self.http.close()
+        return code
+
+
+def wait_for(condition: Callable[[], T | None], *, what: str, seconds: float = 30) -> T:
+    """Poll until the condition gives something true; fail with what was awaited."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"Waited {seconds} s in vain for {what}.")
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def start(*flags: str, data_dir: Path | None = None, env: dict[str, str] | None = None) -> Server:
+        server = Server(data_dir or tmp_path / "data", *flags, env=env)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    return make_server()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(parse_time("2026-01-01T00:00Z"))
+
+
+@pytest.fixture
+def bus() -> EventBus:
+    return EventBus()
+
+
+@pytest.fixture
+def access_db(tmp_path: Path, clock: ManualClock, bus: EventBus) -> Iterator[Database]:
+    database = Database(tmp_path / "access.sqlite", migrations.access, clock, bus)
+    yield database
+    database.close()

@@ -1,0 +1,97 @@
+"""Group commit: one fsync for many writes, and nothing answered before it."""
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from mlbox.errors import NotFound, Unavailable
+from mlbox.events import EventBus
+from mlbox.records import Event
+from mlbox.store.db import Database, Tx
+
+
+def add_event(tx: Tx, subject: str) -> str:
+    tx.emit("thing.made", subject, "ann", size=1)
+    return subject
+
+
+def test_a_write_is_seen_by_other_threads_once_answered(access_db: Database) -> None:
+    access_db.write(lambda tx: add_event(tx, "a"))
+    seen: list[int] = []
+    reader = threading.Thread(target=lambda: seen.append(access_db.one("SELECT count(*) FROM event")[0]))
+    reader.start()
+    reader.join()
+    assert seen == [1]
+
+
+def test_writes_that_wait_share_one_transaction(access_db: Database) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def blocker(tx: Tx) -> None:
+        running.set()
+        go.wait()
+
+    first = access_db.submit(blocker)
+    running.wait()
+    commits: list[str] = []
+    access_db._writer.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+    rest: list[Future[str]] = [access_db.submit(lambda tx, i=i: add_event(tx, str(i))) for i in range(100)]
+    go.set()
+    first.result()
+    assert [f.result() for f in rest] == [str(i) for i in range(100)]
+    assert len(commits) <= 2
+
+
+def test_a_failing_write_takes_back_only_itself(access_db: Database) -> None:
+    running, go = threading.Event(), threading.Event()
+
+    def blocker(tx: Tx) -> None:
+        running.set()
+        go.wait()
+
+    def fail(tx: Tx) -> None:
+        add_event(tx, "lost")
+        raise NotFound("no such thing")
+
+    access_db.submit(blocker)
+    running.wait()
+    good, bad, good2 = (
+        access_db.submit(lambda tx: add_event(tx, "x")),
+        access_db.submit(fail),
+        access_db.submit(lambda tx: add_event(tx, "y")),
+    )
+    go.set()
+    with pytest.raises(NotFound):
+        bad.result()
+    assert good.result() + good2.result() == "xy"
+    assert [row["subject"] for row in access_db.all("SELECT subject FROM event ORDER BY id")] == ["x", "y"]
+
+
+def test_events_are_published_after_the_commit_and_not_for_a_failed_write(access_db: Database, bus: EventBus) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def on_event(event: Event) -> None:
+        seen.append((event.subject, access_db.one("SELECT count(*) FROM event")[0]))
+
+    def fail(tx: Tx) -> None:
+        add_event(tx, "never")
+        raise NotFound("no")
+
+    with bus.listening(on_event):
+        access_db.write(lambda tx: add_event(tx, "one"))
+        with pytest.raises(NotFound):
+            access_db.write(fail)
+        access_db.write(lambda tx: add_event(tx, "two"))
+    assert seen == [("one", 1), ("two", 2)]
+
+
+def test_readers_cannot_write(access_db: Database) -> None:
+    with pytest.raises(Unavailable):
+        access_db.all("DELETE FROM event")
+
+
+def test_a_closed_database_says_so(access_db: Database) -> None:
+    access_db.close()
+    with pytest.raises(Unavailable, match="closed"):
+        access_db.write(lambda tx: add_event(tx, "late"))
