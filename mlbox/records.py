@@ -5,7 +5,7 @@ unit in the name.
 
 The spine of the platform, each naming the one before:
 
-    DatasetVersion -> Run -> ModelVersion -> Rollout -> Prediction
+    DatasetVersion -> Run -> ModelVersion -> Promotion -> Prediction
 """
 
 from __future__ import annotations
@@ -350,6 +350,10 @@ class ModelVersion(Record, frozen=True, kw_only=True):
     artifact: str | None = None
     """SHA-256 of the ONNX file in the artifact store."""
     size: int = 0
+    reference: str | None = None
+    """SHA-256 of the training sample that drift is measured against."""
+    sample: str | None = None
+    """SHA-256 of an .npz with `inputs` and `outputs` of the source model: what parity is measured on."""
     metrics: dict[str, float] = {}
     git_commit: str | None = None
     trained_by: str
@@ -375,14 +379,7 @@ class GateResult(Record, frozen=True, kw_only=True):
 
 
 PromotionState = Literal[
-    "testing",
-    "rejected",
-    "waiting_approval",
-    "approved",
-    "rolling_out",
-    "completed",
-    "rolled_back",
-    "withdrawn",
+    "testing", "rejected", "shadow", "waiting_approval", "canary", "completed", "rolled_back", "withdrawn"
 ]
 
 
@@ -393,21 +390,6 @@ class Approval(Record, frozen=True, kw_only=True):
     decision: Literal["approve", "reject"]
     comment: str
     at: datetime
-
-
-class Promotion(Record, frozen=True, kw_only=True):
-    """One version's way to Production: gates, approval, rollout."""
-
-    id: str
-    model: str
-    version: int
-    state: PromotionState
-    requested_by: str
-    created_at: datetime
-    policy: PromotionPolicy
-    gates: tuple[GateResult, ...] = ()
-    approvals: tuple[Approval, ...] = ()
-    reason: str = ""
 
 
 class RampStep(Record, frozen=True, kw_only=True):
@@ -442,27 +424,35 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     max_latency_ratio: float = 1.5
 
 
-# -- serving ------------------------------------------------------------------------------------------------------------
-
-RolloutState = Literal["shadow", "canary", "completed", "rolled_back"]
-ServeRole = Literal["champion", "canary", "control", "shadow"]
-
-
-class Rollout(Record, frozen=True, kw_only=True):
-    """A candidate beside the champion: first in shadow, then with a growing share of traffic."""
+class Promotion(Record, frozen=True, kw_only=True):
+    """One version's way to Production: gates, shadow, approval, canary. It is the deployment that a prediction names."""
 
     id: str
     model: str
-    promotion_id: str
-    candidate: int
+    version: int
     champion: int | None
-    state: RolloutState
-    percent: float
-    step: int
-    """Index into the policy's steps; -1 while in shadow."""
-    started_at: datetime
-    step_started_at: datetime
+    """The version in Production when it began, which it must not be worse than; None for a model's first."""
+    state: PromotionState
+    requested_by: str
+    created_at: datetime
+    state_since: datetime
+    """Domain time at which the present state, or canary step, began: holds count from it."""
+    policy: PromotionPolicy
+    step: int = -1
+    """Index of the policy's ramp step while in canary; -1 before."""
+    gates: tuple[GateResult, ...] = ()
+    approvals: tuple[Approval, ...] = ()
     reason: str = ""
+
+    @property
+    def percent(self) -> float:
+        """Share of traffic that the candidate takes now."""
+        return self.policy.steps[self.step].percent if self.state == "canary" else 0.0
+
+
+# -- serving ------------------------------------------------------------------------------------------------------------
+
+ServeRole = Literal["champion", "canary", "control", "shadow"]
 
 
 class Prediction(Record, frozen=True, kw_only=True):

@@ -5,5 +5,6 @@ up by one.
 """
 
 from mlbox.store.migrations.access import access
+from mlbox.store.migrations.registry import registry
 
-__all__ = ["access"]
+__all__ = ["access", "registry"]

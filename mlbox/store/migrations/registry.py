@@ -1,0 +1,125 @@
+"""The hub: models, versions, promotions, gates, approvals.
+
+The rule that nothing reaches Production past the gates is held here a second time, by triggers, so that it does not depend
+on any code path being careful:
+
+- a version is born in stage None, and there is no other way to change a stage than along `stage_move`;
+- Staging takes an open promotion whose gates all passed;
+- Production takes a completed promotion with gates passed and an approval, and no rejection;
+- an approver is never the version's trainer or submitter, nor who asked for the promotion;
+- gate results and approvals are never changed or deleted.
+"""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+
+registry = Migrations("registry")
+
+
+@migration(registry)
+def m001_models(db: Database) -> None:
+    run_script(
+        db,
+        EVENT_TABLE
+        + """
+        CREATE TABLE model (
+          id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, purpose TEXT NOT NULL,
+          created_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE model_tag (
+          model_id TEXT NOT NULL REFERENCES model (id), key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (model_id, key)
+        ) STRICT;
+
+        CREATE TABLE model_version (
+          id TEXT PRIMARY KEY, model_id TEXT NOT NULL REFERENCES model (id), version INTEGER NOT NULL,
+          stage TEXT NOT NULL DEFAULT 'None' CHECK (stage IN ('None', 'Staging', 'Production', 'Archived')),
+          format TEXT NOT NULL, run_id TEXT, job_id TEXT, dataset TEXT, feature_service TEXT, features TEXT NOT NULL,
+          inputs TEXT NOT NULL, outputs TEXT NOT NULL, artifact TEXT, size INTEGER NOT NULL, reference TEXT, sample TEXT,
+          metrics TEXT NOT NULL, git_commit TEXT, trained_by TEXT NOT NULL, submitted_by TEXT NOT NULL,
+          description TEXT NOT NULL, created_us INTEGER NOT NULL,
+          UNIQUE (model_id, version)
+        ) STRICT;
+        CREATE UNIQUE INDEX one_in_production ON model_version (model_id) WHERE stage = 'Production';
+        CREATE INDEX model_version_stage ON model_version (model_id, stage, version);
+        CREATE INDEX model_version_run ON model_version (run_id) WHERE run_id IS NOT NULL;
+        CREATE TABLE version_tag (
+          version_id TEXT NOT NULL REFERENCES model_version (id), key TEXT NOT NULL, value TEXT NOT NULL,
+          PRIMARY KEY (version_id, key)
+        ) STRICT;
+        CREATE TABLE model_alias (
+          model_id TEXT NOT NULL REFERENCES model (id), alias TEXT NOT NULL, version INTEGER NOT NULL,
+          PRIMARY KEY (model_id, alias), FOREIGN KEY (model_id, version) REFERENCES model_version (model_id, version)
+        ) STRICT;
+
+        CREATE TABLE promotion_policy (
+          model_id TEXT NOT NULL REFERENCES model (id), revision INTEGER NOT NULL, policy TEXT NOT NULL,
+          set_by TEXT NOT NULL, set_us INTEGER NOT NULL, PRIMARY KEY (model_id, revision)
+        ) STRICT;
+        CREATE TABLE promotion (
+          id TEXT PRIMARY KEY, version_id TEXT NOT NULL REFERENCES model_version (id), champion INTEGER,
+          state TEXT NOT NULL, requested_by TEXT NOT NULL, created_us INTEGER NOT NULL, since_us INTEGER NOT NULL,
+          policy TEXT NOT NULL, step INTEGER NOT NULL DEFAULT -1, reason TEXT NOT NULL DEFAULT ''
+        ) STRICT;
+        CREATE INDEX promotion_version ON promotion (version_id, id);
+        CREATE INDEX promotion_state ON promotion (state, id);
+        CREATE TABLE gate_result (
+          promotion_id TEXT NOT NULL REFERENCES promotion (id), gate TEXT NOT NULL, passed INTEGER NOT NULL,
+          required TEXT NOT NULL, measured TEXT NOT NULL, at_us INTEGER NOT NULL, PRIMARY KEY (promotion_id, gate)
+        ) STRICT;
+        CREATE TABLE approval (
+          promotion_id TEXT NOT NULL REFERENCES promotion (id), approver TEXT NOT NULL,
+          decision TEXT NOT NULL CHECK (decision IN ('approve', 'reject')), comment TEXT NOT NULL, at_us INTEGER NOT NULL,
+          PRIMARY KEY (promotion_id, approver)
+        ) STRICT;
+
+        CREATE TABLE stage_move (source TEXT NOT NULL, target TEXT NOT NULL, PRIMARY KEY (source, target)) STRICT;
+        INSERT INTO stage_move VALUES
+          ('None', 'Staging'), ('None', 'Archived'), ('Staging', 'None'), ('Staging', 'Production'), ('Staging', 'Archived'),
+          ('Production', 'Archived'), ('Archived', 'None');
+
+        CREATE TRIGGER version_born BEFORE INSERT ON model_version WHEN NEW.stage <> 'None'
+        BEGIN SELECT RAISE(ABORT, 'a version begins in stage None'); END;
+
+        CREATE TRIGGER stage_moves BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage <> OLD.stage
+          AND NOT EXISTS (SELECT 1 FROM stage_move WHERE source = OLD.stage AND target = NEW.stage)
+        BEGIN SELECT RAISE(ABORT, 'there is no such move between stages'); END;
+
+        CREATE TRIGGER staging_takes_gates BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage = 'Staging' AND OLD.stage <> 'Staging' AND NOT EXISTS (
+          SELECT 1 FROM promotion p WHERE p.version_id = NEW.id AND p.state IN ('shadow', 'waiting_approval')
+            AND EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id)
+            AND NOT EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id AND g.passed = 0))
+        BEGIN SELECT RAISE(ABORT, 'Staging takes a promotion whose gates all passed'); END;
+
+        CREATE TRIGGER production_takes_approval BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage = 'Production' AND OLD.stage <> 'Production' AND NOT EXISTS (
+          SELECT 1 FROM promotion p WHERE p.version_id = NEW.id AND p.state = 'completed'
+            AND EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id)
+            AND NOT EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id AND g.passed = 0)
+            AND EXISTS (SELECT 1 FROM approval a WHERE a.promotion_id = p.id AND a.decision = 'approve')
+            AND NOT EXISTS (SELECT 1 FROM approval a WHERE a.promotion_id = p.id AND a.decision = 'reject'))
+        BEGIN SELECT RAISE(ABORT, 'Production takes passed gates and an approval'); END;
+
+        CREATE TRIGGER approver_is_another BEFORE INSERT ON approval
+        WHEN EXISTS (
+          SELECT 1 FROM promotion p JOIN model_version v ON v.id = p.version_id WHERE p.id = NEW.promotion_id
+            AND NEW.approver IN (v.trained_by, v.submitted_by, p.requested_by))
+        BEGIN SELECT RAISE(ABORT, 'the approver trained, submitted or proposed it'); END;
+
+        CREATE TRIGGER who_made_it_stays BEFORE UPDATE OF trained_by, submitted_by, artifact, run_id, dataset ON model_version
+        BEGIN SELECT RAISE(ABORT, 'a version is immutable'); END;
+        CREATE TRIGGER promotion_requester_stays BEFORE UPDATE OF requested_by, version_id ON promotion
+        BEGIN SELECT RAISE(ABORT, 'a promotion keeps its version and its requester'); END;
+        CREATE TRIGGER gate_result_stays BEFORE UPDATE ON gate_result
+        BEGIN SELECT RAISE(ABORT, 'a gate result is immutable'); END;
+        CREATE TRIGGER gate_result_kept BEFORE DELETE ON gate_result
+        BEGIN SELECT RAISE(ABORT, 'a gate result is kept'); END;
+        CREATE TRIGGER approval_stays BEFORE UPDATE ON approval
+        BEGIN SELECT RAISE(ABORT, 'an approval is immutable'); END;
+        CREATE TRIGGER approval_kept BEFORE DELETE ON approval
+        BEGIN SELECT RAISE(ABORT, 'an approval is kept'); END;
+        """,
+    )

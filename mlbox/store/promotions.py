@@ -1,0 +1,325 @@
+"""A version's way to Production, as a state machine on disk.
+
+`MOVES` is the whole machine: every method below makes one of these moves in one transaction with its audit event, and the
+registry's triggers hold the rule once more beneath it. What a gate measures or a rollout decides is not known here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from mlbox.clock import from_us
+from mlbox.errors import Conflict, InvalidInput, NotFound, Refused
+from mlbox.ids import new_id
+from mlbox.records import Approval, GateResult, ModelVersion, Promotion, PromotionPolicy, PromotionState
+from mlbox.store.db import Database, Row, Tx
+from mlbox.store.registry import Registry
+
+MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
+    "testing": ("rejected", "shadow", "waiting_approval", "withdrawn"),
+    "shadow": ("waiting_approval", "rolled_back", "withdrawn"),
+    "waiting_approval": ("canary", "completed", "rejected", "withdrawn"),
+    "canary": ("completed", "rolled_back", "withdrawn"),
+    "completed": (),
+    "rejected": (),
+    "rolled_back": (),
+    "withdrawn": (),
+}
+"""From each state, where a promotion may go."""
+OPEN: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if targets)
+_OPEN_SQL = f"promotion.state IN ({', '.join(repr(s) for s in OPEN)})"
+
+_PROMOTION_SQL = """
+SELECT promotion.*, model_version.version, model.name AS model,
+  (SELECT json_group_array(json_object('gate', gate, 'passed', passed, 'required', required, 'measured', measured,
+     'at_us', at_us)) FROM (SELECT * FROM gate_result WHERE promotion_id = promotion.id ORDER BY rowid)) AS gates,
+  (SELECT json_group_array(json_object('approver', approver, 'decision', decision, 'comment', comment, 'at_us', at_us))
+     FROM (SELECT * FROM approval WHERE promotion_id = promotion.id ORDER BY rowid)) AS approvals
+FROM promotion JOIN model_version ON model_version.id = version_id JOIN model ON model.id = model_id
+"""
+
+
+class Promotions:
+    """The ways of all versions to Production."""
+
+    def __init__(self, db: Database, registry: Registry) -> None:
+        self._db = db
+        self._registry = registry
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def get(self, promotion_id: str) -> Promotion:
+        """One promotion; raises NotFound."""
+        row = self._db.one(f"{_PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
+        if row is None:
+            raise NotFound(
+                f"There is no promotion {promotion_id!r}.", hint="`mlbox model status` lists them.", field="id"
+            )
+        return _promotion(row)
+
+    def of(self, model: str, version: int) -> list[Promotion]:
+        """A version's promotions, newest first."""
+        rows = self._db.all(
+            f"{_PROMOTION_SQL} WHERE model.name = ? AND version = ? ORDER BY promotion.id DESC", (model, version)
+        )
+        return [_promotion(row) for row in rows]
+
+    def open(self, model: str | None = None) -> list[Promotion]:
+        """What is under way, oldest first; of one model there is at most one."""
+        rows = self._db.all(
+            f"{_PROMOTION_SQL} WHERE {_OPEN_SQL} AND (:model IS NULL OR model.name = :model) ORDER BY promotion.id",
+            {"model": model},
+        )
+        return [_promotion(row) for row in rows]
+
+    def page(self, *, limit: int = 100, before: str | None = None) -> list[Promotion]:
+        """All promotions, newest first, from below an id."""
+        rows = self._db.all(
+            f"{_PROMOTION_SQL} WHERE promotion.id < ? ORDER BY promotion.id DESC LIMIT ?", (before or "~", limit)
+        )
+        return [_promotion(row) for row in rows]
+
+    # -- moving -----------------------------------------------------------------------------------------------------
+
+    def propose(self, version: ModelVersion, *, actor: str) -> Promotion:
+        """Begin a version's way; raises Conflict while another of the model is under way, Refused from a wrong stage."""
+        if version.stage not in ("None", "Staging"):
+            raise Refused(
+                f"{version.ref} is in stage {version.stage}.", hint="Only a version in None or Staging is promoted."
+            )
+        champion = self._registry.by_stage(version.model, "Production")
+        rules = self._registry.policy(version.model).to_json().decode()
+
+        def write(tx: Tx) -> str:
+            busy = tx.one(f"{_PROMOTION_SQL} WHERE model.name = ? AND {_OPEN_SQL}", (version.model,))
+            if busy is not None:
+                raise Conflict(
+                    f"{version.model}/{busy['version']} is on its way already ({busy['state']}).",
+                    hint="Wait for it, or `mlbox model withdraw` it.",
+                    field="version",
+                )
+            promotion_id = new_id()
+            tx.run(
+                "INSERT INTO promotion (id, version_id, champion, state, requested_by, created_us, since_us, policy)"
+                " VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    promotion_id,
+                    version.id,
+                    champion and champion.version,
+                    "testing",
+                    actor,
+                    tx.now_us,
+                    tx.domain_us,
+                    rules,
+                ),
+            )
+            tx.emit("promotion.proposed", f"model:{version.ref}", actor, promotion=promotion_id)
+            return promotion_id
+
+        return self.get(self._db.write(write))
+
+    def record_gates(self, promotion_id: str, results: Sequence[GateResult]) -> Promotion:
+        """Write down what the gates measured: all passed puts the version into Staging, else the promotion is rejected."""
+        if not results:
+            raise InvalidInput("No gate was measured.", field="gates")
+
+        def write(tx: Tx) -> None:
+            promotion = _load(tx, promotion_id)
+            if promotion.state != "testing":
+                raise Conflict(f"The gates of {promotion.model}/{promotion.version} were measured already.")
+            failed = [r.gate for r in results if not r.passed]
+            target: PromotionState = "shadow" if promotion.champion is not None else "waiting_approval"
+            _check_move(promotion, "rejected" if failed else target)
+            tx.many(
+                "INSERT INTO gate_result VALUES (?,?,?,?,?,?)",
+                [(promotion_id, r.gate, int(r.passed), r.required, r.measured, tx.now_us) for r in results],
+            )
+            if failed:
+                _move(tx, promotion, "rejected", "mlbox", f"failed: {', '.join(failed)}")
+                return
+            _move(tx, promotion, target, "mlbox", "all gates passed")
+            _set_stage(tx, promotion, "Staging", "mlbox")
+
+        self._db.write(write)
+        return self.get(promotion_id)
+
+    def shadow_done(self, promotion_id: str, reason: str) -> Promotion:
+        """The shadow has seen enough: a human is next."""
+        return self._step(promotion_id, "waiting_approval", "mlbox", reason)
+
+    def decide(
+        self, promotion_id: str, *, approver: str, decision: Literal["approve", "reject"], comment: str = ""
+    ) -> Promotion:
+        """A person's word. Who trained, submitted or proposed the version is refused.
+
+        An approved first version goes to Production, marked as such by having no champion; any later one begins its canary.
+        """
+
+        def write(tx: Tx) -> None:
+            promotion = _load(tx, promotion_id)
+            _check_approver(tx, promotion, approver)
+            if promotion.state != "waiting_approval":
+                raise Conflict(
+                    f"{promotion.model}/{promotion.version} does not wait for approval: it is {promotion.state}.",
+                    hint="`mlbox model status` shows where it stands.",
+                )
+            tx.run("INSERT INTO approval VALUES (?,?,?,?,?)", (promotion_id, approver, decision, comment, tx.now_us))
+            if decision == "reject":
+                _move(tx, promotion, "rejected", approver, comment)
+                _set_stage(tx, promotion, "None", approver)
+            elif promotion.champion is None:
+                _complete(tx, promotion, approver, "first version of the model")
+            else:
+                _move(tx, promotion, "canary", approver, comment, step=0)
+
+        self._db.write(write)
+        return self.get(promotion_id)
+
+    def next_step(self, promotion_id: str, reason: str) -> Promotion:
+        """Give a canary its next share of traffic; the last share is Production."""
+
+        def write(tx: Tx) -> None:
+            promotion = _load(tx, promotion_id)
+            if promotion.state != "canary":
+                raise Conflict(f"The promotion is {promotion.state}, not a canary.")
+            step = promotion.step + 1
+            if promotion.policy.steps[step].percent >= 100:
+                _complete(tx, promotion, "mlbox", reason)
+                return
+            tx.run(
+                "UPDATE promotion SET step = ?, since_us = ?, reason = ? WHERE id = ?",
+                (step, tx.domain_us, reason, promotion_id),
+            )
+            percent = promotion.policy.steps[step].percent
+            tx.emit(
+                "promotion.step",
+                f"model:{promotion.model}/{promotion.version}",
+                "mlbox",
+                percent=percent,
+                reason=reason,
+            )
+
+        self._db.write(write)
+        return self.get(promotion_id)
+
+    def roll_back(self, promotion_id: str, reason: str, *, actor: str = "mlbox") -> Promotion:
+        """Take a candidate's traffic away; the version leaves Staging."""
+        return self._step(promotion_id, "rolled_back", actor, reason, stage="None")
+
+    def withdraw(self, promotion_id: str, *, actor: str, reason: str = "") -> Promotion:
+        """End a promotion that nobody wants any more."""
+        return self._step(promotion_id, "withdrawn", actor, reason, stage="None")
+
+    def _step(
+        self,
+        promotion_id: str,
+        target: PromotionState,
+        actor: str,
+        reason: str,
+        *,
+        stage: Literal["None"] | None = None,
+    ) -> Promotion:
+        def write(tx: Tx) -> None:
+            promotion = _load(tx, promotion_id)
+            _move(tx, promotion, target, actor, reason)
+            if stage:
+                _set_stage(tx, promotion, stage, actor)
+
+        self._db.write(write)
+        return self.get(promotion_id)
+
+
+def _load(tx: Tx, promotion_id: str) -> Promotion:
+    row = tx.one(f"{_PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
+    if row is None:
+        raise NotFound(f"There is no promotion {promotion_id!r}.", field="id")
+    return _promotion(row)
+
+
+def _check_move(promotion: Promotion, target: PromotionState) -> None:
+    if target not in MOVES[promotion.state]:
+        raise Conflict(
+            f"{promotion.model}/{promotion.version} cannot go from {promotion.state} to {target}.",
+            hint="`mlbox model status` shows where it stands.",
+        )
+
+
+def _move(tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reason: str, *, step: int = -1) -> None:
+    _check_move(promotion, target)
+    tx.run(
+        "UPDATE promotion SET state = ?, since_us = ?, step = ?, reason = ? WHERE id = ?",
+        (target, tx.domain_us, step, reason, promotion.id),
+    )
+    subject = f"model:{promotion.model}/{promotion.version}"
+    tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)
+
+
+def _set_stage(tx: Tx, promotion: Promotion, stage: str, actor: str) -> None:
+    tx.run(
+        "UPDATE model_version SET stage = ? WHERE id = (SELECT version_id FROM promotion WHERE id = ?) AND stage <> ?",
+        (stage, promotion.id, stage),
+    )
+    tx.emit("model.stage", f"model:{promotion.model}/{promotion.version}", actor, stage=stage)
+
+
+def _complete(tx: Tx, promotion: Promotion, actor: str, reason: str) -> None:
+    """The candidate becomes Production and the former champion Archived, in this one transaction."""
+    _move(tx, promotion, "completed", actor, reason)
+    former = tx.one(
+        "UPDATE model_version SET stage = 'Archived' WHERE stage = 'Production'"
+        " AND model_id = (SELECT id FROM model WHERE name = ?) RETURNING version",
+        (promotion.model,),
+    )
+    if former is not None:
+        tx.emit("model.stage", f"model:{promotion.model}/{former['version']}", actor, stage="Archived")
+    _set_stage(tx, promotion, "Production", actor)
+
+
+def _check_approver(tx: Tx, promotion: Promotion, approver: str) -> None:
+    row = tx.one(
+        "SELECT trained_by, submitted_by FROM model_version v JOIN promotion p ON p.version_id = v.id WHERE p.id = ?",
+        (promotion.id,),
+    )
+    assert row is not None
+    parts = {"trained": row["trained_by"], "submitted": row["submitted_by"], "proposed": promotion.requested_by}
+    done = [part for part, person in parts.items() if person == approver]
+    if done:
+        raise Refused(
+            f"{approver} {' and '.join(done)} {promotion.model}/{promotion.version} and may not decide about it.",
+            hint="Ask someone else with the role approver.",
+        )
+
+
+def _promotion(row: Row) -> Promotion:
+    gates = msgspec.json.decode(row["gates"])
+    approvals = msgspec.json.decode(row["approvals"])
+    return Promotion(
+        id=row["id"],
+        model=row["model"],
+        version=row["version"],
+        champion=row["champion"],
+        state=row["state"],
+        requested_by=row["requested_by"],
+        created_at=from_us(row["created_us"]),
+        state_since=from_us(row["since_us"]),
+        policy=msgspec.json.decode(row["policy"], type=PromotionPolicy),
+        step=row["step"],
+        gates=tuple(
+            GateResult(
+                gate=g["gate"],
+                passed=bool(g["passed"]),
+                required=g["required"],
+                measured=g["measured"],
+                at=from_us(g["at_us"]),
+            )
+            for g in gates
+        ),
+        approvals=tuple(
+            Approval(approver=a["approver"], decision=a["decision"], comment=a["comment"], at=from_us(a["at_us"]))
+            for a in approvals
+        ),
+        reason=row["reason"],
+    )
