@@ -127,12 +127,9 @@ class Promotions:
             raise InvalidInput("No gate was measured.", field="gates")
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id)
-            if promotion.state != "testing":
-                raise Conflict(f"The gates of {promotion.model}/{promotion.version} were measured already.")
+            promotion = _load(tx, promotion_id, "testing")
             failed = [r.gate for r in results if not r.passed]
             target: PromotionState = "shadow" if promotion.champion is not None else "waiting_approval"
-            _check_move(promotion, "rejected" if failed else target)
             tx.many(
                 "INSERT INTO gate_result VALUES (?,?,?,?,?,?)",
                 [(promotion_id, r.gate, int(r.passed), r.required, r.measured, tx.now_us) for r in results],
@@ -148,7 +145,7 @@ class Promotions:
 
     def shadow_done(self, promotion_id: str, reason: str) -> Promotion:
         """The shadow has seen enough: a human is next."""
-        return self._step(promotion_id, "waiting_approval", "mlbox", reason)
+        return self._leave(promotion_id, ("shadow",), "waiting_approval", "mlbox", reason)
 
     def decide(
         self, promotion_id: str, *, approver: str, decision: Literal["approve", "reject"], comment: str = ""
@@ -159,13 +156,8 @@ class Promotions:
         """
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id)
+            promotion = _load(tx, promotion_id, "waiting_approval")
             _check_approver(tx, promotion, approver)
-            if promotion.state != "waiting_approval":
-                raise Conflict(
-                    f"{promotion.model}/{promotion.version} does not wait for approval: it is {promotion.state}.",
-                    hint="`mlbox model status` shows where it stands.",
-                )
             tx.run("INSERT INTO approval VALUES (?,?,?,?,?)", (promotion_id, approver, decision, comment, tx.now_us))
             if decision == "reject":
                 _move(tx, promotion, "rejected", approver, comment)
@@ -182,9 +174,7 @@ class Promotions:
         """Give a canary its next share of traffic; the last share is Production."""
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id)
-            if promotion.state != "canary":
-                raise Conflict(f"The promotion is {promotion.state}, not a canary.")
+            promotion = _load(tx, promotion_id, "canary")
             step = promotion.step + 1
             if promotion.policy.steps[step].percent >= 100:
                 _complete(tx, promotion, "mlbox", reason)
@@ -207,15 +197,16 @@ class Promotions:
 
     def roll_back(self, promotion_id: str, reason: str, *, actor: str = "mlbox") -> Promotion:
         """Take a candidate's traffic away; the version leaves Staging."""
-        return self._step(promotion_id, "rolled_back", actor, reason, stage="None")
+        return self._leave(promotion_id, ("shadow", "canary"), "rolled_back", actor, reason, stage="None")
 
     def withdraw(self, promotion_id: str, *, actor: str, reason: str = "") -> Promotion:
         """End a promotion that nobody wants any more."""
-        return self._step(promotion_id, "withdrawn", actor, reason, stage="None")
+        return self._leave(promotion_id, OPEN, "withdrawn", actor, reason, stage="None")
 
-    def _step(
+    def _leave(
         self,
         promotion_id: str,
+        sources: tuple[PromotionState, ...],
         target: PromotionState,
         actor: str,
         reason: str,
@@ -223,7 +214,7 @@ class Promotions:
         stage: Literal["None"] | None = None,
     ) -> Promotion:
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id)
+            promotion = _load(tx, promotion_id, *sources)
             _move(tx, promotion, target, actor, reason)
             if stage:
                 _set_stage(tx, promotion, stage, actor)
@@ -232,23 +223,22 @@ class Promotions:
         return self.get(promotion_id)
 
 
-def _load(tx: Tx, promotion_id: str) -> Promotion:
+def _load(tx: Tx, promotion_id: str, *expected: PromotionState) -> Promotion:
+    """A promotion as it stands in this transaction; raises Conflict unless it is in an expected state."""
     row = tx.one(f"{_PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
     if row is None:
         raise NotFound(f"There is no promotion {promotion_id!r}.", field="id")
-    return _promotion(row)
-
-
-def _check_move(promotion: Promotion, target: PromotionState) -> None:
-    if target not in MOVES[promotion.state]:
+    promotion = _promotion(row)
+    if promotion.state not in expected:
         raise Conflict(
-            f"{promotion.model}/{promotion.version} cannot go from {promotion.state} to {target}.",
+            f"{promotion.model}/{promotion.version} is {promotion.state}, and this takes {' or '.join(expected)}.",
             hint="`mlbox model status` shows where it stands.",
         )
+    return promotion
 
 
 def _move(tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reason: str, *, step: int = -1) -> None:
-    _check_move(promotion, target)
+    assert target in MOVES[promotion.state], (promotion.state, target)
     tx.run(
         "UPDATE promotion SET state = ?, since_us = ?, step = ?, reason = ? WHERE id = ?",
         (target, tx.domain_us, step, reason, promotion.id),

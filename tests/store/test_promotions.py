@@ -92,7 +92,7 @@ def test_a_failed_gate_rejects_and_the_version_stays_out(registry: Registry, pro
     promotion = promotions.record_gates(promotion.id, [gate(), gate(passed=False, name="auc")])
     assert (promotion.state, promotion.reason) == ("rejected", "failed: auc")
     assert registry.version("delay", 1).stage == "None"
-    with pytest.raises(Conflict, match="does not wait"):
+    with pytest.raises(Conflict, match="is rejected, and this takes waiting_approval"):
         promotions.decide(promotion.id, approver="bea", decision="approve")
 
 
