@@ -131,6 +131,14 @@ class Run(Record, frozen=True, kw_only=True):
     """The last value of each metric."""
 
 
+class RunArtifact(Record, frozen=True, kw_only=True):
+    """A file of a run, by its path."""
+
+    path: str
+    sha256: str
+    size: int
+
+
 # -- features, datasets, labels -----------------------------------------------------------------------------------------
 
 DType = Literal["BOOL", "INT64", "FP64", "STRING", "TIMESTAMP"]
@@ -179,6 +187,28 @@ class FeatureView(Record, frozen=True, kw_only=True):
     def ref(self) -> str:
         """`name@vN`."""
         return f"{self.name}@v{self.version}"
+
+
+class ViewSpec(Record, frozen=True, kw_only=True):
+    """What a feature view is to be."""
+
+    name: str
+    join_keys: tuple[Column, ...]
+    features: tuple[Column, ...]
+    sql: str
+    """One SELECT over the sources: the join keys, the features, `event_time` and, if it differs, `arrival_time`."""
+    sources: tuple[str, ...]
+    ttl_seconds: int | None = None
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class OnlineRow(Record, frozen=True, kw_only=True):
+    """One entity's features, by full reference, and how each was found."""
+
+    values: dict[str, float | int | str | bool | None]
+    statuses: dict[str, Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]]
 
 
 class FeatureService(Record, frozen=True, kw_only=True):
@@ -259,7 +289,8 @@ class JobSpec(Record, frozen=True, kw_only=True):
     command: tuple[str, ...]
     name: str = ""
     env: dict[str, str] = {}
-    workdir: str = ""
+    snapshot: str | None = None
+    """SHA-256 of the uploaded tar.gz of the code: unpacked into the attempt's working directory."""
     gpus: float = 0
     cpus: float = 1
     memory_gb: float = 4
@@ -448,6 +479,26 @@ class Promotion(Record, frozen=True, kw_only=True):
     def percent(self) -> float:
         """Share of traffic that the candidate takes now."""
         return self.policy.steps[self.step].percent if self.state == "canary" else 0.0
+
+
+class Endpoint(Record, frozen=True, kw_only=True):
+    """What serves under a model's name: the champion, and the candidate that has or shadows traffic."""
+
+    model: str
+    champion: int
+    candidate: int | None = None
+    promotion: str | None = None
+    state: PromotionState | None = None
+    percent: float = 0.0
+    """Share of traffic that the candidate answers."""
+    standing: str = ""
+    """What the candidate waits for, in words."""
+    champion_predictions: int = 0
+    champion_errors: int = 0
+    champion_p95_ms: float | None = None
+    candidate_predictions: int = 0
+    candidate_errors: int = 0
+    candidate_p95_ms: float | None = None
 
 
 # -- serving ------------------------------------------------------------------------------------------------------------

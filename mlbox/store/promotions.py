@@ -75,10 +75,12 @@ class Promotions:
         )
         return [_promotion(row) for row in rows]
 
-    def page(self, *, limit: int = 100, before: str | None = None) -> list[Promotion]:
-        """All promotions, newest first, from below an id."""
+    def page(self, *, model: str | None = None, limit: int = 100, before: str | None = None) -> list[Promotion]:
+        """All promotions, or a model's, newest first, from below an id."""
         rows = self._db.all(
-            f"{_PROMOTION_SQL} WHERE promotion.id < ? ORDER BY promotion.id DESC LIMIT ?", (before or "~", limit)
+            f"{_PROMOTION_SQL} WHERE promotion.id < :before AND (:model IS NULL OR model.name = :model)"
+            " ORDER BY promotion.id DESC LIMIT :limit",
+            {"before": before or "~", "model": model, "limit": limit},
         )
         return [_promotion(row) for row in rows]
 

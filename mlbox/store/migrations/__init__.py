@@ -5,6 +5,8 @@ up by one.
 """
 
 from mlbox.store.migrations.access import access
+from mlbox.store.migrations.features import features
 from mlbox.store.migrations.registry import registry
+from mlbox.store.migrations.tracking import tracking
 
-__all__ = ["access", "registry"]
+__all__ = ["access", "features", "registry", "tracking"]

@@ -1,0 +1,180 @@
+"""`make demo`: start a server on an empty data directory, walk the whole road on it, and stay up until Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from examples.nyc_flights import road as roads
+from examples.nyc_flights.flights import Flights
+from examples.nyc_flights.road import MODEL, Road
+from mlbox.errors import MlboxError, StartupError
+
+SUMMER_ENDS = datetime(2013, 9, 1, tzinfo=UTC)
+
+
+class Steps:
+    """Numbers the lines of progress and says how long each took."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._began = self._start = time.monotonic()
+
+    def say(self, what: str) -> None:
+        """One step is done."""
+        self._count += 1
+        now = time.monotonic()
+        print(f"[{self._count:2}] {now - self._began:5.1f} s  {what}", flush=True)
+        self._began = now
+
+    @property
+    def seconds(self) -> float:
+        """Since the beginning."""
+        return time.monotonic() - self._start
+
+
+@contextlib.contextmanager
+def running_server(data_dir: Path, port: int) -> Iterator[tuple[str, str]]:
+    """A server of its own, in replay mode; yields its URL and its one-time login link."""
+    log_path = data_dir.with_suffix(".log")
+    command = [Path(sys.executable).with_name("mlbox"), "serve", "--data-dir", data_dir, "--port", str(port)]
+    with log_path.open("wb") as log:
+        server = subprocess.Popen(
+            [*map(str, command), "--replay-clock", roads.START.isoformat()], stdout=log, stderr=log
+        )
+    try:
+        yield _addresses(server, log_path)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _addresses(server: subprocess.Popen[bytes], log_path: Path) -> tuple[str, str]:
+    def found() -> tuple[str, str] | None:
+        text = log_path.read_text()
+        if server.poll() is not None:
+            raise StartupError(f"The server did not start: {text.strip().splitlines()[-1:] or 'no output'}.")
+        url, link = re.search(r"listens on (\S+)", text), re.search(r"(\S+/login\?once=\S+)", text)
+        return (url[1], link[1]) if url and link else None
+
+    return roads.wait_for(found, "the server to start")
+
+
+def walk(road: Road, steps: Steps) -> None:
+    """Every step of the road."""
+    flights = road.flights
+    steps.say(f"{flights.flights.num_rows:,} flights, {flights.weather.num_rows:,} hours of weather, 3 accounts")
+    features = road.define()
+    steps.say(f"defined {len(features)} features in {len({f.split(':')[0] for f in features})} views, and a label")
+    landed = road.feed(roads.TRAINED_UNTIL)
+    road.advance(roads.TRAINED_UNTIL)
+    steps.say(f"January to June: {landed:,} flights landed, and their labels became known")
+    steps.say(f"materialized {road.materialize():,} entities into the online store")
+    dataset = road.build_dataset()
+    steps.say(f"built {dataset.ref}: {dataset.rows:,} rows, point in time, sha256 {dataset.hash[:12]}")
+    train(road, steps, dataset)
+    candidates = promote_first(road, steps)
+    predict(road, steps)
+    challenge(road, steps, candidates)
+    watch(road, steps)
+
+
+def train(road: Road, steps: Steps, dataset: roads.DatasetVersion) -> None:
+    """Two jobs."""
+    road.set_policy()
+    jobs = [road.submit("train_gbm.py", dataset, 6), road.submit("train_mlp.py", dataset, 5)]
+    for job in jobs:
+        ended = road.wait_for_job(job)
+        if ended.state != "succeeded":
+            raise MlboxError(f"The job {job.id} {ended.state}: {ended.reason}\n{road.log_of(job)}")
+        steps.say(f"job {job.spec.name} succeeded: {road.log_of(job).strip().splitlines()[-1]}")
+
+
+def promote_first(road: Road, steps: Steps) -> list[roads.ModelVersion]:
+    """The better one goes to Production, and not by its trainer's word."""
+    best, second = road.versions()
+    promotion = road.propose(best)
+    passed = sum(gate.passed for gate in promotion.gates)
+    steps.say(f"{best.ref} (auc {best.metrics['auc']:.4f}) passed {passed} of {len(promotion.gates)} gates: Staging")
+    steps.say(f"ada approves her own model: {road.approve_own(promotion)}")
+    road.approve(promotion)
+    steps.say(f"grace approves: {best.ref} is in Production")
+    return [best, second]
+
+
+def predict(road: Road, steps: Steps) -> None:
+    """One flight by its ids, and again by its features."""
+    flight = next(iter(road.flights.departing(road.now, road.now + timedelta(hours=12)).to_pylist()))
+    by_ids = [
+        {"name": name, "datatype": "BYTES", "shape": [1], "data": [value]}
+        for name, value in roads.entity(flight).items()
+    ]
+    score = road.infer(by_ids, roads.key(flight))["outputs"][0]["data"][0]
+    steps.say(
+        f"{flight['carrier']} {flight['flight']} to {flight['dest']}: late with probability {score:.3f}, by its ids"
+    )
+
+
+def challenge(road: Road, steps: Steps, candidates: list[roads.ModelVersion]) -> None:
+    """The second model watches, then takes a growing share."""
+    best, second = candidates
+    promotion = road.propose(second)
+    steps.say(f"{second.ref} (auc {second.metrics['auc']:.4f}) passed its gates and shadows {best.ref}")
+    served = road.replay(road.now + timedelta(days=4))
+    promotion = road.approve(road.reach(promotion, "waiting_approval"))
+    steps.say(f"{served:,} predictions shadowed; grace approves: {second.ref} takes {promotion.percent:.0f} %")
+
+
+def watch(road: Road, steps: Steps) -> None:
+    """Summer and winter differ from what the models were trained on."""
+    for season, until in (("summer", SUMMER_ENDS), ("winter", roads.END)):
+        served = road.replay(until)
+        worst = road.check_drift()[0]
+        steps.say(
+            f"to the end of {season}: {served:,} flights served; {worst.feature} drifts, D = {worst.statistic:.2f}:"
+            f" {worst.verdict}, {len(road.alerts())} alerts fire"
+        )
+    endpoint = road.endpoint()
+    steps.say(f"{MODEL}/{endpoint.champion} is in Production; {road.served:,} flights served in all")
+
+
+def main() -> None:
+    """Run the demo."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--once", action="store_true", help="end when the road is through")
+    parser.add_argument("--port", type=int, default=0, help="port of the server; a free one by default")
+    parser.add_argument("--share", type=float, default=1.0, help="share of the flights to use")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="mlbox-demo-"))
+    steps = Steps()
+    try:
+        flights = Flights.load(options.share)
+        with running_server(folder / "data", options.port) as (url, link):
+            print(f"mlbox runs at {url} on {folder / 'data'}", flush=True)
+            road = Road(url, (folder / "data" / "admin-token").read_text().strip(), flights)
+            with contextlib.closing(road):
+                walk(road, steps)
+            print(f"\nThe road is through after {steps.seconds:.0f} s. Sign in once: {link}", flush=True)
+            if not options.once:
+                print("The server stays up until Ctrl-C.", flush=True)
+                with contextlib.suppress(KeyboardInterrupt):
+                    while True:
+                        time.sleep(3600)
+    except MlboxError as err:
+        sys.exit(f"demo: {err}\nThe server's log is {folder / 'data.log'}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""The road of one model, step by step, over a running server: from raw facts to a drift alert.
+
+Each step is a method that does its part over the public API and returns what it found; `demo` prints the steps, and the
+end-to-end test asserts them.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pyarrow as pa
+from pyarrow import ipc
+
+import mlbox
+from examples.nyc_flights import definitions
+from examples.nyc_flights.flights import Flights
+from mlbox.client import Client
+from mlbox.errors import Refused, TimedOut
+from mlbox.records import (
+    Alert,
+    DatasetVersion,
+    DriftResult,
+    Endpoint,
+    Job,
+    ModelVersion,
+    Promotion,
+    PromotionPolicy,
+    RampStep,
+)
+
+T = TypeVar("T")
+MODEL = "flight-delay"
+JOBS = Path(__file__).with_name("jobs")
+START = datetime(2013, 1, 1, tzinfo=UTC)
+TRAINED_UNTIL = datetime(2013, 7, 1, tzinfo=UTC)
+END = datetime(2013, 12, 31, tzinfo=UTC)
+DAY = timedelta(days=1)
+RUSH_HOUR = timedelta(hours=17)
+"""Each day's traffic is asked for at noon in New York: the flights of the next hour."""
+
+DEMO_POLICY = PromotionPolicy(
+    label="demo: holds of days of 2013, shares of a demo's traffic",
+    metric="auc",
+    minimum=0.6,
+    margin=0.05,
+    shadow_seconds=2 * 86_400,
+    shadow_min_predictions=20,
+    steps=(
+        RampStep(percent=5, hold_seconds=14 * 86_400, min_predictions=5),
+        RampStep(percent=25, hold_seconds=14 * 86_400, min_predictions=20),
+        RampStep(percent=100, hold_seconds=0),
+    ),
+    max_latency_ratio=100,
+)
+
+
+class Road:
+    """One walk along it. `ada` trains, `grace` approves, the admin keeps the clock."""
+
+    def __init__(self, url: str, admin_token: str, flights: Flights) -> None:
+        self.url = url
+        self.flights = flights
+        self.admin = Client(url, admin_token)
+        self.ada = mlbox.connect(url, self._member("ada"))
+        self.grace = mlbox.connect(url, self._member("grace"))
+        self.now = START
+        self.served = 0
+        self._fed = START - DAY
+
+    def _member(self, name: str) -> str:
+        """A user who may approve, and a token of theirs."""
+        self.admin.post("/api/v1/users", dict, {"name": name, "role": "approver"})
+        token: str = self.admin.post("/api/v1/tokens", dict, {"user": name, "name": "demo"})["secret"]
+        return token
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in (self.admin, self.ada, self.grace):
+            client.close()
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    def define(self) -> list[str]:
+        """Sources, views, the service and the label set; the references of all features."""
+        for source in definitions.SOURCES:
+            self.admin.post("/api/v1/sources", dict, source)
+        for view in definitions.VIEWS:
+            self.admin.post("/api/v1/features/views", dict, view)
+        service = self.admin.post("/api/v1/features/services", dict, definitions.SERVICE)
+        self.admin.post("/api/v1/labels", dict, definitions.LABEL)
+        self._append("/api/v1/sources/planes/rows", self.flights.planes)
+        features: list[str] = service["features"]
+        return features
+
+    def feed(self, until: datetime) -> int:
+        """Bring what became known since the last time, flights and labels and weather; the number of landed flights."""
+        landed = self.flights.landed(self._fed, until)
+        if landed.num_rows:
+            self._append("/api/v1/sources/flights/rows", landed)
+            self._append("/api/v1/labels/arrived_late/rows", _labels(landed))
+        weather = self.flights.weather_between(self._fed, until)
+        if weather.num_rows:
+            self._append("/api/v1/sources/weather/rows", weather)
+        self._fed = until
+        return int(landed.num_rows)
+
+    def advance(self, to: datetime) -> None:
+        """Move the server's domain time."""
+        self.admin.post("/api/v1/clock", dict, {"to": to})
+        self.now = to
+
+    def materialize(self) -> int:
+        """Bring the online store up to domain time; rows written."""
+        written: int = self.admin.post("/api/v1/features/materialize", dict, {})["rows"]
+        return written
+
+    def build_dataset(self) -> DatasetVersion:
+        """January to June: features as they were at scheduled departure, labels as known by July."""
+        return self.admin.post("/api/v1/datasets", DatasetVersion, definitions.DATASET)
+
+    def _append(self, path: str, table: pa.Table) -> None:
+        sink = io.BytesIO()
+        with ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        self.admin.request("POST", path, raw=sink.getvalue(), query={"format": "arrow"})
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def submit(self, script: str, dataset: DatasetVersion, rounds: int) -> Job:
+        """Ada submits one training script."""
+        return self.ada.submit(
+            ["python", script, dataset.ref, str(rounds)],
+            name=script.removesuffix(".py"),
+            workdir=JOBS,
+            datasets=[dataset.ref],
+            experiment=MODEL,
+            cpus=1,
+            memory_gb=4,
+        )
+
+    def wait_for_job(self, job: Job) -> Job:
+        """Wait until a job ends."""
+        return wait_for(lambda: self._ended(job.id), f"job {job.id}", seconds=600)
+
+    def _ended(self, job_id: str) -> Job | None:
+        job = self.admin.get(f"/api/v1/jobs/{job_id}", Job)
+        return job if job.ended_at else None
+
+    def log_of(self, job: Job) -> str:
+        """What a job printed."""
+        return self.admin.request("GET", f"/api/v1/jobs/{job.id}/logs").decode()
+
+    def versions(self) -> list[ModelVersion]:
+        """The model's versions, the best first."""
+        versions = self.admin.get(f"/api/v1/models/{MODEL}/versions", list[ModelVersion])
+        return sorted(versions, key=lambda version: -version.metrics["auc"])
+
+    # -- promotion --------------------------------------------------------------------------------------------------
+
+    def set_policy(self) -> PromotionPolicy:
+        """A demo's policy, labelled as one."""
+        return msgspec.json.decode(
+            self.admin.request("PUT", f"/api/v1/models/{MODEL}/policy", body=DEMO_POLICY), type=PromotionPolicy
+        )
+
+    def propose(self, version: ModelVersion) -> Promotion:
+        """Ada proposes a version; the promotion once its gates were measured."""
+        path = f"/api/v1/models/{MODEL}/versions/{version.version}/promote"
+        begun = self.ada.client.post(path, Promotion)
+        return self.reach(begun, "shadow", "waiting_approval", "rejected")
+
+    def reach(self, promotion: Promotion, *states: str) -> Promotion:
+        """Wait until a promotion is in one of these states."""
+
+        def there() -> Promotion | None:
+            found = self.admin.get(f"/api/v1/promotions/{promotion.id}", Promotion)
+            return found if found.state in states else None
+
+        return wait_for(there, f"the promotion of {MODEL}/{promotion.version} to be {' or '.join(states)}")
+
+    def approve_own(self, promotion: Promotion) -> str:
+        """Ada, who trained it, tries to approve it: the words of the refusal."""
+        try:
+            self._approve(self.ada, promotion, "mine, and it is good")
+        except Refused as err:
+            return str(err)
+        raise AssertionError("The trainer's own approval went through.")
+
+    def approve(self, promotion: Promotion) -> Promotion:
+        """Grace, who did not train it, approves."""
+        return self._approve(self.grace, promotion, "gates and shadow look right")
+
+    def _approve(self, box: mlbox.Box, promotion: Promotion, comment: str) -> Promotion:
+        return box.client.post(f"/api/v1/promotions/{promotion.id}/approve", Promotion, {"comment": comment})
+
+    # -- serving ----------------------------------------------------------------------------------------------------
+
+    def infer(self, inputs: list[dict[str, Any]], key: str) -> dict[str, Any]:
+        """One prediction over the Open Inference Protocol."""
+        body = {"inputs": inputs, "parameters": {"key": key}}
+        answer: dict[str, Any] = self.ada.client.post(f"/v2/models/{MODEL}/infer", dict, body)
+        return answer
+
+    def serve_next_hour(self) -> int:
+        """Ask for every flight that leaves within the hour, by its ids; how many there were."""
+        leaving = self.flights.departing(self.now, self.now + timedelta(hours=1)).to_pylist()
+        if leaving:
+            self.ada.client.post(
+                f"/api/v1/models/{MODEL}/predict",
+                dict,
+                {"entities": [entity(f) for f in leaving], "keys": [key(f) for f in leaving]},
+            )
+            self.served += len(leaving)
+        return len(leaving)
+
+    def replay(self, until: datetime, *, every: timedelta = DAY, seen: Callable[[datetime], None] | None = None) -> int:
+        """Live until a day: each noon bring what landed, refresh the online store and serve the flights of the next hour."""
+        before = self.served
+        while self.now + every <= until:
+            day = (self.now + every).replace(hour=0) + RUSH_HOUR
+            self.advance(day)
+            self.feed(day)
+            self.materialize()
+            self.serve_next_hour()
+            if seen is not None:
+                seen(day)
+        return self.served - before
+
+    def endpoint(self) -> Endpoint:
+        """What serves now."""
+        (found,) = self.admin.get("/api/v1/endpoints", list[Endpoint])
+        return found
+
+    # -- monitoring -------------------------------------------------------------------------------------------------
+
+    def check_drift(self) -> list[DriftResult]:
+        """Compare the served features of the past weeks with the training reference; the largest statistic first."""
+        found = self.admin.post(f"/api/v1/monitoring/{MODEL}/check", list[DriftResult])
+        return sorted(found, key=lambda result: -(result.statistic or 0))
+
+    def alerts(self) -> list[Alert]:
+        """Alerts that fire."""
+        return self.admin.get("/api/v1/alerts", list[Alert], state="firing")
+
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        return self.admin.request("GET", "/metrics").decode()
+
+
+def entity(flight: dict[str, Any]) -> dict[str, Any]:
+    """The ids by which the server looks a flight's features up."""
+    return {name: flight[name] for name in ("carrier", "origin", "dest", "tailnum")}
+
+
+def key(flight: dict[str, Any]) -> str:
+    """What decides whether a flight meets the canary: the same flight, the same version."""
+    return f"{flight['carrier']}{flight['flight']}-{flight['departs']:%Y%m%dT%H%M}"
+
+
+def _labels(landed: pa.Table) -> pa.Table:
+    columns = {name: landed.column(name) for name in ("carrier", "flight", "origin", "late")}
+    table = pa.table({**columns, "event_time": landed.column("departs"), "known_at": landed.column("landed")})
+    return table.filter(table.column("late").is_valid())
+
+
+def wait_for(condition: Callable[[], T | None], what: str, *, seconds: float = 60) -> T:
+    """Ask until there is an answer."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        found = condition()
+        if found is not None:
+            return found
+        time.sleep(0.1)
+    raise TimedOut(f"Waited {seconds:.0f} s in vain for {what}.")

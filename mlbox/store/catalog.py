@@ -1,0 +1,265 @@
+"""The definitions of the feature store: what is called what, and which version of it is meant.
+
+A changed definition of a view (keys, types, SQL, sources, TTL) is a new version, and the old one keeps serving the models that
+name it; a changed text is not.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+import msgspec
+
+from mlbox.clock import from_us
+from mlbox.errors import AlreadyExists, InvalidInput, NotFound
+from mlbox.records import Column, DType, FeatureService, FeatureView, Source, ViewSpec, check_name
+from mlbox.store.db import Database, Row, Tx
+
+RESERVED = ("event_time", "arrival_time")
+
+
+class Catalog:
+    """Sources, views and services by name."""
+
+    def __init__(self, db: Database, *, max_sql: int) -> None:
+        self._db = db
+        self._max_sql = max_sql
+
+    # -- sources ----------------------------------------------------------------------------------------------------
+
+    def add_source(
+        self, name: str, columns: Sequence[Column], event_time: str, arrival_time: str | None, *, actor: str
+    ) -> Source:
+        """Declare an append-only table; the same declaration again changes nothing."""
+        check_name(name)
+        _check_columns(columns, "columns")
+        times = {column.name for column in columns if column.dtype == "TIMESTAMP"}
+        for field, given in (("event_time", event_time), ("arrival_time", arrival_time)):
+            if given is not None and given not in times:
+                raise InvalidInput(
+                    f"{given!r} is no TIMESTAMP column of {name}.", hint="Name one of its columns.", field=field
+                )
+        text = msgspec.json.encode(columns).decode()
+
+        def write(tx: Tx) -> None:
+            row = tx.one("SELECT * FROM source WHERE name = ?", (name,))
+            if row is not None:
+                if (row["columns"], row["event_time"], row["arrival_time"]) != (text, event_time, arrival_time):
+                    raise AlreadyExists(
+                        f"The source {name!r} exists with other columns.",
+                        hint="Give the new one a new name.",
+                        field="name",
+                    )
+                return
+            tx.run("INSERT INTO source VALUES (?,?,?,?,?)", (name, text, event_time, arrival_time, tx.now_us))
+            tx.emit("source.created", f"source:{name}", actor)
+
+        self._db.write(write)
+        return self.source(name)
+
+    def sources(self) -> list[Source]:
+        """All sources by name."""
+        return [_source(row) for row in self._db.all("SELECT * FROM source ORDER BY name")]
+
+    def source(self, name: str) -> Source:
+        """One source; raises NotFound."""
+        row = self._db.one("SELECT * FROM source WHERE name = ?", (name,))
+        if row is None:
+            raise self._missing("source", name, "SELECT name FROM source")
+        return _source(row)
+
+    def note_append(self, name: str, rows: int, *, actor: str) -> None:
+        """Write into the audit log that rows were added."""
+        self._db.write(lambda tx: tx.emit("source.appended", f"source:{name}", actor, rows=rows))
+
+    # -- views ------------------------------------------------------------------------------------------------------
+
+    def check_view(self, spec: ViewSpec) -> None:
+        """A view's names, types and sources make sense; raises InvalidInput with the field."""
+        check_name(spec.name)
+        _check_columns(spec.join_keys, "join_keys")
+        _check_columns(spec.features, "features")
+        both = [column.name for column in (*spec.join_keys, *spec.features)]
+        twice = sorted({name for name in both if both.count(name) > 1 or name in RESERVED})
+        if twice:
+            raise InvalidInput(f"The name {twice[0]!r} is taken.", hint="Give each column its own.", field="features")
+        if spec.ttl_seconds is not None and spec.ttl_seconds <= 0:
+            raise InvalidInput("A TTL is longer than 0 s.", hint="Leave it out for any age.", field="ttl_seconds")
+        if len(spec.sql.encode()) > self._max_sql:
+            raise InvalidInput(f"The SQL is longer than {self._max_sql:,} bytes.", hint="Split the view.", field="sql")
+        for name in spec.sources:
+            self.source(name)
+
+    def save_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
+        """Keep a checked view: the same definition is the same version."""
+        digest = _digest(spec)
+        text = spec.to_json().decode()
+
+        def write(tx: Tx) -> int:
+            last = tx.one("SELECT * FROM view WHERE name = ? ORDER BY version DESC LIMIT 1", (spec.name,))
+            if last is not None and last["digest"] == digest:
+                tx.run("UPDATE view SET spec = ? WHERE name = ? AND version = ?", (text, spec.name, last["version"]))
+                same: int = last["version"]
+                return same
+            version = (last["version"] if last else 0) + 1
+            tx.run("INSERT INTO view VALUES (?,?,?,?,?,?)", (spec.name, version, digest, text, actor, tx.now_us))
+            tx.emit("view.applied", f"view:{spec.name}@v{version}", actor)
+            return version
+
+        return self.view(f"{spec.name}@v{self._db.write(write)}")
+
+    def views(self) -> list[FeatureView]:
+        """All versions of all views, by name and version."""
+        return [_view(row) for row in self._db.all("SELECT * FROM view ORDER BY name, version")]
+
+    def view(self, ref: str) -> FeatureView:
+        """`name@vN`, or the latest version of `name`; raises NotFound."""
+        name, version = split_ref(ref)
+        row = self._db.one(
+            "SELECT * FROM view WHERE name = :name AND (:version IS NULL OR version = :version)"
+            " ORDER BY version DESC LIMIT 1",
+            {"name": name, "version": version},
+        )
+        if row is None:
+            raise self._missing("view", ref, "SELECT DISTINCT name FROM view")
+        return _view(row)
+
+    # -- services and references ------------------------------------------------------------------------------------
+
+    def apply_service(self, name: str, features: Sequence[str], *, actor: str) -> FeatureService:
+        """Bundle features under a name; the same bundle is the same version."""
+        check_name(name)
+        full = self.resolve(features)
+        text = msgspec.json.encode(full).decode()
+
+        def write(tx: Tx) -> int:
+            last = tx.one("SELECT * FROM service WHERE name = ? ORDER BY version DESC LIMIT 1", (name,))
+            if last is not None and last["features"] == text:
+                same: int = last["version"]
+                return same
+            version = (last["version"] if last else 0) + 1
+            tx.run("INSERT INTO service VALUES (?,?,?,?,?)", (name, version, text, actor, tx.now_us))
+            tx.emit("service.applied", f"service:{name}@v{version}", actor, features=full)
+            return version
+
+        return self.service(f"{name}@v{self._db.write(write)}")
+
+    def services(self) -> list[FeatureService]:
+        """All versions of all services, by name and version."""
+        return [_service(row) for row in self._db.all("SELECT * FROM service ORDER BY name, version")]
+
+    def service(self, ref: str) -> FeatureService:
+        """`name@vN`, or the latest version of `name`; raises NotFound."""
+        name, version = split_ref(ref)
+        row = self._db.one(
+            "SELECT * FROM service WHERE name = :name AND (:version IS NULL OR version = :version)"
+            " ORDER BY version DESC LIMIT 1",
+            {"name": name, "version": version},
+        )
+        if row is None:
+            raise self._missing("feature service", ref, "SELECT DISTINCT name FROM service")
+        return _service(row)
+
+    def resolve(self, refs: Sequence[str]) -> tuple[str, ...]:
+        """Full references `view@vN:feature`; a reference without a colon is a service and stands for its features."""
+        if not refs:
+            raise InvalidInput("No feature is named.", hint="Name view:feature, or a service.", field="features")
+        full: list[str] = []
+        for ref in refs:
+            if ":" not in ref:
+                full.extend(self.service(ref).features)
+                continue
+            view_ref, _, feature = ref.partition(":")
+            view = self.view(view_ref)
+            names = [column.name for column in view.features]
+            if feature not in names:
+                raise InvalidInput(
+                    f"The view {view.ref} has no feature {feature!r}.", hint=suggest(feature, names), field="features"
+                )
+            full.append(f"{view.ref}:{feature}")
+        if len(set(full)) < len(full):
+            twice = next(ref for ref in full if full.count(ref) > 1)
+            raise InvalidInput(f"{twice} is named twice.", hint="Name each feature once.", field="features")
+        return tuple(full)
+
+    def _missing(self, noun: str, name: str, names_sql: str) -> NotFound:
+        names = [row["name"] for row in self._db.all(names_sql)]
+        return NotFound(f"There is no {noun} {name[:200]!r}.", hint=suggest(split_ref(name)[0], names), field=noun)
+
+
+def split_ref(ref: str) -> tuple[str, int | None]:
+    """`name@vN` as name and number; `name` alone has no number."""
+    name, at, version = ref.partition("@v")
+    if at and not version.isdigit():
+        raise InvalidInput(f"{ref[:200]!r} is no reference.", hint="Write NAME or NAME@vN.", field="ref")
+    return name, int(version) if at else None
+
+
+def suggest(name: str, names: Iterable[str]) -> str:
+    """A hint: the names that come close, else all of a few."""
+    known = sorted(names)
+    close = difflib.get_close_matches(name, known, n=3)
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    return f"There is {', '.join(known[:10])}." if known else "None was defined yet."
+
+
+def _check_columns(columns: Sequence[Column], field: str) -> None:
+    if not columns:
+        raise InvalidInput(f"{field} is empty.", hint="Name at least one column.", field=field)
+    for column in columns:
+        check_name(column.name, field=field)
+        if column.dtype not in get_args(DType):
+            raise InvalidInput(
+                f"{column.dtype!r} is no type.", hint=f"One of {', '.join(get_args(DType))}.", field=field
+            )
+    names = [column.name for column in columns]
+    if len(set(names)) < len(names):
+        raise InvalidInput(f"{field} names a column twice.", hint="Name each once.", field=field)
+
+
+def _digest(spec: ViewSpec) -> str:
+    """What makes a version: everything but the words for people."""
+    bare = msgspec.structs.replace(
+        spec,
+        owner="",
+        description="",
+        tags={},
+        join_keys=tuple(Column(name=c.name, dtype=c.dtype) for c in spec.join_keys),
+        features=tuple(Column(name=c.name, dtype=c.dtype) for c in spec.features),
+    )
+    return hashlib.sha256(bare.to_json()).hexdigest()
+
+
+def _source(row: Row) -> Source:
+    return Source(
+        name=row["name"],
+        columns=msgspec.json.decode(row["columns"], type=tuple[Column, ...]),
+        event_time=row["event_time"],
+        arrival_time=row["arrival_time"],
+        created_at=from_us(row["created_us"]),
+    )
+
+
+def _view(row: Row) -> FeatureView:
+    spec = msgspec.json.decode(row["spec"], type=ViewSpec)
+    return FeatureView(
+        **msgspec.structs.asdict(spec),
+        version=row["version"],
+        digest=row["digest"],
+        created_by=row["created_by"],
+        created_at=from_us(row["created_us"]),
+    )
+
+
+def _service(row: Row) -> FeatureService:
+    return FeatureService(
+        name=row["name"],
+        version=row["version"],
+        features=tuple(msgspec.json.decode(row["features"])),
+        created_by=row["created_by"],
+        created_at=from_us(row["created_us"]),
+    )

@@ -1,0 +1,159 @@
+"""The offline store: one hardened DuckDB file, opened at first use.
+
+Invariants
+- No external access, no extensions, memory and temporary space limited, configuration locked: SQL that a user wrote can
+  read what is in this file and nothing else.
+- One writer at a time, each write a transaction; every reader has a cursor of its own.
+- A fatal error of DuckDB closes the connection, and the next call opens the file anew.
+- All times are UTC without a zone, because arithmetic with zones takes an extension.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mlbox.errors import InvalidInput, MlboxError, Unavailable
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+    Cursor = duckdb.DuckDBPyConnection
+
+T = TypeVar("T")
+QUERY_SECONDS = 300
+"""A user's SQL is interrupted after this long."""
+
+
+class Offline:
+    """The DuckDB file of one box."""
+
+    def __init__(self, path: Path, *, memory: str = "2GB", temp: str = "20GB", threads: int = 0) -> None:
+        self._path = path
+        self._options = {
+            "enable_external_access": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+            "memory_limit": memory,
+            "temp_directory": str(path.with_suffix(".tmp")),
+            "max_temp_directory_size": temp,
+            **({"threads": str(threads)} if threads else {}),
+        }
+        self._lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._connection: Cursor | None = None
+
+    # -- using it ---------------------------------------------------------------------------------------------------
+
+    def read(self, fn: Callable[[Cursor], T], *, seconds: float = QUERY_SECONDS) -> T:
+        """Run a function on a cursor of its own; it is interrupted after so many seconds."""
+        with self._cursor(seconds) as cursor:
+            return fn(cursor)
+
+    def write(self, fn: Callable[[Cursor], T], *, seconds: float = QUERY_SECONDS) -> T:
+        """Run a function as one transaction, one at a time."""
+        with self._write_lock, self._cursor(seconds) as cursor:
+            cursor.begin()
+            try:
+                value = fn(cursor)
+                cursor.commit()
+            except BaseException:
+                with contextlib.suppress(Exception):  # a failed transaction may be gone already
+                    cursor.rollback()
+                raise
+            return value
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query of ours."""
+        return self.read(lambda cursor: cursor.execute(sql, list(parameters)).fetchall())
+
+    def check(self) -> None:
+        """A real query; raises Unavailable. A store that was never used is not opened for it."""
+        if self._connection is not None or self._path.exists():
+            self.rows("SELECT count(*) FROM duckdb_tables()")
+
+    def close(self) -> None:
+        """Close the file; it is opened again at the next use."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @contextlib.contextmanager
+    def _cursor(self, seconds: float) -> Iterator[Cursor]:
+        import duckdb
+
+        cursor = self._open().cursor()
+        timer = threading.Timer(seconds, cursor.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield cursor
+        except MlboxError:
+            raise
+        except duckdb.InterruptException as err:
+            raise InvalidInput(f"The query took longer than {seconds:g} s.", hint="Ask for less.", field="sql") from err
+        except (duckdb.FatalException, duckdb.InternalException, duckdb.IOException) as err:
+            self._drop()
+            raise Unavailable(f"The offline store failed: {first_line(err)}.", hint="Try again.") from err
+        except duckdb.OutOfMemoryException as err:
+            raise Unavailable(
+                f"The offline store ran out of memory: {first_line(err)}.", hint="Raise duckdb_memory, or ask for less."
+            ) from err
+        finally:
+            timer.cancel()
+            with contextlib.suppress(duckdb.Error):
+                cursor.close()
+
+    def _open(self) -> Cursor:
+        import duckdb
+
+        with self._lock:
+            if self._connection is None:
+                try:
+                    self._connection = duckdb.connect(self._path, config=self._options)
+                    self._connection.execute("SET lock_configuration = true")
+                except duckdb.Error as err:
+                    raise Unavailable(
+                        f"The offline store cannot be opened: {first_line(err)}.",
+                        hint="It is never recreated by itself: restore the file from a backup.",
+                    ) from err
+            return self._connection
+
+    def _drop(self) -> None:
+        import duckdb
+
+        with self._lock:
+            if self._connection is not None:
+                with contextlib.suppress(duckdb.Error):
+                    self._connection.close()
+                self._connection = None
+
+
+def quote(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def first_line(err: BaseException) -> str:
+    """What DuckDB said, without its picture of the query."""
+    return str(err).strip().split("\n", 1)[0].rstrip(".")
+
+
+def arrow_utc(table: pa.Table) -> pa.Table:
+    """The table with every time in UTC, in microseconds and without a zone: the store's own form."""
+    import pyarrow as pa
+
+    for index, column in enumerate(table.schema):
+        if pa.types.is_timestamp(column.type):
+            zoned = table.column(index)
+            if column.type.tz is not None:
+                zoned = zoned.cast(pa.timestamp(column.type.unit, "UTC"))
+            plain = zoned.cast(pa.timestamp("us", zoned.type.tz), safe=False).cast(pa.timestamp("us"))
+            table = table.set_column(index, column.name, plain)
+    return table

@@ -1,0 +1,341 @@
+"""The feature store: right at every point in time, the same online, and clear about what is wrong."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlbox.clock import ManualClock, parse_time
+from mlbox.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
+from mlbox.events import EventBus
+from mlbox.records import Column, ViewSpec
+from mlbox.store import migrations
+from mlbox.store.db import Database
+from mlbox.store.features import FeatureStore
+from mlbox.store.offline import Offline
+from mlbox.store.online import Online
+
+START = parse_time("2026-01-01T00:00Z")
+KEYS = (Column(name="who", dtype="STRING"), Column(name="shop", dtype="INT64"))
+COLUMNS = (
+    *KEYS,
+    Column(name="happened", dtype="TIMESTAMP"),
+    Column(name="known", dtype="TIMESTAMP"),
+    Column(name="amount", dtype="FP64"),
+)
+SPEC = ViewSpec(
+    name="spend",
+    join_keys=KEYS,
+    features=(Column(name="amount", dtype="FP64"),),
+    sql="SELECT who, shop, amount, happened AS event_time, known AS arrival_time FROM sales",
+    sources=("sales",),
+    ttl_seconds=10,
+)
+REF = "spend@v1:amount"
+
+
+def moment(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+class House:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = ManualClock(START)
+        self.db = Database(folder / "features.sqlite", migrations.features, self.clock, EventBus())
+        self.offline = Offline(folder / "offline.duckdb")
+        self.online = Online(folder / "online")
+        self.store = FeatureStore(self.db, self.offline, self.online, self.clock)
+
+    def with_sales(self) -> FeatureStore:
+        self.store.add_source("sales", COLUMNS, "happened", "known", actor="ann")
+        self.store.apply_view(SPEC, actor="ann")
+        return self.store
+
+    def close(self) -> None:
+        self.online.close()
+        self.offline.close()
+        self.db.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    built = House(tmp_path)
+    yield built
+    built.close()
+
+
+def sales(*rows: tuple[str | None, int, float, float, float | None]) -> pa.Table:
+    """Rows of user, shop, event second, arrival second, amount."""
+    return pa.table(
+        {
+            "who": pa.array([r[0] for r in rows], pa.string()),
+            "shop": pa.array([r[1] for r in rows], pa.int64()),
+            "happened": pa.array([moment(r[2]) for r in rows], pa.timestamp("us", "UTC")),
+            "known": pa.array([moment(r[3]) for r in rows], pa.timestamp("us", "UTC")),
+            "amount": pa.array([r[4] for r in rows], pa.float64()),
+        }
+    )
+
+
+def spine(*rows: tuple[str | None, int | None, float]) -> pa.Table:
+    return pa.table(
+        {
+            "who": pa.array([r[0] for r in rows], pa.string()),
+            "shop": pa.array([r[1] for r in rows], pa.int64()),
+            "event_time": pa.array([moment(r[2]) for r in rows], pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def asked(store: FeatureStore, *rows: tuple[str | None, int | None, float]) -> list[Any]:
+    found = store.historical([REF], spine(*rows), event_time="event_time")
+    assert found.num_rows == len(rows)
+    return found.column(REF).to_pylist()
+
+
+# -- point in time ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_sees_what_was_known_at_its_time_and_no_later_event(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 1, 10.0), ("a", 1, 2, 8, 20.0), ("a", 1, 5, 5, 50.0)), actor="ann")
+    assert asked(store, ("a", 1, 0), ("a", 1, 1), ("a", 1, 4), ("a", 1, 5), ("a", 1, 9)) == [None, 10, 10, 50, 50]
+
+
+def test_the_ttls_boundary_is_included_and_what_expired_is_null(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 1, 10.0)), actor="ann")
+    assert asked(store, ("a", 1, 11), ("a", 1, 11.000001)) == [10, None]
+
+
+def test_null_stays_null_duplicates_are_kept_and_order_is_the_inputs(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 1, 10.0), ("a", 1, 2, 2, None), ("b", 1, 1, 1, 3.0)), actor="ann")
+    assert asked(store, ("b", 1, 2), ("a", 1, 3), ("a", 1, 1), ("a", 1, 1), (None, 1, 2), ("a", 2, 2)) == [
+        *(3, None, 10, 10, None, None)
+    ]
+
+
+rows_strategy = st.lists(
+    st.tuples(
+        st.sampled_from(["a", "b", None]), st.integers(1, 2), st.integers(0, 12), st.integers(0, 14), st.integers(0, 99)
+    ),
+    max_size=12,
+)
+spine_strategy = st.lists(
+    st.tuples(st.sampled_from(["a", "b", "c", None]), st.integers(1, 2), st.integers(0, 25)), min_size=1, max_size=8
+)
+
+
+def oracle(rows: list[tuple[Any, ...]], user: str | None, shop: int, now: int) -> Any:
+    """The rule in words: of what had happened and was known, the latest event, then arrival, then appended; if fresh."""
+    seen = [
+        (at, known, index, amount)
+        for index, (u, s, at, known, amount) in enumerate(rows)
+        if u is not None and (u, s) == (user, shop) and at <= now and known <= now
+    ]
+    if not seen:
+        return None
+    at, _, _, amount = max(seen)
+    return amount if now - at <= 10 else None
+
+
+@settings(max_examples=40, deadline=None)
+@given(first=rows_strategy, second=rows_strategy, ask=spine_strategy)
+def test_history_and_online_answer_as_the_rule_says(first: list[Any], second: list[Any], ask: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        house = House(Path(folder))
+        try:
+            store = house.with_sales()
+            for rows in (first, second):
+                store.append("sales", sales(*rows), actor="ann")
+            assert asked(store, *ask) == [oracle(first + second, *row) for row in ask]
+            for now in (3, 12):
+                house.clock.advance(moment(now))
+                store.materialize()
+                known = [{"who": user or "?", "shop": shop} for user, shop, _ in ask]
+                found = [row.values[REF] for row in store.online_features([REF], known)]
+                assert found == [oracle(first + second, e["who"], e["shop"], now) for e in known]
+        finally:
+            house.close()
+
+
+def test_times_of_any_zone_and_unit_are_one_instant(house: House) -> None:
+    store = house.with_sales()
+    rows = sales(("a", 1, 1, 1, 10.0))
+    rows = rows.set_column(
+        2, "happened", rows.column("happened").cast(pa.timestamp("ns", "UTC")).cast(pa.timestamp("ns", "Asia/Tokyo"))
+    )
+    store.append("sales", rows, actor="ann")
+    assert asked(store, ("a", 1, 1)) == [10]
+
+
+# -- online -----------------------------------------------------------------------------------------------------------------
+
+
+def test_materialize_writes_only_what_changed(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 1, 1.0), ("b", 1, 1, 1, 2.0), ("b", 1, 6, 6, 3.0)), actor="ann")
+    house.clock.advance(moment(5))
+    assert [store.materialize(), store.materialize()] == [2, 0]
+    house.clock.advance(moment(6))
+    assert store.materialize() == 1
+    store.append("sales", sales(("a", 1, 0, 0, 9.0), ("c", 1, 2, 2, 4.0)), actor="ann")
+    assert store.materialize() == 1
+
+
+def test_each_value_says_how_it_was_found(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 1, 1.0)), actor="ann")
+    house.clock.advance(moment(2))
+    store.materialize()
+    entities = [{"who": "a", "shop": 1}, {"who": "b", "shop": 1}]
+    assert [row.statuses[REF] for row in store.online_features(["spend:amount"], entities)] == ["PRESENT", "NOT_FOUND"]
+    house.clock.advance(moment(11.5))
+    (late,) = store.online_features([REF], entities[:1])
+    assert (late.values[REF], late.statuses[REF]) == (None, "OUTSIDE_MAX_AGE")
+
+
+def test_an_online_store_that_was_lost_is_written_anew(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 1, 1.0)), actor="ann")
+    house.clock.advance(moment(2))
+    assert store.materialize() == 1
+    fresh = Online(house.folder / "online-2")
+    again = FeatureStore(house.db, house.offline, fresh, house.clock)
+    assert again.materialize() == 1
+    fresh.close()
+
+
+# -- definitions --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_changed_definition_is_a_new_version_and_a_changed_text_is_not(house: House) -> None:
+    import msgspec
+
+    store = house.with_sales()
+    assert store.apply_view(msgspec.structs.replace(SPEC, description="how much"), actor="ann").version == 1
+    assert store.view("spend").description == "how much"
+    changed = msgspec.structs.replace(SPEC, sql=SPEC.sql.replace("amount,", "2 * amount AS amount,"))
+    assert store.apply_view(changed, actor="ann").version == 2
+    store.append("sales", sales(("a", 1, 1, 1, 10.0)), actor="ann")
+    both = store.historical(["spend@v1:amount", "spend:amount"], spine(("a", 1, 1)), event_time="event_time")
+    assert both.to_pylist()[0] | {} == {
+        "who": "a",
+        "shop": 1,
+        "event_time": moment(1).replace(tzinfo=None),
+        "spend@v1:amount": 10,
+        "spend@v2:amount": 20,
+    }
+
+
+def test_a_service_names_versions_and_keeps_them(house: House) -> None:
+    store = house.with_sales()
+    service = store.apply_service("checkout", ["spend:amount"], actor="ann")
+    assert (service.ref, service.features) == ("checkout@v1", (REF,))
+    assert store.apply_service("checkout", [REF], actor="ann") == service
+    assert store.resolve(["checkout"]) == (REF,)
+
+
+@pytest.mark.parametrize(
+    ("sql", "message"),
+    [
+        ("DROP TABLE sales", "one SELECT"),
+        ("SELECT 1; SELECT 2", "one SELECT"),
+        ("SELECT from", "cannot be read"),
+        ("SELECT * FROM other", "reads 'other'"),
+        ('SELECT * FROM main."source:sales"', "may not"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "function 'read_csv'"),
+        ("SELECT * FROM sales UNION ALL SELECT * FROM duckdb_settings()", "function 'duckdb_settings'"),
+        ("SELECT who, shop, amount FROM sales", "no column 'event_time'"),
+        ("SELECT who, shop, 'x' || amount AS amount, nothing AS event_time FROM sales", "does not work"),
+        ("SELECT who, shop, current_setting('x') AS amount, happened AS event_time FROM sales", "does not work"),
+    ],
+)
+def test_sql_that_is_no_view_is_refused(house: House, sql: str, message: str) -> None:
+    import msgspec
+
+    store = house.with_sales()
+    with pytest.raises(InvalidInput, match=message) as caught:
+        store.apply_view(msgspec.structs.replace(SPEC, sql=sql), actor="ann")
+    assert caught.value.field == "sql"
+    assert len(store.views()) == 1
+
+
+def test_rows_that_do_not_fit_are_refused_as_a_whole(house: House) -> None:
+    store = house.with_sales()
+    good = sales(("a", 1, 1, 1, 1.0))
+    for bad, field in (
+        (good.append_column("colour", pa.array(["red"])), "colour"),
+        (good.drop_columns(["amount"]), "amount"),
+        (good.set_column(1, "shop", pa.array(["x"])), "shop"),
+        (good.set_column(2, "happened", pa.array([None], pa.timestamp("us", "UTC"))), "happened"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            store.append("sales", bad, actor="ann")
+        assert caught.value.field == field
+    assert store.sources()[0].rows == 0
+    with pytest.raises(AlreadyExists):
+        store.add_source("sales", COLUMNS[:3], "happened", None, actor="ann")
+
+
+@pytest.mark.parametrize(
+    ("refs", "hint"), [(["spent:amount"], "spend"), (["spend:amout"], "amount"), (["nothing"], ""), ([], "")]
+)
+def test_unknown_names_are_errors_with_a_suggestion(house: House, refs: list[str], hint: str) -> None:
+    store = house.with_sales()
+    with pytest.raises((NotFound, InvalidInput)) as caught:
+        store.resolve(refs)
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("entity", "field"),
+    [
+        ({"who": "a"}, "entities.0.shop"),
+        ({"who": 1, "shop": 1}, "entities.0.who"),
+        ({"who": "a", "shop": True}, "entities.0.shop"),
+    ],
+)
+def test_an_odd_entity_names_the_field(house: House, entity: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        house.with_sales().online_features([REF], [entity])
+    assert caught.value.field == field
+
+
+# -- the files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_offline_store_says_so_and_is_not_recreated(tmp_path: Path) -> None:
+    path = tmp_path / "offline.duckdb"
+    path.write_bytes(b"not a database" * 1000)
+    before = path.read_bytes()
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        Offline(path).check()
+    assert path.read_bytes() == before
+
+
+def test_a_query_that_takes_too_long_is_interrupted(house: House) -> None:
+    endless = "SELECT count(*) FROM range(1000000000000) a, range(1000000000) b WHERE a.range + b.range = 7"
+    with pytest.raises(InvalidInput, match=r"longer than 0\.1 s"):
+        house.offline.read(lambda cursor: cursor.execute(endless).fetchall(), seconds=0.1)
+    house.offline.check()
+
+
+def test_the_online_store_takes_strings_and_bytes_and_never_evicts(tmp_path: Path) -> None:
+    online = Online(tmp_path / "online")
+    assert online.put((f"k{n}", b"x" * 1000) for n in range(2000)) == 2000
+    assert online.get(["k0", "k1999", "none"]) == [b"x" * 1000, b"x" * 1000, None]
+    for key, value in ((1, b"x"), ("k", {"a": 1})):
+        with pytest.raises(TypeError):
+            online.put([(key, value)])  # type: ignore[list-item]
+    online.close()
