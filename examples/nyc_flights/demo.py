@@ -11,15 +11,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from examples.nyc_flights import road as roads
 from examples.nyc_flights.flights import Flights
 from examples.nyc_flights.road import MODEL, Road
 from mlbox.errors import MlboxError, StartupError
-
-SUMMER_ENDS = datetime(2013, 9, 1, tzinfo=UTC)
 
 
 class Steps:
@@ -72,12 +70,15 @@ def _addresses(server: subprocess.Popen[bytes], log_path: Path) -> tuple[str, st
 def walk(road: Road, steps: Steps) -> None:
     """Every step of the road."""
     flights = road.flights
-    steps.say(f"{flights.flights.num_rows:,} flights, {flights.weather.num_rows:,} hours of weather, 3 accounts")
+    steps.say(f"{flights.flights.num_rows:,} flights of 2013; accounts for ada, who trains, and grace, who approves")
     features = road.define()
     steps.say(f"defined {len(features)} features in {len({f.split(':')[0] for f in features})} views, and a label")
-    landed = road.feed(roads.TRAINED_UNTIL)
+    rows = road.load()
+    steps.say(
+        f"loaded {rows['flights']:,} landings and {rows['weather']:,} hours of weather, each with the time it became known"
+    )
     road.advance(roads.TRAINED_UNTIL)
-    steps.say(f"January to June: {landed:,} flights landed, and their labels became known")
+    steps.say(f"domain time is July 2013: {road.labels_known():,} of {rows['labels']:,} outcomes are known")
     steps.say(f"materialized {road.materialize():,} entities into the online store")
     dataset = road.build_dataset()
     steps.say(f"built {dataset.ref}: {dataset.rows:,} rows, point in time, sha256 {dataset.hash[:12]}")
@@ -114,14 +115,9 @@ def promote_first(road: Road, steps: Steps) -> list[roads.ModelVersion]:
 def predict(road: Road, steps: Steps) -> None:
     """One flight by its ids, and again by its features."""
     flight = next(iter(road.flights.departing(road.now, road.now + timedelta(hours=12)).to_pylist()))
-    by_ids = [
-        {"name": name, "datatype": "BYTES", "shape": [1], "data": [value]}
-        for name, value in roads.entity(flight).items()
-    ]
-    score = road.infer(by_ids, roads.key(flight))["outputs"][0]["data"][0]
-    steps.say(
-        f"{flight['carrier']} {flight['flight']} to {flight['dest']}: late with probability {score:.3f}, by its ids"
-    )
+    by_ids, by_features = road.predict_by_ids(flight), road.predict_by_features(flight)
+    name = f"{flight['carrier']} {flight['flight']} to {flight['dest']}"
+    steps.say(f"{name}: late with probability {by_ids:.3f} by its ids, {by_features:.3f} by its features")
 
 
 def challenge(road: Road, steps: Steps, candidates: list[roads.ModelVersion]) -> None:
@@ -136,12 +132,12 @@ def challenge(road: Road, steps: Steps, candidates: list[roads.ModelVersion]) ->
 
 def watch(road: Road, steps: Steps) -> None:
     """Summer and winter differ from what the models were trained on."""
-    for season, until in (("summer", SUMMER_ENDS), ("winter", roads.END)):
+    for season, until in (("summer", roads.SUMMER_ENDS), ("winter", roads.END)):
         served = road.replay(until)
         worst = road.check_drift()[0]
         steps.say(
             f"to the end of {season}: {served:,} flights served; {worst.feature} drifts, D = {worst.statistic:.2f}:"
-            f" {worst.verdict}, {len(road.alerts())} alerts fire"
+            f" {worst.verdict}, {len(road.alerts())} alerts fire, {road.labels_known():,} outcomes are known"
         )
     endpoint = road.endpoint()
     steps.say(f"{MODEL}/{endpoint.champion} is in Production; {road.served:,} flights served in all")

@@ -10,12 +10,13 @@ from __future__ import annotations
 import io
 import zipfile
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import csv
 
 LATE_MINUTES = 15
@@ -57,23 +58,10 @@ class Flights:
             planes=_query(_PLANES, _read("planes.csv")),
         )
 
-    def landed(self, after: datetime, until: datetime) -> pa.Table:
-        """Flights whose delay became known in (after, until]: what a feed would have brought by then."""
-        return self._between("landed", after, until)
-
     def departing(self, after: datetime, until: datetime) -> pa.Table:
         """Flights scheduled to leave in (after, until], cancelled ones among them."""
-        return self._between("departs", after, until)
-
-    def weather_between(self, after: datetime, until: datetime) -> pa.Table:
-        """Weather observed in (after, until]."""
-        return _query(
-            "SELECT * FROM raw WHERE hour > $after AND hour <= $until", self.weather, after=after, until=until
-        )
-
-    def _between(self, column: str, after: datetime, until: datetime) -> pa.Table:
-        where = f"SELECT * FROM raw WHERE {column} > $after AND {column} <= $until ORDER BY {column}"
-        return _query(where, self.flights, after=after, until=until)
+        departs = pc.field("departs")
+        return self.flights.filter((departs > pa.scalar(after)) & (departs <= pa.scalar(until)))
 
 
 def _read(name: str) -> pa.Table:
@@ -93,10 +81,9 @@ def _read(name: str) -> pa.Table:
 
 def _query(sql: str, table: pa.Table, **parameters: object) -> pa.Table:
     """Run SQL over the table `raw`, with every time in UTC, and give its times their zone back."""
-    given = {k: v.astimezone(UTC).replace(tzinfo=None) if isinstance(v, datetime) else v for k, v in parameters.items()}
     with duckdb.connect() as connection:
         connection.register("raw", _zoned(table, None))
-        return _zoned(connection.sql(sql, params=given or None).to_arrow_table(), "UTC")
+        return _zoned(connection.sql(sql, params=parameters or None).to_arrow_table(), "UTC")
 
 
 def _zoned(table: pa.Table, zone: str | None) -> pa.Table:

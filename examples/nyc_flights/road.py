@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import pyarrow as pa
 from pyarrow import ipc
 
@@ -29,6 +28,7 @@ from mlbox.records import (
     Endpoint,
     Job,
     ModelVersion,
+    OnlineRow,
     Promotion,
     PromotionPolicy,
     RampStep,
@@ -39,6 +39,7 @@ MODEL = "flight-delay"
 JOBS = Path(__file__).with_name("jobs")
 START = datetime(2013, 1, 1, tzinfo=UTC)
 TRAINED_UNTIL = datetime(2013, 7, 1, tzinfo=UTC)
+SUMMER_ENDS = datetime(2013, 9, 1, tzinfo=UTC)
 END = datetime(2013, 12, 31, tzinfo=UTC)
 DAY = timedelta(days=1)
 RUSH_HOUR = timedelta(hours=17)
@@ -71,7 +72,6 @@ class Road:
         self.grace = mlbox.connect(url, self._member("grace"))
         self.now = START
         self.served = 0
-        self._fed = START - DAY
 
     def _member(self, name: str) -> str:
         """A user who may approve, and a token of theirs."""
@@ -94,21 +94,32 @@ class Road:
             self.admin.post("/api/v1/features/views", dict, view)
         service = self.admin.post("/api/v1/features/services", dict, definitions.SERVICE)
         self.admin.post("/api/v1/labels", dict, definitions.LABEL)
-        self._append("/api/v1/sources/planes/rows", self.flights.planes)
         features: list[str] = service["features"]
         return features
 
-    def feed(self, until: datetime) -> int:
-        """Bring what became known since the last time, flights and labels and weather; the number of landed flights."""
-        landed = self.flights.landed(self._fed, until)
-        if landed.num_rows:
-            self._append("/api/v1/sources/flights/rows", landed)
-            self._append("/api/v1/labels/arrived_late/rows", _labels(landed))
-        weather = self.flights.weather_between(self._fed, until)
-        if weather.num_rows:
-            self._append("/api/v1/sources/weather/rows", weather)
-        self._fed = until
-        return int(landed.num_rows)
+    def load(self) -> dict[str, int]:
+        """Bring all facts of the year with the times at which they became known; rows by source.
+
+        Loading the whole year at once is what a replay is: until domain time gets there, the server knows of a flight's
+        landing no more than anyone did.
+        """
+        landed = self.flights.flights.filter(self.flights.flights.column("landed").is_valid())
+        labels = _labels(landed)
+        self._append("/api/v1/sources/planes/rows", self.flights.planes)
+        self._append("/api/v1/sources/weather/rows", self.flights.weather)
+        self._append("/api/v1/sources/flights/rows", landed)
+        self._append("/api/v1/labels/arrived_late/rows", labels)
+        return {
+            "planes": self.flights.planes.num_rows,
+            "weather": self.flights.weather.num_rows,
+            "flights": landed.num_rows,
+            "labels": labels.num_rows,
+        }
+
+    def labels_known(self) -> int:
+        """How many flights' outcomes are known at domain time."""
+        known: int = self.admin.get("/api/v1/labels/arrived_late", dict)["known"]
+        return known
 
     def advance(self, to: datetime) -> None:
         """Move the server's domain time."""
@@ -128,7 +139,7 @@ class Road:
         sink = io.BytesIO()
         with ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-        self.admin.request("POST", path, raw=sink.getvalue(), query={"format": "arrow"})
+        self.admin.send("POST", path, content=sink.getvalue(), query={"format": "arrow"})
 
     # -- training ---------------------------------------------------------------------------------------------------
 
@@ -165,9 +176,7 @@ class Road:
 
     def set_policy(self) -> PromotionPolicy:
         """A demo's policy, labelled as one."""
-        return msgspec.json.decode(
-            self.admin.request("PUT", f"/api/v1/models/{MODEL}/policy", body=DEMO_POLICY), type=PromotionPolicy
-        )
+        return self.admin.put(f"/api/v1/models/{MODEL}/policy", PromotionPolicy, DEMO_POLICY)
 
     def propose(self, version: ModelVersion) -> Promotion:
         """Ada proposes a version; the promotion once its gates were measured."""
@@ -201,11 +210,28 @@ class Road:
 
     # -- serving ----------------------------------------------------------------------------------------------------
 
-    def infer(self, inputs: list[dict[str, Any]], key: str) -> dict[str, Any]:
-        """One prediction over the Open Inference Protocol."""
-        body = {"inputs": inputs, "parameters": {"key": key}}
-        answer: dict[str, Any] = self.ada.client.post(f"/v2/models/{MODEL}/infer", dict, body)
-        return answer
+    def predict_by_ids(self, flight: dict[str, Any]) -> float:
+        """One prediction over the Open Inference Protocol: the ids go in, and the server looks the features up."""
+        ids = [
+            {"name": name, "datatype": "BYTES", "shape": [1], "data": [value]} for name, value in entity(flight).items()
+        ]
+        return self._infer(ids, flight)
+
+    def predict_by_features(self, flight: dict[str, Any]) -> float:
+        """The same prediction from the features themselves, as one tensor; a missing value is null."""
+        (version,) = [v for v in self.versions() if v.version == self.endpoint().champion]
+        found = self.ada.client.post(
+            "/api/v1/features/online", list[OnlineRow], {"features": version.features, "entities": [entity(flight)]}
+        )
+        row = [found[0].values[feature] for feature in version.features]
+        tensor = {"name": version.inputs[0].name, "datatype": "FP32", "shape": [1, len(row)], "data": row}
+        return self._infer([tensor], flight)
+
+    def _infer(self, inputs: list[dict[str, Any]], flight: dict[str, Any]) -> float:
+        body = {"inputs": inputs, "parameters": {"key": key(flight)}}
+        answer = self.ada.client.post(f"/v2/models/{MODEL}/infer", dict, body)
+        score: float = answer["outputs"][0]["data"][0]
+        return score
 
     def serve_next_hour(self) -> int:
         """Ask for every flight that leaves within the hour, by its ids; how many there were."""
@@ -220,12 +246,11 @@ class Road:
         return len(leaving)
 
     def replay(self, until: datetime, *, every: timedelta = DAY, seen: Callable[[datetime], None] | None = None) -> int:
-        """Live until a day: each noon bring what landed, refresh the online store and serve the flights of the next hour."""
+        """Live until a day: each noon refresh the online store and serve the flights of the next hour."""
         before = self.served
         while self.now + every <= until:
             day = (self.now + every).replace(hour=0) + RUSH_HOUR
             self.advance(day)
-            self.feed(day)
             self.materialize()
             self.serve_next_hour()
             if seen is not None:

@@ -11,12 +11,13 @@ import msgspec
 
 from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput
-from mlbox.records import Column, FeatureView, OnlineRow, Source, ViewSpec
+from mlbox.records import FeatureView, OnlineRow, Source, ViewSpec
 from mlbox.store import views
 from mlbox.store.catalog import Catalog, suggest
 from mlbox.store.db import Database
-from mlbox.store.offline import Offline, arrow_utc
+from mlbox.store.offline import Offline, quote
 from mlbox.store.online import Online
+from mlbox.store.tables import arrow_utc, conform
 from mlbox.store.usersql import check_select
 
 if TYPE_CHECKING:
@@ -99,16 +100,16 @@ class FeatureStore(Catalog):
 
     def _ensure_source(self, cursor: Cursor, source: Source) -> None:
         self._ensure_state(cursor)
-        typed = ", ".join(f"{views.quote(c.name)} {views.SQL_TYPES[c.dtype]}" for c in source.columns)
+        typed = ", ".join(f"{quote(c.name)} {views.SQL_TYPES[c.dtype]}" for c in source.columns)
         cursor.execute(f"CREATE TABLE IF NOT EXISTS {views.source_table(source.name)} ({typed}, _seq BIGINT NOT NULL)")
 
-    def query_sources(self, cursor: Cursor, sql: str) -> str:
-        """A user's SELECT over any sources, checked, as a subquery."""
-        known = Catalog.sources(self)
-        for source in known:
+    def query_sources(self, cursor: Cursor, sql: str, *, known: datetime) -> str:
+        """A user's SELECT over what of any sources was known at a moment, checked, as a subquery."""
+        declared = Catalog.sources(self)
+        for source in declared:
             self._ensure_source(cursor, source)
-        used = check_select(cursor, sql, [source.name for source in known], field="spine")
-        return views.over_sources(sql, [source for source in known if source.name in used])
+        used = check_select(cursor, sql, [source.name for source in declared], field="spine")
+        return views.over_sources(sql, [source for source in declared if source.name in used], known=known)
 
     # -- views ------------------------------------------------------------------------------------------------------
 
@@ -289,59 +290,7 @@ def _fresh(view: FeatureView, packed: bytes | None, now_us: int) -> tuple[str, d
     return "PRESENT", dict(zip((column.name for column in view.features), values, strict=True))
 
 
-# -- Arrow tables -----------------------------------------------------------------------------------------------------------
-
-
-def arrow_type(dtype: str) -> Any:
-    """The Arrow type of a column's dtype."""
-    import pyarrow as pa
-
-    return {
-        "BOOL": pa.bool_(),
-        "INT64": pa.int64(),
-        "FP64": pa.float64(),
-        "STRING": pa.string(),
-        "TIMESTAMP": pa.timestamp("us"),
-    }[dtype]
-
-
-def conform(table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = ()) -> pa.Table:
-    """The declared columns of a table, in their types; raises InvalidInput naming a column, and a row where it helps."""
-    import pyarrow as pa
-
-    unknown = sorted(set(table.column_names) - {column.name for column in columns})
-    if unknown:
-        raise InvalidInput(
-            f"The column {unknown[0]!r} is not declared.",
-            hint=suggest(unknown[0], [column.name for column in columns]),
-            field=unknown[0],
-        )
-    arrays = []
-    for column in columns:
-        if column.name not in table.column_names:
-            raise InvalidInput(f"The column {column.name!r} is missing.", hint="Send it.", field=column.name)
-        values = _cast(table.column(column.name), column)
-        if column.name in required and values.null_count:
-            row = values.is_null().to_pylist().index(True)
-            raise InvalidInput(f"{column.name!r} is null in row {row}.", hint="Fill it.", field=column.name)
-        arrays.append(values)
-    return pa.table(arrays, names=[column.name for column in columns])
-
-
-def _cast(values: Any, column: Column) -> Any:
-    import pyarrow as pa
-
-    wanted = arrow_type(column.dtype)
-    if column.dtype == "TIMESTAMP" and pa.types.is_timestamp(values.type):
-        return values
-    try:
-        return values.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
-        raise InvalidInput(
-            f"{column.name!r} is {values.type}, and {column.dtype} is wanted: {str(err).splitlines()[0]}.",
-            hint="Convert it first.",
-            field=column.name,
-        ) from err
+# -- checks ----------------------------------------------------------------------------------------------------------------
 
 
 def _check_spine(spine: pa.Table, plan: Mapping[str, FeatureView], event_time: str) -> pa.Table:

@@ -20,7 +20,6 @@ from mlbox.errors import InvalidInput, MlboxError, Unavailable
 
 if TYPE_CHECKING:
     import duckdb
-    import pyarrow as pa
 
     Cursor = duckdb.DuckDBPyConnection
 
@@ -34,7 +33,7 @@ class Offline:
 
     def __init__(self, path: Path, *, memory: str = "2GB", temp: str = "20GB", threads: int = 0) -> None:
         self._path = path
-        self._options = {
+        self._options: dict[str, str | bool | int | float | list[str]] = {
             "enable_external_access": "false",
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
@@ -143,17 +142,3 @@ def quote(name: str) -> str:
 def first_line(err: BaseException) -> str:
     """What DuckDB said, without its picture of the query."""
     return str(err).strip().split("\n", 1)[0].rstrip(".")
-
-
-def arrow_utc(table: pa.Table) -> pa.Table:
-    """The table with every time in UTC, in microseconds and without a zone: the store's own form."""
-    import pyarrow as pa
-
-    for index, column in enumerate(table.schema):
-        if pa.types.is_timestamp(column.type):
-            zoned = table.column(index)
-            if column.type.tz is not None:
-                zoned = zoned.cast(pa.timestamp(column.type.unit, "UTC"))
-            plain = zoned.cast(pa.timestamp("us", zoned.type.tz), safe=False).cast(pa.timestamp("us"))
-            table = table.set_column(index, column.name, plain)
-    return table

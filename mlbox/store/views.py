@@ -9,6 +9,7 @@ along `_eff` the last row is always the answer, and a plain ASOF join is exact.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
@@ -47,11 +48,27 @@ def names(columns: Sequence[Column], prefix: str = "") -> str:
     return ", ".join(f"{prefix}{quote(column.name)}" for column in columns)
 
 
-def over_sources(sql: str, sources: Sequence[Source]) -> str:
-    """A user's SELECT as a subquery that sees each source under its name."""
-    tables = [f"{quote(s.name)} AS (SELECT {names(s.columns)} FROM {source_table(s.name)})" for s in sources]
+def over_sources(sql: str, sources: Sequence[Source], *, known: datetime | None = None) -> str:
+    """A user's SELECT as a subquery that sees each source under its name, or what of it was known at a moment."""
+    tables = [
+        f"{quote(s.name)} AS (SELECT {names(s.columns)} FROM {source_table(s.name)}{_known_by(s, known)})"
+        for s in sources
+    ]
     bare = sql.strip().rstrip(";")
     return f"(WITH {', '.join(tables)} SELECT * FROM (\n{bare}\n))" if tables else f"(\n{bare}\n)"
+
+
+def _known_by(source: Source, known: datetime | None) -> str:
+    if known is None:
+        return ""
+    event = quote(source.event_time)
+    arrival = f"coalesce({quote(source.arrival_time)}, {event})" if source.arrival_time else event
+    return f" WHERE {arrival} <= {literal(known)}"
+
+
+def literal(moment: datetime) -> str:
+    """A moment as an SQL literal."""
+    return f"TIMESTAMP '{moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"
 
 
 def check_view_sql(cursor: Cursor, view: FeatureView, sources: Sequence[Source]) -> None:

@@ -5,8 +5,9 @@ up by one.
 """
 
 from mlbox.store.migrations.access import access
+from mlbox.store.migrations.datasets import datasets
 from mlbox.store.migrations.features import features
 from mlbox.store.migrations.registry import registry
 from mlbox.store.migrations.tracking import tracking
 
-__all__ = ["access", "features", "registry", "tracking"]
+__all__ = ["access", "datasets", "features", "registry", "tracking"]

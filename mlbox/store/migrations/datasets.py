@@ -1,0 +1,27 @@
+"""Label sets and dataset versions."""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+
+datasets = Migrations("datasets")
+
+
+@migration(datasets)
+def m001_labels_and_datasets(db: Database) -> None:
+    run_script(
+        db,
+        EVENT_TABLE
+        + """
+        CREATE TABLE label_set (
+          name TEXT PRIMARY KEY, keys TEXT NOT NULL, value TEXT NOT NULL, created_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE dataset (
+          id TEXT PRIMARY KEY, name TEXT NOT NULL, version INTEGER NOT NULL, hash TEXT NOT NULL, record TEXT NOT NULL,
+          created_us INTEGER NOT NULL, UNIQUE (name, version)
+        ) STRICT;
+        CREATE TRIGGER dataset_stays BEFORE UPDATE ON dataset
+        BEGIN SELECT RAISE(ABORT, 'a dataset version is immutable'); END;
+        """,
+    )

@@ -1,0 +1,250 @@
+"""Labels that arrive late and are corrected, and datasets that can be proven."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlbox.clock import ManualClock, parse_time
+from mlbox.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
+from mlbox.events import EventBus
+from mlbox.records import Column, ModelVersion, ViewSpec
+from mlbox.serve.reference import load_reference, make_reference, store_reference
+from mlbox.store import migrations
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.datasets import Datasets, DatasetSpec
+from mlbox.store.db import Database
+from mlbox.store.features import FeatureStore
+from mlbox.store.labels import Labels
+from mlbox.store.offline import Offline
+from mlbox.store.online import Online
+
+START = parse_time("2026-01-01T00:00Z")
+USER = Column(name="who", dtype="STRING")
+VIEW = ViewSpec(
+    name="spend",
+    join_keys=(USER,),
+    features=(Column(name="amount", dtype="FP64"),),
+    sql="SELECT who, amount, moment AS event_time FROM sales",
+    sources=("sales",),
+)
+SPEC = DatasetSpec(
+    name="churn",
+    spine="SELECT who, moment AS event_time FROM visits",
+    features=("spend:amount",),
+    label_set="left",
+)
+
+
+def moment(seconds: float) -> datetime:
+    return START + timedelta(seconds=seconds)
+
+
+def table(**columns: Any) -> pa.Table:
+    """Columns of times are given in seconds."""
+    arrays = {}
+    for name, values in columns.items():
+        if name in ("moment", "event_time", "known_at"):
+            arrays[name] = pa.array([moment(v) for v in values], pa.timestamp("us", "UTC"))
+        else:
+            arrays[name] = pa.array(values)
+    return pa.table(arrays)
+
+
+class House:
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock(START)
+        bus = EventBus()
+        self.dbs = [
+            Database(folder / f"{name}.sqlite", getattr(migrations, name), self.clock, bus)
+            for name in ("features", "datasets")
+        ]
+        self.offline = Offline(folder / "offline.duckdb")
+        self.online = Online(folder / "online")
+        self.artifacts = Artifacts(folder / "artifacts")
+        self.features = FeatureStore(self.dbs[0], self.offline, self.online, self.clock)
+        self.labels = Labels(self.dbs[1], self.offline, self.clock)
+        self.datasets = Datasets(self.dbs[1], self.offline, self.features, self.labels, self.artifacts, self.clock)
+        columns = (USER, Column(name="moment", dtype="TIMESTAMP"))
+        self.features.add_source("sales", (*columns, Column(name="amount", dtype="FP64")), "moment", None, actor="ann")
+        self.features.add_source("visits", columns, "moment", None, actor="ann")
+        self.features.apply_view(VIEW, actor="ann")
+        self.labels.create("left", (USER,), Column(name="gone", dtype="INT64"), actor="ann")
+
+    def label(self, *rows: tuple[str, float, float, int]) -> None:
+        who, event, known, gone = (list(column) for column in zip(*rows, strict=True))
+        self.labels.append("left", table(who=who, event_time=event, known_at=known, gone=gone), actor="ann")
+
+    def fill(self) -> None:
+        self.features.append("sales", table(who=["a", "a", "b"], moment=[1, 5, 2], amount=[1.0, 5.0, 2.0]), actor="ann")
+        self.features.append("visits", table(who=["b", "a", "a"], moment=[3, 3, 6]), actor="ann")
+        self.label(("a", 3, 4, 0), ("a", 6, 7, 1), ("b", 3, 9, 1))
+
+    def close(self) -> None:
+        self.online.close()
+        self.offline.close()
+        for db in self.dbs:
+            db.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    built = House(tmp_path)
+    yield built
+    built.close()
+
+
+# -- labels -----------------------------------------------------------------------------------------------------------------
+
+
+def counted(house: House, at: float) -> dict[tuple[str, float], int]:
+    """The labels that count at a moment."""
+    labels = house.labels.label_set("left")
+    rows = house.offline.read(lambda c: c.execute(house.labels.known_sql(c, labels, moment(at))).fetchall())
+    return {(who, (event - START.replace(tzinfo=None)).total_seconds()): gone for who, event, gone in rows}
+
+
+label_rows = st.lists(
+    st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(3, 8), st.integers(0, 9)), min_size=1, max_size=10
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(first=label_rows, second=label_rows, at=st.integers(0, 9))
+def test_the_label_known_last_counts_and_of_equals_the_one_added_last(first: Any, second: Any, at: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        house = House(Path(folder))
+        try:
+            house.label(*first)
+            house.label(*second)
+            expected: dict[tuple[str, float], int] = {}
+            every = [(known, index, row) for index, row in enumerate(first + second) if (known := row[2]) <= at]
+            for _, _, (who, event, _, gone) in sorted(every, key=lambda item: item[:2]):
+                expected[who, event] = gone
+            assert counted(house, at) == expected
+            assert house.labels.known("left", at=moment(at)) == len(expected)
+        finally:
+            house.close()
+
+
+def test_labels_that_make_no_sense_are_refused_as_a_whole(house: House) -> None:
+    with pytest.raises(InvalidInput, match="before event_time in row 1") as caught:
+        house.label(("a", 1, 2, 0), ("a", 5, 2, 0))
+    assert caught.value.field == "known_at"
+    with pytest.raises(InvalidInput, match="'gone' is null"):
+        house.labels.append("left", table(who=["a"], event_time=[1], known_at=[1], gone=[None]), actor="ann")
+    assert house.labels.label_set("left").rows == 0
+    with pytest.raises(NotFound, match="no label set"):
+        house.labels.known("lift", at=START)
+    with pytest.raises(AlreadyExists):
+        house.labels.create("left", (USER,), Column(name="gone", dtype="FP64"), actor="ann")
+
+
+# -- datasets ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_joins_what_was_known_then_and_names_all_it_is_made_of(house: House) -> None:
+    house.fill()
+    house.clock.advance(moment(8))
+    version = house.datasets.create(SPEC, actor="ann")
+    rows = house.datasets.open_table(version.ref).to_pylist()
+    assert [(r["who"], r["spend@v1:amount"], r["gone"]) for r in rows] == [("a", 1.0, 0), ("a", 5.0, 1)]
+    assert (version.ref, version.rows, version.views, version.as_of) == ("churn@v1", 2, ("spend@v1",), moment(8))
+    assert version.parameters["rows_without_label"] == 1, "b's outcome is known only at 9"
+    assert version.query == SPEC.spine
+    assert {"min": 1.0, "max": 5.0, "mean": 3.0, "nulls": 0}.items() <= version.statistics["spend@v1:amount"].items()
+    (file,) = version.files
+    assert hashlib.sha256(house.datasets.file_path(version.ref, file.path).read_bytes()).hexdigest() == file.sha256
+
+
+def test_the_same_definition_over_the_same_data_is_the_same_version(house: House) -> None:
+    house.fill()
+    house.clock.advance(moment(8))
+    first = house.datasets.create(SPEC, actor="ann")
+    house.clock.advance(moment(20))
+    assert house.datasets.create(msgspec.structs.replace(SPEC, as_of=moment(8)), actor="bea") == first
+    second = house.datasets.create(SPEC, actor="ann")
+    assert (second.version, second.rows) == (2, 3)
+    assert [v.version for v in house.datasets.versions("churn")] == [2, 1]
+    assert house.datasets.version("churn") == second
+
+
+def test_nothing_that_became_known_after_the_cut_off_is_in_it(house: House) -> None:
+    house.fill()
+    house.clock.advance(moment(20))
+    early = house.datasets.create(msgspec.structs.replace(SPEC, as_of=moment(5)), actor="ann")
+    assert [(r["who"], r["gone"]) for r in house.datasets.open_table(early.ref).to_pylist()] == [("a", 0)]
+
+
+def test_the_time_range_takes_its_beginning_and_leaves_its_end(house: House) -> None:
+    house.fill()
+    house.clock.advance(moment(20))
+    spec = msgspec.structs.replace(SPEC, event_from=moment(3), event_to=moment(6))
+    assert house.datasets.create(spec, actor="ann").rows == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"spine": "SELECT who FROM visits"}, "spine"),
+        ({"spine": "SELECT moment AS event_time FROM visits"}, "spine"),
+        ({"spine": "SELECT who, moment AS event_time FROM nowhere"}, "spine"),
+        ({"spine": "DELETE FROM visits"}, "spine"),
+        ({"event_from": moment(100)}, "spine"),
+        ({"as_of": moment(100)}, "as_of"),
+        ({"features": ("spend:colour",)}, "features"),
+        ({"label_set": "right"}, "label_set"),
+    ],
+)
+def test_a_definition_that_cannot_be_is_refused_by_name(house: House, change: dict[str, Any], field: str) -> None:
+    house.fill()
+    house.clock.advance(moment(8))
+    with pytest.raises((InvalidInput, NotFound)) as caught:
+        house.datasets.create(msgspec.structs.replace(SPEC, **change), actor="ann")
+    assert caught.value.field == field
+    assert house.datasets.versions() == []
+
+
+def test_a_version_is_immutable_even_to_sql(house: House) -> None:
+    house.fill()
+    house.clock.advance(moment(8))
+    house.datasets.create(SPEC, actor="ann")
+    with pytest.raises(Unavailable, match="immutable"):
+        house.dbs[1].write(lambda tx: tx.run("UPDATE dataset SET hash = 'x'"))
+
+
+# -- the training reference ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reference_is_a_reproducible_sample_of_numbers(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path)
+    rows = pa.table({"a": list(range(100)), "b": [None if n % 2 else n / 2 for n in range(100)], "c": ["x"] * 100})
+    first = make_reference(rows, ["a", "b", "c"], limit=10)
+    assert first == make_reference(rows, ["a", "b", "c"], limit=10)
+    version = ModelVersion(
+        id="v",
+        model="m",
+        version=1,
+        stage="None",
+        run_id=None,
+        reference=store_reference(artifacts, first),
+        trained_by="a",
+        submitted_by="a",
+        created_at=START,
+    )
+    found = load_reference(artifacts, version)
+    assert set(found) == {"a", "b"}
+    assert len(found["a"]) == 10
+    assert all(b != b if a % 2 else b == a / 2 for a, b in zip(found["a"], found["b"], strict=True))
+    with pytest.raises(NotFound, match="no training reference"):
+        load_reference(artifacts, msgspec.structs.replace(version, reference=None))
