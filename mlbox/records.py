@@ -80,6 +80,12 @@ class Token(Record, frozen=True, kw_only=True):
     """Set on the short-lived token of a job, which may act for that job only."""
 
 
+class NewToken(Token, frozen=True, kw_only=True):
+    """What `POST /api/v1/tokens` answers: the token and, this once, its secret."""
+
+    secret: str
+
+
 class Principal(Record, frozen=True, kw_only=True):
     """Who is asking, as authentication found it."""
 

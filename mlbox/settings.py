@@ -6,6 +6,8 @@ capitals. Command-line flags, `mlbox config`, the TOML file and the reference pa
 
 from __future__ import annotations
 
+import difflib
+import math
 import os
 import tomllib
 from collections.abc import Mapping
@@ -41,6 +43,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     max_body: Annotated[int, Meta(ge=1024, description="Largest request body in bytes, artifacts aside.")] = 10 * MIB
     max_artifact: Annotated[int, Meta(ge=1024, description="Largest single artifact in bytes.")] = 4096 * MIB
+    max_upload: Annotated[int, Meta(ge=1024, description="Largest upload of rows in bytes, streamed.")] = 1024 * MIB
+    upload_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="Most seconds that an upload may take to parse.")
+    ] = 120
+    upload_memory_mb: Annotated[
+        int, Meta(ge=256, description="Most memory in MiB that the parser of an upload may take.")
+    ] = 2048
     max_json_depth: Annotated[int, Meta(ge=4, le=512, description="Deepest nesting of a JSON body.")] = 64
     max_metrics_batch: Annotated[int, Meta(ge=1, description="Most metric points in one request.")] = 1000
     max_sql: Annotated[int, Meta(ge=256, description="Longest SQL text in bytes.")] = 65536
@@ -50,6 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     duckdb_temp: Annotated[
         str, Meta(pattern=r"^\d+(MB|GB)$", description="Limit of the offline store's temporary files.")
     ] = "20GB"
+    query_seconds: Annotated[
+        float, Meta(gt=0, le=86400, description="Most seconds that a query of the offline store may take.")
+    ] = 300
     threads: Annotated[int, Meta(ge=1, le=256, description="Threads for blocking store calls.")] = 16
     infer_threads: Annotated[int, Meta(ge=1, le=64, description="Threads that one model's inference may use.")] = 1
     gpus: Annotated[
@@ -62,11 +74,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     job_retries: Annotated[
         int, Meta(ge=0, le=100, description="Retries of a failed job when its submission names none.")
-    ] = 2
+    ] = 0
     job_grace: Annotated[
         float, Meta(ge=0, le=600, description="Seconds between SIGTERM and SIGKILL when a job is stopped.")
     ] = 10
-    scheduler_tick: Annotated[float, Meta(gt=0, le=60, description="Seconds between two looks at the queue.")] = 0.5
+    rollout_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="Seconds between two looks at the candidates in shadow and canary.")
+    ] = 5.0
     log_flush: Annotated[
         float, Meta(gt=0, le=10, description="Most seconds of prediction log that are not yet on disk.")
     ] = 1.0
@@ -77,7 +91,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         10000
     )
     drift_minimum: Annotated[int, Meta(ge=2, description="Fewest values on either side of a drift check.")] = 100
-    session_hours: Annotated[float, Meta(gt=0, description="Hours until an idle browser session ends.")] = 12
+    drift_days: Annotated[float, Meta(gt=0, le=3650, description="Oldest prediction, in days, of a drift check.")] = 30
+    drift_seconds: Annotated[
+        float, Meta(ge=0, description="Seconds between two drift checks of every model; 0 checks only on demand.")
+    ] = 0
+    session_hours: Annotated[float, Meta(gt=0, le=8760, description="Hours until an idle browser session ends.")] = 12
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -93,10 +111,57 @@ def env_name(name: str) -> str:
     return ENV_PREFIX + name.upper()
 
 
+def flag_name(name: str) -> str:
+    """The command-line flag of a setting."""
+    return "--" + name.replace("_", "-")
+
+
 def describe(name: str) -> str:
     """The help text of a setting."""
+    return _meta(name).description or ""
+
+
+def is_list(name: str) -> bool:
+    """True for a setting that takes any number of values: a repeated flag, a variable with commas, a TOML array."""
+    return _type(name) not in _KINDS
+
+
+def metavar(name: str) -> str:
+    """What stands for the value in a usage line."""
+    return _KINDS.get(_type(name), _KINDS[str])[0]
+
+
+def kind(name: str) -> str:
+    """What values a setting takes, in words."""
+    meta = _meta(name)
+    words = "list of texts" if is_list(name) else _KINDS[_type(name)][1]
+    if meta.pattern:
+        return f"{words} such as {default_text(name)}"
+    low = f" from {meta.ge:.12g}" if meta.ge is not None else f" above {meta.gt:.12g}" if meta.gt is not None else ""
+    high = f" to {meta.le:.12g}" if meta.le is not None else ""
+    return f"{words}{low}{high}"
+
+
+def default_text(name: str) -> str:
+    """The default of a setting, as one would write it."""
+    return text_of(next(f.default for f in msgspec.structs.fields(Settings) if f.name == name)) or "none"
+
+
+def text_of(value: Any) -> str:
+    """A setting's value as one would write it in a variable."""
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+_KINDS = {str: ("TEXT", "text"), int: ("N", "whole number"), float: ("X", "number")}
+
+
+def _type(name: str) -> Any:
+    return get_type_hints(Settings)[name]
+
+
+def _meta(name: str) -> Meta:
     hint = get_type_hints(Settings, include_extras=True)[name]
-    return next(meta.description or "" for meta in get_args(hint) if isinstance(meta, Meta))
+    return next(meta for meta in get_args(hint) if isinstance(meta, Meta))
 
 
 def load(
@@ -104,8 +169,8 @@ def load(
 ) -> tuple[Settings, list[Origin]]:
     """Settings from flags, then MLBOX_* variables, then a TOML file, then defaults, with each value's origin.
 
-    A flag that is None counts as not given. Raises InvalidInput with the setting's name for a value out of bounds, and
-    StartupError for a file that cannot be read.
+    A flag that is None counts as not given, a variable that is empty as not set. Raises InvalidInput with the setting's
+    name for a value out of bounds or an unknown name in the file, and StartupError for a file that cannot be read.
     """
     env = os.environ if environ is None else environ
     from_file = _read_file(file)
@@ -115,27 +180,28 @@ def load(
         if flags.get(name) is not None:
             values[name], origins[name] = flags[name], "flag"
         elif env.get(env_name(name), "") != "":
-            values[name], origins[name] = _from_text(name, env[env_name(name)]), f"env {env_name(name)}"
+            values[name], origins[name] = _from_text(name, env[env_name(name)]), "env"
         elif name in from_file:
-            values[name], origins[name] = from_file[name], f"file {file}"
-    settings = Settings(**{name: _convert(name, value, origins[name]) for name, value in values.items()})
+            values[name], origins[name] = from_file[name], "file"
+    settings = Settings(**{name: _convert(name, value, origins[name], file) for name, value in values.items()})
     listing = [Origin(n, getattr(settings, n), origins.get(n, "default")) for n in Settings.__struct_fields__]
     return settings, listing
 
 
 def _from_text(name: str, text: str) -> Any:
-    hint = get_type_hints(Settings)[name]
-    return [part for part in text.split(",") if part] if hint == tuple[str, ...] else text
+    return [part.strip() for part in text.split(",") if part.strip()] if is_list(name) else text
 
 
-def _convert(name: str, value: Any, origin: str) -> Any:
-    hint = get_type_hints(Settings, include_extras=True)[name]
+def _convert(name: str, value: Any, origin: str, file: Path | None) -> Any:
     try:
-        return msgspec.convert(value, hint, strict=False)
+        converted = msgspec.convert(value, get_type_hints(Settings, include_extras=True)[name], strict=False)
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise msgspec.ValidationError("not a finite number")
+        return converted
     except msgspec.ValidationError as err:
-        raise InvalidInput(
-            f"The setting {name} (from {origin}) is {value!r}: {err}.", hint=describe(name), field=name
-        ) from err
+        where = {"flag": f"The flag {flag_name(name)}", "env": f"The variable {env_name(name)}"}
+        place = where.get(origin, f"The setting {name} in {file}")
+        raise InvalidInput(f"{place} is {value!r}, but takes a {kind(name)}.", hint=describe(name), field=name) from err
 
 
 def _read_file(file: Path | None) -> dict[str, Any]:
@@ -149,9 +215,10 @@ def _read_file(file: Path | None) -> dict[str, Any]:
         raise StartupError(f"The settings file {file} is not TOML: {err}.", hint="Mend the file.") from err
     unknown = sorted(set(content) - set(Settings.__struct_fields__))
     if unknown:
+        near = difflib.get_close_matches(unknown[0], Settings.__struct_fields__, n=1)
         raise InvalidInput(
             f"The settings file {file} has an unknown setting {unknown[0]!r}.",
-            hint="`mlbox config` lists all settings.",
+            hint=f"Did you mean {near[0]!r}?" if near else "`mlbox config` lists all settings.",
             field=unknown[0],
         )
     return content

@@ -38,9 +38,13 @@ class Server:
                 stdout=log,
                 env={**os.environ, **(env or {})},
             )
-        self.url = self._wait_for_url()
-        self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
-        wait_for(self._is_ready, what="the server to be ready")
+        try:
+            self.url = self._wait_for_url()
+            self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+            wait_for(self._is_ready, what="the server to be ready")
+        except BaseException:
+            self._end()
+            raise
 
     @property
     def token(self) -> str:
@@ -60,10 +64,19 @@ class Server:
         return wait_for(found, what="the server's address")
 
     def _is_ready(self) -> bool:
+        if self.process.poll() is not None:
+            raise AssertionError(f"The server ended with {self.process.returncode}:\n{self.log}")
         try:
             return self.http.get("/readyz").status_code == 200
         except httpx.TransportError:
             return False
+
+    def _end(self) -> None:
+        """A server that did not get ready leaves nothing behind."""
+        self.process.kill()
+        self.process.wait()
+        if hasattr(self, "http"):
+            self.http.close()
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:

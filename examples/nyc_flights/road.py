@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
 
 import pyarrow as pa
 from pyarrow import ipc
@@ -36,14 +37,15 @@ from mlbox.records import (
 
 T = TypeVar("T")
 MODEL = "flight-delay"
+NEW_YORK = ZoneInfo("America/New_York")
 JOBS = Path(__file__).with_name("jobs")
 START = datetime(2013, 1, 1, tzinfo=UTC)
 TRAINED_UNTIL = datetime(2013, 7, 1, tzinfo=UTC)
 SUMMER_ENDS = datetime(2013, 9, 1, tzinfo=UTC)
 END = datetime(2013, 12, 31, tzinfo=UTC)
 DAY = timedelta(days=1)
-RUSH_HOUR = timedelta(hours=17)
-"""Each day's traffic is asked for at noon in New York: the flights of the next hour."""
+FIRST_HOUR, HOURS, STRIDE = 10, 16, 5
+"""Traffic is asked for once a day, another hour each day: from 10 to 25 h UTC, 5 in the morning to 8 in the evening there."""
 
 DEMO_POLICY = PromotionPolicy(
     label="demo: holds of days of 2013, shares of a demo's traffic",
@@ -237,19 +239,15 @@ class Road:
         """Ask for every flight that leaves within the hour, by its ids; how many there were."""
         leaving = self.flights.departing(self.now, self.now + timedelta(hours=1)).to_pylist()
         if leaving:
-            self.ada.client.post(
-                f"/api/v1/models/{MODEL}/predict",
-                dict,
-                {"entities": [entity(f) for f in leaving], "keys": [key(f) for f in leaving]},
-            )
+            self.ada.predict(MODEL, entities=[entity(f) for f in leaving], keys=[key(f) for f in leaving])
             self.served += len(leaving)
         return len(leaving)
 
     def replay(self, until: datetime, *, every: timedelta = DAY, seen: Callable[[datetime], None] | None = None) -> int:
-        """Live until a day: each noon refresh the online store and serve the flights of the next hour."""
+        """Live until a day: once a day refresh the online store and serve the flights of the next hour."""
         before = self.served
         while self.now + every <= until:
-            day = (self.now + every).replace(hour=0) + RUSH_HOUR
+            day = hour_of_traffic(self.now + every)
             self.advance(day)
             self.materialize()
             self.serve_next_hour()
@@ -276,6 +274,13 @@ class Road:
     def metrics(self) -> str:
         """What Prometheus would read."""
         return self.admin.request("GET", "/metrics").decode()
+
+
+def hour_of_traffic(moment: datetime) -> datetime:
+    """When traffic is asked for on the day of a moment: all hours get their turn, as the model saw all hours."""
+    day = moment.astimezone(NEW_YORK).date()
+    hour = FIRST_HOUR + (day.toordinal() * STRIDE) % HOURS
+    return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(hours=hour)
 
 
 def entity(flight: dict[str, Any]) -> dict[str, Any]:

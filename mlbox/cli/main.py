@@ -1,59 +1,158 @@
-"""The `mlbox` command."""
+"""The `mlbox` command: a table of commands, each loaded only when it is asked for."""
 
 from __future__ import annotations
 
+import importlib
+import os
 import sys
-from typing import Annotated
+from typing import Any, NamedTuple, NoReturn
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from mlbox.errors import MlboxError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 and the signal's number, as a shell expects."""
+TRACEBACK = "MLBOX_TRACEBACK"
+
+
+class Entry(NamedTuple):
+    """One command: its help line here, so that `mlbox --help` loads nothing; `verb` names one command of the module."""
+
+    module: str
+    help: str
+    verb: str | None = None
+
+
+COMMANDS = {
+    # every day
+    "serve": Entry("serve", "Run the server.", "serve"),
+    "login": Entry("login", "Store a box's address and a token, in a file that only you can read.", "login"),
+    "status": Entry("status", "Show the box, who you are on it, and its health.", "status"),
+    "submit": Entry("job", "Send the code in a folder to the box and run a command in it.", "submit"),
+    "ps": Entry("job", "List the jobs that wait or run.", "ps"),
+    "logs": Entry("job", "Print what a job printed.", "logs"),
+    "stop": Entry("job", "Take a job off the queue, or end it.", "stop"),
+    # nouns
+    "job": Entry("job", "Jobs: submit, follow, stop, retry."),
+    "run": Entry("run", "Runs: what training recorded."),
+    "label": Entry("label", "Label sets."),
+    "dataset": Entry("dataset", "Dataset versions."),
+    "endpoint": Entry("endpoint", "What serves, and predictions."),
+    "monitor": Entry("monitor", "Drift of what is served."),
+    "alert": Entry("alert", "Alerts."),
+    "audit": Entry("audit", "What happened, and who did it."),
+    "feature": Entry("feature", "Feature views and services, and what is known of an entity."),
+    "source": Entry("source", "Append-only tables that features are made of."),
+    "model": Entry("model", "Models: versions, promotion, what serves."),
+    # administration
+    "clock": Entry("clock", "Domain time of a box in replay mode."),
+    "config": Entry("config", "Print each setting with its value and where it came from.", "config"),
+    "context": Entry("context", "Which box the commands talk to."),
+    "token": Entry("token", "Bearer tokens."),
+    "user": Entry("user", "People and services that may sign in."),
+}
+
+
+class Commands(TyperGroup):
+    """The root: knows each command by name and help, and loads the one that is called."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        # Stand-ins with a help line: enough to list, to resolve and to suggest.
+        self.commands = {name: TyperGroup(name=name, help=entry.help) for name, entry in COMMANDS.items()}
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The real command behind the stand-in."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else command, rest
+
+
+def load(name: str) -> Any:
+    """A command of the table as the object that parses its arguments."""
+    entry = COMMANDS[name]
+    app: typer.Typer = importlib.import_module(f"mlbox.cli.{entry.module}").app
+    app.rich_markup_mode = None  # plain text: importing rich costs more time than the rest of `--help`
+    group = get_group(app)
+    return group.commands[entry.verb] if entry.verb else group
+
+
 app = typer.Typer(
+    cls=Commands,
     name="mlbox",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="A whole ML platform for one GPU box.",
+    rich_markup_mode=None,
+    epilog="Example: mlbox serve, then mlbox login http://127.0.0.1:8265 in another terminal.",
 )
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        from mlbox import __version__
+
+        print(f"mlbox {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the release and exit."
+    ),
+) -> None:
     """A whole ML platform for one GPU box."""
 
 
-@app.command(epilog="Example: mlbox serve --data-dir /srv/mlbox --port 8265")
-def serve(
-    data_dir: Annotated[str | None, typer.Option(help="Folder that holds everything the server keeps.")] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="TCP port to listen on; 0 picks a free one.")] = None,
-    allowed_host: Annotated[list[str] | None, typer.Option(help="Host name that requests may come in under.")] = None,
-    replay_clock: Annotated[str | None, typer.Option(help="Start of domain time, for a new data directory.")] = None,
-    config: Annotated[str | None, typer.Option(help="TOML file with settings.")] = None,
-) -> None:
-    """Run the server."""
-    from pathlib import Path
-
-    from mlbox import settings as settings_module
-
-    flags = {
-        "data_dir": data_dir,
-        "host": host,
-        "port": port,
-        "allowed_host": allowed_host or None,
-        "replay_clock": replay_clock,
-    }
-    settings, _ = settings_module.load(flags, file=Path(config) if config else None)
-    from mlbox.web.server import serve as run_server
-
-    run_server(settings)
+def main() -> NoReturn:
+    """Run the command; whatever goes wrong ends in one line on stderr and the exit code of its kind."""
+    sys.exit(run(sys.argv[1:]))
 
 
-def main() -> None:
-    """Run the command; every error of ours ends in one line and its exit code."""
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
     try:
-        app()
+        code = app(arguments, prog_name="mlbox", standalone_mode=False)
+        sys.stdout.flush()
     except MlboxError as err:
-        print(f"mlbox: {err}", file=sys.stderr)
-        sys.exit(err.exit_code)
+        return _fail(str(err), err.exit_code)
+    except typer.TyperException as err:
+        return _usage(err)
+    except (typer.Abort, KeyboardInterrupt):
+        return _fail("interrupted.", INTERRUPTED)
+    except BrokenPipeError:
+        return _pipe_closed()
+    except Exception as err:
+        return _bug(err)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(err: typer.TyperException) -> int:
+    context = getattr(err, "ctx", None)
+    if type(err).__name__ == "NoArgsIsHelpError":
+        print(err.format_message(), file=sys.stderr)
+        return err.exit_code
+    line = err.format_message().rstrip()
+    stop = "" if line.endswith((".", "?", "!")) else "."
+    hint = f" See `{context.command_path} --help`." if context else ""
+    return _fail(f"{line}{stop}{hint}", err.exit_code)
+
+
+def _bug(err: Exception) -> int:
+    if os.environ.get(TRACEBACK):
+        raise err
+    return _fail(f"a fault in mlbox: {type(err).__name__}: {err}. Run it again with {TRACEBACK}=1 and report it.", 1)
+
+
+def _pipe_closed() -> int:
+    from mlbox.cli.output import pipe_closed
+
+    return pipe_closed()
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"mlbox: {' '.join(message.split())}", file=sys.stderr)
+    return code

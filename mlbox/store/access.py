@@ -11,6 +11,7 @@ import secrets
 import zlib
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import AlreadyExists, NotAuthenticated, NotFound
@@ -96,6 +97,10 @@ class Access:
         write_atomic(path, secret.encode() + b"\n")
         return secret
 
+    def note(self, type: str, subject: str, actor: str, **data: Any) -> None:
+        """Write an event that is about the whole box into the audit log."""
+        self._db.write(lambda tx: tx.emit(type, subject, actor, **data))
+
     # -- tokens -----------------------------------------------------------------------------------------------------
 
     def create_token(
@@ -132,6 +137,37 @@ class Access:
             return token
 
         return self._db.write(write), secret
+
+    def tokens(self, user_name: str | None = None, *, limit: int = 100, after: str | None = None) -> list[Token]:
+        """Tokens of people that are not revoked, or of one of them, newest first, from below the id `after`."""
+        rows = self._db.all(
+            "SELECT token.*, user.name AS user_name FROM token JOIN user ON user.id = token.user_id"
+            " WHERE revoked_us IS NULL AND job_id IS NULL AND token.id < :after AND (:user IS NULL OR user.name = :user)"
+            " ORDER BY token.id DESC LIMIT :limit",
+            {"user": user_name, "after": after or "~", "limit": limit},
+        )
+        return [_token(row) for row in rows]
+
+    def token(self, token_id: str) -> Token:
+        """One token, without its secret; raises NotFound."""
+        row = self._db.one(
+            "SELECT token.*, user.name AS user_name FROM token JOIN user ON user.id = token.user_id WHERE token.id = ?",
+            (token_id,),
+        )
+        if row is None:
+            raise NotFound(f"There is no token {token_id[:80]!r}.", hint="`mlbox token ls` lists them.", field="token")
+        return _token(row)
+
+    def revoke(self, token_id: str, *, actor: str) -> None:
+        """End a token; doing it again changes nothing."""
+        token = self.token(token_id)
+
+        def write(tx: Tx) -> None:
+            done = tx.run("UPDATE token SET revoked_us = ? WHERE id = ? AND revoked_us IS NULL", (tx.now_us, token_id))
+            if done.rowcount:
+                tx.emit("token.revoked", f"user:{token.user}", actor, token=token_id, name=token.name)
+
+        self._db.write(write)
 
     def revoke_job_tokens(self, job_id: str) -> None:
         """End the tokens of a job that has ended."""
@@ -228,3 +264,15 @@ def _new_session(tx: Tx, user_id: str) -> str:
 
 def _user(row: Row) -> User:
     return User(id=row["id"], name=row["name"], role=row["role"], created_at=from_us(row["created_us"]))
+
+
+def _token(row: Row) -> Token:
+    return Token(
+        id=row["id"],
+        user=row["user_name"],
+        name=row["name"],
+        role=row["role"],
+        created_at=from_us(row["created_us"]),
+        expires_at=from_us(row["expires_us"]) if row["expires_us"] is not None else None,
+        job_id=row["job_id"],
+    )

@@ -19,6 +19,10 @@ from mlbox.records import Column, DType, FeatureService, FeatureView, Source, Vi
 from mlbox.store.db import Database, Row, Tx
 
 RESERVED = ("event_time", "arrival_time")
+MAX_TTL_SECONDS = 100 * 366 * 86_400
+ALL = -1
+"""As a limit: no limit."""
+_PAGE = "SELECT * FROM {} WHERE (name, version) > (?, ?) ORDER BY name, version LIMIT ?"
 
 
 class Catalog:
@@ -54,18 +58,20 @@ class Catalog:
                         field="name",
                     )
                 return
+            _check_capitals(tx, "source", name)
             tx.run("INSERT INTO source VALUES (?,?,?,?,?)", (name, text, event_time, arrival_time, tx.now_us))
             tx.emit("source.created", f"source:{name}", actor)
 
         self._db.write(write)
-        return self.source(name)
+        return self.declared(name)
 
-    def sources(self) -> list[Source]:
-        """All sources by name."""
-        return [_source(row) for row in self._db.all("SELECT * FROM source ORDER BY name")]
+    def declarations(self, *, limit: int = ALL, after: str | None = None) -> list[Source]:
+        """Sources by name as they were declared, without their number of rows, from the one after `after`."""
+        rows = self._db.all("SELECT * FROM source WHERE name > ? ORDER BY name LIMIT ?", (after or "", limit))
+        return [_source(row) for row in rows]
 
-    def source(self, name: str) -> Source:
-        """One source; raises NotFound."""
+    def declared(self, name: str) -> Source:
+        """One source as it was declared, without its number of rows; raises NotFound."""
         row = self._db.one("SELECT * FROM source WHERE name = ?", (name,))
         if row is None:
             raise self._missing("source", name, "SELECT name FROM source")
@@ -75,6 +81,10 @@ class Catalog:
         """Write into the audit log that rows were added."""
         self._db.write(lambda tx: tx.emit("source.appended", f"source:{name}", actor, rows=rows))
 
+    def note_materialized(self, view: str | None, rows: int, *, actor: str) -> None:
+        """Write into the audit log that the online store was brought up to date."""
+        self._db.write(lambda tx: tx.emit("view.materialized", f"view:{view or '*'}", actor, rows=rows))
+
     # -- views ------------------------------------------------------------------------------------------------------
 
     def check_view(self, spec: ViewSpec) -> None:
@@ -82,16 +92,20 @@ class Catalog:
         check_name(spec.name)
         _check_columns(spec.join_keys, "join_keys")
         _check_columns(spec.features, "features")
-        both = [column.name for column in (*spec.join_keys, *spec.features)]
+        both = [column.name.lower() for column in (*spec.join_keys, *spec.features)]
         twice = sorted({name for name in both if both.count(name) > 1 or name in RESERVED})
         if twice:
             raise InvalidInput(f"The name {twice[0]!r} is taken.", hint="Give each column its own.", field="features")
-        if spec.ttl_seconds is not None and spec.ttl_seconds <= 0:
-            raise InvalidInput("A TTL is longer than 0 s.", hint="Leave it out for any age.", field="ttl_seconds")
+        if spec.ttl_seconds is not None and not 0 < spec.ttl_seconds <= MAX_TTL_SECONDS:
+            raise InvalidInput(
+                f"A TTL of {spec.ttl_seconds} s is not between 1 s and 100 years.",
+                hint="Leave it out for any age.",
+                field="ttl_seconds",
+            )
         if len(spec.sql.encode()) > self._max_sql:
             raise InvalidInput(f"The SQL is longer than {self._max_sql:,} bytes.", hint="Split the view.", field="sql")
         for name in spec.sources:
-            self.source(name)
+            self.declared(name)
 
     def save_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
         """Keep a checked view: the same definition is the same version."""
@@ -101,19 +115,22 @@ class Catalog:
         def write(tx: Tx) -> int:
             last = tx.one("SELECT * FROM view WHERE name = ? ORDER BY version DESC LIMIT 1", (spec.name,))
             if last is not None and last["digest"] == digest:
-                tx.run("UPDATE view SET spec = ? WHERE name = ? AND version = ?", (text, spec.name, last["version"]))
                 same: int = last["version"]
+                if last["spec"] != text:
+                    tx.run("UPDATE view SET spec = ? WHERE name = ? AND version = ?", (text, spec.name, same))
+                    tx.emit("view.described", f"view:{spec.name}@v{same}", actor)
                 return same
             version = (last["version"] if last else 0) + 1
+            _check_capitals(tx, "view", spec.name)
             tx.run("INSERT INTO view VALUES (?,?,?,?,?,?)", (spec.name, version, digest, text, actor, tx.now_us))
             tx.emit("view.applied", f"view:{spec.name}@v{version}", actor)
             return version
 
         return self.view(f"{spec.name}@v{self._db.write(write)}")
 
-    def views(self) -> list[FeatureView]:
-        """All versions of all views, by name and version."""
-        return [_view(row) for row in self._db.all("SELECT * FROM view ORDER BY name, version")]
+    def views(self, *, limit: int = ALL, after: str | None = None) -> list[FeatureView]:
+        """All versions of all views by name and version, from the one after the reference `after`."""
+        return [_view(row) for row in self._db.all(_PAGE.format("view"), (*_position(after), limit))]
 
     def view(self, ref: str) -> FeatureView:
         """`name@vN`, or the latest version of `name`; raises NotFound."""
@@ -147,9 +164,9 @@ class Catalog:
 
         return self.service(f"{name}@v{self._db.write(write)}")
 
-    def services(self) -> list[FeatureService]:
-        """All versions of all services, by name and version."""
-        return [_service(row) for row in self._db.all("SELECT * FROM service ORDER BY name, version")]
+    def services(self, *, limit: int = ALL, after: str | None = None) -> list[FeatureService]:
+        """All versions of all services by name and version, from the one after the reference `after`."""
+        return [_service(row) for row in self._db.all(_PAGE.format("service"), (*_position(after), limit))]
 
     def service(self, ref: str) -> FeatureService:
         """`name@vN`, or the latest version of `name`; raises NotFound."""
@@ -190,10 +207,16 @@ class Catalog:
         return NotFound(f"There is no {noun} {name[:200]!r}.", hint=suggest(split_ref(name)[0], names), field=noun)
 
 
+def _position(ref: str | None) -> tuple[str, int]:
+    """Where a page after a reference begins."""
+    name, version = split_ref(ref) if ref else ("", None)
+    return name, version or 0
+
+
 def split_ref(ref: str) -> tuple[str, int | None]:
     """`name@vN` as name and number; `name` alone has no number."""
     name, at, version = ref.partition("@v")
-    if at and not version.isdigit():
+    if at and not (version.isascii() and version.isdigit() and len(version) < 10):
         raise InvalidInput(f"{ref[:200]!r} is no reference.", hint="Write NAME or NAME@vN.", field="ref")
     return name, int(version) if at else None
 
@@ -207,6 +230,15 @@ def suggest(name: str, names: Iterable[str]) -> str:
     return f"There is {', '.join(known[:10])}." if known else "None was defined yet."
 
 
+def _check_capitals(tx: Tx, table: str, name: str) -> None:
+    """DuckDB takes names that differ in capitals only for the same: two such sources would share their rows."""
+    row = tx.one(f"SELECT name FROM {table} WHERE name = ? COLLATE NOCASE AND name <> ?", (name, name))
+    if row is not None:
+        raise AlreadyExists(
+            f"The {table} {row['name']!r} differs from {name!r} in capitals only.", hint="Use its name.", field="name"
+        )
+
+
 def _check_columns(columns: Sequence[Column], field: str) -> None:
     if not columns:
         raise InvalidInput(f"{field} is empty.", hint="Name at least one column.", field=field)
@@ -216,9 +248,11 @@ def _check_columns(columns: Sequence[Column], field: str) -> None:
             raise InvalidInput(
                 f"{column.dtype!r} is no type.", hint=f"One of {', '.join(get_args(DType))}.", field=field
             )
-    names = [column.name for column in columns]
+    names = [column.name.lower() for column in columns]
     if len(set(names)) < len(names):
-        raise InvalidInput(f"{field} names a column twice.", hint="Name each once.", field=field)
+        raise InvalidInput(
+            f"{field} names a column twice.", hint="Name each once; capitals make no difference.", field=field
+        )
 
 
 def _digest(spec: ViewSpec) -> str:

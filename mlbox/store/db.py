@@ -216,6 +216,31 @@ class Database:
             raise Unavailable(f"The {self.name} store could not be read: {err}.") from err
         return row
 
+    def events(
+        self,
+        *,
+        subject: str | None = None,
+        actor: str | None = None,
+        type: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
+    ) -> list[Event]:
+        """This file's events, newest first, from below the id `before`."""
+        rows = self.all(
+            "SELECT * FROM event WHERE id < :before AND (:subject IS NULL OR subject = :subject)"
+            " AND (:actor IS NULL OR actor = :actor) AND (:type IS NULL OR type = :type) ORDER BY id DESC LIMIT :limit",
+            {"before": before or "~", "subject": subject, "actor": actor, "type": type, "limit": limit},
+        )
+        return [
+            Event(
+                **{name: row[name] for name in ("id", "type", "subject", "actor")},
+                at=from_us(row["at_us"]),
+                domain_at=from_us(row["domain_us"]),
+                data=msgspec.json.decode(row["data"]),
+            )
+            for row in rows
+        ]
+
     def check(self) -> None:
         """A real query and a real, empty write transaction; raises Unavailable when either fails."""
         self.one("SELECT count(*) FROM sqlite_master")

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlbox.clock import Clock, to_us
-from mlbox.errors import InvalidInput
+from mlbox.clock import Clock, from_us, to_us
+from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import FeatureView, OnlineRow, Source, ViewSpec
 from mlbox.store import views
-from mlbox.store.catalog import Catalog, suggest
+from mlbox.store.catalog import ALL, Catalog
 from mlbox.store.db import Database
 from mlbox.store.offline import Offline, quote
 from mlbox.store.online import Online
+from mlbox.store.spine import asked_of
 from mlbox.store.tables import arrow_utc, conform
-from mlbox.store.usersql import check_select
+from mlbox.store.usersql import SEQUENCE, check_select
+from mlbox.store.vectors import Plan, packed, row_key
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlbox.store.offline import Cursor
 
-Value = float | int | str | bool | None
-_pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[int, list[Value]]).decode
-_PYTHON_TYPES: dict[str, tuple[type, ...]] = {
-    "BOOL": (bool,),
-    "INT64": (int,),
-    "FP64": (float, int),
-    "STRING": (str,),
-    "TIMESTAMP": (str,),
-}
+_STATE = """
+CREATE TABLE IF NOT EXISTS "state:source" (name VARCHAR PRIMARY KEY, appends BIGINT NOT NULL, row_count BIGINT NOT NULL);
+CREATE TABLE IF NOT EXISTS "state:view" (ref VARCHAR PRIMARY KEY, built VARCHAR NOT NULL);
+CREATE TABLE IF NOT EXISTS "state:online" (
+  ref VARCHAR PRIMARY KEY, built VARCHAR NOT NULL, store VARCHAR NOT NULL, until_us BIGINT NOT NULL
+);
+"""
+_MOST_PLANS = 1000
 
 
 class FeatureStore(Catalog):
@@ -45,71 +45,70 @@ class FeatureStore(Catalog):
         self._offline = offline
         self._online = online
         self._clock = clock
-        self._known_views: dict[str, FeatureView] = {}
-        self._full: set[str] = set()
-        """References that were resolved before and name a version, and so need no second look."""
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        """Of features that name versions, which never change."""
         self._materializing = threading.Lock()
-        self._has_state = False
+        offline.prepare(_STATE)
 
     # -- sources ----------------------------------------------------------------------------------------------------
 
     def append(self, source: str, table: pa.Table, *, actor: str) -> int:
         """Add rows to a source, all or none; how many. Columns are those declared, in any order."""
-        found = self.source(source)
-        rows = arrow_utc(conform(table, found.columns, required=(found.event_time,)))
+        found = self.declared(source)
+        rows = conform(table, found.columns, required=(found.event_time,))
         target = views.source_table(source)
 
         def write(cursor: Cursor) -> None:
             self._ensure_source(cursor, found)
+            before = dict(self._source_counts(cursor)).get(source, 0)
             cursor.register("incoming", rows)
             cursor.execute(
-                f"INSERT INTO {target} SELECT {views.names(found.columns)}, {self._next_seq(target)} + row_number() OVER ()"
-                " FROM incoming"
+                f"INSERT INTO {target} SELECT {views.names(found.columns)}, {before} + row_number() OVER () FROM incoming"
             )
             cursor.unregister("incoming")
             cursor.execute(
-                "INSERT INTO source_state VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE"
+                'INSERT INTO "state:source" VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE'
                 " SET appends = appends + 1, row_count = row_count + excluded.row_count",
                 [source, rows.num_rows],
             )
 
-        self._offline.write(write)
-        self.note_append(source, rows.num_rows, actor=actor)
+        if rows.num_rows:
+            self._offline.write(write)
+            self.note_append(source, rows.num_rows, actor=actor)
         return int(rows.num_rows)
 
-    def sources(self) -> list[Source]:
-        """All sources by name, with their number of rows."""
-        known = super().sources()
-        if not known:
-            return []
-        counts = dict(self._offline.read(self._source_counts))
-        return [msgspec.structs.replace(source, rows=counts.get(source.name, 0)) for source in known]
+    def sources(self, *, limit: int = ALL, after: str | None = None) -> list[Source]:
+        """Sources by name with their number of rows, from the one after `after`."""
+        return self._counted(self.declarations(limit=limit, after=after))
 
-    def _source_counts(self, cursor: Cursor) -> list[tuple[str, int]]:
-        self._ensure_state(cursor)
-        return cursor.execute("SELECT name, row_count FROM source_state").fetchall()
+    def source(self, name: str) -> Source:
+        """One source with its number of rows; raises NotFound."""
+        return self._counted([self.declared(name)])[0]
+
+    def _counted(self, declared: list[Source]) -> list[Source]:
+        used = declared and self._offline.used
+        counts = dict(self._offline.read(self._source_counts)) if used else {}
+        return [msgspec.structs.replace(source, rows=counts.get(source.name, 0)) for source in declared]
 
     @staticmethod
-    def _next_seq(target: str) -> str:
-        return f"(SELECT coalesce(max(_seq), 0) FROM {target})"
+    def _source_counts(cursor: Cursor) -> list[tuple[str, int]]:
+        return cursor.execute('SELECT name, row_count FROM "state:source"').fetchall()
 
-    def _ensure_state(self, cursor: Cursor) -> None:
-        if not self._has_state:
-            cursor.execute(views.STATE_SQL)
-            self._has_state = True
-
-    def _ensure_source(self, cursor: Cursor, source: Source) -> None:
-        self._ensure_state(cursor)
+    @staticmethod
+    def _ensure_source(cursor: Cursor, source: Source) -> None:
         typed = ", ".join(f"{quote(c.name)} {views.SQL_TYPES[c.dtype]}" for c in source.columns)
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {views.source_table(source.name)} ({typed}, _seq BIGINT NOT NULL)")
+        cursor.execute(
+            f"CREATE TABLE IF NOT EXISTS {views.source_table(source.name)} ({typed}, {SEQUENCE} BIGINT NOT NULL)"
+        )
 
     def query_sources(self, cursor: Cursor, sql: str, *, known: datetime) -> str:
         """A user's SELECT over what of any sources was known at a moment, checked, as a subquery."""
-        declared = Catalog.sources(self)
+        declared = self.declarations()
         for source in declared:
             self._ensure_source(cursor, source)
-        used = check_select(cursor, sql, [source.name for source in declared], field="spine")
-        return views.over_sources(sql, [source for source in declared if source.name in used], known=known)
+        allowed = [source.name for source in declared]
+        select = check_select(cursor, sql, allowed, field="spine", most_bytes=self._max_sql)
+        return views.over_sources(sql, [source for source in declared if source.name in select.tables], known=known)
 
     # -- views ------------------------------------------------------------------------------------------------------
 
@@ -118,41 +117,27 @@ class FeatureStore(Catalog):
         self.check_view(spec)
         now = self._clock.real()
         tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by=actor, created_at=now)
-
-        def attempt(cursor: Cursor) -> None:
-            sources = self._sources_of(cursor, tried)
-            views.check_view_sql(cursor, tried, sources)
-
-        self._offline.write(attempt)
+        self._offline.write(lambda cursor: views.check_view_sql(cursor, tried, self._sources_of(cursor, tried)))
         return self.save_view(spec, actor=actor)
 
     def _sources_of(self, cursor: Cursor, view: FeatureView) -> list[Source]:
-        sources = [self.source(name) for name in view.sources]
+        sources = [self.declared(name) for name in view.sources]
         for source in sources:
             self._ensure_source(cursor, source)
         return sources
 
-    def _build_if_stale(self, view: FeatureView) -> str:
-        """Compute a view's table if a source changed since; what it was built from."""
+    def _build_if_stale(self, view: FeatureView) -> None:
+        """Compute a view's table if a source was appended to since it was last computed."""
 
-        def write(cursor: Cursor) -> str:
-            sources = self._sources_of(cursor, view)
-            counts = dict(cursor.execute("SELECT name, appends FROM source_state").fetchall())
-            stamp = ",".join(f"{source.name}:{counts.get(source.name, 0)}" for source in sources)
-            state = cursor.execute("SELECT built FROM view_state WHERE ref = ?", [view.ref]).fetchone()
-            if state is None or state[0] != stamp:
-                views.build(cursor, view, sources)
-                cursor.execute("INSERT OR REPLACE INTO view_state VALUES (?, ?)", [view.ref, stamp])
-            return stamp
+        def write(cursor: Cursor) -> None:
+            stamp, built = _stamps(cursor, view)
+            if stamp != built:
+                views.build(cursor, view, self._sources_of(cursor, view))
+                cursor.execute('INSERT OR REPLACE INTO "state:view" VALUES (?, ?)', [view.ref, stamp])
 
-        return self._offline.write(write)
-
-    def _view_of(self, ref: str) -> FeatureView:
-        """A version by its full reference; a version never changes, but for its text."""
-        view = self._known_views.get(ref)
-        if view is None:
-            view = self._known_views[ref] = self.view(ref)
-        return view
+        stamp, built = self._offline.read(lambda cursor: _stamps(cursor, view))
+        if stamp != built:
+            self._offline.write(write)
 
     # -- offline ----------------------------------------------------------------------------------------------------
 
@@ -162,152 +147,108 @@ class FeatureStore(Catalog):
         A value is at most as old as its view's TTL, the boundary included; what is unknown or expired is NULL. The new
         columns are named by full reference.
         """
-        full = self.resolve(features)
-        plan = self._plan(full)
-        rows = arrow_utc(_check_spine(spine, plan, event_time))
-        for view in plan.values():
+        plan = self._plan(features)
+        rows = arrow_utc(spine)
+        asked, keys = asked_of(spine, plan, event_time)
+        for view in plan.views:
             self._build_if_stale(view)
-        return self._offline.read(lambda cursor: self._join(cursor, rows, plan, full, event_time))
 
-    @staticmethod
-    def _join(
-        cursor: Cursor, rows: pa.Table, plan: Mapping[str, FeatureView], full: Sequence[str], event_time: str
-    ) -> pa.Table:
-        import pyarrow as pa
+        def read(cursor: Cursor) -> dict[str, Any]:
+            cursor.register("spine", asked)
+            columns: dict[str, Any] = {}
+            for view in plan.views:
+                wanted = {ref: ref.partition(":")[2] for ref in plan.features if ref.startswith(f"{view.ref}:")}
+                own = {key.name: keys[key.name, key.dtype] for key in view.join_keys}
+                found = views.join(cursor, view, wanted, own)
+                columns |= dict(zip(wanted, found.columns, strict=True))
+            return columns
 
-        cursor.register("spine", rows.append_column("_row", pa.array(range(rows.num_rows), pa.int64())))
-        return views.join(cursor, plan, full, event_time)
+        found = self._offline.read(read)
+        for feature in plan.features:
+            rows = rows.append_column(feature, found[feature])
+        return rows
 
-    def _plan(self, full: Sequence[str]) -> dict[str, FeatureView]:
-        return {ref: self._view_of(ref) for ref in dict.fromkeys(feature.partition(":")[0] for feature in full)}
+    def _plan(self, features: Sequence[str]) -> Plan:
+        plan = self._plans.get(tuple(features))
+        if plan is None:
+            full = self.resolve(features)
+            refs = dict.fromkeys(feature.partition(":")[0] for feature in full)
+            plan = Plan(full, {ref: self.view(ref) for ref in refs})
+            if full == tuple(features):
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[full] = plan
+        return plan
 
     # -- online -----------------------------------------------------------------------------------------------------
 
-    def materialize(self, view_ref: str | None = None) -> int:
-        """Bring the online store up to domain time, for one view or all; how many entities changed."""
-        chosen = [self.view(view_ref)] if view_ref else self.views()
+    def materialize(self, view_ref: str | None = None, *, actor: str | None = None) -> int:
+        """Bring the online store up to domain time, for one view or all; how many entities changed.
+
+        A view that cannot be computed does not hold up the others: its error is raised after them.
+        """
+        written, failed = 0, []
         with self._materializing:
-            return sum(self._materialize(view) for view in chosen)
+            for view in [self.view(view_ref)] if view_ref else self.views():
+                try:
+                    written += self._materialize(view)
+                except InvalidInput as err:
+                    failed.append(err)
+        if written and actor is not None:
+            self.note_materialized(view_ref, written, actor=actor)
+        if failed:
+            raise _first_of(failed)
+        return written
 
     def _materialize(self, view: FeatureView) -> int:
-        stamp = f"{self._build_if_stale(view)};{self._online.id}"
-        now = self._clock.now().replace(tzinfo=None)
+        self._build_if_stale(view)
+        now, store = self._clock.now(), self._online.id
 
         def write(cursor: Cursor) -> int:
-            state = cursor.execute("SELECT built, until FROM online_state WHERE ref = ?", [view.ref]).fetchone()
-            if state is not None and state[0] == stamp and not _any_between(cursor, view, state[1], now):
-                return 0
-            if state is None or state[0].rpartition(";")[2] != self._online.id:
+            built = _stamps(cursor, view)[1]
+            done = cursor.execute('SELECT * EXCLUDE (ref) FROM "state:online" WHERE ref = ?', [view.ref]).fetchone()
+            if done is not None and done[1] != store:  # another folder: it has nothing of what was written
                 cursor.execute(f"DROP TABLE IF EXISTS {views.online_table(view.ref)}")
-            cursor.execute("SET VARIABLE now = ?::TIMESTAMP", [now])
-            changed = views.changed_since(cursor, view)
+            since = from_us(done[2]) if done is not None and done[:2] == (built, store) else None
+            changes = views.changed_since(cursor, view, since, now)
             width = len(view.join_keys)
-            self._online.put((_key(view.ref, row[:width]), _packed(row[width:])) for row in changed)
-            views.remember_latest(cursor, view)
-            cursor.execute("INSERT OR REPLACE INTO online_state VALUES (?, ?, ?)", [view.ref, stamp, now])
-            return len(changed)
+            self._online.put(
+                ((row_key(view.ref, row[:width]), packed(row[width:])) for row in changes.written),
+                gone=[row_key(view.ref, row) for row in changes.gone],
+            )
+            state = [view.ref, built, store, to_us(now)]
+            cursor.execute('INSERT OR REPLACE INTO "state:online" VALUES (?, ?, ?, ?)', state)
+            return len(changes.written) + len(changes.gone)
 
+        if self._offline.read(lambda cursor: _is_up_to_date(cursor, view, store, now)):
+            return 0
         return self._offline.write(write)
 
     def online_features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
         """The latest values of each entity, as of domain time; raises InvalidInput for a missing or odd join key."""
-        full = features if all(ref in self._full for ref in features) else self.resolve(features)
-        self._full.update(full)
-        plan = self._plan(full)
-        keys = [
-            _key(view.ref, _entity_key(view, entity, index))
-            for index, entity in enumerate(entities)
-            for view in plan.values()
-        ]
-        found = self._online.get(keys)
-        now_us = to_us(self._clock.now())
-        width = len(plan)
-        return [
-            _online_row(full, plan, found[start : start + width], now_us)
-            for start in range(0, len(entities) * width, width)
-        ]
+        plan = self._plan(features)
+        return plan.rows(self._online.get(plan.keys(entities)), to_us(self._clock.now()))
 
 
-def _any_between(cursor: Cursor, view: FeatureView, after: datetime, until: datetime) -> bool:
-    """Whether any row became visible in (after, until]."""
-    row = cursor.execute(
-        f"SELECT 1 FROM {views.view_table(view.ref)} WHERE _eff > ? AND _eff <= ? LIMIT 1", [after, until]
-    ).fetchone()
-    return row is not None
+def _stamps(cursor: Cursor, view: FeatureView) -> tuple[str, str | None]:
+    """How often each of a view's sources was appended to, and how often it had been when the view was computed."""
+    counts = dict(cursor.execute('SELECT name, appends FROM "state:source"').fetchall())
+    state = cursor.execute('SELECT built FROM "state:view" WHERE ref = ?', [view.ref]).fetchone()
+    return ",".join(f"{name}:{counts.get(name, 0)}" for name in view.sources), state[0] if state else None
 
 
-def _key(ref: str, values: Sequence[Any]) -> str:
-    return f"{ref}|{msgspec.json.encode(values).decode()}"
+def _is_up_to_date(cursor: Cursor, view: FeatureView, store: str, now: datetime) -> bool:
+    """Whether nothing became visible since the view was last written online, from the same rows to the same folder."""
+    built = _stamps(cursor, view)[1]
+    done = cursor.execute('SELECT * EXCLUDE (ref) FROM "state:online" WHERE ref = ?', [view.ref]).fetchone()
+    if done is None or done[:2] != (built, store):
+        return False
+    between = f"_eff > {views.literal(from_us(done[2]))} AND _eff <= {views.literal(now)}"
+    return not cursor.execute(f"SELECT 1 FROM {views.view_table(view.ref)} WHERE {between} LIMIT 1").fetchall()
 
 
-def _packed(row: Sequence[Any]) -> bytes:
-    """Features and the event time, which comes last, as one packed row."""
-    *values, event = row
-    plain = [v.replace(tzinfo=UTC).isoformat() if isinstance(v, datetime) else v for v in values]
-    return _pack((to_us(event.replace(tzinfo=UTC)), plain))
-
-
-def _entity_key(view: FeatureView, entity: Mapping[str, Any], index: int) -> list[Any]:
-    values = []
-    for column in view.join_keys:
-        if column.name not in entity:
-            raise InvalidInput(
-                f"Entity {index} has no {column.name!r}, which {view.ref} is looked up by.",
-                hint=suggest(column.name, entity),
-                field=f"entities.{index}.{column.name}",
-            )
-        value = entity[column.name]
-        if not isinstance(value, _PYTHON_TYPES[column.dtype]) or (isinstance(value, bool) and column.dtype != "BOOL"):
-            raise InvalidInput(
-                f"{column.name!r} of entity {index} is {value!r:.60}, and {column.dtype} is wanted.",
-                hint="Send the type that the view declares.",
-                field=f"entities.{index}.{column.name}",
-            )
-        values.append(value)
-    return values
-
-
-def _online_row(
-    full: Sequence[str], plan: Mapping[str, FeatureView], packed: Sequence[bytes | None], now_us: int
-) -> OnlineRow:
-    values: dict[str, Value] = {}
-    statuses: dict[str, Any] = {}
-    by_view = dict(zip(plan, packed, strict=True))
-    rows = {ref: _fresh(plan[ref], row, now_us) for ref, row in by_view.items()}
-    for feature in full:
-        ref, _, name = feature.partition(":")
-        statuses[feature], found = rows[ref]
-        values[feature] = found.get(name)
-    return OnlineRow(values=values, statuses=statuses)
-
-
-def _fresh(view: FeatureView, packed: bytes | None, now_us: int) -> tuple[str, dict[str, Value]]:
-    if packed is None:
-        return "NOT_FOUND", {}
-    event_us, values = _unpack(packed)
-    if view.ttl_seconds is not None and now_us - event_us > view.ttl_seconds * 1_000_000:
-        return "OUTSIDE_MAX_AGE", {}
-    return "PRESENT", dict(zip((column.name for column in view.features), values, strict=True))
-
-
-# -- checks ----------------------------------------------------------------------------------------------------------------
-
-
-def _check_spine(spine: pa.Table, plan: Mapping[str, FeatureView], event_time: str) -> pa.Table:
-    import pyarrow as pa
-
-    for name in (event_time, *(key.name for view in plan.values() for key in view.join_keys)):
-        if name not in spine.column_names:
-            raise InvalidInput(
-                f"The rows have no column {name!r}.", hint=suggest(name, spine.column_names), field=f"spine.{name}"
-            )
-    times = spine.column(event_time)
-    if not pa.types.is_timestamp(times.type):
-        raise InvalidInput(
-            f"{event_time!r} is {times.type}, and a timestamp is wanted.",
-            hint="Convert it.",
-            field=f"spine.{event_time}",
-        )
-    if times.null_count:
-        raise InvalidInput(f"{event_time!r} is null in some rows.", hint="Fill it.", field=f"spine.{event_time}")
-    return spine
+def _first_of(failed: Sequence[MlboxError]) -> MlboxError:
+    first = failed[0]
+    if len(failed) > 1:
+        first.hint = f"{first.hint} {len(failed) - 1} more failed.".strip()
+    return first

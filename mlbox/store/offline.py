@@ -24,15 +24,27 @@ if TYPE_CHECKING:
     Cursor = duckdb.DuckDBPyConnection
 
 T = TypeVar("T")
-QUERY_SECONDS = 300
-"""A user's SQL is interrupted after this long."""
+QUERY_SECONDS = 300.0
+"""A query is interrupted after this long."""
+_RESTORE = "It is never recreated by itself: restore the file from a backup."
 
 
 class Offline:
     """The DuckDB file of one box."""
 
-    def __init__(self, path: Path, *, memory: str = "2GB", temp: str = "20GB", threads: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        memory: str = "2GB",
+        temp: str = "20GB",
+        threads: int = 0,
+        seconds: float = QUERY_SECONDS,
+    ) -> None:
         self._path = path
+        self._made = path.with_suffix(".made")
+        self._seconds = seconds
+        self._schema: list[str] = []
         self._options: dict[str, str | bool | int | float | list[str]] = {
             "enable_external_access": "false",
             "autoinstall_known_extensions": "false",
@@ -47,16 +59,25 @@ class Offline:
         self._write_lock = threading.Lock()
         self._connection: Cursor | None = None
 
+    def prepare(self, sql: str) -> None:
+        """Have statements executed whenever the file is opened; call it before the first use."""
+        self._schema.append(sql)
+
+    @property
+    def used(self) -> bool:
+        """Whether there is anything to open."""
+        return self._connection is not None or self._made.exists() or self._path.exists()
+
     # -- using it ---------------------------------------------------------------------------------------------------
 
-    def read(self, fn: Callable[[Cursor], T], *, seconds: float = QUERY_SECONDS) -> T:
+    def read(self, fn: Callable[[Cursor], T], *, seconds: float | None = None) -> T:
         """Run a function on a cursor of its own; it is interrupted after so many seconds."""
-        with self._cursor(seconds) as cursor:
+        with self._cursor(seconds or self._seconds) as cursor:
             return fn(cursor)
 
-    def write(self, fn: Callable[[Cursor], T], *, seconds: float = QUERY_SECONDS) -> T:
+    def write(self, fn: Callable[[Cursor], T], *, seconds: float | None = None) -> T:
         """Run a function as one transaction, one at a time."""
-        with self._write_lock, self._cursor(seconds) as cursor:
+        with self._write_lock, self._cursor(seconds or self._seconds) as cursor:
             cursor.begin()
             try:
                 value = fn(cursor)
@@ -73,7 +94,7 @@ class Offline:
 
     def check(self) -> None:
         """A real query; raises Unavailable. A store that was never used is not opened for it."""
-        if self._connection is not None or self._path.exists():
+        if self.used:
             self.rows("SELECT count(*) FROM duckdb_tables()")
 
     def close(self) -> None:
@@ -97,7 +118,7 @@ class Offline:
             raise
         except duckdb.InterruptException as err:
             raise InvalidInput(f"The query took longer than {seconds:g} s.", hint="Ask for less.", field="sql") from err
-        except (duckdb.FatalException, duckdb.InternalException, duckdb.IOException) as err:
+        except (duckdb.FatalException, duckdb.InternalException, duckdb.IOException, duckdb.ConnectionException) as err:
             self._drop()
             raise Unavailable(f"The offline store failed: {first_line(err)}.", hint="Try again.") from err
         except duckdb.OutOfMemoryException as err:
@@ -114,15 +135,22 @@ class Offline:
 
         with self._lock:
             if self._connection is None:
+                self._check_not_lost()
                 try:
-                    self._connection = duckdb.connect(self._path, config=self._options)
-                    self._connection.execute("SET lock_configuration = true")
+                    connection = duckdb.connect(self._path, config=self._options)
+                    connection.execute("SET lock_configuration = true")
+                    for sql in self._schema:
+                        connection.execute(sql)
                 except duckdb.Error as err:
-                    raise Unavailable(
-                        f"The offline store cannot be opened: {first_line(err)}.",
-                        hint="It is never recreated by itself: restore the file from a backup.",
-                    ) from err
+                    raise Unavailable(f"The offline store cannot be opened: {first_line(err)}.", hint=_RESTORE) from err
+                self._made.touch()
+                self._connection = connection
             return self._connection
+
+    def _check_not_lost(self) -> None:
+        """A file that was there and is gone, or is empty, would be made anew by DuckDB, without a word."""
+        if self._made.exists() and not (self._path.exists() and self._path.stat().st_size):
+            raise Unavailable(f"The offline store's file {self._path.name} is gone.", hint=_RESTORE)
 
     def _drop(self) -> None:
         import duckdb

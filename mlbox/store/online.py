@@ -1,13 +1,16 @@
 """The online store: the latest row of each entity and view, one read away.
 
 diskcache holds it behind a Disk of ours: keys are strings, values are bytes, and nothing is ever pickled. Its own eviction is
-off, because by default it drops rows in silence past 1 GiB.
+off, because by default it drops rows in silence past 1 GiB, and its SQLite is told to sync, because the offline store remembers
+what was written here. Many keys are read with one SELECT over connections of ours, as diskcache reads one key at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,10 @@ if TYPE_CHECKING:
     from diskcache import Cache
 
 _ID_KEY = "store-id"
+_FILE = "cache.db"
+_AT_ONCE = 500
+"""Keys in one SELECT: SQLite bounds the number of parameters."""
+_RESTORE = "It is never recreated by itself: restore the folder, or remove online.made as well and materialize again."
 
 
 class Online:
@@ -25,55 +32,105 @@ class Online:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._made = root.with_name(f"{root.name}.made")
+        self._lock = threading.Lock()
         self._opened: Cache | None = None
+        self._id: str | None = None
+        self._local = threading.local()
+        self._readers: list[sqlite3.Connection] = []
 
     @property
-    def _cache(self) -> Cache:
-        if self._opened is None:
-            self._opened = _open(self._root)
-        return self._opened
+    def used(self) -> bool:
+        """Whether there is anything to open."""
+        return self._opened is not None or self._made.exists() or self._root.exists()
 
     @property
     def id(self) -> str:
         """Changes when the folder was made anew: what was written to another one has to be written again."""
-        found = self._cache.get(_ID_KEY)
-        if found is None:
-            self._cache.set(_ID_KEY, new_id().encode())
-            found = self._cache.get(_ID_KEY)
-        return bytes(found).decode()
+        self._cache()
+        assert self._id is not None
+        return self._id
 
-    def put(self, rows: Iterable[tuple[str, bytes]]) -> int:
-        """Write rows in one transaction; how many."""
+    def put(self, rows: Iterable[tuple[str, bytes]], *, gone: Iterable[str] = ()) -> int:
+        """Write rows, and remove those of the keys that are gone, in one transaction; how many were written."""
         count = 0
-        try:
-            with self._cache.transact(retry=True):
-                for key, value in rows:
-                    self._cache.set(key, value, retry=True)
-                    count += 1
-        except sqlite3.Error as err:
-            raise Unavailable(f"The online store could not write: {err}.", hint="Check the disk.") from err
+        cache = self._cache()
+        with _explained("could not write"), cache.transact(retry=True):
+            for key, value in rows:
+                cache.set(key, value, retry=True)
+                count += 1
+            for key in gone:
+                cache.delete(key, retry=True)
         return count
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Each key's row, or None."""
-        try:
-            return [self._cache.get(key) for key in keys]
-        except sqlite3.Error as err:
-            raise Unavailable(f"The online store could not be read: {err}.", hint="Check the disk.") from err
+        self._cache()
+        found: dict[str, bytes] = {}
+        with _explained("could not be read"):
+            reader = self._reader()
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                marks = ",".join("?" * len(some))
+                found.update(reader.execute(f"SELECT key, value FROM Cache WHERE key IN ({marks}) AND raw = 1", some))
+        return [found.get(key) for key in keys]
 
     def __len__(self) -> int:
-        return max(0, len(self._cache) - 1)
+        with _explained("could not be read"):
+            return len(self._cache()) - 1
 
     def check(self) -> None:
         """A real read; raises Unavailable. A store that was never used is not opened for it."""
-        if self._opened is not None or self._root.exists():
-            self.get([_ID_KEY])
+        if self.used and self.get([_ID_KEY]) == [None]:
+            raise Unavailable("The online store has lost its own id.", hint=_RESTORE)
 
     def close(self) -> None:
-        """Close the folder's files."""
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        """Close the folder's files; no other call may run."""
+        with self._lock:
+            for reader in self._readers:
+                reader.close()
+            self._readers.clear()
+            self._local = threading.local()
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def _cache(self) -> Cache:
+        if self._opened is None:
+            with self._lock:
+                if self._opened is None:
+                    self._open()
+        return self._opened
+
+    def _open(self) -> None:
+        file = self._root / _FILE
+        if self._made.exists() and not (file.exists() and file.stat().st_size):
+            raise Unavailable(f"The online store's file {self._root.name}/{_FILE} is gone.", hint=_RESTORE)
+        with _explained("cannot be opened"):
+            cache = _open(self._root)
+            cache.add(_ID_KEY, new_id().encode())
+            self._id = bytes(cache[_ID_KEY]).decode()
+        self._made.touch()
+        self._opened = cache
+
+    def _reader(self) -> sqlite3.Connection:
+        reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = sqlite3.connect(self._root / _FILE, isolation_level=None, check_same_thread=False, timeout=10)
+            reader.execute("PRAGMA query_only=ON")
+            reader.execute("PRAGMA mmap_size=268435456")
+            self._local.reader = reader
+            with self._lock:
+                self._readers.append(reader)
+        return reader
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (sqlite3.Error, OSError, KeyError) as err:
+        raise Unavailable(f"The online store {what}: {err}.", hint="Check the disk, or restore the folder.") from err
 
 
 def _open(root: Path) -> Cache:
@@ -100,11 +157,12 @@ def _open(root: Path) -> Cache:
                 raise TypeError(f"The online store holds a value of mode {mode}, which it never writes.")
             return bytes(value)
 
-    try:
-        return diskcache.Cache(
-            str(root), disk=PlainDisk, eviction_policy="none", cull_limit=0, size_limit=2**62, statistics=0
-        )
-    except sqlite3.Error as err:
-        raise Unavailable(
-            f"The online store cannot be opened: {err}.", hint="Restore it, or remove its folder."
-        ) from err
+    return diskcache.Cache(
+        str(root),
+        disk=PlainDisk,
+        eviction_policy="none",
+        cull_limit=0,
+        size_limit=2**62,
+        statistics=0,
+        sqlite_synchronous=2,
+    )

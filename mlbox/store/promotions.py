@@ -280,7 +280,7 @@ def _check_approver(tx: Tx, promotion: Promotion, approver: str) -> None:
     done = [part for part, person in parts.items() if person == approver]
     if done:
         raise Refused(
-            f"{approver} {' and '.join(done)} {promotion.model}/{promotion.version} and may not decide about it.",
+            f"{approver} {', '.join(done)} {promotion.model}/{promotion.version} and may not decide about it.",
             hint="Ask someone else with the role approver.",
         )
 

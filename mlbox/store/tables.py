@@ -7,23 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, DType
+from mlbox.store.casting import arrow_type as arrow_type
+from mlbox.store.casting import cast_column, to_utc
 from mlbox.store.catalog import suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-def arrow_type(dtype: str) -> Any:
-    """The Arrow type of a column's dtype."""
-    import pyarrow as pa
-
-    return {
-        "BOOL": pa.bool_(),
-        "INT64": pa.int64(),
-        "FP64": pa.float64(),
-        "STRING": pa.string(),
-        "TIMESTAMP": pa.timestamp("us"),
-    }[dtype]
 
 
 def dtype_of(arrow: Any) -> DType:
@@ -39,54 +28,46 @@ def dtype_of(arrow: Any) -> DType:
     return "TIMESTAMP" if pa.types.is_temporal(arrow) else "STRING"
 
 
-def conform(table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = ()) -> pa.Table:
-    """The declared columns of a table, in their types; raises InvalidInput naming a column, and a row where it helps."""
-    import pyarrow as pa
+def conform(
+    table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = (), text: bool = False
+) -> pa.Table:
+    """The declared columns of a table, in their types and with times rounded up to microseconds of UTC.
 
-    unknown = sorted(set(table.column_names) - {column.name for column in columns})
-    if unknown:
-        raise InvalidInput(
-            f"The column {unknown[0]!r} is not declared.",
-            hint=suggest(unknown[0], [column.name for column in columns]),
-            field=unknown[0],
-        )
+    Raises InvalidInput naming the column and, where it helps, the row, counted from 1. `text` allows to read numbers and
+    times out of text, as CSV needs it.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    _check_names(table.column_names, [column.name for column in columns])
     arrays = []
     for column in columns:
-        if column.name not in table.column_names:
-            raise InvalidInput(f"The column {column.name!r} is missing.", hint="Send it.", field=column.name)
-        values = _cast(table.column(column.name), column)
+        values = cast_column(table.column(column.name), column, text=text, rounding="up")
         if column.name in required and values.null_count:
-            row = values.is_null().to_pylist().index(True)
+            row = pc.index(values.is_null(), True).as_py() + 1
             raise InvalidInput(f"{column.name!r} is null in row {row}.", hint="Fill it.", field=column.name)
         arrays.append(values)
     return pa.table(arrays, names=[column.name for column in columns])
 
 
-def _cast(values: Any, column: Column) -> Any:
-    import pyarrow as pa
-
-    wanted = arrow_type(column.dtype)
-    if column.dtype == "TIMESTAMP" and pa.types.is_timestamp(values.type):
-        return values
-    try:
-        return values.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
-        raise InvalidInput(
-            f"{column.name!r} is {values.type}, and {column.dtype} is wanted: {str(err).splitlines()[0]}.",
-            hint="Convert it first.",
-            field=column.name,
-        ) from err
+def _check_names(found: Sequence[str], declared: Sequence[str]) -> None:
+    for name in found:
+        if name not in declared:
+            raise InvalidInput(
+                f"The column {name[:200]!r} is not declared.", hint=suggest(name, declared), field=name[:200]
+            )
+        if found.count(name) > 1:
+            raise InvalidInput(f"The column {name!r} is there twice.", hint="Send it once.", field=name)
+    for name in declared:
+        if name not in found:
+            raise InvalidInput(f"The column {name!r} is missing.", hint="Send it; it may be null.", field=name)
 
 
 def arrow_utc(table: pa.Table) -> pa.Table:
-    """The table with every time in UTC, in microseconds and without a zone: the store's own form."""
+    """The table with every time in UTC, in microseconds (rounded down) and without a zone: the store's own form."""
     import pyarrow as pa
 
     for index, column in enumerate(table.schema):
         if pa.types.is_timestamp(column.type):
-            zoned = table.column(index)
-            if column.type.tz is not None:
-                zoned = zoned.cast(pa.timestamp(column.type.unit, "UTC"))
-            plain = zoned.cast(pa.timestamp("us", zoned.type.tz), safe=False).cast(pa.timestamp("us"))
-            table = table.set_column(index, column.name, plain)
+            table = table.set_column(index, column.name, to_utc(table.column(index)))
     return table

@@ -1,10 +1,14 @@
-"""SQL that a user wrote: one SELECT, over tables that it may read."""
+"""SQL that a user wrote: one SELECT, over the tables that it may read, with the same answer each time.
+
+DuckDB's own parser says what the text is, so no trick of spelling gets past. What it says is checked against lists of what is
+allowed, and the store that runs it can reach nothing but its own file (see `offline`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -16,47 +20,122 @@ if TYPE_CHECKING:
 
 TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest"})
 """Functions that may stand for a table: those that read nothing."""
+CLOCKS = frozenset({"current_timestamp", "current_date", "current_time", "localtimestamp", "localtime"})
+"""Words that are functions without looking like it."""
+SEQUENCE = "_seq"
+"""The column of a source's table that counts its rows in the order of their arrival here."""
+_volatile: frozenset[str] = frozenset()
 
 
-def check_select(cursor: Cursor, sql: str, allowed: Sequence[str], *, field: str = "sql") -> set[str]:
-    """The tables that one SELECT reads; raises InvalidInput for anything else, and for a table that is not allowed.
+class Select(NamedTuple):
+    """A checked SELECT: its text, the tables that it reads, and DuckDB's tree of it."""
 
-    DuckDB's own parser says what the text is, so no trick of spelling gets past.
-    """
+    sql: str
+    tables: frozenset[str]
+    tree: dict[str, Any]
+
+
+def check_select(
+    cursor: Cursor, sql: str, allowed: Sequence[str], *, field: str = "sql", most_bytes: int = 65536
+) -> Select:
+    """One SELECT that reads allowed tables only; raises InvalidInput for anything else."""
+    if len(sql.encode()) > most_bytes:
+        raise InvalidInput(f"The SQL is longer than {most_bytes:,} bytes.", hint="Make it shorter.", field=field)
+    try:
+        tree = _tree(cursor, sql, field)
+        volatile = _volatile_functions(cursor)
+        for node in _nodes(tree):
+            _check_node(node, volatile, field)
+        tables = _check_tables(list(_tables(tree, frozenset())), allowed, field)
+    except RecursionError as err:
+        raise InvalidInput("The SQL is nested too deeply.", hint="Make it flatter.", field=field) from err
+    return Select(sql.strip().rstrip(";"), tables, tree)
+
+
+def _tree(cursor: Cursor, sql: str, field: str) -> dict[str, Any]:
     row = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
     assert row is not None
-    parsed = msgspec.json.decode(row[0])
-    if parsed["error"]:
-        if parsed["error_type"] == "not implemented":
-            raise InvalidInput("The SQL must be one SELECT.", hint="Leave out everything else.", field=field)
+    parsed: dict[str, Any] = msgspec.json.decode(row[0])
+    if parsed["error"] and parsed["error_type"] != "not implemented":
         raise InvalidInput(f"The SQL cannot be read: {parsed['error_message']}.", hint="Check its syntax.", field=field)
-    if len(parsed["statements"]) != 1:
+    if parsed["error"] or len(parsed["statements"]) != 1:
         raise InvalidInput("The SQL must be one SELECT.", hint="Leave out everything else.", field=field)
-    nodes = list(_nodes(parsed))
-    _check_functions(nodes, field)
-    named = {entry["key"] for node in nodes for entry in (node.get("cte_map") or {}).get("map", ())}
-    tables = {node["table_name"] for node in nodes if node.get("type") == "BASE_TABLE"} - named
-    schemas = {
-        node.get("schema_name") or node.get("catalog_name") for node in nodes if node.get("type") == "BASE_TABLE"
-    }
-    unknown = sorted(tables - set(allowed)) or sorted(filter(None, schemas))
-    if unknown:
+    return parsed
+
+
+def _check_node(node: dict[str, Any], volatile: frozenset[str], field: str) -> None:
+    kind = node.get("type")
+    if kind == "TABLE_FUNCTION":
+        name = (node.get("function") or {}).get("function_name")
+        if name not in TABLE_FUNCTIONS:
+            raise InvalidInput(
+                f"The SQL reads from the function {name!r}.", hint="Read from sources only.", field=field
+            )
+    if kind == "SHOW_REF":
+        raise InvalidInput("The SQL reads a description of tables.", hint="Read from sources only.", field=field)
+    changing = _changes_by_itself(node, volatile)
+    if changing:
         raise InvalidInput(
-            f"The SQL reads {unknown[0]!r}, which it may not.",
-            hint=f"It may read {', '.join(sorted(allowed)) or 'nothing'}.",
+            f"The SQL uses {changing}, which answers differently each time.",
+            hint="Use columns only, so that the same data gives the same features.",
             field=field,
         )
-    return tables
 
 
-def _check_functions(nodes: Sequence[dict[str, Any]], field: str) -> None:
-    for node in nodes:
-        if node.get("type") == "TABLE_FUNCTION":
-            name = (node.get("function") or {}).get("function_name")
-            if name not in TABLE_FUNCTIONS:
-                raise InvalidInput(
-                    f"The SQL reads from the function {name!r}.", hint="Read from sources only.", field=field
-                )
+def _changes_by_itself(node: dict[str, Any], volatile: frozenset[str]) -> str | None:
+    """What in a node depends on more than the data."""
+    if node.get("sample"):
+        return "a sample"
+    kind = node.get("type")
+    if kind == "COLUMN_REF":
+        words = [word.lower() for word in node["column_names"]]
+        return words[0] if len(words) == 1 and words[0] in CLOCKS else None
+    if kind == "FUNCTION":
+        name = str(node.get("function_name")).lower()
+        if name in volatile or (name == "age" and len(node.get("arguments") or node.get("children") or ()) == 1):
+            return f"{name}()"
+    return None
+
+
+def _volatile_functions(cursor: Cursor) -> frozenset[str]:
+    """DuckDB's own list of the functions that do not depend on their arguments alone."""
+    global _volatile
+    if not _volatile:
+        rows = cursor.execute("SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'")
+        _volatile = frozenset(name for (name,) in rows.fetchall())
+    return _volatile
+
+
+def _check_tables(found: Sequence[dict[str, Any]], allowed: Sequence[str], field: str) -> frozenset[str]:
+    """The allowed tables that are read; names are the same in capitals or not, as they are for DuckDB."""
+    known = {name.lower(): name for name in allowed}
+    for node in found:
+        if node.get("schema_name") or node.get("catalog_name") or node["table_name"].lower() not in known:
+            raise InvalidInput(
+                f"The SQL reads {node['table_name'][:200]!r}, which it may not.",
+                hint=f"It may read {', '.join(sorted(allowed)) or 'nothing'}.",
+                field=field,
+            )
+    return frozenset(known[node["table_name"].lower()] for node in found)
+
+
+def _tables(tree: Any, visible: frozenset[str]) -> Iterator[dict[str, Any]]:
+    """The nodes that read a table, and not a common table expression that is visible where they stand."""
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _tables(item, visible)
+    if not isinstance(tree, dict):
+        return
+    if tree.get("type") == "BASE_TABLE" and tree["table_name"].lower() not in visible:
+        yield tree
+    for entry in (tree.get("cte_map") or {}).get("map", ()):
+        name = frozenset({entry["key"].lower()})
+        recursive = entry["value"]["query"]["node"]["type"] == "RECURSIVE_CTE_NODE"
+        yield from _tables(entry["value"], visible | name if recursive else visible)
+        visible |= name
+    for key, value in tree.items():
+        if key != "cte_map":
+            yield from _tables(value, visible)
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
@@ -70,8 +149,29 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             stack.extend(node)
 
 
+def with_sequence(cursor: Cursor, select: Select) -> str | None:
+    """The SELECT with its source's row number as one more column, or None where rows are not those of one source."""
+    node = select.tree["statements"][0]["node"]
+    plain = (
+        node["type"] == "SELECT_NODE"
+        and node["from_table"]["type"] == "BASE_TABLE"
+        and node["from_table"]["table_name"].lower() in {name.lower() for name in select.tables}
+        and all(modifier["type"] == "ORDER_MODIFIER" for modifier in node["modifiers"])
+        and not node["group_sets"]
+        and node["aggregate_handling"] == "STANDARD_HANDLING"
+    )
+    if not plain:
+        return None
+    column = {"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": [SEQUENCE]}
+    changed = {**node, "select_list": [*node["select_list"], column]}
+    tree = {**select.tree, "statements": [{**select.tree["statements"][0], "node": changed}]}
+    row = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [msgspec.json.encode(tree).decode()]).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 @contextlib.contextmanager
-def explaining(field: str = "sql") -> Iterator[None]:
+def explaining(field: str = "sql", what: str = "The SQL") -> Iterator[None]:
     """What is wrong with a user's SQL, or with the rows that it meets, is the user's to know."""
     import duckdb
 
@@ -79,11 +179,11 @@ def explaining(field: str = "sql") -> Iterator[None]:
         yield
     except (duckdb.ProgrammingError, duckdb.DataError, duckdb.NotSupportedError, duckdb.NotImplementedException) as err:
         raise InvalidInput(
-            f"The SQL does not work: {first_line(err)}.", hint="Check names and types.", field=field
+            f"{what} does not work: {first_line(err)}.", hint="Check names and types.", field=field
         ) from err
 
 
-def run_user_sql(cursor: Cursor, statement: str, *, field: str = "sql") -> Cursor:
+def run_user_sql(cursor: Cursor, statement: str, *, field: str = "sql", what: str = "The SQL") -> Cursor:
     """Execute a statement that holds a user's SQL."""
-    with explaining(field):
+    with explaining(field, what):
         return cursor.execute(statement)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from litestar import Litestar, Request
+from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -12,10 +13,27 @@ from litestar.types import ASGIApp
 
 from mlbox import __version__
 from mlbox.records import Principal
-from mlbox.web import ops, problems
+from mlbox.web import metrics, ops, problems, v2
+from mlbox.web.api import datasets, features, jobs, labels, login, models, monitoring, predict, runs
+from mlbox.web.api import ops as box_api
 from mlbox.web.auth import AuthMiddleware
 from mlbox.web.box import Box
 
+ADAPTERS: tuple[Any, ...] = (
+    login,
+    box_api,
+    features,
+    labels,
+    datasets,
+    runs,
+    models,
+    predict,
+    monitoring,
+    jobs,
+    v2,
+    metrics,
+)
+"""Everything that answers over one box: each module has a list `handlers`."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -28,11 +46,15 @@ def create_app(box: Box) -> AuthMiddleware:
     """The app over an opened box; closing the box is the caller's."""
     hosts = LOOPBACK | {box.settings.host.lower()} | {name.lower() for name in box.settings.allowed_host}
     app = Litestar(
-        route_handlers=[ops.livez, ops.readyz, ops.version],
+        route_handlers=[
+            *(ops.livez, ops.readyz, ops.version),
+            *(handler for adapter in ADAPTERS for handler in adapter.handlers),
+        ],
         dependencies={
             "box": Provide(lambda: box, sync_to_thread=False),
             "principal": Provide(_principal, sync_to_thread=False),
         },
+        state=State({"metrics": metrics.Metrics(box)}),
         exception_handlers={Exception: problems.handle},
         request_max_body_size=box.settings.max_body,
         openapi_config=OpenAPIConfig(

@@ -22,7 +22,7 @@ from mlbox.records import Principal, Role
 from mlbox.store.access import ROLES, Access
 from mlbox.web.problems import body_of
 
-PUBLIC = frozenset({"/livez", "/readyz", "/health", "/version", "/login"})
+PUBLIC = frozenset({"/livez", "/readyz", "/health", "/version", "/login", "/api/v1/login"})
 PUBLIC_PREFIXES = ("/static/",)
 """The style and scripts of the sign-in page: the same files for everyone."""
 COOKIE = "mlbox_session"

@@ -63,12 +63,12 @@ def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     listener = bind(settings.host, settings.port)
     try:
-        box = Box(settings)
+        box = _open(settings, local_url(listener))
     except BaseException:
         listener.close()
         raise
     try:
-        _announce(box, listener)
+        _announce(box)
         config = uvicorn.Config(
             create_app(box),
             log_level="warning",
@@ -77,15 +77,36 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
             lifespan="on",
         )
-        _Server(config, box).run(sockets=[listener])
+        server = _Server(config, box)
+        server.run(sockets=[listener])
+        if not server.started:
+            raise StartupError("The server did not start.", hint="The lines above say why.")
     finally:
         box.close()
         listener.close()
 
 
-def _announce(box: Box, listener: socket.socket) -> None:
+def local_url(listener: socket.socket) -> str:
+    """Where this machine itself reaches the server: a wildcard address is no place to connect to."""
     host, port = listener.getsockname()[:2]
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _open(settings: Settings, url: str) -> Box:
+    """The box, or in words why it does not open."""
+    try:
+        return Box(settings, url=url)
+    except OSError as err:
+        file = err.filename or settings.data_dir
+        raise StartupError(
+            f"The data directory {settings.data_dir} cannot be used: {file}: {err.strerror or err}.",
+            hint="Give a folder that you may write with --data-dir, on a disk with room.",
+        ) from err
+
+
+def _announce(box: Box) -> None:
+    url = box.url
     print(f"mlbox listens on {url}", file=sys.stderr)
     if box.data_dir.fresh:
         print(

@@ -44,7 +44,7 @@ def test_bad_starts_end_in_one_line(tmp_path: Path, server: Server) -> None:
         ("--port", taken, "--data-dir", str(tmp_path / "other")): ("cannot listen", 1),
         ("--data-dir", str(server.data_dir)): ("in use by another", 1),
         ("--data-dir", str(tmp_path / "file" / "sub")): ("cannot be used", 1),
-        ("--port", "99999"): ("setting port", 2),
+        ("--port", "99999"): ("flag --port", 2),
         ("--replay-clock", "yesterday", "--data-dir", str(tmp_path / "new")): ("is not a time", 2),
     }
     for flags, (words, code) in cases.items():

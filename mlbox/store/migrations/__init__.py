@@ -7,7 +7,9 @@ up by one.
 from mlbox.store.migrations.access import access
 from mlbox.store.migrations.datasets import datasets
 from mlbox.store.migrations.features import features
+from mlbox.store.migrations.jobs import jobs
+from mlbox.store.migrations.monitoring import monitoring
 from mlbox.store.migrations.registry import registry
 from mlbox.store.migrations.tracking import tracking
 
-__all__ = ["access", "datasets", "features", "registry", "tracking"]
+__all__ = ["access", "datasets", "features", "jobs", "monitoring", "registry", "tracking"]

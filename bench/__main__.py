@@ -1,0 +1,55 @@
+"""`python -m bench`: run every benchmark and write docs/reference/figures.md."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from bench.harness import Result
+
+HOME = Path(__file__).parent
+PAGE = HOME.parent / "docs" / "reference" / "figures.md"
+SUPPORT = {"harness.py"}
+
+
+def main(flags: list[str]) -> int:
+    """Run each benchmark in a process of its own; 0 when every goal of each holds."""
+    names = sorted(p.stem for p in HOME.glob("[a-z]*.py") if p.name not in SUPPORT)
+    results, codes = {}, {}
+    for name in names:
+        command = [sys.executable, "-m", f"bench.{name}", *flags]
+        ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HOME.parent)
+        print(ran.stdout.rpartition("\n{")[0], flush=True)
+        codes[name] = ran.returncode
+        lines = ran.stdout.strip().splitlines()
+        if "--setup" not in flags:
+            results[name] = msgspec.json.decode(lines[-1], type=Result) if lines else Result([])
+    if results:
+        PAGE.write_text(page(results, flags))
+    return max(codes.values(), default=0)
+
+
+def page(results: dict[str, Result], flags: list[str]) -> str:
+    """The reference page of all figures."""
+    command = " ".join(["python -m bench", *flags])
+    parts = [f"# Figures\n\nPrinted by `{command}`; each table names its own command. Nothing here is typed by hand.\n"]
+    for name, result in results.items():
+        parts.append(f"## `python -m bench.{name}{''.join(f' {flag}' for flag in flags)}`\n")
+        parts.append("| figure | measured | goal | |\n|---|---:|---|---|")
+        parts += [
+            f"| {f.name} | {f.value:.4g} {f.unit} | {f.goal} | {_verdict(f.goal, f.ok)} |" for f in result.figures
+        ]
+        parts += [f"| {s.name} | not measured | | {s.reason} |" for s in result.skipped]
+        parts.append("\n" + ", ".join(f"{key}: {value}" for key, value in result.conditions.items()) + "\n")
+    return "\n".join(parts)
+
+
+def _verdict(goal: str, ok: bool) -> str:
+    return "" if not goal else "ok" if ok else "**missed**"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,34 @@
+"""`mlbox monitor`: drift of what is served."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlbox.cli.context import connect
+from mlbox.cli.output import Output, OutputOption, show
+from mlbox.records import DriftResult
+
+app = typer.Typer(no_args_is_help=True, help="Drift of what is served.")
+COLUMNS = ("feature", "statistic", "verdict", "reference_rows", "current_rows", "current_missing", "p_value")
+Model = Annotated[str, typer.Argument()]
+
+
+@app.command(epilog="Example: mlbox monitor check flight-delay")
+def check(model: Model, output: OutputOption = Output.table) -> None:
+    """Compare what is served with what the model in Production learned from."""
+    with connect() as client:
+        _show(client.post(f"/api/v1/monitoring/{model}/check", list[DriftResult]), output)
+
+
+@app.command("show", epilog="Example: mlbox monitor show flight-delay")
+def show_latest(model: Model, output: OutputOption = Output.table) -> None:
+    """Show the last check."""
+    with connect() as client:
+        _show(client.get(f"/api/v1/monitoring/{model}", list[DriftResult]), output)
+
+
+def _show(found: list[DriftResult], output: Output) -> None:
+    worst_first = sorted(found, key=lambda result: -(result.statistic or 0))
+    show(worst_first, COLUMNS, output)

@@ -1,0 +1,39 @@
+"""`mlbox run`: what training recorded."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlbox.cli.context import connect
+from mlbox.cli.output import Output, OutputOption, show, show_one
+from mlbox.records import Experiment, Run
+
+app = typer.Typer(no_args_is_help=True, help="Runs: what training recorded.")
+
+
+@app.command("ls", epilog="Example: mlbox run ls --experiment delay")
+def ls(
+    experiment: Annotated[str | None, typer.Option(help="Only runs of this experiment.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 30,
+    output: OutputOption = Output.table,
+) -> None:
+    """List runs, newest first."""
+    with connect() as client:
+        found = client.get("/api/v1/runs", list[Run], experiment=experiment, limit=limit)
+        show(found, ("id", "name", "status", "user", "dataset", "started_at", "params"), output)
+
+
+@app.command("show", epilog="Example: mlbox run show 0198c0ffee...")
+def show_run(run_id: Annotated[str, typer.Argument(metavar="RUN")], output: OutputOption = Output.table) -> None:
+    """Show a run with its parameters and the last value of each metric."""
+    with connect() as client:
+        show_one(client.get(f"/api/v1/runs/{run_id}", Run), output)
+
+
+@app.command("experiments", epilog="Example: mlbox run experiments")
+def experiments(output: OutputOption = Output.table) -> None:
+    """List experiments."""
+    with connect() as client:
+        show(client.get("/api/v1/experiments", list[Experiment]), ("name", "created_at"), output)

@@ -1,0 +1,41 @@
+"""`mlbox status`: which box, who you are on it, and how it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from mlbox.cli.context import connect
+from mlbox.cli.output import Output, OutputOption, show_one
+from mlbox.client import Client
+from mlbox.errors import Unavailable
+from mlbox.records import Principal
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: mlbox status -o json")
+def status(output: OutputOption = Output.table) -> None:
+    """Show the box, who you are on it, and its health.
+
+    Its release, its time and each of its stores; the exit code is 1 when one is down.
+    """
+    with connect(timeout_seconds=10) as client:
+        version = client.get("/version", dict[str, Any])
+        who = client.get("/api/v1/whoami", Principal)
+        stores = _stores(client)
+    answer = {"url": client.url, "user": who.name, "role": who.role, **version, "stores": stores}
+    show_one(answer, output)
+    down = [name for name, state in stores.items() if state != "ok"]
+    if down:
+        raise Unavailable(
+            f"{', '.join(down)} {'is' if len(down) == 1 else 'are'} down.", hint="The server's log says why."
+        )
+
+
+def _stores(client: Client) -> dict[str, str]:
+    """Each store and its state; a box that is not ready says so with 503, in the same words."""
+    answer = client.exchange("GET", "/readyz", accept=(503,)).content
+    found: dict[str, str] = client.decode(answer, dict[str, Any])["stores"]
+    return found

@@ -1,0 +1,48 @@
+"""`mlbox token`: bearer tokens, whose secret is shown once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mlbox.cli.context import connect
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.records import NewToken, Principal, Role, Token
+
+app = typer.Typer(no_args_is_help=True, help="Bearer tokens.")
+
+COLUMNS = ("id", "user", "name", "role", "created_at", "expires_at")
+
+
+@app.command("ls", epilog="Example: mlbox token ls -o json")
+def ls(output: OutputOption = Output.table) -> None:
+    """List tokens, without their secrets: your own, or everyone's as an admin."""
+    with connect() as client:
+        show(client.get("/api/v1/tokens", list[Token], limit=1000), COLUMNS, output)
+
+
+@app.command(epilog="Example: mlbox token create --name ci --role viewer -o id")
+def create(
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    user: Annotated[str | None, typer.Option(help="Whose; yours when not given.")] = None,
+    role: Annotated[Role | None, typer.Option(help="The most it may do; its user's role when not given.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Make a token and show its secret, this once; `-o id` prints the secret alone."""
+    with connect() as client:
+        owner = user or client.get("/api/v1/whoami", Principal).name
+        made = client.post("/api/v1/tokens", NewToken, {"user": owner, "name": name, "role": role})
+    if output is Output.id:
+        typer.echo(made.secret)
+    else:
+        show_one(made, output)
+        note("The secret is not shown again.")
+
+
+@app.command(epilog="Example: mlbox token revoke 019a3c5e7b8f7d10a4e2c9d8b7f60123")
+def revoke(token_id: Annotated[str, typer.Argument(metavar="ID", help="As `mlbox token ls` shows it.")]) -> None:
+    """End a token: who holds it is turned away at once."""
+    with connect() as client:
+        client.delete(f"/api/v1/tokens/{token_id}")
+    note(f"The token {token_id} is revoked.")

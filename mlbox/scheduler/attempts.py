@@ -1,0 +1,141 @@
+"""Attempts as folders and processes: prepare one, start its shim, find it again, learn how it ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlbox.errors import InvalidInput
+from mlbox.scheduler import shim
+from mlbox.store.datadir import write_atomic
+
+_INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE")
+"""What a job gets of the server's environment: nothing that could hold a secret."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended."""
+
+    exit_code: int | None
+    timed_out: bool = False
+    stopped: bool = False
+    error: str = ""
+
+    @property
+    def reason(self) -> str:
+        """In words."""
+        if self.error:
+            return self.error
+        if self.timed_out:
+            return "ran out of time"
+        if self.exit_code is None:
+            return "its processes are gone without a trace: the machine was restarted, or they were killed"
+        if self.exit_code < 0:
+            name = signal.Signals(-self.exit_code).name
+            return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        return f"exit status {self.exit_code}"
+
+
+class Folder:
+    """The folder of one attempt."""
+
+    def __init__(self, root: Path, job_id: str, number: int) -> None:
+        self.path = root / job_id / str(number)
+
+    @property
+    def log(self) -> Path:
+        """What the command printed."""
+        return self.path / shim.LOG
+
+    def prepare(
+        self, command: Sequence[str], env: Mapping[str, str], snapshot: Path | None, limits: dict[str, Any]
+    ) -> None:
+        """Lay out the folder: the code, and what the shim is to run. Doing it again changes nothing that matters."""
+        work = self.path / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        if snapshot is not None:
+            unpack(snapshot, work)
+        content = {"command": list(command), "cwd": str(work), "env": dict(env), **limits}
+        write_atomic(self.path / shim.SPEC, json.dumps(content).encode())
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """Start a shim, which runs the command unless another one already did."""
+        with (self.path / "shim.log").open("ab") as errors:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-S", shim.__file__, str(self.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                start_new_session=True,
+                close_fds=True,
+                env={"PATH": os.environ.get("PATH", "")},
+            )
+
+    def shim_pid(self) -> int | None:
+        """The process that claimed the attempt, if it still lives: a pid that was given to another one is not it."""
+        try:
+            claim = json.loads((self.path / shim.CLAIM).read_text())
+            return claim["pid"] if shim.start_ticks(claim["pid"]) == claim["start"] else None
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+
+    def claimed(self) -> bool:
+        """Whether a shim ever took the attempt."""
+        return (self.path / shim.CLAIM).exists()
+
+    def ended(self) -> Ended | None:
+        """How it ended, if it did."""
+        try:
+            status = json.loads((self.path / shim.STATUS).read_text())
+        except FileNotFoundError:
+            return None
+        known = {name: status[name] for name in ("exit_code", "timed_out", "stopped", "error") if name in status}
+        return Ended(**known)
+
+    def stop(self) -> bool:
+        """Ask the shim to end the command; False if there is no shim."""
+        pid = self.shim_pid()
+        if pid is None:
+            return False
+        try:
+            os.kill(pid, signal.SIGTERM)
+        except ProcessLookupError:
+            return False
+        return True
+
+
+def environment(user: Mapping[str, str], own: Mapping[str, str], gpus: Sequence[int]) -> dict[str, str]:
+    """A job's environment: a small clean one, what its user asked for, and what is ours, which no user overrides."""
+    inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
+    devices = ",".join(map(str, gpus))
+    return {
+        **inherited,
+        "PATH": path,
+        "PYTHONUNBUFFERED": "1",
+        **{name: value for name, value in user.items() if not name.startswith("MLBOX_")},
+        **own,
+        "CUDA_VISIBLE_DEVICES": devices,
+    }
+
+
+def unpack(snapshot: Path, target: Path) -> None:
+    """Unpack the user's tar.gz; nothing in it may lead out of the folder. Raises InvalidInput naming the member."""
+    try:
+        with tarfile.open(snapshot, mode="r:gz") as archive:
+            archive.extractall(target, filter="data")
+    except (tarfile.TarError, OSError, EOFError) as err:
+        raise InvalidInput(
+            f"The snapshot cannot be unpacked: {err}.",
+            hint="Submit again; links and paths must stay inside it.",
+            field="snapshot",
+        ) from err

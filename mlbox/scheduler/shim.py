@@ -1,0 +1,128 @@
+"""The shim: a small process that runs one attempt of one job, and outlives the server.
+
+It is started by path, with the standard library alone, in a session of its own. In the attempt's folder it
+- claims the attempt (`claim`, created exclusively): of two shims for one attempt only one runs the command;
+- runs the command in a group of its own, output to `log`;
+- ends it on SIGTERM or at its time limit: SIGTERM to the group, SIGKILL after the grace;
+- writes how it ended to `status.json`, complete and on disk or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+POLL_SECONDS = 0.2
+CLAIM, LOG, SPEC, STATUS = "claim", "log", "spec.json", "status.json"
+
+
+def main(folder: str) -> int:
+    """Run the attempt that is described in a folder."""
+    os.chdir(folder)
+    stop: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):  # before the claim, by which the server finds whom to signal
+        signal.signal(number, lambda received, _: stop.append(received))
+    if not claim():
+        return 0
+    with open(SPEC) as file:
+        spec = json.load(file)
+    status = run(spec, stop)
+    write_whole(STATUS, json.dumps({**status, "ended": time.time()}).encode())
+    os.unlink(SPEC)  # it holds the job's token
+    return 0
+
+
+def claim() -> bool:
+    """Take the attempt; False if it was taken before."""
+    try:
+        fd = os.open(CLAIM, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    os.close(fd)
+    write_whole(CLAIM, json.dumps({"pid": os.getpid(), "start": start_ticks(os.getpid())}).encode())
+    return True
+
+
+def run(spec: dict[str, Any], stop: list[int]) -> dict[str, Any]:
+    """Run the command until it ends, is stopped or runs out of time; how it ended."""
+    limit = spec.get("timeout_seconds")
+    end = time.monotonic() + limit if limit else None
+    with open(LOG, "ab", buffering=0) as log:
+        try:
+            child = subprocess.Popen(
+                spec["command"],
+                cwd=spec["cwd"],
+                env=spec["env"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError as err:
+            log.write(f"mlbox: the command cannot be started: {err}\n".encode())
+            return {"exit_code": 127, "error": f"the command cannot be started: {err}"}
+        timed_out = False
+        while child.poll() is None and not stop:
+            timed_out = end is not None and time.monotonic() >= end
+            if timed_out:
+                break
+            wait(child, POLL_SECONDS)
+        if child.poll() is None:
+            terminate(child, spec["grace_seconds"])
+        signal_group(child.pid, signal.SIGKILL)  # what the command left behind
+        return {"exit_code": child.returncode, "timed_out": timed_out, "stopped": bool(stop) and not timed_out}
+
+
+def terminate(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
+    """SIGTERM, then SIGKILL for what is still there after the grace."""
+    signal_group(child.pid, signal.SIGTERM)
+    wait(child, grace_seconds)
+    if child.poll() is None:
+        signal_group(child.pid, signal.SIGKILL)
+        child.wait()
+
+
+def wait(child: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for the child's end, at most so long."""
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return
+
+
+def signal_group(group: int, number: int) -> None:
+    """Signal every process of a group that still has any."""
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        return
+
+
+def start_ticks(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with the pid it names a process for good (proc(5), field 22)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return int(file.read().rpartition(b")")[2].split()[19])
+
+
+def write_whole(name: str, content: bytes) -> None:
+    """Write a file so that it is there whole, on disk, or not at all."""
+    temporary = f".{name}.tmp"
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(temporary, name)
+    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

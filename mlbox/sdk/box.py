@@ -1,0 +1,192 @@
+"""One box, as Python sees it; and the same functions on the default box."""
+
+from __future__ import annotations
+
+import functools
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from mlbox import context
+from mlbox.client import Client
+from mlbox.errors import TimedOut
+from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Run
+from mlbox.sdk.datasets import Dataset
+from mlbox.sdk.runs import ActiveRun
+from mlbox.sdk.snapshot import git_commit, pack
+
+RUN_ID, JOB_ID = "MLBOX_RUN_ID", "MLBOX_JOB_ID"
+
+
+class Box:
+    """A connection to one box. `client` speaks its whole API."""
+
+    def __init__(self, url: str, token: str) -> None:
+        self.client = Client(url, token)
+
+    @property
+    def url(self) -> str:
+        """Where the box is."""
+        return self.client.url
+
+    def __repr__(self) -> str:
+        return f"Box({self.url!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self.client.close()
+
+    # -- training ---------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        experiment: str = "default",
+        *,
+        name: str = "",
+        params: Mapping[str, Any] = {},
+        tags: Mapping[str, str] = {},
+        dataset: str | None = None,
+    ) -> ActiveRun:
+        """A run to log to; use `with`. Inside a job it is the job's own run, and the experiment is the job's."""
+        words = {key: str(value) for key, value in params.items()}
+        adopted = os.environ.get(RUN_ID)
+        if adopted and os.environ.get(JOB_ID):
+            active = ActiveRun(self.client, self.client.get(f"/api/v1/runs/{adopted}", Run), of_job=True)
+            active.log_params(words)
+            active.log_tags(tags)
+            return active
+        body = {
+            "experiment": experiment,
+            "name": name,
+            "params": words,
+            "tags": dict(tags),
+            "dataset": dataset,
+            "git_commit": git_commit(Path.cwd()),
+        }
+        return ActiveRun(self.client, self.client.post("/api/v1/runs", Run, body))
+
+    def submit(
+        self,
+        command: Sequence[str],
+        *,
+        name: str = "",
+        workdir: Path | str = ".",
+        datasets: Sequence[str] = (),
+        experiment: str = "",
+        gpus: float = 0,
+        cpus: float = 1,
+        memory_gb: float = 4,
+        priority: Priority = "normal",
+        retries: int | None = None,
+        timeout_seconds: float | None = None,
+        hyperparameters: Mapping[str, Any] = {},
+        env: Mapping[str, str] = {},
+        tags: Mapping[str, str] = {},
+    ) -> Job:
+        """Send the code in a folder to the box and have a command run in it as a job."""
+        folder = Path(workdir)
+        snapshot = self.client.send("POST", "/api/v1/snapshots", content=pack(folder))
+        spec = JobSpec(
+            command=tuple(command),
+            name=name,
+            snapshot=msgspec.json.decode(snapshot)["sha256"],
+            env=dict(env),
+            gpus=gpus,
+            cpus=cpus,
+            memory_gb=memory_gb,
+            priority=priority,
+            retries=retries,
+            timeout_seconds=timeout_seconds,
+            hyperparameters={key: str(value) for key, value in hyperparameters.items()},
+            datasets=tuple(datasets),
+            experiment=experiment,
+            tags=dict(tags),
+            git_commit=git_commit(folder),
+        )
+        return self.client.post("/api/v1/jobs", Job, spec)
+
+    def wait(self, job: Job, *, seconds: float = 24 * 3600, every: float = 0.5) -> Job:
+        """The job once it has ended; raises TimedOut."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = self.client.get(f"/api/v1/jobs/{job.id}", Job)
+            if found.ended_at is not None:
+                return found
+            time.sleep(every)
+        raise TimedOut(f"The job {job.id} has not ended after {seconds:g} s.", hint="Wait longer.")
+
+    # -- data and models --------------------------------------------------------------------------------------------
+
+    def dataset(self, ref: str) -> Dataset:
+        """A dataset version (`NAME@vN`, or the latest of `NAME`); its files are fetched when they are needed."""
+        return Dataset(self.client, self.client.get(f"/api/v1/datasets/{ref}", DatasetVersion))
+
+    def features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
+        """The latest values of features (references, or a service) of entities."""
+        body = {"features": list(features), "entities": [dict(entity) for entity in entities]}
+        return self.client.post("/api/v1/features/online", list[OnlineRow], body)
+
+    def predict(
+        self,
+        model: str,
+        *,
+        entities: Sequence[Mapping[str, Any]] = (),
+        features: Sequence[Mapping[str, Any]] = (),
+        keys: Sequence[str] = (),
+    ) -> list[float]:
+        """Scores of rows, by their entities' ids or by features."""
+        body = {"entities": list(entities), "features": list(features), "keys": list(keys)}
+        found = self.client.post(f"/api/v1/models/{model}/predict", list[dict[str, Any]], body)
+        return [row["score"] for row in found]
+
+
+def connect(url: str | None = None, token: str | None = None) -> Box:
+    """A box by URL and token, or the one of the environment or the current context."""
+    if url and token:
+        return Box(url, token)
+    known_url, known_token = context.resolve()
+    return Box(url or known_url, token or known_token)
+
+
+@functools.cache
+def _default_of(url: str, token: str) -> Box:
+    return Box(url, token)
+
+
+def _default() -> Box:
+    return _default_of(*context.resolve())
+
+
+@functools.wraps(Box.run, assigned=("__doc__", "__name__"))
+def run(*args: Any, **kwargs: Any) -> ActiveRun:
+    return _default().run(*args, **kwargs)
+
+
+@functools.wraps(Box.submit, assigned=("__doc__", "__name__"))
+def submit(*args: Any, **kwargs: Any) -> Job:
+    return _default().submit(*args, **kwargs)
+
+
+@functools.wraps(Box.dataset, assigned=("__doc__", "__name__"))
+def dataset(ref: str) -> Dataset:
+    return _default().dataset(ref)
+
+
+@functools.wraps(Box.features, assigned=("__doc__", "__name__"))
+def features(*args: Any, **kwargs: Any) -> list[OnlineRow]:
+    return _default().features(*args, **kwargs)
+
+
+@functools.wraps(Box.predict, assigned=("__doc__", "__name__"))
+def predict(*args: Any, **kwargs: Any) -> list[float]:
+    return _default().predict(*args, **kwargs)

@@ -1,0 +1,145 @@
+"""Promotion: gather the evidence, let the gates judge it, write the results down.
+
+Evidence takes seconds (the model is loaded, timed and scored in disposable processes), so it is gathered in a thread of its
+own; a promotion that a crash left in `testing` is tested anew at the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from mlbox.clock import Clock
+from mlbox.errors import MlboxError
+from mlbox.records import DatasetVersion, GateResult, ModelVersion, Promotion, Run
+from mlbox.serve import gates
+from mlbox.serve.check import measure_latency, read_sample, score_onnx
+from mlbox.serve.reference import load_reference
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.datasets import Datasets
+from mlbox.store.promotions import Promotions
+from mlbox.store.registry import Registry
+from mlbox.store.tracking import Tracker
+
+if TYPE_CHECKING:
+    import numpy as np
+
+T = TypeVar("T")
+LATENCY_RUNS = 200
+_log = logging.getLogger(__name__)
+
+
+class Promoter:
+    """Starts promotions and tests them."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        promotions: Promotions,
+        tracker: Tracker,
+        datasets: Datasets,
+        artifacts: Artifacts,
+        clock: Clock,
+    ) -> None:
+        self._registry = registry
+        self._promotions = promotions
+        self._tracker = tracker
+        self._datasets = datasets
+        self._artifacts = artifacts
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlbox-gates")
+
+    def promote(self, model: str, number: int, *, actor: str) -> Promotion:
+        """Propose a version and begin to test it; returns at once, with the promotion in `testing`."""
+        promotion = self._promotions.propose(self._registry.version(model, number), actor=actor)
+        self._submit(promotion)
+        return promotion
+
+    def resume(self) -> None:
+        """Test again what a former server left in `testing`."""
+        for promotion in self._promotions.open():
+            if promotion.state == "testing":
+                self._submit(promotion)
+
+    def _submit(self, promotion: Promotion) -> Future[None]:
+        return self._pool.submit(self._test, promotion)
+
+    def _test(self, promotion: Promotion) -> None:
+        try:
+            results = self.results(promotion)
+        except Exception as err:
+            _log.exception("The gates of %s/%s broke.", promotion.model, promotion.version)
+            broken = f"the gates broke: {err}"
+            results = [
+                GateResult(gate="gates", passed=False, required="to run", measured=broken, at=self._clock.real())
+            ]
+        try:
+            self._promotions.record_gates(promotion.id, results)
+        except MlboxError as err:
+            _log.warning("The gates of %s/%s were not recorded: %s", promotion.model, promotion.version, err)
+
+    def results(self, promotion: Promotion) -> list[GateResult]:
+        """What every gate says about a promotion's version now; nothing is written."""
+        version = self._registry.version(promotion.model, promotion.version)
+        return gates.evaluate(self._evidence(promotion, version), self._clock.real())
+
+    def _evidence(self, promotion: Promotion, version: ModelVersion) -> gates.Evidence:
+        problems: dict[str, str] = {}
+
+        def attempt(gate: str, measure: Callable[[ModelVersion], T | None]) -> T | None:
+            try:
+                return measure(version)
+            except MlboxError as err:
+                problems[gate] = err.message
+                return None
+
+        return gates.Evidence(
+            version=version,
+            policy=promotion.policy,
+            run=attempt("lineage", self._run),
+            dataset=attempt("lineage", self._dataset),
+            champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
+            p95_ms=attempt("latency", self._latency),
+            parity=attempt("parity", self._parity),
+            scores=attempt("sanity", self._scores),
+            problems=problems,
+        )
+
+    def _run(self, version: ModelVersion) -> Run | None:
+        return self._tracker.run(version.run_id) if version.run_id else None
+
+    def _dataset(self, version: ModelVersion) -> DatasetVersion | None:
+        return self._datasets.version(version.dataset) if version.dataset else None
+
+    def _latency(self, version: ModelVersion) -> float | None:
+        if version.artifact is None:
+            return None
+        return measure_latency(self._artifacts.path(version.artifact), batch=1, runs=LATENCY_RUNS).p95_ms
+
+    def _parity(self, version: ModelVersion) -> float | None:
+        if version.artifact is None or version.sample is None:
+            return None
+        import numpy as np
+
+        sample = read_sample(self._artifacts.path(version.sample))
+        scores = score_onnx(self._artifacts.path(version.artifact), sample.inputs)
+        return float(np.max(np.abs(scores - sample.outputs))) if len(scores) == len(sample.outputs) else math.inf
+
+    def _scores(self, version: ModelVersion) -> tuple[float, float] | None:
+        if version.artifact is None or version.reference is None:
+            return None
+        scores = score_onnx(self._artifacts.path(version.artifact), self._reference_rows(version))
+        return float(scores.min()), float(scores.max())
+
+    def _reference_rows(self, version: ModelVersion) -> np.ndarray:
+        import numpy as np
+
+        reference = load_reference(self._artifacts, version)
+        return np.stack([reference[feature] for feature in version.features], axis=1).astype(np.float32)
+
+    def close(self) -> None:
+        """Drop what waits to be tested; it is tested at the next start."""
+        self._pool.shutdown(cancel_futures=True)

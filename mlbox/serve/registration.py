@@ -1,0 +1,138 @@
+"""Registration: a run's artifact becomes a model version that knows where it came from.
+
+Everything that the gates and the server will rely on is found out here, once, from the things themselves: the tensors from
+the file (in a disposable process), the trainer, commit and dataset from the run, the reference for drift from the dataset.
+A caller names what to register and may not claim any of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+from mlbox.errors import InvalidInput
+from mlbox.records import DatasetVersion, ModelVersion, Record, Run
+from mlbox.serve.check import inspect_onnx, read_sample
+from mlbox.serve.reference import make_reference, store_reference
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.datasets import Datasets
+from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.tracking import Tracker
+
+
+class Registration(Record, frozen=True, kw_only=True):
+    """What to register: paths among the run's artifacts, and what the columns of the input mean."""
+
+    run_id: str
+    artifact: str
+    """Path of the ONNX file."""
+    sample: str | None = None
+    """Path of the .npz with `inputs` and the source model's `outputs`, for the parity gate."""
+    features: tuple[str, ...] = ()
+    """Feature references in the order of the input's columns; by default the service's, or the dataset's."""
+    feature_service: str | None = None
+    metrics: dict[str, float] = {}
+    """By default the last finite value of each metric of the run."""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class FeatureNames(Protocol):
+    """What registration asks of the feature store."""
+
+    def resolve(self, refs: Sequence[str]) -> tuple[str, ...]:
+        """Full references for views' features and services; raises NotFound."""
+
+
+class Registrar:
+    """Turns run artifacts into versions."""
+
+    def __init__(
+        self, registry: Registry, tracker: Tracker, datasets: Datasets, features: FeatureNames, artifacts: Artifacts
+    ) -> None:
+        self._registry = registry
+        self._tracker = tracker
+        self._datasets = datasets
+        self._features = features
+        self._artifacts = artifacts
+
+    def register(self, model: str, ask: Registration, *, actor: str) -> ModelVersion:
+        """A new version of a model; raises InvalidInput for a file that is no usable ONNX model or does not fit."""
+        run = self._tracker.run(ask.run_id)
+        artifact = self._tracker.artifact(run.id, ask.artifact)
+        dataset = self._datasets.version(run.dataset) if run.dataset else None
+        features = self._feature_names(ask, dataset)
+        found = inspect_onnx(self._artifacts.path(artifact.sha256), width=len(features))
+        width = found.inputs[0].shape[1]
+        if width not in (-1, len(features)):
+            raise InvalidInput(
+                f"The model takes {width} columns, and {len(features)} features are named.",
+                hint="Name the features in the order of the input's columns.",
+                field="features",
+            )
+        return self._registry.register(
+            NewVersion(
+                model=model,
+                run_id=run.id,
+                job_id=run.job_id,
+                dataset=dataset.ref if dataset else None,
+                feature_service=ask.feature_service or (dataset.feature_service if dataset else None),
+                features=features,
+                inputs=found.inputs,
+                outputs=found.outputs,
+                artifact=artifact.sha256,
+                size=artifact.size,
+                reference=self._reference(dataset, features),
+                sample=self._sample(ask, run, len(features)),
+                metrics=ask.metrics or _last_metrics(run),
+                git_commit=run.git_commit,
+                trained_by=run.user,
+                submitted_by=actor,
+                description=ask.description,
+                tags=ask.tags,
+            )
+        )
+
+    def _feature_names(self, ask: Registration, dataset: DatasetVersion | None) -> tuple[str, ...]:
+        named = ask.features or ((ask.feature_service,) if ask.feature_service else ())
+        if named:
+            return self._features.resolve(named)
+        in_dataset = tuple(column.name for column in dataset.columns if ":" in column.name) if dataset else ()
+        if not in_dataset:
+            raise InvalidInput(
+                "The version names no features, and its run no dataset to take them from.",
+                hint="Give features or feature_service.",
+                field="features",
+            )
+        return in_dataset
+
+    def _reference(self, dataset: DatasetVersion | None, features: tuple[str, ...]) -> str | None:
+        if dataset is None:
+            return None
+        absent = sorted(set(features) - {column.name for column in dataset.columns})
+        if absent:
+            raise InvalidInput(
+                f"{dataset.ref}, which the run trained on, has no column {absent[0]!r}.",
+                hint="Name the features that the model was trained with.",
+                field="features",
+            )
+        return store_reference(self._artifacts, make_reference(self._datasets.open_table(dataset.ref), features))
+
+    def _sample(self, ask: Registration, run: Run, width: int) -> str | None:
+        if ask.sample is None:
+            return None
+        artifact = self._tracker.artifact(run.id, ask.sample)
+        sample = read_sample(self._artifacts.path(artifact.sha256))
+        if sample.inputs.ndim != 2 or sample.inputs.shape[1] != width or len(sample.outputs) != len(sample.inputs):
+            raise InvalidInput(
+                f"The sample's inputs are {list(sample.inputs.shape)} and its outputs {list(sample.outputs.shape)};"
+                f" [N, {width}] and [N] are wanted.",
+                hint="`mlbox.export_onnx` writes a sample that fits.",
+                field="sample",
+            )
+        return artifact.sha256
+
+
+def _last_metrics(run: Run) -> dict[str, float]:
+    return {name: metric.value for name, metric in run.metrics.items() if math.isfinite(metric.value)}

@@ -1,0 +1,181 @@
+"""Uploads of rows: to a file, through a disposable process, out as a checked Arrow table.
+
+The server itself never parses what was sent. It streams the bytes to a file, has `parse_worker` read them under limits, and maps
+the table that the worker wrote. Whatever happens to the worker, the answer is an error that says so, and no row is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, get_args
+
+import msgspec
+
+from mlbox.errors import BY_CODE, InvalidInput, MlboxError, TimedOut, TooLarge, TooMany, Unavailable
+from mlbox.records import Column
+from mlbox.store.parse_worker import Format, ParseAnswer, ParseRequest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MIB = 1 << 20
+_BLOWN_UP = {signal.SIGXCPU: "took too long", signal.SIGXFSZ: "became too large"}
+
+
+class Upload:
+    """One file that is being sent. Use `with`: it is removed at the end."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._size = 0
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=folder)
+        except OSError as err:
+            raise Unavailable(f"The upload cannot be kept: {err.strerror}.", hint="Check the disk.") from err
+        self.path = Path(name)
+        self._file = os.fdopen(descriptor, "wb")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    def write(self, chunk: bytes) -> None:
+        """Add bytes; raises TooLarge past the limit."""
+        self._size += len(chunk)
+        if self._size > self._most_bytes:
+            raise TooLarge(
+                f"The upload is larger than {self._most_bytes:,} bytes.",
+                hint="Send it in parts, or raise max_upload.",
+                field="body",
+            )
+        try:
+            self._file.write(chunk)
+        except OSError as err:
+            raise Unavailable(f"The upload cannot be kept: {err.strerror}.", hint="Check the disk.") from err
+
+    def finish(self) -> None:
+        """Everything was sent; raises InvalidInput if that was nothing."""
+        if not self._size:
+            raise InvalidInput("The body is empty.", hint="Send the rows as the body.", field="body")
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove the file."""
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+
+class Uploads:
+    """Takes uploads in and has them parsed, a few at a time."""
+
+    def __init__(
+        self, folder: Path, *, most_bytes: int, seconds: float = 120, memory_mb: int = 2048, at_once: int = 2
+    ) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._seconds = seconds
+        self._memory_mb = memory_mb
+        self._slots = threading.BoundedSemaphore(at_once)
+        if folder.exists():
+            for left_over in folder.iterdir():
+                left_over.unlink()
+
+    def begin(self) -> Upload:
+        """A file to write an upload to."""
+        return Upload(self._folder, self._most_bytes)
+
+    def parse(
+        self, upload: Upload, format: str, columns: Sequence[Column], *, required: Sequence[str] = ()
+    ) -> pa.Table:
+        """The upload's rows: exactly the declared columns, in their types, in UTC, and no null where one is required.
+
+        Raises InvalidInput with the column, and the row counted from 1.
+        """
+        import pyarrow as pa
+
+        upload.finish()
+        with self._slot(), tempfile.NamedTemporaryFile(dir=self._folder) as target:
+            request = ParseRequest(
+                path=str(upload.path),
+                target=target.name,
+                format=check_format(format),
+                columns=tuple(columns),
+                required=tuple(required),
+                memory_bytes=self._memory_mb * MIB,
+                cpu_seconds=max(1, round(self._seconds)),
+                output_bytes=self._memory_mb * MIB,
+            )
+            _raise_for(self._run(request))
+            with pa.memory_map(target.name) as source:
+                return pa.ipc.open_file(source).read_all()
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(timeout=self._seconds):
+            raise TooMany("Other uploads are still being read.", hint="Try again in a moment.")
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _run(self, request: ParseRequest) -> ParseAnswer:
+        worker = subprocess.Popen(
+            [sys.executable, "-P", "-m", "mlbox.store.parse_worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            out, _ = worker.communicate(request.to_json(), timeout=self._seconds)
+        except subprocess.TimeoutExpired as err:
+            raise TimedOut(
+                f"The upload took longer than {self._seconds:g} s to read.", hint="Send it in parts.", field="body"
+            ) from err
+        finally:
+            if worker.poll() is None:
+                worker.kill()
+                worker.communicate()
+        if worker.returncode:
+            raise _dead(worker.returncode)
+        return msgspec.json.decode(out, type=ParseAnswer)
+
+
+def check_format(format: str) -> Format:
+    """The format that a request names; raises InvalidInput."""
+    formats: tuple[Format, ...] = get_args(Format)
+    for known in formats:
+        if format == known:
+            return known
+    said = f"{format[:40]!r} is no format." if format else "The format is not named."
+    raise InvalidInput(said, hint=f"One of {', '.join(formats)}.", field="format")
+
+
+def _dead(code: int) -> MlboxError:
+    """What to say of a worker that did not live to answer."""
+    if -code in _BLOWN_UP:
+        return TooLarge(
+            f"The upload {_BLOWN_UP[signal.Signals(-code)]} to read.", hint="Send it in parts.", field="body"
+        )
+    if code == -signal.SIGKILL:
+        return TooLarge("The upload takes too much memory to read.", hint="Send it in parts.", field="body")
+    return InvalidInput("The upload broke the parser that read it.", hint="Is the file damaged?", field="body")
+
+
+def _raise_for(answer: ParseAnswer) -> None:
+    if answer.code:
+        raise BY_CODE.get(answer.code, MlboxError)(answer.message, hint=answer.hint, field=answer.field)

@@ -1,0 +1,213 @@
+"""Jobs on disk: what was asked for, in which state it is, and each attempt at it.
+
+`MOVES` is the whole state machine. An attempt's row is written before its process is started, so that a crash in between leaves
+something to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from mlbox.clock import from_us, to_us
+from mlbox.errors import Conflict, NotFound
+from mlbox.records import Attempt, Job, JobSpec, JobState
+from mlbox.store.db import Database, Row, Tx
+
+MOVES: dict[JobState, tuple[JobState, ...]] = {
+    "queued": ("starting", "stopped"),
+    "starting": ("running", "stopping", "succeeded", "failed", "timed_out", "queued"),
+    "running": ("stopping", "succeeded", "failed", "timed_out", "queued"),
+    "stopping": ("stopped",),
+    "succeeded": ("queued",),
+    "failed": ("queued",),
+    "stopped": ("queued",),
+    "timed_out": ("queued",),
+}
+"""From each state, where a job may go; an ended job is queued again only when someone retries it."""
+ACTIVE: tuple[JobState, ...] = ("starting", "running", "stopping")
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "stopped", "timed_out")
+
+_JOB_SQL = """
+SELECT job.*, (SELECT json_group_array(json_object('number', number, 'started_us', started_us, 'ended_us', ended_us,
+    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'reason', reason))
+  FROM (SELECT * FROM attempt WHERE job_id = job.id ORDER BY number)) AS attempts
+FROM job
+"""
+
+
+class Jobs:
+    """All jobs."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def get(self, job_id: str) -> Job:
+        """One job; raises NotFound."""
+        row = self._db.one(f"{_JOB_SQL} WHERE job.id = ?", (job_id,))
+        if row is None:
+            raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
+        return _job(row)
+
+    def page(
+        self, *, state: JobState | None = None, user: str | None = None, limit: int = 100, after: str | None = None
+    ) -> list[Job]:
+        """Jobs, newest first, from below the id `after`."""
+        rows = self._db.all(
+            f"{_JOB_SQL} WHERE job.id < :after AND (:state IS NULL OR state = :state)"
+            " AND (:user IS NULL OR user = :user) ORDER BY job.id DESC LIMIT :limit",
+            {"after": after or "~", "state": state, "user": user, "limit": limit},
+        )
+        return [_job(row) for row in rows]
+
+    def in_states(self, states: Sequence[JobState]) -> list[Job]:
+        """All jobs in these states, oldest first."""
+        places = ",".join("?" * len(states))
+        return [_job(row) for row in self._db.all(f"{_JOB_SQL} WHERE state IN ({places}) ORDER BY job.id", states)]
+
+    def counts(self) -> dict[JobState, int]:
+        """How many jobs are in each state."""
+        rows = self._db.all("SELECT state, count(*) AS n FROM job GROUP BY state")
+        return dict.fromkeys(MOVES, 0) | {row["state"]: row["n"] for row in rows}
+
+    # -- moving -----------------------------------------------------------------------------------------------------
+
+    def add(self, job: Job) -> Job:
+        """A new job, queued."""
+
+        def write(tx: Tx) -> None:
+            tx.run(
+                "INSERT INTO job (id, user, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?)",
+                (job.id, job.user, job.spec.to_json().decode(), job.state, tx.now_us, job.run_id, job.reason),
+            )
+            tx.emit("job.submitted", f"job:{job.id}", job.user, name=job.spec.name, run=job.run_id)
+
+        self._db.write(write)
+        return self.get(job.id)
+
+    def begin_attempt(self, job_id: str, gpus: Sequence[int]) -> Job:
+        """queued -> starting, with the row of a new attempt."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, "queued")
+            number = len(job.attempts) + 1
+            tx.run(
+                "INSERT INTO attempt (job_id, number, started_us, gpus) VALUES (?,?,?,?)",
+                (job_id, number, tx.now_us, msgspec.json.encode(list(gpus)).decode()),
+            )
+            _move(tx, job, "starting", "mlbox", f"attempt {number} starts")
+
+        self._db.write(write)
+        return self.get(job_id)
+
+    def started(self, job_id: str, pid: int) -> Job:
+        """starting -> running; the attempt's shim has this process id. Any other state stays as it is."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *MOVES)
+            tx.run("UPDATE attempt SET pid = ? WHERE job_id = ? AND number = ?", (pid, job_id, len(job.attempts)))
+            if job.state == "starting":
+                _move(tx, job, "running", "mlbox", "")
+
+        self._db.write(write)
+        return self.get(job_id)
+
+    def end_attempt(
+        self, job_id: str, state: JobState, *, exit_code: int | None, reason: str, retry_at: datetime | None = None
+    ) -> Job:
+        """End the present attempt; the job ends with it, or is queued for another try at a moment."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *ACTIVE)
+            tx.run(
+                "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ? WHERE job_id = ? AND number = ?",
+                (tx.now_us, exit_code, reason, job_id, len(job.attempts)),
+            )
+            if retry_at is not None:
+                tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(retry_at), job_id))
+                _move(tx, job, "queued", "mlbox", f"{reason}; tried again")
+                return
+            tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, exit_code, job_id))
+            _move(tx, job, state, "mlbox", reason)
+
+        self._db.write(write)
+        return self.get(job_id)
+
+    def ask_to_stop(self, job_id: str, *, actor: str) -> Job:
+        """queued -> stopped; starting or running -> stopping. Raises Conflict for a job that has ended."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, "queued", "starting", "running", "stopping")
+            if job.state == "queued":
+                tx.run("UPDATE job SET ended_us = ? WHERE id = ?", (tx.now_us, job_id))
+                _move(tx, job, "stopped", actor, f"stopped by {actor} before it started")
+            elif job.state != "stopping":
+                _move(tx, job, "stopping", actor, f"stopped by {actor}")
+
+        self._db.write(write)
+        return self.get(job_id)
+
+    def queue_again(self, job_id: str, *, actor: str, run_id: str) -> Job:
+        """An ended job -> queued, with a new run for its next attempt."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *ENDED)
+            tx.run(
+                "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, run_id = ? WHERE id = ?",
+                (run_id, job_id),
+            )
+            _move(tx, job, "queued", actor, f"retried by {actor}")
+
+        self._db.write(write)
+        return self.get(job_id)
+
+
+def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
+    row = tx.one(f"{_JOB_SQL} WHERE job.id = ?", (job_id,))
+    if row is None:
+        raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
+    job = _job(row)
+    if job.state not in expected:
+        raise Conflict(f"The job is {job.state}, and this takes {' or '.join(expected)}.", hint="`mlbox ps` shows it.")
+    return job
+
+
+def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> None:
+    assert state in MOVES[job.state], (job.state, state)
+    tx.run("UPDATE job SET state = ?, reason = ? WHERE id = ?", (state, reason, job.id))
+    tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
+
+
+def _job(row: Row) -> Job:
+    return Job(
+        id=row["id"],
+        user=row["user"],
+        spec=msgspec.json.decode(row["spec"], type=JobSpec),
+        state=row["state"],
+        created_at=from_us(row["created_us"]),
+        run_id=row["run_id"],
+        ended_at=_moment(row["ended_us"]),
+        exit_code=row["exit_code"],
+        reason=row["reason"],
+        not_before=_moment(row["not_before_us"]),
+        attempts=tuple(
+            Attempt(
+                number=a["number"],
+                started_at=from_us(a["started_us"]),
+                ended_at=_moment(a["ended_us"]),
+                exit_code=a["exit_code"],
+                pid=a["pid"],
+                gpus=tuple(a["gpus"]),
+                reason=a["reason"],
+            )
+            for a in msgspec.json.decode(row["attempts"])
+        ),
+    )
+
+
+def _moment(us: int | None) -> datetime | None:
+    return None if us is None else from_us(us)

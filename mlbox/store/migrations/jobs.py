@@ -1,0 +1,28 @@
+"""Jobs and their attempts."""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+
+jobs = Migrations("jobs")
+
+
+@migration(jobs)
+def m001_jobs(db: Database) -> None:
+    run_script(
+        db,
+        EVENT_TABLE
+        + """
+        CREATE TABLE job (
+          id TEXT PRIMARY KEY, user TEXT NOT NULL, spec TEXT NOT NULL, state TEXT NOT NULL, created_us INTEGER NOT NULL,
+          run_id TEXT, ended_us INTEGER, exit_code INTEGER, reason TEXT NOT NULL DEFAULT '', not_before_us INTEGER
+        ) STRICT;
+        CREATE INDEX job_state ON job (state, id);
+        CREATE INDEX job_user ON job (user, id);
+        CREATE TABLE attempt (
+          job_id TEXT NOT NULL REFERENCES job (id), number INTEGER NOT NULL, started_us INTEGER NOT NULL, ended_us INTEGER,
+          exit_code INTEGER, pid INTEGER, gpus TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '', PRIMARY KEY (job_id, number)
+        ) STRICT, WITHOUT ROWID;
+        """,
+    )

@@ -1,0 +1,31 @@
+"""Drift results and alerts."""
+
+from sqlite_utils import Database
+from sqlite_utils.migrations import Migrations
+
+from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+
+monitoring = Migrations("monitoring")
+
+
+@migration(monitoring)
+def m001_drift_and_alerts(db: Database) -> None:
+    run_script(
+        db,
+        EVENT_TABLE
+        + """
+        CREATE TABLE drift (
+          id INTEGER PRIMARY KEY, model TEXT NOT NULL, feature TEXT NOT NULL, check_id TEXT NOT NULL, at_us INTEGER NOT NULL,
+          result TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX drift_feature ON drift (model, feature, id);
+        CREATE INDEX drift_check ON drift (model, check_id);
+
+        CREATE TABLE alert (
+          id TEXT PRIMARY KEY, name TEXT NOT NULL, labels TEXT NOT NULL, state TEXT NOT NULL, summary TEXT NOT NULL,
+          value REAL, fired_us INTEGER NOT NULL, resolved_us INTEGER
+        ) STRICT;
+        CREATE UNIQUE INDEX alert_firing ON alert (name, labels) WHERE state = 'firing';
+        CREATE INDEX alert_state ON alert (state, id);
+        """,
+    )

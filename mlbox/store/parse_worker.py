@@ -1,0 +1,144 @@
+"""The disposable process that parses one upload: `python -m mlbox.store.parse_worker`, a request as JSON on stdin.
+
+A reader of Arrow, Parquet or CSV may die, loop or swell on a file that was made to do so. Here it takes nothing with it: memory,
+time and output are limited by the kernel before a byte is read, and what leaves is a checked table, or one error.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from mlbox.errors import InvalidInput, MlboxError, TooLarge
+from mlbox.records import Column, Record
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Format = Literal["parquet", "csv", "arrow"]
+_MAGIC = b"ARROW1"
+"""How a file begins."""
+_STREAM = b"\xff\xff\xff\xff"
+"""How a stream begins; what begins otherwise would be read as the length of something huge."""
+
+
+class ParseRequest(Record, frozen=True, kw_only=True):
+    """What to parse, what is expected of it, where to put it, and what it may take."""
+
+    path: str
+    target: str
+    format: Format
+    columns: tuple[Column, ...]
+    required: tuple[str, ...] = ()
+    memory_bytes: int
+    cpu_seconds: int
+    output_bytes: int
+
+
+class ParseAnswer(Record, frozen=True, kw_only=True):
+    """How it went: rows, or the code, message, hint and field of an error."""
+
+    rows: int = 0
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+    field: str | None = None
+
+
+def limit(request: ParseRequest) -> None:
+    """Let the kernel hold this process to its limits."""
+    for kind, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_DATA, request.memory_bytes),
+        (resource.RLIMIT_CPU, request.cpu_seconds),
+        (resource.RLIMIT_FSIZE, request.output_bytes),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def parse(request: ParseRequest) -> int:
+    """Parse, check and write the table as an Arrow file; its number of rows."""
+    import pyarrow as pa
+
+    from mlbox.store.tables import conform
+
+    try:
+        raw = {"parquet": _read_parquet, "csv": _read_csv, "arrow": _read_arrow}[request.format](request)
+        raw.validate(full=True)
+    except (MemoryError, pa.ArrowMemoryError):
+        raise
+    except (pa.ArrowException, OSError, ValueError, EOFError) as err:
+        raise InvalidInput(
+            f"The upload is not {request.format} that can be read: {str(err).splitlines()[0][:300].rstrip('.')}.",
+            hint="Check the file, and that ?format= names its format.",
+            field="body",
+        ) from err
+    table = conform(raw, request.columns, required=request.required, text=request.format == "csv")
+    with pa.OSFile(request.target, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return int(table.num_rows)
+
+
+def _read_parquet(request: ParseRequest) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(request.path) as file:
+        return file.read(use_pandas_metadata=False)
+
+
+def _read_csv(request: ParseRequest) -> pa.Table:
+    """Declared columns as text, so that what does not fit can be shown; an empty cell without quotes is null."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    return csv.read_csv(
+        request.path,
+        read_options=csv.ReadOptions(use_threads=False),
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types={column.name: pa.string() for column in request.columns},
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+
+
+def _read_arrow(request: ParseRequest) -> pa.Table:
+    """A stream or a file of Arrow's IPC format."""
+    import pyarrow as pa
+
+    with pa.OSFile(request.path, "rb") as source:
+        start = source.read(len(_MAGIC))
+        source.seek(0)
+        is_file = start == _MAGIC
+        if not is_file and not start.startswith(_STREAM):
+            raise ValueError("it begins neither like a stream nor like a file")
+        opened = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        with opened as reader:
+            return reader.read_all()
+
+
+def answer(request: ParseRequest) -> ParseAnswer:
+    """Parse, and put whatever error there is into words."""
+    limit(request)
+    try:
+        return ParseAnswer(rows=parse(request))
+    except MlboxError as err:
+        return ParseAnswer(code=err.code, message=err.message, hint=err.hint, field=err.field)
+    except MemoryError:  # pyarrow's own is one
+        return ParseAnswer(code=TooLarge.code, message="The upload takes too much memory to read.", field="body")
+
+
+def main() -> None:
+    """Answer the one request."""
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=ParseRequest)
+    sys.stdout.buffer.write(answer(request).to_json())
+
+
+if __name__ == "__main__":
+    main()

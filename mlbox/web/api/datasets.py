@@ -1,0 +1,45 @@
+"""Dataset versions over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import get, post
+from litestar.params import Parameter
+from litestar.response import File
+
+from mlbox.records import DatasetVersion, Principal
+from mlbox.store.datasets import DatasetSpec
+from mlbox.web.auth import require
+from mlbox.web.box import Box
+
+
+@post("/api/v1/datasets")
+async def create_dataset(box: Box, principal: Principal, data: DatasetSpec) -> DatasetVersion:
+    """Build a version; one whose bytes are those of an earlier version is that version."""
+    require(principal, "member")
+    return await box.call(box.datasets.create, data, actor=principal.name)
+
+
+@get("/api/v1/datasets")
+async def list_datasets(
+    box: Box, name: str | None = None, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100, after: str | None = None
+) -> list[DatasetVersion]:
+    """Versions, newest first."""
+    return await box.call(box.datasets.versions, name, limit=limit, after=after)
+
+
+@get("/api/v1/datasets/{ref:str}")
+async def get_dataset(box: Box, ref: str) -> DatasetVersion:
+    """`NAME@vN`, or the latest version of `NAME`."""
+    return await box.call(box.datasets.version, ref)
+
+
+@get("/api/v1/datasets/{ref:str}/files/{file:str}")
+async def get_file(box: Box, ref: str, file: str) -> File:
+    """One file of a version; its name never stands for other bytes."""
+    path = await box.call(box.datasets.file_path, ref, file)
+    return File(path, filename=file, media_type="application/vnd.apache.parquet")
+
+
+handlers: list[Any] = [create_dataset, list_datasets, get_dataset, get_file]

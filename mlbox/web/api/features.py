@@ -1,0 +1,152 @@
+"""The feature store over HTTP: sources, views, services, materialization and online reads."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Request, get, post
+from litestar.params import Parameter
+
+from mlbox.errors import InvalidInput
+from mlbox.records import Column, FeatureService, FeatureView, OnlineRow, Principal, Record, Source, ViewSpec
+from mlbox.web.auth import require
+from mlbox.web.box import Box
+from mlbox.web.uploads import receive_rows
+
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+MAX_ENTITIES = 10_000
+
+
+class NewSource(Record, frozen=True, kw_only=True):
+    """A source to declare."""
+
+    name: str
+    columns: tuple[Column, ...]
+    event_time: str
+    arrival_time: str | None = None
+
+
+class NewService(Record, frozen=True, kw_only=True):
+    """Features to bundle under a name: references, or other services."""
+
+    name: str
+    features: tuple[str, ...]
+
+
+class Rows(Record, frozen=True, kw_only=True):
+    """How many rows were written."""
+
+    rows: int
+
+
+class MaterializeRequest(Record, frozen=True, kw_only=True):
+    """Which view to bring up to domain time; all of them by default."""
+
+    view: str | None = None
+
+
+class OnlineRequest(Record, frozen=True, kw_only=True):
+    """Features, by reference or service, of entities, each a map of its join keys."""
+
+    features: tuple[str, ...]
+    entities: tuple[dict[str, Any], ...]
+
+
+@post("/api/v1/sources")
+async def create_source(box: Box, principal: Principal, data: NewSource) -> Source:
+    """Declare an append-only source; the same declaration again changes nothing."""
+    require(principal, "member")
+    return await box.call(
+        box.features.add_source, data.name, data.columns, data.event_time, data.arrival_time, actor=principal.name
+    )
+
+
+@get("/api/v1/sources")
+async def list_sources(box: Box, limit: Limit = 100, after: str | None = None) -> list[Source]:
+    """Sources by name, from the one after `after`."""
+    return await box.call(box.features.sources, limit=limit, after=after)
+
+
+@get("/api/v1/sources/{name:str}")
+async def get_source(box: Box, name: str) -> Source:
+    """One source, with its number of rows."""
+    return await box.call(box.features.source, name)
+
+
+@post("/api/v1/sources/{name:str}/rows", request_max_body_size=None)
+async def append_rows(
+    box: Box,
+    principal: Principal,
+    request: Request[Any, Any, Any],
+    name: str,
+    format_: Annotated[str, Parameter(query="format")] = "",
+) -> Rows:
+    """Add the body's rows (`?format=parquet|csv|arrow`), all or none."""
+    require(principal, "member")
+    source = await box.call(box.features.source, name)
+    table = await receive_rows(box, request, format_, source.columns, required=(source.event_time,))
+    return Rows(rows=await box.call(box.features.append, name, table, actor=principal.name))
+
+
+@post("/api/v1/features/views")
+async def apply_view(box: Box, principal: Principal, data: ViewSpec) -> FeatureView:
+    """Keep a view: a changed definition is its next version, a changed text is not."""
+    require(principal, "member")
+    return await box.call(box.features.apply_view, data, actor=principal.name)
+
+
+@get("/api/v1/features/views")
+async def list_views(box: Box, limit: Limit = 100, after: str | None = None) -> list[FeatureView]:
+    """All versions of all views by name and version, from the one after the reference `after`."""
+    return await box.call(box.features.views, limit=limit, after=after)
+
+
+@get("/api/v1/features/views/{ref:str}")
+async def get_view(box: Box, ref: str) -> FeatureView:
+    """`NAME@vN`, or the latest version of `NAME`."""
+    return await box.call(box.features.view, ref)
+
+
+@post("/api/v1/features/services")
+async def apply_service(box: Box, principal: Principal, data: NewService) -> FeatureService:
+    """Bundle features under a name: another bundle is the next version."""
+    require(principal, "member")
+    return await box.call(box.features.apply_service, data.name, data.features, actor=principal.name)
+
+
+@get("/api/v1/features/services")
+async def list_services(box: Box, limit: Limit = 100, after: str | None = None) -> list[FeatureService]:
+    """All versions of all services by name and version, from the one after the reference `after`."""
+    return await box.call(box.features.services, limit=limit, after=after)
+
+
+@get("/api/v1/features/services/{ref:str}")
+async def get_service(box: Box, ref: str) -> FeatureService:
+    """`NAME@vN`, or the latest version of `NAME`."""
+    return await box.call(box.features.service, ref)
+
+
+@post("/api/v1/features/materialize", status_code=200)
+async def materialize(box: Box, principal: Principal, data: MaterializeRequest) -> Rows:
+    """Bring the online store up to domain time; how many entities changed."""
+    require(principal, "member")
+    return Rows(rows=await box.call(box.features.materialize, data.view))
+
+
+@post("/api/v1/features/online", status_code=200)
+async def online(box: Box, data: OnlineRequest) -> list[OnlineRow]:
+    """The latest values of each entity, as of domain time."""
+    if len(data.entities) > MAX_ENTITIES:
+        raise InvalidInput(
+            f"{len(data.entities):,} entities are too many for one request.",
+            hint=f"Ask for {MAX_ENTITIES:,} at most.",
+            field="entities",
+        )
+    return await box.call(box.features.online_features, data.features, data.entities)
+
+
+handlers: list[Any] = [
+    *(create_source, list_sources, get_source, append_rows),
+    *(apply_view, list_views, get_view, apply_service, list_services, get_service),
+    *(materialize, online),
+]

@@ -1,0 +1,112 @@
+"""The scheduler over HTTP: snapshots of code, jobs, their logs, GPUs."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, Response, get, post
+from litestar.params import Parameter
+
+from mlbox.records import Job, JobSpec, JobState, Principal, Record
+from mlbox.scheduler.gpus import Gpu
+from mlbox.store.jobs import ENDED
+from mlbox.web.api.runs import receive_artifact
+from mlbox.web.auth import require
+from mlbox.web.box import Box
+
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+LOG_CHUNK = 1 << 20
+OFFSET, ENDED_HEADER = "X-Mlbox-Offset", "X-Mlbox-Ended"
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """Code that was sent: name it in a job."""
+
+    sha256: str
+    size: int
+
+
+@post("/api/v1/snapshots", request_max_body_size=None)
+async def put_snapshot(request: Request[Any, Any, Any], box: Box, principal: Principal) -> Snapshot:
+    """Keep a tar.gz of code."""
+    require(principal, "member")
+    sha256, size = await receive_artifact(box, request, box.settings.max_artifact)
+    return Snapshot(sha256=sha256, size=size)
+
+
+@post("/api/v1/jobs")
+async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
+    """Queue a job."""
+    require(principal, "member")
+    datasets = [(await box.call(box.datasets.version, ref)).ref for ref in data.datasets]
+    spec = msgspec.structs.replace(data, datasets=tuple(datasets))
+    return await box.call(box.scheduler.submit, spec, user=principal.name)
+
+
+@get("/api/v1/jobs")
+async def list_jobs(
+    box: Box,
+    state_: Annotated[JobState | None, Parameter(query="state")] = None,
+    user: str | None = None,
+    limit: Limit = 100,
+    after: str | None = None,
+) -> list[Job]:
+    """Jobs, newest first."""
+    return await box.call(box.scheduler.jobs, state=state_, user=user, limit=limit, after=after)
+
+
+@get("/api/v1/jobs/{job_id:str}")
+async def get_job(box: Box, job_id: str) -> Job:
+    """One job, with its attempts."""
+    return await box.call(box.scheduler.job, job_id)
+
+
+@post("/api/v1/jobs/{job_id:str}/stop", status_code=200)
+async def stop(box: Box, principal: Principal, job_id: str) -> Job:
+    """End a job; its user may, and an admin."""
+    job = await box.call(box.scheduler.job, job_id)
+    require(principal, "member" if job.user == principal.name else "admin")
+    return await box.call(box.scheduler.stop, job_id, actor=principal.name)
+
+
+@post("/api/v1/jobs/{job_id:str}/retry", status_code=200)
+async def retry(box: Box, principal: Principal, job_id: str) -> Job:
+    """Queue an ended job again; its user may, and an admin."""
+    job = await box.call(box.scheduler.job, job_id)
+    require(principal, "member" if job.user == principal.name else "admin")
+    return await box.call(box.scheduler.retry, job_id, actor=principal.name)
+
+
+@get("/api/v1/jobs/{job_id:str}/logs")
+async def logs(
+    box: Box,
+    job_id: str,
+    attempt: Annotated[int | None, Parameter(ge=1)] = None,
+    offset: Annotated[int, Parameter(ge=0)] = 0,
+) -> Response[bytes]:
+    """What an attempt printed, from an offset in bytes; a header says where to go on, and one whether the job has ended."""
+    job = await box.call(box.scheduler.job, job_id)
+    path = await box.call(box.scheduler.log_path, job_id, attempt)
+    content = await box.call(_read, path, offset)
+    headers = {OFFSET: str(offset + len(content)), ENDED_HEADER: "1" if job.state in ENDED else "0"}
+    return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
+
+
+def _read(path: os.PathLike[str], offset: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(LOG_CHUNK)
+    except FileNotFoundError:
+        return b""
+
+
+@get("/api/v1/gpus")
+async def list_gpus(box: Box) -> list[Gpu]:
+    """The GPUs of the box."""
+    return box.scheduler.gpus()
+
+
+handlers: list[Any] = [put_snapshot, submit, list_jobs, get_job, stop, retry, logs, list_gpus]

@@ -1,0 +1,158 @@
+"""The registry over HTTP: models, versions, policies, promotions and what serves."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import get, post, put
+from litestar.params import Parameter
+
+from mlbox.errors import NotAuthorised
+from mlbox.records import Endpoint, Model, ModelVersion, Principal, Promotion, PromotionPolicy, Record
+from mlbox.serve.registration import Registration
+from mlbox.web.auth import require
+from mlbox.web.box import Box
+
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+
+
+class NewModel(Record, frozen=True, kw_only=True):
+    """An empty model."""
+
+    name: str
+    purpose: str = ""
+
+
+class Comment(Record, frozen=True, kw_only=True):
+    """Why."""
+
+    comment: str = ""
+
+
+@get("/api/v1/models")
+async def list_models(box: Box, limit: Limit = 100, after: str | None = None) -> list[Model]:
+    """Models by name."""
+    return await box.call(box.registry.models, limit=limit, after=after)
+
+
+@post("/api/v1/models")
+async def create_model(box: Box, principal: Principal, data: NewModel) -> Model:
+    """An empty model, to give it a purpose or a policy before its first version."""
+    require(principal, "member")
+    return await box.call(box.registry.create_model, data.name, actor=principal.name, purpose=data.purpose)
+
+
+@get("/api/v1/models/{model:str}")
+async def get_model(box: Box, model: str) -> Model:
+    """One model."""
+    return await box.call(box.registry.model, model)
+
+
+@get("/api/v1/models/{model:str}/versions")
+async def list_versions(box: Box, model: str, limit: Limit = 100, after: int | None = None) -> list[ModelVersion]:
+    """A model's versions, newest first."""
+    return await box.call(box.registry.versions, model, limit=limit, before=after)
+
+
+@get("/api/v1/models/{model:str}/versions/{version:int}")
+async def get_version(box: Box, model: str, version: int) -> ModelVersion:
+    """One version."""
+    return await box.call(box.registry.version, model, version)
+
+
+@post("/api/v1/models/{model:str}/versions")
+async def register(box: Box, principal: Principal, model: str, data: Registration) -> ModelVersion:
+    """Register an artifact of a run; a job may register what its own run made."""
+    if principal.job_id is None:
+        require(principal, "member")
+    else:
+        run = await box.call(box.tracker.run, data.run_id)
+        if run.job_id != principal.job_id:
+            raise NotAuthorised("A job's token may register its own run's artifacts only.")
+    return await box.call(box.registrar.register, model, data, actor=principal.name)
+
+
+@post("/api/v1/models/{model:str}/versions/{version:int}/archive", status_code=200)
+async def archive(box: Box, principal: Principal, model: str, version: int) -> ModelVersion:
+    """Take a version out of use."""
+    require(principal, "member")
+    return await box.call(box.registry.archive, model, version, actor=principal.name)
+
+
+@get("/api/v1/models/{model:str}/policy")
+async def get_policy(box: Box, model: str) -> PromotionPolicy:
+    """What the model's versions must pass."""
+    return await box.call(box.registry.policy, model)
+
+
+@put("/api/v1/models/{model:str}/policy")
+async def set_policy(box: Box, principal: Principal, model: str, data: PromotionPolicy) -> PromotionPolicy:
+    """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
+    require(principal, "admin")
+    return await box.call(box.registry.set_policy, model, data, actor=principal.name)
+
+
+@post("/api/v1/models/{model:str}/versions/{version:int}/promote")
+async def promote(box: Box, principal: Principal, model: str, version: int) -> Promotion:
+    """Propose a version and begin to test it."""
+    require(principal, "member")
+    return await box.call(box.promoter.promote, model, version, actor=principal.name)
+
+
+@get("/api/v1/promotions")
+async def list_promotions(
+    box: Box, model: str | None = None, limit: Limit = 100, after: str | None = None
+) -> list[Promotion]:
+    """Promotions, newest first."""
+    return await box.call(box.promotions.page, model=model, limit=limit, before=after)
+
+
+@get("/api/v1/promotions/{promotion_id:str}")
+async def get_promotion(box: Box, promotion_id: str) -> Promotion:
+    """One promotion, with its gates and approvals."""
+    return await box.call(box.promotions.get, promotion_id)
+
+
+@post("/api/v1/promotions/{promotion_id:str}/approve", status_code=200)
+async def approve(box: Box, principal: Principal, promotion_id: str, data: Comment) -> Promotion:
+    """Say yes; refused to whoever trained, submitted or proposed the version."""
+    require(principal, "approver")
+    return await box.call(
+        box.promotions.decide, promotion_id, approver=principal.name, decision="approve", comment=data.comment
+    )
+
+
+@post("/api/v1/promotions/{promotion_id:str}/reject", status_code=200)
+async def reject(box: Box, principal: Principal, promotion_id: str, data: Comment) -> Promotion:
+    """Say no."""
+    require(principal, "approver")
+    return await box.call(
+        box.promotions.decide, promotion_id, approver=principal.name, decision="reject", comment=data.comment
+    )
+
+
+@post("/api/v1/promotions/{promotion_id:str}/withdraw", status_code=200)
+async def withdraw(box: Box, principal: Principal, promotion_id: str, data: Comment) -> Promotion:
+    """End a promotion that nobody wants any more."""
+    require(principal, "member")
+    return await box.call(box.promotions.withdraw, promotion_id, actor=principal.name, reason=data.comment)
+
+
+@post("/api/v1/promotions/{promotion_id:str}/roll-back", status_code=200)
+async def roll_back(box: Box, principal: Principal, promotion_id: str, data: Comment) -> Promotion:
+    """Take a candidate's traffic away at once."""
+    require(principal, "member")
+    return await box.call(box.promotions.roll_back, promotion_id, data.comment, actor=principal.name)
+
+
+@get("/api/v1/endpoints")
+async def list_endpoints(box: Box) -> list[Endpoint]:
+    """What serves, and how the candidates stand."""
+    return await box.call(box.rollouts.endpoints)
+
+
+handlers: list[Any] = [
+    *(list_models, create_model, get_model, list_versions, get_version, register, archive),
+    *(get_policy, set_policy, promote, list_promotions, get_promotion),
+    *(approve, reject, withdraw, roll_back, list_endpoints),
+]

@@ -1,0 +1,49 @@
+"""Drift and alerts over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import get, post
+from litestar.params import Parameter
+
+from mlbox.records import Alert, AlertState, DriftResult, Principal
+from mlbox.web.auth import require
+from mlbox.web.box import Box
+
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+
+
+@post("/api/v1/monitoring/{model:str}/check", status_code=200)
+async def check(box: Box, principal: Principal, model: str) -> list[DriftResult]:
+    """Compare what is served with what the model in Production learned from, now."""
+    require(principal, "member")
+    return await box.call(box.monitor.check, model)
+
+
+@get("/api/v1/monitoring/{model:str}")
+async def latest(box: Box, model: str) -> list[DriftResult]:
+    """The results of the last check, by feature."""
+    await box.call(box.registry.model, model)
+    return await box.call(box.monitor.latest, model)
+
+
+@get("/api/v1/monitoring/{model:str}/features/{feature:path}")
+async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> list[DriftResult]:
+    """One feature's results, oldest first."""
+    await box.call(box.registry.model, model)
+    return await box.call(box.monitor.history, model, feature.removeprefix("/"), limit)
+
+
+@get("/api/v1/alerts")
+async def alerts(
+    box: Box,
+    alert_state: Annotated[AlertState | None, Parameter(query="state")] = None,  # litestar keeps `state` to itself
+    limit: Limit = 100,
+    after: str | None = None,
+) -> list[Alert]:
+    """Alerts, newest first."""
+    return await box.call(box.monitor.alerts, state=alert_state, limit=limit, after=after)
+
+
+handlers: list[Any] = [check, latest, history, alerts]

@@ -1,0 +1,194 @@
+"""The tracker over HTTP: experiments, runs, metrics, artifacts."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Annotated, Any
+
+from litestar import Request, Response, get, post, put
+from litestar.params import Parameter
+from litestar.response import File
+
+from mlbox.errors import InvalidInput, NotAuthorised
+from mlbox.records import Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus
+from mlbox.store.artifacts import check_path
+from mlbox.web.auth import require
+from mlbox.web.box import Box
+
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+CHUNK = 1 << 20
+
+
+class NewExperiment(Record, frozen=True, kw_only=True):
+    """An experiment's name."""
+
+    name: str
+
+
+class NewRun(Record, frozen=True, kw_only=True):
+    """A run to begin."""
+
+    experiment: str
+    name: str = ""
+    dataset: str | None = None
+    git_commit: str | None = None
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+
+
+class Point(Record, frozen=True, kw_only=True):
+    """One value of a metric. JSON has no NaN and no infinity: they are the strings NaN, Infinity and -Infinity."""
+
+    key: str
+    value: float | str
+    step: int = 0
+    at: datetime | None = None
+
+
+class Batch(Record, frozen=True, kw_only=True):
+    """What a run logs at once, all or none."""
+
+    metrics: tuple[Point, ...] = ()
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+
+
+class End(Record, frozen=True, kw_only=True):
+    """How a run ended."""
+
+    status: RunStatus = "FINISHED"
+
+
+ODD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def may_write(principal: Principal, run: Run) -> None:
+    """A member may; a job's token may write to the run of its job alone."""
+    if principal.job_id is None:
+        require(principal, "member")
+    elif run.job_id != principal.job_id:
+        raise NotAuthorised("A job's token may write to its own run only.", hint="Log to MLBOX_RUN_ID.")
+
+
+@post("/api/v1/experiments")
+async def create_experiment(box: Box, principal: Principal, data: NewExperiment) -> Experiment:
+    """The experiment of this name, made if it is new."""
+    require(principal, "member")
+    return await box.call(box.tracker.experiment, data.name, actor=principal.name)
+
+
+@get("/api/v1/experiments")
+async def list_experiments(box: Box) -> list[Experiment]:
+    """All experiments by name."""
+    return await box.call(box.tracker.experiments)
+
+
+@post("/api/v1/runs")
+async def start_run(box: Box, principal: Principal, data: NewRun) -> Run:
+    """Begin a run. A job has one already and needs none of its own."""
+    require(principal, "member")
+    return await box.call(
+        box.tracker.start_run,
+        experiment=data.experiment,
+        user=principal.name,
+        name=data.name,
+        dataset=data.dataset,
+        git_commit=data.git_commit,
+        params=data.params,
+        tags=data.tags,
+    )
+
+
+@get("/api/v1/runs")
+async def list_runs(box: Box, experiment: str | None = None, limit: Limit = 100, after: str | None = None) -> list[Run]:
+    """Runs, newest first."""
+    return await box.call(box.tracker.runs, experiment=experiment, limit=limit, after=after)
+
+
+@get("/api/v1/runs/{run_id:str}")
+async def get_run(box: Box, run_id: str) -> Run:
+    """One run, with the last value of each metric."""
+    return await box.call(box.tracker.run, run_id)
+
+
+@post("/api/v1/runs/{run_id:str}/log", status_code=204)
+async def log(box: Box, principal: Principal, run_id: str, data: Batch) -> None:
+    """Add points, parameters and tags; the same point again changes nothing."""
+    may_write(principal, await box.call(box.tracker.run, run_id))
+    now = box.clock.real()
+    metrics = [Metric(key=p.key, value=_value(p), step=p.step, at=p.at or now) for p in data.metrics]
+    await box.call(box.tracker.log, run_id, metrics=metrics, params=data.params, tags=data.tags)
+
+
+def _value(point: Point) -> float:
+    if isinstance(point.value, str):
+        if point.value not in ODD:
+            raise InvalidInput(
+                f"{point.value!r:.60} is no number.",
+                hint=f"A number, or one of {', '.join(ODD)}.",
+                field="metrics.value",
+            )
+        return ODD[point.value]
+    return float(point.value)
+
+
+@post("/api/v1/runs/{run_id:str}/end", status_code=200)
+async def end_run(box: Box, principal: Principal, run_id: str, data: End) -> Run:
+    """End a run as FINISHED, FAILED or KILLED."""
+    may_write(principal, await box.call(box.tracker.run, run_id))
+    return await box.call(box.tracker.end_run, run_id, data.status)
+
+
+@get("/api/v1/runs/{run_id:str}/metrics/{key:path}")
+async def history(box: Box, run_id: str, key: str) -> list[Metric]:
+    """A metric's points, by step and time; a value that is no number is null."""
+    return await box.call(box.tracker.history, run_id, key.removeprefix("/"))
+
+
+@get("/api/v1/runs/{run_id:str}/artifacts")
+async def list_artifacts(box: Box, run_id: str) -> list[RunArtifact]:
+    """A run's files, by path."""
+    return await box.call(box.tracker.artifacts_of, run_id)
+
+
+async def receive_artifact(box: Box, request: Request[Any, Any, Any], limit: int) -> tuple[str, int]:
+    """Stream a request's body into the artifact store; its SHA-256 and size."""
+    writer = await box.call(box.artifacts.writer, limit)
+    try:
+        gathered = bytearray()
+        async for chunk in request.stream():
+            gathered += chunk
+            if len(gathered) >= CHUNK:
+                await box.call(writer.write, bytes(gathered))
+                gathered.clear()
+        await box.call(writer.write, bytes(gathered))
+        return await box.call(writer.commit)
+    except BaseException:
+        writer.abort()
+        raise
+
+
+@put("/api/v1/runs/{run_id:str}/artifacts/{path:path}", request_max_body_size=None)
+async def put_artifact(
+    request: Request[Any, Any, Any], box: Box, principal: Principal, run_id: str, path: str
+) -> RunArtifact:
+    """Keep the body as one of the run's files, streamed."""
+    may_write(principal, await box.call(box.tracker.run, run_id))
+    plain = check_path(path.removeprefix("/"))
+    sha256, size = await receive_artifact(box, request, box.settings.max_artifact)
+    return await box.call(box.tracker.add_artifact, run_id, plain, sha256, size)
+
+
+@get("/api/v1/runs/{run_id:str}/artifacts/{path:path}")
+async def get_artifact(box: Box, run_id: str, path: str) -> File | Response[None]:
+    """One file of a run."""
+    found = await box.call(box.tracker.artifact, run_id, path.removeprefix("/"))
+    file = await box.call(box.artifacts.path, found.sha256)
+    return File(file, filename=found.path.rpartition("/")[2], etag=None, media_type="application/octet-stream")
+
+
+handlers: list[Any] = [
+    *(create_experiment, list_experiments, start_run, list_runs, get_run, log, end_run, history),
+    *(list_artifacts, put_artifact, get_artifact),
+]

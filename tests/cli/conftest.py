@@ -1,0 +1,64 @@
+"""The program as a person runs it: exit code, stdout, stderr."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.conftest import MLBOX, Server
+
+
+class Ran(NamedTuple):
+    """One finished command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def line(self) -> str:
+        """The one line that it ended in; fails when there was more, or less."""
+        assert self.err.count("\n") == 1, self.err
+        assert self.err.startswith("mlbox: "), self.err
+        return self.err.removeprefix("mlbox: ").rstrip("\n")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def cli(home: Path) -> Callable[..., Ran]:
+    """Run `mlbox ARGS` in a home of its own, with no MLBOX_* variable but those given."""
+    home.mkdir()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLBOX_", "XDG_"))}
+
+    def run(*arguments: str, stdin: str = "", cwd: Path = home, **env: str) -> Ran:
+        done = subprocess.run(
+            [str(MLBOX), *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=cwd,
+            env={**clean, "HOME": str(home), **env},
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
+def box_cli(cli: Callable[..., Ran], server: Server) -> Callable[..., Ran]:
+    """As `cli`, as the admin of a running box."""
+
+    def run(*arguments: str, **env: str) -> Ran:
+        return cli(*arguments, **{"MLBOX_URL": server.url, "MLBOX_TOKEN": server.token, **env})
+
+    return run

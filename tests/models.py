@@ -1,0 +1,37 @@
+"""Small ONNX models for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def linear(weights: Sequence[float], bias: float = 0.0, *, batch: int | str = "N") -> onnx.ModelProto:
+    """sigmoid(rows · weights + bias), as [N, 1]."""
+    width = len(weights)
+    graph = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["input", "w"], ["product"]),
+            helper.make_node("Add", ["product", "b"], ["logit"]),
+            helper.make_node("Sigmoid", ["logit"], ["score"]),
+        ],
+        "linear",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, width])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, [batch, 1])],
+        [
+            numpy_helper.from_array(np.array(weights, np.float32).reshape(width, 1), "w"),
+            numpy_helper.from_array(np.array([bias], np.float32), "b"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def save(model: onnx.ModelProto, folder: Path) -> Path:
+    """The model as a file."""
+    path = folder / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path

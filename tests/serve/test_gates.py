@@ -1,0 +1,138 @@
+"""Each gate: what passes, what fails, and what it tells a person."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlbox.records import DatasetVersion, Metric, ModelVersion, PromotionPolicy, Run, TensorSpec
+from mlbox.serve.gates import GATES, Evidence, evaluate
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+VERSION = ModelVersion(
+    id="v",
+    model="delay",
+    version=2,
+    stage="None",
+    run_id="r" * 32,
+    dataset="flights@v1",
+    features=("weather@v1:temp", "plane@v1:year"),
+    inputs=(TensorSpec(name="input", dtype="FP32", shape=(-1, 2)),),
+    artifact="a" * 64,
+    size=1000,
+    metrics={"auc": 0.7},
+    git_commit="c" * 40,
+    trained_by="ann",
+    submitted_by="ann",
+    created_at=NOW,
+)
+RUN = Run(
+    id="r" * 32,
+    experiment_id="e",
+    name="mlp",
+    user="ann",
+    status="FINISHED",
+    started_at=NOW,
+    metrics={"auc": Metric(key="auc", value=0.7, step=1, at=NOW)},
+)
+DATASET = DatasetVersion(
+    id="d",
+    name="flights",
+    version=1,
+    hash="h",
+    files=(),
+    columns=(),
+    rows=1,
+    query="SELECT 1",
+    created_by="ann",
+    created_at=NOW,
+)
+GOOD = Evidence(
+    version=VERSION,
+    policy=PromotionPolicy(),
+    run=RUN,
+    dataset=DATASET,
+    p95_ms=1.0,
+    parity=1e-6,
+    scores=(0.1, 0.9),
+)
+
+
+def evidence(**changes: Any) -> Evidence:
+    """The good evidence with changes; `version_…` and `policy_…` change the record within."""
+    inner = {"version": VERSION, "policy": GOOD.policy}
+    for name in [name for name in changes if name.startswith(("version_", "policy_"))]:
+        record, _, field = name.partition("_")
+        inner[record] = msgspec.structs.replace(inner[record], **{field: changes.pop(name)})
+    return msgspec.structs.replace(GOOD, **inner, **changes)
+
+
+def test_a_good_version_passes_every_gate_and_each_says_what_it_measured() -> None:
+    results = evaluate(GOOD, NOW)
+    assert [result.gate for result in results] == list(GATES)
+    assert all(result.passed for result in results), results
+    assert all(result.required and result.measured for result in results)
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes", "measured"),
+    [
+        ("lineage", {"run": msgspec.structs.replace(RUN, status="FAILED")}, "no run"),
+        ("lineage", {"dataset": None}, "no dataset version"),
+        ("lineage", {"version_git_commit": None}, "no git commit"),
+        ("signature", {"version_features": ()}, "none"),
+        ("signature", {"version_features": ("a", "b", "c")}, "input FP32[-1, 2]"),
+        ("signature", {"version_inputs": ()}, "no inputs"),
+        ("size", {"policy_max_artifact_bytes": 999}, "0.001 MiB"),
+        ("size", {"version_size": 0}, "0.000 MiB"),
+        ("metric", {"version_metrics": {}}, "no auc"),
+        ("metric", {"version_metrics": {"auc": math.nan}}, "no auc"),
+        ("metric", {"version_metrics": {"auc": 0.99}}, "but the run logged 0.7"),
+        ("metric", {"policy_minimum": 0.71}, "0.7000"),
+        ("latency", {"p95_ms": 51.0}, "51.000 ms"),
+        ("latency", {"p95_ms": None, "problems": {"latency": "the model died"}}, "the model died"),
+        ("parity", {"parity": 0.01}, "0.01"),
+        ("parity", {"parity": math.nan}, "nan"),
+        ("parity", {"parity": None}, "no sample was registered"),
+        ("sanity", {"scores": None}, "not measured"),
+        ("sanity", {"scores": (0.5, 0.5)}, "0.5000 to 0.5000"),
+        ("sanity", {"scores": (math.nan, math.nan)}, "nan to nan"),
+    ],
+)
+def test_what_fails_a_gate_fails_that_gate_alone_and_is_named(
+    gate: str, changes: dict[str, Any], measured: str
+) -> None:
+    failed = [result for result in evaluate(evidence(**changes), NOW) if not result.passed]
+    assert [result.gate for result in failed] == [gate]
+    assert measured in failed[0].measured
+
+
+def test_nothing_passes_for_want_of_evidence() -> None:
+    bare = Evidence(version=msgspec.structs.replace(VERSION, metrics={}, features=(), size=0), policy=PromotionPolicy())
+    assert not any(result.passed for result in evaluate(bare, NOW))
+
+
+@given(
+    champion=st.floats(0.5, 1.0),
+    candidate=st.floats(0.5, 1.0),
+    margin=st.floats(0, 0.2),
+    higher=st.booleans(),
+)
+def test_a_candidate_may_be_worse_than_the_champion_by_the_margin_and_no_more(
+    champion: float, candidate: float, margin: float, higher: bool
+) -> None:
+    found = evidence(
+        version_metrics={"auc": candidate},
+        run=msgspec.structs.replace(RUN, metrics={"auc": Metric(key="auc", value=candidate, step=1, at=NOW)}),
+        champion=msgspec.structs.replace(VERSION, version=1, metrics={"auc": champion}),
+        policy_margin=margin,
+        policy_higher_is_better=higher,
+    )
+    allowed = candidate >= champion - margin if higher else candidate <= champion + margin
+    assert GATES["metric"](found).passed == allowed

@@ -1,0 +1,50 @@
+"""The reference pages follow from the code, and every command shows how it is used."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from docs import generate
+from mlbox import errors
+from mlbox.cli.main import COMMANDS, load
+
+
+# Litestar 2 asks to prepare for its version 3, which our requirement keeps out.
+@pytest.mark.filterwarnings("ignore::litestar.exceptions.base_exceptions.LitestarDeprecationWarning")
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_the_reference_page_is_up_to_date(name: str) -> None:
+    written = generate.REFERENCE / name
+    assert written.exists(), "Run `python -m docs.generate`."
+    assert written.read_text() == generate.NOTE + generate.PAGES[name](), "Run `python -m docs.generate`."
+
+
+@pytest.mark.filterwarnings("ignore::litestar.exceptions.base_exceptions.LitestarDeprecationWarning")
+def test_each_route_says_what_it_does() -> None:
+    assert [path for path, _, what in generate.routes() if not what] == []
+
+
+def test_each_command_has_a_help_line_and_an_example() -> None:
+    for path, text in generate.commands():
+        assert re.search(r"^Usage: mlbox[^\n]*\n(  [^\n]*\n)*\n  \S", text), f"{path} does not say what it does"
+        if "COMMAND [ARGS]" not in text:
+            assert re.search(r"^  Example: ", text, re.MULTILINE), f"{path} has no example"
+
+
+def test_each_command_that_shows_something_knows_all_formats() -> None:
+    for path, text in generate.commands():
+        if path.rpartition(" ")[2] in {"ls", "show", "status", "config"}:
+            assert "--output" in text, path
+
+
+def test_the_table_of_commands_says_what_the_commands_say() -> None:
+    for name, entry in COMMANDS.items():
+        found = load(name)
+        assert found.help.partition("\n\n")[0].replace("\n", " ").strip() == entry.help
+
+
+def test_each_error_is_in_the_tree_that_is_drawn() -> None:
+    drawn = re.findall(r"(\w+)\s+(\d{3}) (\w+)\s+exit (\d+)", errors.__doc__ or "")
+    assert drawn == [(e.__name__, str(e.status), e.code, str(e.exit_code)) for e in errors._walk(errors.MlboxError)]
+    assert set(generate.EXIT_CODES) >= {e.exit_code for e in errors.BY_CODE.values()}
