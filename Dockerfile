@@ -12,7 +12,6 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/mlbox
 COPY pyproject.toml constraints.txt README.md LICENSE /src/
 COPY mlbox /src/mlbox
-# Constraints hold for the build of the wheel, too: the same versions as on a developer's machine.
 RUN /opt/mlbox/bin/pip install --constraint /src/constraints.txt uv \
  && /opt/mlbox/bin/uv pip install --no-cache --python /opt/mlbox/bin/python --constraint /src/constraints.txt "/src[${EXTRA}]"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.harness import Result
+from bench.harness import Result, Skipped
 
 HOME = Path(__file__).parent
 PAGE = HOME.parent / "docs" / "reference" / "figures.md"
@@ -22,14 +22,22 @@ def main(flags: list[str]) -> int:
     for name in names:
         command = [sys.executable, "-m", f"bench.{name}", *flags]
         ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=HOME.parent)
-        print(ran.stdout.rpartition("\n{")[0], flush=True)
+        people, _, last = ran.stdout.rstrip().rpartition("\n")
+        print(people, flush=True)
         codes[name] = ran.returncode
-        lines = ran.stdout.strip().splitlines()
         if "--setup" not in flags:
-            results[name] = msgspec.json.decode(lines[-1], type=Result) if lines else Result([])
+            results[name] = read_result(last)
     if results:
         PAGE.write_text(page(results, flags))
-    return max(codes.values(), default=0)
+    return 1 if any(codes.values()) else 0
+
+
+def read_result(last_line: str) -> Result:
+    """A benchmark's last line; of one that broke, that it did."""
+    try:
+        return msgspec.json.decode(last_line, type=Result)
+    except msgspec.MsgspecError:
+        return Result([], [Skipped("all", "the benchmark did not come to its end")])
 
 
 def page(results: dict[str, Result], flags: list[str]) -> str:

@@ -209,10 +209,11 @@ def _bad_url(url: str) -> InvalidInput:
 
 
 def error_of(status: int, body: bytes) -> MlboxError:
-    """The server's error, rebuilt from its body."""
+    """The server's error, rebuilt from its body; of what is not ours, the status says the kind."""
+    of_status = next((kind for kind in BY_CODE.values() if kind.status == status), MlboxError)
     try:
         told = msgspec.json.decode(body)["error"]
-        kind = BY_CODE.get(told["code"], MlboxError)
+        kind = BY_CODE.get(told["code"], of_status)
         return kind(told["message"], hint=told.get("hint") or "", field=told.get("field"))
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return MlboxError(f"The server answered {status}: {body[:200]!r}.")
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
+        return of_status(f"The server answered {status}: {body[:200]!r}.")

@@ -72,10 +72,12 @@ def resolve() -> tuple[str, str]:
     url, token = os.environ.get(URL), os.environ.get(TOKEN)
     if url and token:
         return url, token
-    current = next((c for c in load() if c.current), None)
-    if current is None:
-        raise NotAuthenticated("No box is known.", hint=f"Run `mlbox login URL`, or set {URL} and {TOKEN}.")
-    return url or current.url, token or current.token
+    # A stored token goes only to the box that it was stored for, never to one that a variable names.
+    chosen = next((c for c in load() if (c.url == url.rstrip("/") if url else c.current)), None)
+    if chosen is None:
+        said = f"No token for {url} is known." if url else "No box is known."
+        raise NotAuthenticated(said, hint=f"Run `mlbox login URL`, or set {URL} and {TOKEN}.")
+    return chosen.url, token or chosen.token
 
 
 def _write(contexts: list[Context], current: str) -> None:

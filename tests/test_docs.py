@@ -12,7 +12,7 @@ from mlbox.cli.main import COMMANDS, load
 
 
 # Litestar 2 asks to prepare for its version 3, which our requirement keeps out.
-@pytest.mark.filterwarnings("ignore::litestar.exceptions.base_exceptions.LitestarDeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", generate.PAGES)
 def test_the_reference_page_is_up_to_date(name: str) -> None:
     written = generate.REFERENCE / name
@@ -20,7 +20,7 @@ def test_the_reference_page_is_up_to_date(name: str) -> None:
     assert written.read_text() == generate.NOTE + generate.PAGES[name](), "Run `python -m docs.generate`."
 
 
-@pytest.mark.filterwarnings("ignore::litestar.exceptions.base_exceptions.LitestarDeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_each_route_says_what_it_does() -> None:
     assert [path for path, _, what in generate.routes() if not what] == []
 

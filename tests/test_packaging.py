@@ -214,7 +214,7 @@ def test_a_person_without_rights_installs_and_serves(wheel: Path, person: Person
     with person.start(programs / "mlbox", "serve", **settings) as server:
         assert server.stderr is not None
         try:
-            url = server.stderr.readline().split()[-1]
+            url = next(line.split()[-1] for line in server.stderr if "mlbox listens on" in line)
             wait_for(lambda: _status(f"{url}/readyz") == 200, what="the server to be ready")
             token = (data / "admin-token").read_text().strip()
             code, out, err = person.run(programs / "mlbox", "status", "-o", "json", MLBOX_URL=url, MLBOX_TOKEN=token)

@@ -84,7 +84,8 @@ class Folder:
         """The process that claimed the attempt, if it still lives: a pid that was given to another one is not it."""
         try:
             claim = json.loads((self.path / shim.CLAIM).read_text())
-            return claim["pid"] if shim.start_ticks(claim["pid"]) == claim["start"] else None
+            lives = shim.start_ticks(claim["pid"]) == claim["start"] and not _is_zombie(claim["pid"])
+            return claim["pid"] if lives else None
         except (OSError, ValueError, KeyError, IndexError):
             return None
 
@@ -111,6 +112,11 @@ class Folder:
         except ProcessLookupError:
             return False
         return True
+
+
+def _is_zombie(pid: int) -> bool:
+    """Whether a process has ended and only waits for its parent to hear of it."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 def environment(user: Mapping[str, str], own: Mapping[str, str], gpus: Sequence[int]) -> dict[str, str]:

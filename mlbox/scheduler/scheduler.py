@@ -303,15 +303,14 @@ class Scheduler:
     def _finish(self, job: Job, ended: Ended) -> None:
         """Write down how the attempt ended, and queue the job again where it may be tried once more."""
         self._unwatch(job.id)
-        state = _state_after(job, ended)
-        reason = job.reason if state == "stopped" and job.reason else ended.reason
+        state = _state_after(ended)
         retry_at = None
         retries = self._retries if job.spec.retries is None else job.spec.retries
         if state == "failed" and len(job.attempts) <= retries:
             retry_at = self._clock.real() + timedelta(seconds=BACKOFF_SECONDS ** len(job.attempts))
-        job = self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=reason, retry_at=retry_at)
+        job = self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=ended.reason, retry_at=retry_at)
         self._access.revoke_job_tokens(job.id)
-        if retry_at is None:
+        if job.ended_at is not None:
             self._end_run(job)
 
     def _end_run(self, job: Job) -> None:
@@ -360,9 +359,8 @@ def _need(spec: JobSpec) -> Need:
     return Need(gpus=spec.gpus, cpus=spec.cpus, memory_gb=spec.memory_gb)
 
 
-def _state_after(job: Job, ended: Ended) -> JobState:
-    if job.state == "stopping" or ended.stopped:
-        return "stopped"
+def _state_after(ended: Ended) -> JobState:
+    """What an attempt's end means for a job that nobody asked to stop."""
     if ended.timed_out:
         return "timed_out"
     return "succeeded" if ended.exit_code == 0 else "failed"

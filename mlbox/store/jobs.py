@@ -119,7 +119,10 @@ class Jobs:
     def end_attempt(
         self, job_id: str, state: JobState, *, exit_code: int | None, reason: str, retry_at: datetime | None = None
     ) -> Job:
-        """End the present attempt; the job ends with it, or is queued for another try at a moment."""
+        """End the present attempt; the job ends with it, or is queued for another try at a moment.
+
+        A job that someone asked to stop in the meantime is stopped, however its attempt ended.
+        """
 
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *ACTIVE)
@@ -127,12 +130,13 @@ class Jobs:
                 "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ? WHERE job_id = ? AND number = ?",
                 (tx.now_us, exit_code, reason, job_id, len(job.attempts)),
             )
-            if retry_at is not None:
+            stopped = job.state == "stopping"
+            if retry_at is not None and not stopped:
                 tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(retry_at), job_id))
                 _move(tx, job, "queued", "mlbox", f"{reason}; tried again")
                 return
             tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, exit_code, job_id))
-            _move(tx, job, state, "mlbox", reason)
+            _move(tx, job, *(("stopped", "mlbox", job.reason) if stopped else (state, "mlbox", reason)))
 
         self._db.write(write)
         return self.get(job_id)

@@ -120,17 +120,20 @@ def _check_tables(found: Sequence[dict[str, Any]], allowed: Sequence[str], field
 
 
 def _tables(tree: Any, visible: frozenset[str]) -> Iterator[dict[str, Any]]:
-    """The nodes that read a table, and not a common table expression that is visible where they stand."""
+    """The nodes that read a table, and not a common table expression that is visible where they stand.
+
+    Whatever the scopes, a name with a colon is a table: only ours have one.
+    """
     if isinstance(tree, list):
         for item in tree:
             yield from _tables(item, visible)
     if not isinstance(tree, dict):
         return
-    if tree.get("type") == "BASE_TABLE" and tree["table_name"].lower() not in visible:
+    if tree.get("type") == "BASE_TABLE" and (":" in tree["table_name"] or tree["table_name"].lower() not in visible):
         yield tree
     for entry in (tree.get("cte_map") or {}).get("map", ()):
         name = frozenset({entry["key"].lower()})
-        recursive = entry["value"]["query"]["node"]["type"] == "RECURSIVE_CTE_NODE"
+        recursive = (entry["value"].get("query_node") or {}).get("type") == "RECURSIVE_CTE_NODE"
         yield from _tables(entry["value"], visible | name if recursive else visible)
         visible |= name
     for key, value in tree.items():

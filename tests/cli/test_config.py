@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import msgspec
 import pytest
 
 from mlbox.settings import Settings
-from tests.conftest import MLBOX
+from tests.conftest import MLBOX, wait_for
 
 
 def test_config_prints_each_setting_with_its_origin(cli: Callable, home: Path) -> None:
@@ -78,3 +79,14 @@ def test_a_closed_pipe_is_quiet() -> None:
         process.stdout.close()
         said = process.stderr.read()
     assert (process.returncode, said) == (141, b"")
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
+    command = [str(MLBOX), "login", "http://127.0.0.1:9"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        wait_for(lambda: "msgspec" in maps.read_text(), what="the command to run")
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert said in {"", "mlbox: interrupted.\n"}

@@ -74,6 +74,14 @@ def test_contexts_are_listed_and_chosen(cli: Callable, server: Server) -> None:
     assert (ran.code, "There is no context 'nowhere'" in ran.line) == (3, True)
 
 
+def test_a_stored_token_goes_only_to_its_own_box(cli: Callable, server: Server) -> None:
+    cli("login", server.url, "--token", server.token)
+    assert cli("status", MLBOX_URL=server.url).code == 0
+    ran = cli("status", MLBOX_URL="http://127.0.0.1:9")
+    assert (ran.code, "No token for http://127.0.0.1:9 is known." in ran.line) == (4, True)
+    assert cli("status", MLBOX_TOKEN="mlb_other").code == 4
+
+
 def test_status_tells_who_where_and_how_it_is(box_cli: Callable, server: Server) -> None:
     told = msgspec.json.decode(box_cli("status", "-o", "json").out)
     assert (told["url"], told["user"], told["role"], told["replay"]) == (server.url, "admin", "admin", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable
 from datetime import datetime
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, ipc
 
-from mlbox.errors import InvalidInput, MlboxError, TimedOut, TooLarge
+from mlbox.errors import InvalidInput, TimedOut, TooLarge
 from mlbox.records import Column
 from mlbox.store.casting import cast_column, to_utc
 from mlbox.store.ingest import Uploads
@@ -84,7 +85,13 @@ def test_every_format_gives_the_same_table(
 ) -> None:
     found = sent(uploads, write(GOOD.select(["x", "ok", "at", "n", "who"])), format)
     assert found.to_pylist() == conform(GOOD, COLUMNS).to_pylist()
-    assert [field.type for field in found.schema] == [pa.string(), pa.timestamp("us"), pa.int64(), pa.float64(), pa.bool_()]
+    assert [field.type for field in found.schema] == [
+        pa.string(),
+        pa.timestamp("us"),
+        pa.int64(),
+        pa.float64(),
+        pa.bool_(),
+    ]
     assert list((tmp_path / "uploads").iterdir()) == []
 
 
@@ -155,11 +162,9 @@ def test_damage_is_never_more_than_an_error(uploads: Uploads, data: st.DataObjec
     body = bytearray(writer(GOOD))
     for place in data.draw(st.lists(st.integers(0, len(body) - 1), min_size=1, max_size=8)):
         body[place] ^= data.draw(st.integers(1, 255))
-    try:
+    with contextlib.suppress(InvalidInput, TooLarge, TimedOut):
         found = sent(uploads, bytes(body), "parquet" if writer is as_parquet else "arrow")
         found.validate(full=True)
-    except MlboxError as err:
-        assert err.status < 500 or isinstance(err, TimedOut)
 
 
 # -- casts ------------------------------------------------------------------------------------------------------------------

@@ -132,7 +132,9 @@ def test_an_upload_larger_than_a_body_is_streamed_and_one_too_large_is_refused(m
     server = make_server("--max-body", "4096", "--max-upload", "1048576")
     define(server.http)
     for rows, status in ((10_000, 201), (100_000, 413)):
-        table = pa.table({"who": ["a"] * rows, "bought": pa.array(range(rows), pa.timestamp("us")), "amount": [1.0] * rows})
+        table = pa.table(
+            {"who": ["a"] * rows, "bought": pa.array(range(rows), pa.timestamp("us")), "amount": [1.0] * rows}
+        )
         sink = io.BytesIO()
         with ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

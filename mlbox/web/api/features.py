@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, get, post
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, FeatureService, FeatureView, OnlineRow, Principal, Record, Source, ViewSpec
@@ -79,7 +79,7 @@ async def append_rows(
     principal: Principal,
     request: Request[Any, Any, Any],
     name: str,
-    format_: Annotated[str, Parameter(query="format")] = "",
+    format_: Annotated[str, QueryParameter(name="format")] = "",
 ) -> Rows:
     """Add the body's rows (`?format=parquet|csv|arrow`), all or none."""
     require(principal, "member")

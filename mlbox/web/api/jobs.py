@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response, get, post
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from mlbox.records import Job, JobSpec, JobState, Principal, Record
 from mlbox.scheduler.gpus import Gpu
@@ -48,7 +48,7 @@ async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
 @get("/api/v1/jobs")
 async def list_jobs(
     box: Box,
-    state_: Annotated[JobState | None, Parameter(query="state")] = None,
+    state_: Annotated[JobState | None, QueryParameter(name="state")] = None,
     user: str | None = None,
     limit: Limit = 100,
     after: str | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import Request, get, post
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 
 from mlbox.records import Column, LabelSet, Principal, Record
 from mlbox.store.labels import TIMES
@@ -56,7 +56,7 @@ async def append_labels(
     principal: Principal,
     request: Request[Any, Any, Any],
     name: str,
-    format_: Annotated[str, Parameter(query="format")],
+    format_: Annotated[str, QueryParameter(name="format")],
 ) -> Rows:
     """Add the body's rows (keys, event_time, known_at, value), all or none."""
     require(principal, "member")

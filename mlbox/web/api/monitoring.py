@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from litestar import get, post
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from mlbox.records import Alert, AlertState, DriftResult, Principal
 from mlbox.web.auth import require
@@ -38,7 +38,7 @@ async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> li
 @get("/api/v1/alerts")
 async def alerts(
     box: Box,
-    alert_state: Annotated[AlertState | None, Parameter(query="state")] = None,  # litestar keeps `state` to itself
+    alert_state: Annotated[AlertState | None, QueryParameter(name="state")] = None,  # litestar keeps `state` to itself
     limit: Limit = 100,
     after: str | None = None,
 ) -> list[Alert]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import delete, get, post
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Event, NewToken, Principal, Record, Role, Token, User
@@ -115,7 +115,7 @@ async def audit(
     principal: Principal,
     subject: str | None = None,
     actor: str | None = None,
-    type_: Annotated[str | None, Parameter(query="type")] = None,
+    type_: Annotated[str | None, QueryParameter(name="type")] = None,
     limit: Limit = 100,
     after: str | None = None,
 ) -> list[Event]:

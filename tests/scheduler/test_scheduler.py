@@ -1,0 +1,330 @@
+"""Jobs from submission to their end, with real processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlbox.clock import SystemClock
+from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
+from mlbox.events import EventBus
+from mlbox.records import Job, JobSpec
+from mlbox.scheduler.gpus import Listed, Nvml
+from mlbox.scheduler.scheduler import Scheduler
+from mlbox.store import migrations
+from mlbox.store.access import Access
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.db import Database
+from mlbox.store.jobs import MOVES, Jobs
+from mlbox.store.tracking import Tracker
+from tests.conftest import wait_for
+
+
+class House:
+    """A scheduler over real stores; `again` is what a restart of the server does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        clock, bus = SystemClock(), EventBus()
+        self.dbs = {
+            name: Database(folder / f"{name}.sqlite", getattr(migrations, name), clock, bus)
+            for name in ("access", "tracking", "jobs")
+        }
+        self.access = Access(self.dbs["access"], clock)
+        self.artifacts = Artifacts(folder / "artifacts")
+        self.tracker = Tracker(self.dbs["tracking"], self.artifacts, clock)
+        self.clock = clock
+        if not self.access.users():
+            self.access.create_user("ann", "member", actor="test")
+        self.scheduler = self.make()
+
+    def make(self, **options: float) -> Scheduler:
+        jobs = Jobs(self.dbs["jobs"])
+        return Scheduler(
+            jobs,
+            self.tracker,
+            self.access,
+            self.artifacts,
+            self.clock,
+            Listed([0, 1]),
+            self.folder / "jobs",
+            url="http://127.0.0.1:1",
+            **{"cpus": 4, "memory_gb": 16, "grace_seconds": 0.3, **options},
+        )
+
+    def submit(self, *command: str, **spec: object) -> Job:
+        return self.scheduler.submit(JobSpec(command=command, **{"memory_gb": 1, **spec}), user="ann")  # type: ignore[arg-type]
+
+    def shell(self, script: str, **spec: object) -> Job:
+        return self.submit("sh", "-c", script, **spec)
+
+    def until(self, job: Job, *states: str) -> Job:
+        def there() -> Job | None:
+            found = self.scheduler.job(job.id)
+            return found if found.state in states else None
+
+        return wait_for(there, what=f"{job.id} to be {states}")
+
+    def ended(self, job: Job) -> Job:
+        return self.until(job, "succeeded", "failed", "stopped", "timed_out")
+
+    def log(self, job: Job, attempt: int | None = None) -> str:
+        return self.scheduler.log_path(job.id, attempt).read_text()
+
+    def close(self) -> None:
+        self.scheduler.close()
+        for db in self.dbs.values():
+            db.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    built = House(tmp_path)
+    built.scheduler.start()
+    yield built
+    built.close()
+
+
+def test_a_job_runs_is_recorded_and_its_token_ends_with_it(house: House) -> None:
+    job = house.ended(house.shell('echo "$MLBOX_TOKEN $MLBOX_RUN_ID $PWD"', hyperparameters={"lr": "1"}))
+    token, run_id, folder = house.log(job).split()
+    assert (job.state, job.exit_code, job.reason) == ("succeeded", 0, "exit status 0")
+    assert run_id == job.run_id
+    assert folder == str(house.folder / "jobs" / job.id / "1" / "work")
+    run = wait_for(lambda: (r := house.tracker.run(run_id)).status == "FINISHED" and r, what="the run to end")
+    assert (run.job_id, run.user, run.params) == (job.id, "ann", {"lr": "1"})
+    with pytest.raises(NotAuthenticated, match="revoked"):
+        wait_for(lambda: not house.access.authenticate(token), what="the token to end")
+
+
+def test_while_it_runs_its_token_names_the_job(house: House) -> None:
+    job = house.until(house.shell('echo "$MLBOX_TOKEN"; sleep 60'), "running")
+    token = wait_for(lambda: house.scheduler.log_path(job.id).exists() and house.log(job).strip(), what="the log")
+    principal = house.access.authenticate(token)
+    assert (principal.name, principal.job_id) == ("ann", job.id)
+    house.scheduler.stop(job.id, actor="ann")
+    assert house.ended(job).state == "stopped"
+
+
+def test_the_environment_is_clean_and_ours_cannot_be_overridden(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_SECRET", "s3cret")
+    job = house.ended(house.submit("env", env={"COLOUR": "red", "MLBOX_URL": "http://elsewhere"}))
+    lines = house.log(job).splitlines()
+    assert "COLOUR=red" in lines
+    assert "MLBOX_URL=http://127.0.0.1:1" in lines
+    assert "CUDA_VISIBLE_DEVICES=" in lines
+    assert not any("s3cret" in line for line in lines)
+
+
+def test_gpus_are_handed_out_and_taken_back(house: House) -> None:
+    first = house.until(house.shell('echo "$CUDA_VISIBLE_DEVICES"; sleep 60', gpus=2), "running")
+    second = house.shell('echo "$CUDA_VISIBLE_DEVICES"', gpus=1)
+    assert house.scheduler.job(second.id).state == "queued"
+    house.scheduler.stop(first.id, actor="ann")
+    assert house.log(house.ended(second)).strip() == "0"
+    assert house.scheduler.job(first.id).attempts[0].gpus == (0, 1)
+
+
+def test_a_failure_says_how_and_is_tried_again_as_often_as_was_asked(house: House) -> None:
+    job = house.ended(house.shell("echo try; [ -e ../../1/work/ok ] && exit 0; touch ok; exit 3", retries=2))
+    assert (job.state, len(job.attempts)) == ("succeeded", 2)
+    assert job.attempts[0].reason == "exit status 3"
+    failed = house.ended(house.shell("exit 7", retries=0))
+    assert (failed.state, failed.exit_code, failed.reason) == ("failed", 7, "exit status 7")
+
+
+def test_a_command_that_cannot_be_started_fails_in_words(house: House) -> None:
+    job = house.ended(house.submit("no-such-program"))
+    assert job.state == "failed"
+    assert "cannot be started" in job.reason
+    assert "no-such-program" in house.log(job)
+
+
+def test_a_signal_is_named(house: House) -> None:
+    assert house.ended(house.shell("kill -SEGV $$")).reason == "ended by SIGSEGV"
+
+
+def test_a_job_that_runs_out_of_time_is_ended_with_all_it_started(house: House) -> None:
+    job = house.ended(house.shell("sleep 300 & echo $!; trap '' TERM; sleep 300", timeout_seconds=0.5))
+    assert (job.state, job.reason) == ("timed_out", "ran out of time")
+    child = int(house.log(job).split()[0])
+    wait_for(lambda: not _alive(child), what="the job's child to end")
+
+
+def test_a_stopped_job_may_end_well_and_one_that_will_not_is_killed(house: House) -> None:
+    kind = house.shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done")
+    wait_for(lambda: house.scheduler.log_path(kind.id).exists() and "up" in house.log(kind), what="the trap")
+    house.scheduler.stop(kind.id, actor="ann")
+    job = house.ended(kind)
+    assert (job.state, job.reason) == ("stopped", "stopped by ann")
+    assert "bye" in house.log(job)
+    with pytest.raises(Conflict, match="The job is stopped"):
+        house.scheduler.stop(job.id, actor="ann")
+
+
+def test_a_queued_job_is_stopped_before_it_starts(house: House) -> None:
+    running = house.until(house.shell("sleep 60", cpus=4), "running")
+    waiting = house.shell("echo never", cpus=4)
+    assert house.scheduler.stop(waiting.id, actor="bea").state == "stopped"
+    house.scheduler.stop(running.id, actor="ann")
+    house.ended(running)
+    assert house.scheduler.job(waiting.id).attempts == ()
+
+
+def test_a_retry_is_another_attempt_with_another_run(house: House) -> None:
+    first = house.ended(house.shell("exit 1"))
+    again = house.ended(house.scheduler.retry(first.id, actor="ann"))
+    assert len(again.attempts) == 2
+    assert again.run_id != first.run_id
+
+
+def test_code_is_unpacked_into_the_working_directory(house: House) -> None:
+    digest, _ = house.artifacts.put([archive({"train.py": b"print(6 * 7)"})])
+    job = house.ended(house.submit("python", "train.py", snapshot=digest))
+    assert house.log(job).strip() == "42"
+
+
+def test_code_that_leads_out_of_its_folder_is_refused(house: House) -> None:
+    digest, _ = house.artifacts.put([archive({"../../../escaped": b"x"})])
+    job = house.ended(house.submit("true", snapshot=digest))
+    assert job.state == "failed"
+    assert "cannot be unpacked" in job.reason
+    assert not list(house.folder.rglob("escaped"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"command": ()}, "command"),
+        ({"command": ("x",), "gpus": 3}, "gpus"),
+        ({"command": ("x",), "gpus": 1.5}, "gpus"),
+        ({"command": ("x",), "cpus": 5}, "cpus"),
+        ({"command": ("x",), "memory_gb": 17}, "memory_gb"),
+        ({"command": ("x",), "cpus": -1}, "cpus"),
+    ],
+)
+def test_what_the_box_can_never_run_is_refused_at_once(house: House, spec: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        house.scheduler.submit(JobSpec(**spec), user="ann")  # type: ignore[arg-type]
+    assert caught.value.field == field
+    assert house.scheduler.jobs() == []
+
+
+def test_an_unknown_snapshot_or_job_is_not_found(house: House) -> None:
+    with pytest.raises(NotFound):
+        house.submit("true", snapshot="a" * 64)
+    with pytest.raises(NotFound, match="no job"):
+        house.scheduler.job("nope")
+
+
+def test_a_box_without_a_driver_has_no_gpus_and_says_why() -> None:
+    found = Nvml()
+    if found.gpus():
+        pytest.skip("this machine has a GPU")
+    assert found.missing
+
+
+# -- restarts -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_goes_on_without_its_scheduler_and_is_found_again(house: House) -> None:
+    job = house.until(house.shell("sleep 0.5; echo done"), "running")
+    house.scheduler.close()
+    house.scheduler = house.make()
+    house.scheduler.start()
+    after = house.ended(job)
+    assert (after.state, len(after.attempts)) == ("succeeded", 1)
+    assert house.log(after).strip() == "done"
+
+
+def test_a_job_that_ended_in_the_meantime_is_read_from_its_status(house: House) -> None:
+    job = house.until(house.shell("exit 4"), "running", "failed")
+    house.scheduler.close()
+    wait_for((house.folder / "jobs" / job.id / "1" / "status.json").exists, what="the status")
+    house.scheduler = house.make()
+    house.scheduler.start()
+    assert house.ended(job).exit_code == 4
+
+
+def test_an_attempt_that_has_its_row_and_no_shim_is_started_once(tmp_path: Path) -> None:
+    """A server that dies between writing the row and starting the shim neither loses the job nor runs it twice."""
+    house = House(tmp_path)
+    job = house.shell("echo once >> ../../count")
+    Jobs(house.dbs["jobs"]).begin_attempt(job.id, ())
+    house.scheduler.start()
+    after = house.ended(job)
+    assert (after.state, len(after.attempts)) == ("succeeded", 1)
+    assert (tmp_path / "jobs" / job.id / "count").read_text() == "once\n"
+    house.close()
+
+
+def test_of_two_shims_for_one_attempt_only_one_runs_the_command(house: House) -> None:
+    from mlbox.scheduler.attempts import Folder
+
+    folder = Folder(house.folder / "jobs", "j" * 32, 1)
+    folder.prepare(
+        ["sh", "-c", "echo once"], {"PATH": os.environ["PATH"]}, None, {"timeout_seconds": None, "grace_seconds": 1}
+    )
+    shims = [folder.start() for _ in range(5)]
+    assert [shim.wait(30) for shim in shims] == [0] * 5
+    assert folder.log.read_text() == "once\n"
+    ended = folder.ended()
+    assert ended is not None
+    assert ended.exit_code == 0
+
+
+def test_processes_that_are_gone_without_a_trace_fail_the_attempt(house: House) -> None:
+    job = house.until(house.shell("sleep 60"), "running")
+    pid = wait_for(lambda: _claimed(house.folder / "jobs" / job.id / "1"), what="the claim")
+    for process in (_child_of(pid), pid):
+        os.kill(process, signal.SIGKILL)
+    after = house.ended(job)
+    assert after.state == "failed"
+    assert "without a trace" in after.reason
+
+
+def test_the_machine_holds_nothing_of_ended_jobs(house: House) -> None:
+    house.ended(house.shell("true"))  # every thread has its connections now
+    before = len(os.listdir("/proc/self/fd"))
+    for job in [house.shell("true") for _ in range(5)]:
+        house.ended(job)
+    wait_for(lambda: len(os.listdir("/proc/self/fd")) <= before + 4, what="the descriptors to be closed")
+
+
+def test_the_machine_of_states_ends_where_it_says() -> None:
+    assert set(MOVES) == {state for targets in MOVES.values() for state in targets} | {"queued"}
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as packed:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            packed.addfile(info, io.BytesIO(data))
+    return content.getvalue()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _claimed(folder: Path) -> int | None:
+    from mlbox.scheduler.attempts import Folder
+
+    found = Folder(folder.parent.parent, folder.parent.name, int(folder.name)).shim_pid()
+    children = found and Path(f"/proc/{found}/task/{found}/children").read_text().split()
+    return found if children else None
+
+
+def _child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])

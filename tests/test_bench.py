@@ -1,0 +1,40 @@
+"""What all benchmarks share: the last line, the exit code, the page."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from bench.__main__ import page, read_result
+from bench.harness import Report, Result, interleave
+
+
+def test_the_exit_code_says_whether_every_goal_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("speed", conditions={"rows": "10"})
+    report.tell("peer", 2.0, "ms")
+    report.at_most("ours", 1.0, 1.0, "ms")
+    report.skip("gpu", "there is none")
+    assert report.finish() == 0
+    report.at_least("ratio", 1.9, 2, "times")
+    assert report.finish() == 1
+    *people, last = capsys.readouterr().out.splitlines()
+    result = msgspec.json.decode(last, type=Result)
+    assert [(f.name, f.goal, f.ok) for f in result.figures] == [
+        ("peer", "", True),
+        ("ours", "<= 1", True),
+        ("ratio", ">= 2", False),
+    ]
+    assert [s.reason for s in result.skipped] == ["there is none"]
+    assert result.conditions["rows"] == "10"
+    assert any(line.startswith("ratio") and line.endswith("MISSED") for line in people)
+
+
+def test_measures_take_turns_after_one_round_to_warm_up() -> None:
+    order: list[str] = []
+    first, second = interleave(2, lambda: order.append("a") or 1.0, lambda: order.append("b") or 2.0)
+    assert "".join(order) == "ababab"
+    assert (first, second) == ([1.0, 1.0], [2.0, 2.0])
+
+
+def test_a_benchmark_that_broke_is_told_on_the_page() -> None:
+    assert "did not come to its end" in page({"broken": read_result("Traceback")}, ["--quick"])
