@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from mlbox.store.promotions import MOVES
+import pytest
+
+from mlbox.store import jobs, promotions
 
 DOCS = Path(__file__).parents[1] / "docs" / "explanation"
 
@@ -16,5 +18,6 @@ def arrows(page: str) -> set[tuple[str, str]]:
     return {(a, b) for a, b in re.findall(r"(\w+) --> (\w+)", picture)}
 
 
-def test_the_promotion_picture_shows_every_move_and_no_other() -> None:
-    assert arrows("promotion.md") == {(source, target) for source, targets in MOVES.items() for target in targets}
+@pytest.mark.parametrize(("page", "moves"), [("promotion.md", promotions.MOVES), ("jobs.md", jobs.MOVES)])
+def test_the_picture_shows_every_move_and_no_other(page: str, moves: dict[str, tuple[str, ...]]) -> None:
+    assert arrows(page) == {(source, target) for source, targets in moves.items() for target in targets}

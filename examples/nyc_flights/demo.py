@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -150,6 +151,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=0, help="port of the server; a free one by default")
     parser.add_argument("--share", type=float, default=1.0, help="share of the flights to use")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the server ends with the demo
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started it in the background
     folder = Path(tempfile.mkdtemp(prefix="mlbox-demo-"))
     steps = Steps()
     try:

@@ -13,11 +13,14 @@ from litestar.types import ASGIApp
 
 from mlbox import __version__
 from mlbox.records import Principal
-from mlbox.web import metrics, ops, problems, v2
+from mlbox.web import events_stream, metrics, ops, pages, v2
 from mlbox.web.api import datasets, features, jobs, labels, login, models, monitoring, predict, runs
 from mlbox.web.api import ops as box_api
 from mlbox.web.auth import AuthMiddleware
 from mlbox.web.box import Box
+from mlbox.web.pages.errors import ErrorHandler
+from mlbox.web.pages.headers import add_headers
+from mlbox.web.pages.view import provide_view
 
 ADAPTERS: tuple[Any, ...] = (
     login,
@@ -32,6 +35,8 @@ ADAPTERS: tuple[Any, ...] = (
     jobs,
     v2,
     metrics,
+    events_stream,
+    pages,
 )
 """Everything that answers over one box: each module has a list `handlers`."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -53,9 +58,11 @@ def create_app(box: Box) -> AuthMiddleware:
         dependencies={
             "box": Provide(lambda: box, sync_to_thread=False),
             "principal": Provide(_principal, sync_to_thread=False),
+            "view": Provide(provide_view, sync_to_thread=False),
         },
         state=State({"metrics": metrics.Metrics(box)}),
-        exception_handlers={Exception: problems.handle},
+        exception_handlers={Exception: ErrorHandler(box)},
+        before_send=[add_headers],
         request_max_body_size=box.settings.max_body,
         openapi_config=OpenAPIConfig(
             title="mlbox", version=__version__, path="/api/v1/schema", render_plugins=[JsonRenderPlugin()]

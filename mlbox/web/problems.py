@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 
-from mlbox.errors import InvalidInput, MlboxError
+from mlbox.errors import InvalidInput, MlboxError, NotFound, TooLarge, TooMany
 
 _log = logging.getLogger(__name__)
 
@@ -26,10 +27,16 @@ def as_mlbox_error(err: Exception) -> MlboxError:
         return _invalid(err)
     if isinstance(err, HTTPException):
         ours = MlboxError(err.detail)
-        ours.status, ours.code = err.status_code, err.__class__.__name__.removesuffix("Exception").lower()
+        ours.status, ours.code = err.status_code, _code_of(err.status_code)
         return ours
     _log.error("A request failed.", exc_info=err)
     return MlboxError("mlbox failed on this request.", hint="The server's log has the details.")
+
+
+def _code_of(status: int) -> str:
+    """A stable code for what the router itself refuses: the tree's for its status, else the status's standard words."""
+    known = {kind.status: kind.code for kind in (NotFound, InvalidInput, TooLarge, TooMany)}
+    return known.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_")
 
 
 def _invalid(err: ValidationException) -> MlboxError:

@@ -111,6 +111,14 @@ def test_a_row_sees_what_was_known_at_its_time_and_no_later_event(house: House) 
     assert asked(store, ("a", 1, 0), ("a", 1, 1), ("a", 1, 4), ("a", 1, 5), ("a", 1, 9)) == [None, 10, 10, 50, 50]
 
 
+def test_of_equal_events_the_last_to_arrive_counts_and_then_the_last_appended(house: House) -> None:
+    store = house.with_sales()
+    store.append("sales", sales(("a", 1, 1, 5, 5.0), ("a", 1, 1, 3, 3.0), ("a", 1, 1, 3, 4.0)), actor="ann")
+    store.append("sales", sales(("b", 1, 1, 1, 1.0)), actor="ann")
+    store.append("sales", sales(("b", 1, 1, 1, 2.0), ("b", 1, 0, 9, 9.0)), actor="ann")
+    assert asked(store, ("a", 1, 2), ("a", 1, 3), ("a", 1, 5), ("b", 1, 1), ("b", 1, 9)) == [None, 4, 5, 2, 2]
+
+
 def test_the_ttls_boundary_is_included_and_what_expired_is_null(house: House) -> None:
     store = house.with_sales()
     store.append("sales", sales(("a", 1, 1, 1, 10.0)), actor="ann")
@@ -127,8 +135,8 @@ def test_null_stays_null_duplicates_are_kept_and_order_is_the_inputs(house: Hous
 
 rows_strategy = st.lists(
     st.tuples(
-        st.sampled_from(["a", "b", None]),
-        st.integers(1, 2),
+        st.sampled_from(["a", "a", "a", "b", None]),
+        st.sampled_from([1, 1, 1, 2]),
         st.integers(0, 4),
         st.integers(0, 6),
         st.none() | st.integers(0, 99),
@@ -136,7 +144,7 @@ rows_strategy = st.lists(
     max_size=16,
 )
 spine_strategy = st.lists(
-    st.tuples(st.sampled_from(["a", "b", "c", None]), st.sampled_from([1, 2, None]), st.integers(0, 9)),
+    st.tuples(st.sampled_from(["a", "a", "b", "c", None]), st.sampled_from([1, 1, 2, None]), st.integers(0, 9)),
     min_size=1,
     max_size=8,
 )

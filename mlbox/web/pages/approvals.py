@@ -1,0 +1,53 @@
+"""Approvals: what waits for a person's word, and what was decided."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from litestar import Response, get
+
+from mlbox.records import ModelVersion, Promotion
+from mlbox.web.pages.models import Step, steps
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
+
+
+class Waiting(NamedTuple):
+    """A promotion that waits, its version, and why this reader may not decide it."""
+
+    promotion: Promotion
+    version: ModelVersion
+    steps: list[Step]
+    own: str
+
+
+def _own_part(version: ModelVersion, promotion: Promotion, name: str) -> str:
+    """What this person did for the version, in words; empty for someone who may decide."""
+    deeds = {
+        "trained": version.trained_by,
+        "submitted": version.submitted_by,
+        "proposed": promotion.requested_by,
+    }
+    return " and ".join(deed for deed, who in deeds.items() if who == name)
+
+
+def _fetch(view: View, after: str | None) -> dict[str, Any]:
+    box, who = view.box, view.principal
+    assert who is not None
+    waiting = []
+    for promotion in box.promotions.open():
+        if promotion.state == "waiting_approval":
+            version = box.registry.version(promotion.model, promotion.version)
+            own = _own_part(version, promotion, who.name)
+            waiting.append(Waiting(promotion, version, steps(promotion), own))
+    found = box.promotions.page(limit=PAGE_SIZE + 1, before=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda promotion: promotion.id)
+    return {"waiting": waiting, "promotions": shown, "next": next_page(view, last)}
+
+
+@get("/approvals", include_in_schema=False)
+async def approvals(view: View, after: str | None = None) -> Response[bytes]:
+    """What waits, then every promotion, newest first."""
+    return await view.page("approvals.html", lambda: _fetch(view, after))
+
+
+handlers: list[Any] = [approvals]

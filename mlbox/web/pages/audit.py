@@ -1,0 +1,40 @@
+"""The audit log: every change, by whom, newest first."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import Response, get
+from litestar.params import QueryParameter
+
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
+
+
+def _fetch(view: View, filters: dict[str, str | None], after: str | None) -> dict[str, Any]:
+    found = view.box.events(**filters, limit=PAGE_SIZE + 1, before=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda event: event.id)
+    return {
+        "events": shown,
+        "next": next_page(view, last),
+        "filters": {name: text or "" for name, text in filters.items()},
+    }
+
+
+@get("/audit", include_in_schema=False)
+async def audit(
+    view: View,
+    subject: str | None = None,
+    actor: str | None = None,
+    type_: Annotated[str | None, QueryParameter(name="type")] = None,
+    after: str | None = None,
+) -> Response[bytes]:
+    """The log, or what of it fits the filters exactly."""
+    filters = {"subject": _given(subject), "actor": _given(actor), "type": _given(type_)}
+    return await view.page("audit.html", lambda: _fetch(view, filters, after))
+
+
+def _given(text: str | None) -> str | None:
+    return text.strip() or None if text else None
+
+
+handlers: list[Any] = [audit]

@@ -1,0 +1,55 @@
+"""Dataset versions: their columns, what they were made from, and what was trained on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar import Response, get
+
+from mlbox.records import DatasetVersion
+from mlbox.web.box import Box
+from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page
+
+RUNS_LOOKED_AT = 200
+"""Runs name their dataset, datasets do not name their runs: so many of the last are looked through."""
+
+
+def _list(view: View, name: str | None, after: str | None) -> dict[str, Any]:
+    found = view.box.datasets.versions(name, limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda version: version.id)
+    return {"versions": shown, "next": next_page(view, last), "name": name}
+
+
+@get("/datasets", include_in_schema=False)
+async def datasets(view: View, name: str | None = None, after: str | None = None) -> Response[bytes]:
+    """All versions, newest first."""
+    return await view.page("datasets.html", lambda: _list(view, name, after))
+
+
+def _nodes(found: DatasetVersion) -> list[Node]:
+    nodes = [Node("feature view", ref, f"/features/{ref}") for ref in found.views]
+    if found.label_set:
+        nodes.append(Node("labels", found.label_set, "/labels"))
+    return [*nodes, Node("dataset", found.ref, None, here=True)]
+
+
+def _dataset(box: Box, ref: str) -> dict[str, Any]:
+    found = box.datasets.version(ref)
+    runs = [run for run in box.tracker.runs(limit=RUNS_LOOKED_AT) if run.dataset == found.ref]
+    return {
+        "found": found,
+        "nodes": _nodes(found),
+        "runs": runs,
+        "models": [version for run in runs for version in box.registry.of_run(run.id)],
+        "versions": box.datasets.versions(found.name, limit=PAGE_SIZE),
+        "size": sum(file.size for file in found.files),
+    }
+
+
+@get("/datasets/{ref:str}", include_in_schema=False)
+async def dataset(view: View, ref: str) -> Response[bytes]:
+    """One version."""
+    return await view.page("dataset.html", lambda: _dataset(view.box, ref))
+
+
+handlers: list[Any] = [datasets, dataset]

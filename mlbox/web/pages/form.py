@@ -1,0 +1,158 @@
+"""How values are written for people: one look for times, sizes, counts and states everywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+NARROW = "\u202f"
+"""Between a number and its unit: a space that does not break."""
+
+STATE_KINDS: dict[str, str] = {
+    **dict.fromkeys(("succeeded", "FINISHED", "Production", "completed", "ok", "resolved", "passed", "PRESENT"), "ok"),
+    **dict.fromkeys(("healthy", "up", "champion", "approve"), "ok"),
+    **dict.fromkeys(("running", "starting", "RUNNING", "Staging", "testing", "shadow", "canary", "control"), "run"),
+    **dict.fromkeys(("queued", "SCHEDULED", "waiting_approval"), "wait"),
+    **dict.fromkeys(("stopping", "investigate", "timed_out", "OUTSIDE_MAX_AGE"), "warn"),
+    **dict.fromkeys(("failed", "FAILED", "rejected", "rolled_back", "alert", "firing", "down", "reject"), "bad"),
+}
+"""A state's kind: its colour and its shape. What is not here has ended quietly, or says nothing."""
+
+WORDS: dict[str, str] = {
+    "FINISHED": "finished",
+    "FAILED": "failed",
+    "RUNNING": "running",
+    "SCHEDULED": "scheduled",
+    "KILLED": "killed",
+    "None": "no stage",
+}
+
+
+def kind(state: str) -> str:
+    """ok, run, wait, warn, bad or off."""
+    return STATE_KINDS.get(state, "off")
+
+
+def words(state: str) -> str:
+    """A state as a person would write it."""
+    return WORDS.get(state, state.replace("_", " "))
+
+
+def count(value: float | None) -> str:
+    """A whole number with commas between thousands."""
+    return "–" if value is None else f"{int(value):,}"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """A measured number, to a few significant digits."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return str(value)
+    if not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
+        return count(value)
+    return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
+
+
+def percent(value: float | None) -> str:
+    """A share of 0..100 with its sign."""
+    return "–" if value is None else f"{value:.3g}{NARROW}%"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, as disks are sold and `ls -h --si` counts."""
+    if value is None:
+        return "–"
+    if abs(value) < 1000:
+        return f"{int(value)}{NARROW}B"
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if abs(value) < 999.95:
+            return f"{value:.1f}{NARROW}{unit}"
+    return f"{value / 1000:.1f}{NARROW}TB"
+
+
+def span(value: timedelta | float | None) -> str:
+    """A length of time in its two largest units."""
+    if value is None:
+        return "–"
+    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if seconds < 1:
+        return f"{seconds * 1000:.0f}{NARROW}ms"
+    if seconds < 10:
+        return f"{seconds:.1f}{NARROW}s"
+    parts = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        whole, seconds = divmod(seconds, length)
+        if whole:
+            parts.append(f"{int(whole)}{NARROW}{unit}")
+    return " ".join(parts[:2])
+
+
+def millis(value: float | None) -> str:
+    """A length of time that was measured in milliseconds."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}{NARROW}ms" if value < 10 else f"{value:,.0f}{NARROW}ms"
+
+
+def utc(moment: datetime | None) -> str:
+    """A moment to the second, in UTC."""
+    return "–" if moment is None else moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """How long ago, in its largest unit; after thirty days the date says more."""
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < 60:
+        return "just now" if seconds >= 0 else "in a moment"
+    if abs(seconds) >= 30 * 86400:
+        return at.strftime("%Y-%m-%d")
+    unit, length = next((u, n) for u, n in (("d", 86400), ("h", 3600), ("min", 60)) if abs(seconds) >= n)
+    whole = int(abs(seconds) // length)
+    return f"{whole} {unit} ago" if seconds >= 0 else f"in {whole} {unit}"
+
+
+@jinja2.pass_context
+def when(context: jinja2.runtime.Context, at: datetime | None) -> Markup:
+    """A moment of real time as how long ago it was; the browser keeps it true."""
+    if at is None:
+        return Markup("–")
+    iso, words = at.isoformat(), ago(at, context["real_now"])
+    return Markup('<mlbox-time><time datetime="{}" title="{}">{}</time></mlbox-time>').format(iso, iso, words)
+
+
+def moment(value: datetime | None) -> Markup:
+    """A moment of domain time, which may lie years back: always the plain date, in UTC."""
+    if value is None:
+        return Markup("–")
+    iso = value.isoformat()
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, iso, value.strftime("%Y-%m-%d %H:%M"))
+
+
+def short(text: str | None, length: int = 8) -> str:
+    """The tail of an id, where sortable ids differ; or the head of a hash."""
+    return "–" if not text else text[-length:]
+
+
+def head(text: str | None, length: int = 12) -> str:
+    """The first digits of a hash."""
+    return "–" if not text else text[:length]
+
+
+def shape(dimensions: Iterable[int]) -> str:
+    """A tensor's shape; a free dimension is N."""
+    return "[" + ", ".join("N" if d < 0 else str(d) for d in dimensions) + "]"
+
+
+FILTERS = {
+    f.__name__: f
+    for f in (kind, words, count, number, percent, size, span, millis, utc, when, moment, short, head, shape)
+}

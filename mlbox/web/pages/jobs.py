@@ -1,0 +1,82 @@
+"""Jobs: the queue, the GPUs, and one job with its attempts and its log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+from litestar import Response, get
+from litestar.params import QueryParameter
+
+from mlbox.errors import InvalidInput
+from mlbox.records import Job, JobState
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
+
+State = Annotated[str | None, QueryParameter(name="state")]
+"""Litestar keeps the plain name for itself."""
+ACTIVE: tuple[JobState, ...] = ("queued", "starting", "running", "stopping")
+
+
+def _list(view: View, state: str | None, user: str | None, after: str | None) -> dict[str, Any]:
+    scheduler = view.box.scheduler
+
+    def active() -> list[Job]:
+        return [job for each in ACTIVE[1:] for job in scheduler.jobs(state=each, limit=PAGE_SIZE)]
+
+    wanted = _state(state)
+    found = scheduler.jobs(state=wanted, user=user or None, limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda job: job.id)
+    return {
+        "jobs": shown,
+        "next": next_page(view, last),
+        "states": get_args(JobState),
+        "state": wanted,
+        "user": user or "",
+        "counts": scheduler.counts(),
+        "gpus": part(lambda: [(gpu, _holders(active(), gpu.index)) for gpu in scheduler.gpus()]),
+    }
+
+
+def _holders(jobs: list[Job], gpu: int) -> list[Job]:
+    """The jobs whose present attempt holds a GPU."""
+    return [job for job in jobs if job.attempts and gpu in job.attempts[-1].gpus]
+
+
+def _state(text: str | None) -> JobState | None:
+    if not text:
+        return None
+    for state in get_args(JobState):
+        if state == text:
+            found: JobState = state
+            return found
+    raise InvalidInput(
+        f"{text[:40]!r} is no state of a job.", hint=f"One of {', '.join(get_args(JobState))}.", field="state"
+    )
+
+
+@get("/jobs", include_in_schema=False)
+async def jobs(view: View, state_: State = None, user: str | None = None, after: str | None = None) -> Response[bytes]:
+    """All jobs, newest first."""
+    return await view.page("jobs.html", lambda: _list(view, state_, user, after))
+
+
+def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
+    job: Job = view.box.scheduler.job(job_id)
+    mine = view.principal is not None and job.user == view.principal.name
+    may_act = view.may("member" if mine else "admin")
+    shown = attempt or (job.attempts[-1].number if job.attempts else None)
+    return {
+        "job": job,
+        "active": job.state in ACTIVE,
+        "attempt": shown,
+        "may_stop": may_act and job.state in ACTIVE and job.state != "stopping",
+        "may_retry": may_act and job.state not in ACTIVE,
+    }
+
+
+@get("/jobs/{job_id:str}", include_in_schema=False)
+async def job(view: View, job_id: str, attempt: int | None = None) -> Response[bytes]:
+    """One job; `attempt` chooses whose log is shown."""
+    return await view.page("job.html", lambda: _job(view, job_id, attempt))
+
+
+handlers: list[Any] = [jobs, job]

@@ -1,0 +1,145 @@
+"""Models: their versions, the way of each to Production, and their drift."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from litestar import Response, get
+
+from mlbox.records import ModelVersion, Promotion
+from mlbox.web.box import Box
+from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
+
+PROMOTIONS = 10
+
+
+class Step(NamedTuple):
+    """One step of a promotion as it is drawn: done, now, stopped or next."""
+
+    name: str
+    note: str
+    state: str
+
+
+def _list(view: View, after: str | None) -> dict[str, Any]:
+    found = view.box.registry.models(limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda model: model.name)
+    return {"models": shown, "next": next_page(view, last)}
+
+
+@get("/models", include_in_schema=False)
+async def models(view: View, after: str | None = None) -> Response[bytes]:
+    """All models by name."""
+    return await view.page("models.html", lambda: _list(view, after))
+
+
+# -- the way to Production, drawn ---------------------------------------------------------------------------------------
+
+
+def steps(promotion: Promotion) -> list[Step]:
+    """A promotion's steps in order, each with how far it is."""
+    names = _names(promotion)
+    at = _reached(promotion)
+    ended_badly = promotion.state in ("rejected", "rolled_back", "withdrawn")
+    drawn = []
+    for place, (name, note) in enumerate(names):
+        if place < at or promotion.state == "completed":
+            drawn.append(Step(name, note, "done"))
+        elif place == at:
+            drawn.append(Step(name, promotion.reason or note, "stopped") if ended_badly else Step(name, note, "now"))
+        else:
+            drawn.append(Step(name, note, "next"))
+    return drawn
+
+
+def _names(promotion: Promotion) -> list[tuple[str, str]]:
+    passed = sum(gate.passed for gate in promotion.gates)
+    names = [("Gates", f"{passed} of {len(promotion.gates)} passed" if promotion.gates else "being measured")]
+    if promotion.champion is not None:
+        names.append(("Shadow", f"beside version {promotion.champion}"))
+    approvers = [a.approver for a in promotion.approvals if a.decision == "approve"]
+    names.append(("Approval", f"by {', '.join(approvers)}" if approvers else "by someone else"))
+    if promotion.champion is not None:
+        names += [(f"{step.percent:g} %", "canary") for step in promotion.policy.steps if step.percent < 100]
+    return [*names, ("Production", "all traffic")]
+
+
+def _reached(promotion: Promotion) -> int:
+    """The index of the step that the promotion is at, or ended at."""
+    shadow = promotion.champion is not None
+    approval = 1 + shadow
+    if promotion.step >= 0:
+        return approval + 1 + promotion.step
+    if promotion.state == "testing" or not promotion.gates or not all(gate.passed for gate in promotion.gates):
+        return 0
+    if promotion.state == "shadow" or (promotion.state == "rolled_back" and shadow):
+        return 1
+    return approval
+
+
+# -- one model, one version ---------------------------------------------------------------------------------------------
+
+
+def _model(view: View, name: str, after: str | None) -> dict[str, Any]:
+    box = view.box
+    model = box.registry.model(name)
+    before = int(after) if after and after.isdecimal() else None
+    found = box.registry.versions(name, limit=PAGE_SIZE + 1, before=before)
+    shown, last = keyset(found, PAGE_SIZE, lambda version: str(version.version))
+    policy = box.registry.policy(name)
+    return {
+        "model": model,
+        "versions": shown,
+        "next": next_page(view, last),
+        "policy": policy,
+        "promotions": [(p, steps(p)) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
+        "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
+        "drift": part(lambda: worst_first(box, name)),
+    }
+
+
+def worst_first(box: Box, model: str) -> list[Any]:
+    """A model's last drift results, the largest statistic first."""
+    return sorted(box.monitor.latest(model), key=lambda result: -(result.statistic or 0))
+
+
+@get("/models/{name:str}", include_in_schema=False)
+async def model(view: View, name: str, after: str | None = None) -> Response[bytes]:
+    """One model."""
+    return await view.page("model.html", lambda: _model(view, name, after))
+
+
+def _nodes(version: ModelVersion, champion: bool) -> list[Node]:
+    nodes = []
+    if version.dataset:
+        nodes.append(Node("dataset", version.dataset, f"/datasets/{version.dataset}"))
+    if version.job_id:
+        nodes.append(Node("job", version.job_id[-8:], f"/jobs/{version.job_id}"))
+    if version.run_id:
+        nodes.append(Node("run", version.run_id[-8:], f"/runs/{version.run_id}"))
+    nodes.append(Node("model version", version.ref, None, here=True))
+    if champion:
+        nodes.append(Node("endpoint", version.model, f"/endpoints/{version.model}"))
+    return nodes
+
+
+def _version(view: View, name: str, number: int) -> dict[str, Any]:
+    box = view.box
+    version = box.registry.version(name, number)
+    promotions = box.promotions.of(name, number)
+    underway = any(p.state in ("testing", "shadow", "waiting_approval", "canary") for p in promotions)
+    return {
+        "version": version,
+        "nodes": _nodes(version, version.stage == "Production"),
+        "promotions": [(p, steps(p)) for p in promotions],
+        "may_promote": view.may("member") and version.stage in ("None", "Staging") and not underway,
+    }
+
+
+@get("/models/{name:str}/{number:int}", include_in_schema=False)
+async def version(view: View, name: str, number: int) -> Response[bytes]:
+    """One version: where it came from, and its way to Production."""
+    return await view.page("version.html", lambda: _version(view, name, number))
+
+
+handlers: list[Any] = [models, model, version]

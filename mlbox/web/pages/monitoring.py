@@ -1,0 +1,114 @@
+"""Monitoring: drift of what is served against what was learned from, and alerts."""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any
+
+from litestar import Response, get
+from litestar.params import QueryParameter
+
+from mlbox.errors import InvalidInput, NotFound
+from mlbox.records import AlertState, DriftResult
+from mlbox.serve.drift import ALERT, INVESTIGATE
+from mlbox.serve.reference import load_reference
+from mlbox.web.box import Box
+from mlbox.web.pages.models import worst_first
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
+
+State = Annotated[str | None, QueryParameter(name="state")]
+"""Litestar keeps the plain name for itself."""
+HISTORY = 500
+BINS = 40
+STATES: tuple[AlertState, ...] = ("firing", "resolved")
+
+
+def _list(view: View, state: str | None, after: str | None) -> dict[str, Any]:
+    box = view.box
+    wanted = _state(state)
+    found = box.monitor.alerts(state=wanted, limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda alert: alert.id)
+    models = [version.model for version in box.registry.in_stage("Production")]
+    return {
+        "checks": [(model, part(functools.partial(worst_first, box, model))) for model in models],
+        "alerts": shown,
+        "next": next_page(view, last),
+        "state": wanted,
+        "thresholds": (float(INVESTIGATE), float(ALERT)),
+    }
+
+
+def _state(text: str | None) -> AlertState | None:
+    if not text:
+        return None
+    for state in STATES:
+        if state == text:
+            return state
+    raise InvalidInput(f"{text[:40]!r} is no state of an alert.", hint="firing or resolved.", field="state")
+
+
+@get("/monitoring", include_in_schema=False)
+async def monitoring(view: View, state_: State = None, after: str | None = None) -> Response[bytes]:
+    """The last check of every model that serves, and the alerts."""
+    return await view.page("monitoring.html", lambda: _list(view, state_, after))
+
+
+def histogram(box: Box, model: str, feature: str) -> dict[str, Any] | None:
+    """How the feature's values lie in training and in what was served, as shares of equal bins."""
+    import numpy as np
+
+    version = box.registry.by_stage(model, "Production")
+    if version is None:
+        return None
+    reference = load_reference(box.artifacts, version).get(feature)
+    served = box.predictions.window(model).features.get(feature)
+    if reference is None or served is None:
+        return None
+    sides = {"training": reference[np.isfinite(reference)], "served": served[np.isfinite(served)]}
+    if not all(len(values) for values in sides.values()):
+        return None
+    edges = np.histogram_bin_edges(np.concatenate(list(sides.values())), bins=BINS)
+    series = [{"label": name, "points": _shares(values, edges)} for name, values in sides.items()]
+    return {"x": feature.partition(":")[2], "kind": "steps", "series": series}
+
+
+def _shares(values: Any, edges: Any) -> list[tuple[float, float]]:
+    """Left edge and share of each bin, with a last point that closes the last step."""
+    import numpy as np
+
+    counts = np.histogram(values, bins=edges)[0] / len(values)
+    return [*zip(edges[:-1].tolist(), counts.tolist(), strict=True), (float(edges[-1]), float(counts[-1]))]
+
+
+def _series(history: list[DriftResult]) -> dict[str, Any]:
+    points = [(result.at.timestamp(), result.statistic) for result in history if result.statistic is not None]
+    return {"x": "domain time", "time": True, "series": [{"label": "D", "points": points}]}
+
+
+def _feature(view: View, model: str, feature: str) -> dict[str, Any]:
+    history = view.box.monitor.history(model, feature, HISTORY)
+    if not history:
+        view.box.registry.model(model)
+        raise NotFound(
+            f"{feature[:120]!r} of {model} was never checked.",
+            hint="Choose a feature on the page Monitoring.",
+            field="feature",
+        )
+    return {
+        "model": model,
+        "feature": feature,
+        "latest": history[-1],
+        "history": history[::-1][:PAGE_SIZE],
+        "line": _series(history),
+        "distribution": part(lambda: histogram(view.box, model, feature)),
+        "thresholds": (float(INVESTIGATE), float(ALERT)),
+    }
+
+
+@get("/monitoring/{model:str}/{feature:str}", include_in_schema=False)
+async def feature(view: View, model: str, feature: str) -> Response[bytes]:
+    """One feature: its statistic over time, and both distributions."""
+    return await view.page("drift.html", lambda: _feature(view, model, feature))
+
+
+handlers: list[Any] = [monitoring, feature]

@@ -1,0 +1,71 @@
+"""The overview: what serves, what runs, what waits for someone, what happened."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from litestar import Response, get
+
+from mlbox.records import Endpoint, ModelVersion
+from mlbox.web.box import Box
+from mlbox.web.pages.phrases import without_echo
+from mlbox.web.pages.view import View, part
+
+RECENT = 12
+READ = 100
+"""Events that are read to show so many: those of one kind in a row show as one."""
+ALERTS = 6
+
+
+class Served(NamedTuple):
+    """A version in Production and its traffic."""
+
+    version: ModelVersion
+    endpoint: Endpoint | None
+    predictions: int
+    errors: int
+
+
+def served(box: Box) -> list[Served]:
+    """What is in Production, with what was answered since the server started, shadows aside."""
+    endpoints = {endpoint.model: endpoint for endpoint in box.rollouts.endpoints()}
+    totals: dict[str, tuple[int, int]] = {}
+    for (model, _, role), (rows, errors) in box.predictions.counters().items():
+        if role != "shadow":
+            before = totals.get(model, (0, 0))
+            totals[model] = (before[0] + rows, before[1] + errors)
+    return [
+        Served(version, endpoints.get(version.model), *totals.get(version.model, (0, 0)))
+        for version in box.registry.in_stage("Production")
+    ]
+
+
+def _fetch(box: Box) -> dict[str, Any]:
+    promotions = part(box.promotions.open)
+    return {
+        "served": part(lambda: served(box)),
+        "jobs": part(box.scheduler.counts),
+        "alerts": part(lambda: box.monitor.alerts(state="firing", limit=100)),
+        "shown_alerts": ALERTS,
+        "promotions": promotions,
+        "waiting": sum(p.state == "waiting_approval" for p in promotions.value or ()),
+        "events": part(lambda: without_echo(box.events(limit=READ), RECENT)),
+        "is_new": _is_new(box),
+    }
+
+
+def _is_new(box: Box) -> bool:
+    """Nothing was declared, run or registered yet: say how to begin."""
+    found = part(
+        lambda: box.features.declarations(limit=1) or box.tracker.runs(limit=1) or box.registry.models(limit=1)
+    )
+    return found.error is None and not found.value
+
+
+@get("/", include_in_schema=False)
+async def overview(view: View) -> Response[bytes]:
+    """The first page."""
+    return await view.page("overview.html", lambda: _fetch(view.box))
+
+
+handlers: list[Any] = [overview]

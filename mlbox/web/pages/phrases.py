@@ -1,0 +1,114 @@
+"""Events in words: what the audit log and the overview say of each thing that happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import quote
+
+from mlbox.records import Event
+
+PHRASES: dict[str, str] = {
+    "user.created": "added the user {name} as {role}",
+    "token.created": "made a token for {subject}",
+    "token.revoked": "revoked a token of {subject}",
+    "clock.advanced": "moved domain time to {to}",
+    "source.created": "declared the source {name}",
+    "source.appended": "added {rows} rows to {name}",
+    "view.applied": "defined the features {name}",
+    "view.described": "described the features {name}",
+    "view.materialized": "brought {rows} entities of {name} up to date online",
+    "service.applied": "bundled features as {name}",
+    "label.created": "declared the labels {name}",
+    "label.appended": "added {rows} outcomes to {name}",
+    "dataset.created": "built {name}: {rows} rows",
+    "experiment.created": "began the experiment {name}",
+    "job.submitted": "submitted {name}",
+    "job.queued": "put {name} back into the queue",
+    "job.starting": "starts {name}",
+    "job.running": "runs {name}",
+    "job.stopping": "is stopping {name}",
+    "job.stopped": "stopped {name}",
+    "job.succeeded": "finished {name}: {reason}",
+    "job.failed": "saw {name} fail: {reason}",
+    "job.timed_out": "ended {name}: it took too long",
+    "run.started": "began the run {name}",
+    "run.running": "runs {name}",
+    "run.finished": "finished the run {name}",
+    "run.failed": "saw the run {name} fail",
+    "run.killed": "ended the run {name}",
+    "run.artifact": "kept {path} of the run {name}",
+    "model.created": "began the model {name}",
+    "model.registered": "registered {name}, trained by {trained_by}",
+    "model.stage": "moved {name} to {stage}",
+    "model.archived": "archived {name}",
+    "model.tagged": "tagged {name} with {key}",
+    "policy.set": "set the promotion policy of {name}",
+    "promotion.proposed": "proposed {name} for Production",
+    "promotion.shadow": "began the shadow of {name}",
+    "promotion.waiting_approval": "asks for someone's approval of {name}",
+    "promotion.canary": "approved {name}: its canary begins",
+    "promotion.step": "gave {name} {percent} % of the traffic",
+    "promotion.completed": "put {name} into Production",
+    "promotion.rejected": "rejected {name}: {reason}",
+    "promotion.rolled_back": "rolled {name} back: {reason}",
+    "promotion.withdrawn": "withdrew {name}",
+    "drift.checked": "checked {features} features of {name} for drift, the worst has D {worst}",
+    "alert.fired": "raised an alert: {about} drifts",
+    "alert.resolved": "resolved the alert on {about}",
+}
+"""By event type, after the actor's name; a type that is not here is written out as it is."""
+
+PAGES = {"model": "/models", "job": "/jobs", "run": "/runs", "dataset": "/datasets", "view": "/features"}
+PAGES |= {"source": "/sources", "user": "/admin", "alert": "/monitoring", "label": "/labels", "service": "/features"}
+NESTED = {"model", "job", "run", "dataset", "view", "source"}
+
+
+class _Lenient(dict[str, Any]):
+    """A field that an event does not carry reads as a dash."""
+
+    def __missing__(self, key: str) -> str:
+        return "–"
+
+
+def _words(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def phrase(event: Event) -> str:
+    """What happened, after the actor's name."""
+    noun, _, name = event.subject.partition(":")
+    if noun in {"job", "run"}:
+        name = str(event.data.get("name") or name[-8:])
+    known = PHRASES.get(event.type)
+    if known is None:
+        noun_of_type, _, verb = event.type.partition(".")
+        return f"{noun_of_type.replace('_', ' ')} {verb.replace('_', ' ')}: {name}"
+    fields = {key: _words(value) for key, value in event.data.items()}
+    labels = event.data.get("labels") or {}
+    about = " of ".join(str(labels[key]) for key in ("feature", "model") if key in labels)
+    return known.format_map(_Lenient(fields, name=name, subject=name, about=about))
+
+
+def without_echo(events: Iterable[Event], limit: int) -> list[tuple[Event, int]]:
+    """The first events, those of one kind by one actor in a row as one, with how many they were."""
+    found: list[tuple[Event, int]] = []
+    for event in events:
+        if found and (found[-1][0].type, found[-1][0].actor) == (event.type, event.actor):
+            found[-1] = (found[-1][0], found[-1][1] + 1)
+        elif len(found) == limit:
+            break
+        else:
+            found.append((event, 1))
+    return found
+
+
+def link_of(subject: str) -> str | None:
+    """The page of an event's subject, where it has one."""
+    noun, _, name = subject.partition(":")
+    page = PAGES.get(noun)
+    if page is None or noun not in NESTED or name == "*":
+        return page
+    return f"{page}/{quote(name, safe='/@')}"

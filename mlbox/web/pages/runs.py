@@ -1,0 +1,142 @@
+"""Runs: what training logged, one run by itself and several beside each other."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from litestar import Response, get
+from litestar.params import QueryParameter
+
+from mlbox.errors import InvalidInput
+from mlbox.records import Metric, Run
+from mlbox.web.box import Box
+from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
+
+COLUMNS = 4
+"""Metrics that the list shows: those that most of its runs have."""
+MAX_POINTS = 600
+"""Points of one line: more than a screen has pixels for adds nothing but weight."""
+MAX_COMPARED = 12
+
+
+def common_metrics(runs: Sequence[Run]) -> list[str]:
+    """The metrics that most of the runs have, by name."""
+    counts = Counter(key for run in runs for key in run.metrics)
+    return sorted(key for key, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:COLUMNS])
+
+
+def _list(view: View, experiment: str | None, after: str | None) -> dict[str, Any]:
+    tracker = view.box.tracker
+    found = tracker.runs(experiment=experiment or None, limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda run: run.id)
+    experiments = tracker.experiments()
+    return {
+        "runs": shown,
+        "next": next_page(view, last),
+        "columns": common_metrics(shown),
+        "experiments": experiments,
+        "names": {one.id: one.name for one in experiments},
+        "experiment": experiment or "",
+    }
+
+
+@get("/runs", include_in_schema=False)
+async def runs(view: View, experiment: str | None = None, after: str | None = None) -> Response[bytes]:
+    """All runs, newest first."""
+    return await view.page("runs.html", lambda: _list(view, experiment, after))
+
+
+# -- charts -------------------------------------------------------------------------------------------------------------
+
+
+def thin(points: Sequence[Metric], most: int = MAX_POINTS) -> list[tuple[int, float]]:
+    """At most `most` points, evenly chosen, with the last; what is not a number is left out."""
+    finite = [(point.step, point.value) for point in points if math.isfinite(point.value)]
+    stride = max(1, math.ceil(len(finite) / most))
+    kept = finite[::stride]
+    return kept if not finite or kept[-1] == finite[-1] else [*kept, finite[-1]]
+
+
+def charts(box: Box, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A chart for each metric that has a history: a line for each run."""
+    drawn = []
+    for key in sorted({key for run in runs for key in run.metrics}):
+        lines = [(run, thin(box.tracker.history(run.id, key))) for run in runs if key in run.metrics]
+        series = [{"label": key if len(runs) == 1 else title(run), "points": points} for run, points in lines if points]
+        if any(len(line["points"]) > 1 for line in series):
+            last = lines[-1][0].metrics[key].value if len(lines) == 1 else None
+            drawn.append({"key": key, "last": last, "spec": {"x": "step", "series": series}})
+    return drawn
+
+
+def title(run: Run) -> str:
+    """What a run is called: its name, or the end of its id."""
+    return run.name or run.id[-8:]
+
+
+# -- one, and several ---------------------------------------------------------------------------------------------------
+
+
+def _run(view: View, run_id: str) -> dict[str, Any]:
+    box = view.box
+    run = box.tracker.run(run_id)
+    versions = part(lambda: box.registry.of_run(run_id)).value or []
+    return {
+        "run": run,
+        "title": title(run),
+        "experiment": next((e.name for e in box.tracker.experiments() if e.id == run.experiment_id), ""),
+        "charts": charts(box, [run]),
+        "artifacts": box.tracker.artifacts_of(run_id),
+        "nodes": _nodes(run, [version.ref for version in versions]),
+    }
+
+
+def _nodes(run: Run, models: Sequence[str]) -> list[Node]:
+    nodes = [Node("dataset", run.dataset, f"/datasets/{run.dataset}")] if run.dataset else []
+    if run.job_id:
+        nodes.append(Node("job", run.job_id[-8:], f"/jobs/{run.job_id}"))
+    nodes.append(Node("run", title(run), None, here=True))
+    return [*nodes, *(Node("model version", ref, f"/models/{ref}") for ref in models)]
+
+
+@get("/runs/{run_id:str}", include_in_schema=False)
+async def run(view: View, run_id: str) -> Response[bytes]:
+    """One run."""
+    return await view.page("run.html", lambda: _run(view, run_id))
+
+
+def _compare(view: View, ids: Sequence[str]) -> dict[str, Any]:
+    wanted = list(dict.fromkeys(ids))
+    if not 2 <= len(wanted) <= MAX_COMPARED:
+        raise InvalidInput(
+            f"{len(wanted)} runs were chosen.", hint=f"Choose 2 to {MAX_COMPARED} on the page Runs.", field="run"
+        )
+    found = [view.box.tracker.run(run_id) for run_id in wanted]
+    return {
+        "runs": found,
+        "titles": [title(run) for run in found],
+        "params": _table(found, "params"),
+        "metrics": _table(found, "metrics"),
+        "charts": charts(view.box, found),
+    }
+
+
+def _table(runs: Sequence[Run], field: str) -> list[tuple[str, list[Any], bool]]:
+    """A row for each name: its value in each run, and whether they differ."""
+    names = sorted({name for run in runs for name in getattr(run, field)})
+    rows = [(name, [getattr(run, field).get(name) for run in runs]) for name in names]
+    return [(name, values, len({str(value) for value in values}) > 1) for name, values in rows]
+
+
+@get("/runs/compare", include_in_schema=False)
+async def compare(
+    view: View, run_ids: Annotated[list[str] | None, QueryParameter(name="run")] = None
+) -> Response[bytes]:
+    """Several runs beside each other."""
+    return await view.page("compare.html", lambda: _compare(view, run_ids or []))
+
+
+handlers: list[Any] = [runs, run, compare]

@@ -1,0 +1,175 @@
+"""One request for a page: who asks, what the frame shows, and how the page is rendered.
+
+A page is a function that reads the core objects and gives its template what it shows. It runs, with the rendering, on the
+box's thread pool, so that no page holds up the event loop.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import urlencode
+
+import jinja2
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from mlbox import __version__
+from mlbox.errors import MlboxError
+from mlbox.records import Principal, Role
+from mlbox.store.access import ROLES
+from mlbox.web.box import Box
+from mlbox.web.pages import form
+from mlbox.web.pages.phrases import link_of, phrase
+from mlbox.web.pages.static import static_url
+
+T = TypeVar("T")
+PAGE_SIZE = 50
+THEMES = ("light", "dark")
+HTML = "text/html; charset=utf-8"
+
+NAV: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("", (("/", "Overview", "home"),)),
+    ("Data", (("/features", "Features", "layers"), ("/datasets", "Datasets", "table"), ("/labels", "Labels", "tag"))),
+    ("Train", (("/jobs", "Jobs", "queue"), ("/runs", "Runs", "curve"))),
+    ("Ship", (("/models", "Models", "cube"), ("/approvals", "Approvals", "check"))),
+    ("Serve", (("/endpoints", "Endpoints", "bolt"), ("/monitoring", "Monitoring", "pulse"))),
+    ("Govern", (("/audit", "Audit", "book"), ("/admin", "Admin", "people"))),
+)
+"""Groups of the navigation: address, name, icon."""
+
+
+class Part(NamedTuple, Generic[T]):
+    """A part of a page: what it shows, or why that could not be had."""
+
+    value: T | None
+    error: MlboxError | None = None
+
+
+def part(fetch: Callable[[], T]) -> Part[T]:
+    """Fetch a part; a store that is down takes away its own part of a page and no more."""
+    try:
+        return Part(fetch())
+    except MlboxError as err:
+        return Part(None, err)
+
+
+@functools.cache
+def environment() -> jinja2.Environment:
+    """The templates; every value is escaped, and one that is missing is an error."""
+    env = jinja2.Environment(
+        loader=jinja2.PackageLoader("mlbox.web"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    env.filters.update(form.FILTERS)
+    env.filters.update(phrase=phrase)
+    env.globals.update(static=static_url, nav=NAV, release=__version__, link_of=link_of)
+    return env
+
+
+def render(template: str, context: Mapping[str, Any]) -> bytes:
+    """One template as bytes."""
+    return environment().get_template(template).render(context).encode()
+
+
+class View:
+    """What every page needs to know of its request."""
+
+    def __init__(self, request: Request[Any, Any, Any], box: Box) -> None:
+        state = request.scope.get("state", {})
+        session = state.get("session")
+        self.box = box
+        self.principal: Principal | None = state.get("principal")
+        self.csrf: str = session.csrf if session else ""
+        self.path: str = request.url.path
+        self.here: str = self.path + (f"?{request.url.query}" if request.url.query else "")
+        self.base = str(request.base_url).rstrip("/")
+        self.query: Mapping[str, str] = dict(request.query_params)
+        theme = request.cookies.get("mlbox_theme", "")
+        self.theme = theme if theme in THEMES else ""
+
+    def post(self, noun: str, file: str) -> str:
+        """The command that sends a JSON file to the API of this very server."""
+        return f'curl --json @{file} -H "Authorization: Bearer $MLBOX_TOKEN" {self.base}/api/v1/{noun}'
+
+    def may(self, role: Role) -> bool:
+        """True when the one who asks has at least this role: what would be refused is not offered."""
+        who = self.principal
+        return who is not None and who.job_id is None and ROLES.index(who.role) >= ROLES.index(role)
+
+    async def page(
+        self, template: str, fetch: Callable[[], Mapping[str, Any]], *, status: int = 200
+    ) -> Response[bytes]:
+        """Fetch what the template shows and render it, off the loop."""
+
+        def work() -> bytes:
+            return render(template, {**self.frame(), **fetch()})
+
+        return Response(await self.box.call(work), media_type=HTML, status_code=status)
+
+    def frame(self) -> dict[str, Any]:
+        """What the frame around every page shows."""
+        clock = self.box.clock
+        return {
+            "view": self,
+            "replay": clock.replay,
+            "domain_now": clock.now(),
+            "real_now": clock.real(),
+            "tallies": self._tallies() if self.principal else {},
+        }
+
+    def _tallies(self) -> dict[str, int]:
+        """What waits for someone, beside its name in the navigation."""
+        waiting = part(lambda: sum(p.state == "waiting_approval" for p in self.box.promotions.open()))
+        return {"/approvals": waiting.value or 0}
+
+    def is_here(self, address: str) -> bool:
+        """True when a navigation entry leads to this page, or to what holds it."""
+        return self.path == address or (address != "/" and self.path.startswith(address + "/"))
+
+
+def provide_view(request: Request[Any, Any, Any], box: Box) -> View:
+    """Litestar's way to a View."""
+    return View(request, box)
+
+
+def error_page(request: Request[Any, Any, Any], box: Box, err: MlboxError) -> Response[bytes]:
+    """An error as a page, for a person who followed a link."""
+    view = View(request, box)
+    context = {**view.frame(), "error": err, "not_found": err.status == 404}
+    return Response(render("error.html", context), media_type=HTML, status_code=err.status)
+
+
+def wants_page(request: Request[Any, Any, Any], err: Exception) -> bool:
+    """True for a browser that navigates: not for htmx, which shows an error beside what was asked."""
+    if isinstance(err, HTTPException) and err.status_code == 405:
+        return False
+    accepts = "text/html" in request.headers.get("accept", "")
+    return accepts and "hx-request" not in request.headers and not request.url.path.startswith("/api/")
+
+
+class Node(NamedTuple):
+    """One link of a chain of lineage."""
+
+    what: str
+    name: str
+    href: str | None
+    here: bool = False
+
+
+def next_page(view: View, last: str | None) -> str | None:
+    """The address of the page that follows, with the same filters; None at the end."""
+    if last is None:
+        return None
+    kept = {name: text for name, text in view.query.items() if name != "after" and text}
+    return f"{view.path}?{urlencode({**kept, 'after': last})}"
+
+
+def keyset(items: list[T], limit: int, key: Callable[[T], str]) -> tuple[list[T], str | None]:
+    """A page of a list that was asked for one more than `limit`, and where the next one begins."""
+    return items[:limit], key(items[limit - 1]) if len(items) > limit else None

@@ -1,0 +1,10 @@
+// What every page loads: one module per custom element, and the form token on htmx's own requests.
+import "./copy.js";
+import "./form.js";
+import "./live.js";
+import "./theme.js";
+import "./time.js";
+
+document.addEventListener("htmx:configRequest", (event) => {
+  event.detail.headers["x-csrf-token"] = document.querySelector("meta[name=csrf]")?.content ?? "";
+});

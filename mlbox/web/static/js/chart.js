@@ -1,0 +1,97 @@
+// <mlbox-chart data-chart='{"x": "step", "series": [{"label", "points": [[x, y]]}]}'>: lines, or with "kind": "steps" a
+// distribution. With "time": true x is seconds since 1970, drawn in UTC.
+const PALETTE = 6;
+
+function color(host, name) {
+  const probe = document.createElement("i");
+  probe.style.color = `var(--${name})`;
+  host.append(probe);
+  const found = getComputedStyle(probe).color;
+  probe.remove();
+  return found;
+}
+
+function aligned(series) {
+  return window.uPlot.join(series.map(({ points }) => [points.map((p) => p[0]), points.map((p) => p[1])]));
+}
+
+function short(value) {
+  if (value == null) return "–";
+  const size = Math.abs(value);
+  if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(1);
+  return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
+}
+
+class Chart extends HTMLElement {
+  connectedCallback() {
+    this.spec = JSON.parse(this.dataset.chart);
+    this.again = () => this.draw();
+    this.dark = matchMedia("(prefers-color-scheme: dark)");
+    this.dark.addEventListener("change", this.again);
+    document.addEventListener("mlbox:theme", this.again);
+    this.watcher = new ResizeObserver(() => this.plot?.setSize(this.size()));
+    this.draw();
+    this.watcher.observe(this);
+  }
+
+  disconnectedCallback() {
+    this.dark.removeEventListener("change", this.again);
+    document.removeEventListener("mlbox:theme", this.again);
+    this.watcher.disconnect();
+    this.plot?.destroy();
+    this.plot = null;
+  }
+
+  size() {
+    return { width: Math.max(200, this.clientWidth), height: this.classList.contains("tall") ? 270 : 190 };
+  }
+
+  draw() {
+    this.plot?.destroy();
+    this.replaceChildren();
+    this.plot = new window.uPlot(this.options(), aligned(this.spec.series), this);
+  }
+
+  options() {
+    const spec = this.spec;
+    const axis = { stroke: color(this, "muted"), font: `11px ${getComputedStyle(this).fontFamily}` };
+    const lines = { stroke: color(this, "line"), width: 1 };
+    const time = Boolean(spec.time);
+    return {
+      ...this.size(),
+      tzDate: (stamp) => window.uPlot.tzDate(new Date(stamp * 1000), "UTC"),
+      scales: { x: { time, range: this.range() } },
+      cursor: { points: { size: 7 }, drag: { x: true, y: false } },
+      axes: [
+        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: 30, ...(time ? {} : { values: (_, v) => v.map(short) }) },
+        { ...axis, grid: lines, ticks: { show: false }, size: 52, values: (_, v) => v.map(short) },
+      ],
+      series: [
+        { label: spec.x, value: (_, v) => (v == null ? "–" : time ? new Date(v * 1000).toISOString().slice(0, 16) + "Z" : short(v)) },
+        ...spec.series.map((one, at) => this.line(one, at)),
+      ],
+    };
+  }
+
+  // A lone point still gets room on both sides.
+  range() {
+    return (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]);
+  }
+
+  line({ label, points }, at) {
+    const stroke = color(this, `series-${(at % PALETTE) + 1}`);
+    const steps = this.spec.kind === "steps";
+    return {
+      label,
+      stroke,
+      width: 1.75,
+      spanGaps: true,
+      value: (_, v) => short(v),
+      points: { show: !steps && points.length < 3, size: 6, fill: stroke },
+      ...(at >= PALETTE ? { dash: [6, 4] } : {}),
+      ...(steps ? { paths: window.uPlot.paths.stepped({ align: 1 }) } : {}),
+    };
+  }
+}
+
+customElements.define("mlbox-chart", Chart);

@@ -1,0 +1,27 @@
+// <mlbox-time>: keeps "5 min ago" true while the page stays open. The server has written it already.
+const UNITS = [["d", 86400], ["h", 3600], ["min", 60]];
+
+function ago(seconds) {
+  if (Math.abs(seconds) < 60) return seconds < 0 ? "in a moment" : "just now";
+  const [unit, length] = UNITS.find(([, length]) => Math.abs(seconds) >= length);
+  const whole = Math.floor(Math.abs(seconds) / length);
+  return seconds < 0 ? `in ${whole} ${unit}` : `${whole} ${unit} ago`;
+}
+
+class Time extends HTMLElement {
+  connectedCallback() {
+    this.timer = setInterval(() => this.tell(), 20000);
+  }
+
+  disconnectedCallback() {
+    clearInterval(this.timer);
+  }
+
+  tell() {
+    const time = this.querySelector("time");
+    const seconds = (Date.now() - Date.parse(time.dateTime)) / 1000;
+    if (Math.abs(seconds) < 30 * 86400) time.textContent = ago(seconds);
+  }
+}
+
+customElements.define("mlbox-time", Time);

@@ -1,0 +1,113 @@
+"""Everything that serves, over real stores: one model `score` on one feature view, without HTTP."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from mlbox.clock import ManualClock
+from mlbox.events import EventBus
+from mlbox.records import Column, GateResult, ModelVersion, Prediction, PromotionPolicy, RampStep, ViewSpec
+from mlbox.serve.monitor import Monitor
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.reference import make_reference, store_reference
+from mlbox.serve.rollout import Rollouts
+from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.store import migrations
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.db import Database
+from mlbox.store.features import FeatureStore
+from mlbox.store.offline import Offline
+from mlbox.store.online import Online
+from mlbox.store.promotions import Promotions
+from mlbox.store.registry import NewVersion, Registry
+from tests.models import linear
+
+FEATURES = ("spend@v1:amount", "spend@v1:visits")
+POLICY = PromotionPolicy(
+    shadow_seconds=0,
+    shadow_min_predictions=1,
+    steps=(RampStep(percent=50, hold_seconds=0, min_predictions=1), RampStep(percent=100, hold_seconds=0)),
+)
+
+
+class House:
+    def __init__(self, folder: Path, clock: ManualClock, bus: EventBus) -> None:
+        self.clock = clock
+        self.dbs = {
+            name: Database(folder / f"{name}.sqlite", getattr(migrations, name), clock, bus)
+            for name in ("features", "registry", "monitoring")
+        }
+        self.artifacts = Artifacts(folder / "artifacts")
+        self.offline, self.online = Offline(folder / "offline.duckdb"), Online(folder / "online")
+        self.features = FeatureStore(self.dbs["features"], self.offline, self.online, clock)
+        self.registry = Registry(self.dbs["registry"])
+        self.promotions = Promotions(self.dbs["registry"], self.registry)
+        self.log = PredictionLog(folder / "predictions", flush_seconds=3600)
+        self.rollouts = Rollouts(self.registry, self.promotions, self.log, clock, bus, every=3600)
+        self.server = ModelServer(self.registry, self.artifacts, self.features, self.rollouts, self.log, clock)
+        self.monitor = Monitor(self.dbs["monitoring"], self.registry, self.artifacts, self.log, clock)
+        self.registry.set_policy("score", POLICY, actor="admin")
+
+    def with_view(self) -> None:
+        key = Column(name="who", dtype="STRING")
+        numbers = (Column(name="amount", dtype="FP64"), Column(name="visits", dtype="INT64"))
+        columns = (key, Column(name="moment", dtype="TIMESTAMP"), *numbers)
+        self.features.add_source("sales", columns, "moment", None, actor="ann")
+        sql = "SELECT who, amount, visits, moment AS event_time FROM sales"
+        spec = ViewSpec(name="spend", join_keys=(key,), features=numbers, sql=sql, sources=("sales",))
+        self.features.apply_view(spec, actor="ann")
+        now = pa.array([self.clock.now()] * 2, pa.timestamp("us", "UTC"))
+        rows = {"who": ["a", "b"], "moment": now, "amount": [1.0, None], "visits": [2, 3]}
+        self.features.append("sales", pa.table(rows), actor="ann")
+        self.features.materialize()
+
+    def register(self, *weights: float) -> ModelVersion:
+        model = linear(weights or (1.0, 1.0))
+        rng = np.random.default_rng(0)
+        training = pa.table({name: rng.normal(size=500) for name in FEATURES})
+        digest, size = self.artifacts.put([model.SerializeToString()])
+        return self.registry.register(
+            NewVersion(
+                model="score",
+                features=FEATURES,
+                artifact=digest,
+                size=size,
+                inputs=(),
+                reference=store_reference(self.artifacts, make_reference(training, FEATURES)),
+                trained_by="ann",
+                submitted_by="ann",
+            )
+        )
+
+    def promote(self, version: ModelVersion) -> str:
+        """To the state in which a person is asked, or to shadow; the promotion's id."""
+        gate = GateResult(gate="size", passed=True, required="x", measured="x", at=self.clock.real())
+        return self.promotions.record_gates(self.promotions.propose(version, actor="ann").id, [gate]).id
+
+    def approve(self, promotion: str) -> None:
+        self.promotions.decide(promotion, approver="bea", decision="approve")
+
+    def serve_one(self, *weights: float) -> ModelVersion:
+        version = self.register(*weights)
+        self.approve(self.promote(version))
+        return version
+
+    def ask(self, *rows: PredictRow, version: int | None = None) -> list[Prediction]:
+        return self.server.predict("score", rows=rows, caller="carl", version=version)
+
+    def later(self, **by: float) -> None:
+        self.clock.advance(self.clock.now() + timedelta(**by))
+
+    def close(self) -> None:
+        self.server.close()
+        self.monitor.close()
+        self.rollouts.close()
+        self.log.close()
+        self.online.close()
+        self.offline.close()
+        for db in self.dbs.values():
+            db.close()

@@ -1,0 +1,145 @@
+"""The prediction log: nothing blocks, nothing flushed is lost."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlbox.ids import new_id
+from mlbox.records import Prediction, ServeRole
+from mlbox.serve.predlog import MERGE_AT, PredictionLog
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[PredictionLog]:
+    made = PredictionLog(tmp_path / "log", flush_seconds=3600)
+    yield made
+    made.close()
+
+
+def row(n: int, *, version: int = 1, role: ServeRole = "champion", **features: float | None) -> Prediction:
+    return Prediction(
+        id=new_id(),
+        model="m",
+        version=version,
+        role=role,
+        at=NOW,
+        domain_at=NOW + timedelta(hours=n),
+        caller="ann",
+        entity={"n": n},
+        features=features or {"f": float(n)},
+        score=n / 1000,
+        latency_ms=float(n),
+    )
+
+
+def test_what_was_put_is_read_back_newest_first(log: PredictionLog) -> None:
+    rows = [row(n) for n in range(5)]
+    log.put(rows[:2])
+    log.flush()
+    log.put(rows[2:])
+    assert log.recent("m") == rows[::-1]
+    assert log.recent("m", 2) == rows[:2:-1]
+    assert log.recent("other") == []
+
+
+def test_the_window_is_the_last_served_rows_with_nan_for_missing(log: PredictionLog) -> None:
+    log.put([row(0, f=1.0, g=None), row(1, f=2.0, g=3.0), row(2, role="shadow", f=9.0, g=9.0)])
+    log.flush()
+    log.put([row(3, version=2, role="canary", f=None, h=4.0)])
+    window = log.window("m")
+    assert window.rows == 3
+    assert np.array_equal(window.features["f"], [1.0, 2.0, math.nan], equal_nan=True)
+    assert np.array_equal(window.features["h"], [math.nan, math.nan, 4.0], equal_nan=True)
+    assert log.window("m", limit=1).features["h"].tolist() == [4.0]
+    assert log.window("m", since=NOW + timedelta(hours=1)).rows == 2
+    assert log.window("other").rows == 0
+
+
+def test_a_full_queue_drops_and_counts_and_does_not_block(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path / "log", queue_limit=10, flush_seconds=3600)
+    log.put([row(n) for n in range(8)])
+    log.put([row(n) for n in range(8, 16)])
+    assert log.dropped == 6
+    assert [p.entity["n"] for p in log.recent("m")] == list(range(9, -1, -1))
+    log.close()
+
+
+def test_traffic_counts_by_role_with_the_latency_of_the_last(log: PredictionLog) -> None:
+    log.put([row(n) for n in range(100)])
+    log.put([row(0, version=2, role="canary")])
+    log.record_error("m", 2, "canary")
+    found = log.traffic("m", 1, "champion")
+    assert (found.count, found.errors, found.p95_ms) == (100, 0, 95.0)
+    assert log.traffic("m", 2, "canary").errors == 1
+    assert log.traffic("m", 3, "canary").count == 0
+    assert log.counters() == {("m", 1, "champion"): (100, 0), ("m", 2, "canary"): (1, 1)}
+
+
+def test_many_flushes_are_merged_and_keep_their_order(log: PredictionLog, tmp_path: Path) -> None:
+    for n in range(MERGE_AT + 3):
+        log.put([row(n)])
+        log.flush()
+    files = list((tmp_path / "log").rglob("*.parquet"))
+    assert len(files) == 4
+    assert [p.entity["n"] for p in log.recent("m", 1000)] == list(range(MERGE_AT + 2, -1, -1))
+
+
+def test_a_merge_that_was_cut_short_leaves_each_row_once(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path / "log", flush_seconds=3600)
+    kept: dict[Path, bytes] = {}
+    for n in range(MERGE_AT):
+        kept |= {path: path.read_bytes() for path in (tmp_path / "log").rglob("*.parquet")}
+        log.put([row(n)])
+        log.flush()
+    log.close()
+    for path, content in kept.items():  # as if the process had ended before it removed them
+        path.write_bytes(content)
+    (next(iter(kept)).parent / ".7-1.tmp").write_bytes(b"half")
+    again = PredictionLog(tmp_path / "log", flush_seconds=3600)
+    assert len(again.recent("m", 1000)) == MERGE_AT
+    assert not list((tmp_path / "log").rglob(".*.tmp"))
+    again.put([row(99)])
+    assert again.recent("m", 1)[0].entity == {"n": 99}, "numbers go on where they were"
+    again.close()
+
+
+def test_a_disk_that_refuses_keeps_the_rows_for_the_next_try(log: PredictionLog, tmp_path: Path) -> None:
+    blocked = tmp_path / "log" / "model=m"
+    blocked.write_bytes(b"a file where a folder must be")
+    log.put([row(1)])
+    with pytest.raises(OSError, match="model=m"):
+        log.flush()
+    blocked.unlink()
+    assert len(log.recent("m")) == 1
+
+
+def test_many_threads_put_and_every_row_is_there_once(log: PredictionLog) -> None:
+    def work(start: int) -> None:
+        for n in range(start, start + 50):
+            log.put([row(n)])
+            if n % 10 == 0:
+                log.flush()
+
+    threads = [threading.Thread(target=work, args=(start,)) for start in range(0, 400, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(p.entity["n"] for p in log.recent("m", 1000)) == list(range(400))
+
+
+def test_observers_are_told_of_every_row(log: PredictionLog) -> None:
+    seen: list[Prediction] = []
+    log.on_prediction(seen.extend)
+    rows = [row(n) for n in range(3)]
+    log.put(rows)
+    assert seen == rows
