@@ -1,7 +1,7 @@
 """The shim: a small process that runs one attempt of one job, and outlives the server.
 
 It is started by path, with the standard library alone, in a session of its own. In the attempt's folder it
-- claims the attempt (`claim`, created exclusively): of two shims for one attempt only one runs the command;
+- claims the attempt (`claim`, made once): of two shims for one attempt only one runs the command;
 - runs the command in a group of its own, output to `log`;
 - ends it on SIGTERM or at its time limit: SIGTERM to the group, SIGKILL after the grace;
 - writes how it ended to `status.json`, complete and on disk or not at all.
@@ -38,13 +38,19 @@ def main(folder: str) -> int:
 
 
 def claim() -> bool:
-    """Take the attempt; False if it was taken before."""
+    """Take the attempt; False if it was taken before. The claim appears whole: a link is made or is not."""
+    own = f".{CLAIM}.{os.getpid()}"
+    with open(own, "wb") as file:
+        file.write(json.dumps({"pid": os.getpid(), "start": start_ticks(os.getpid())}).encode())
+        file.flush()
+        os.fsync(file.fileno())
     try:
-        fd = os.open(CLAIM, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.link(own, CLAIM)
     except FileExistsError:
         return False
-    os.close(fd)
-    write_whole(CLAIM, json.dumps({"pid": os.getpid(), "start": start_ticks(os.getpid())}).encode())
+    finally:
+        os.unlink(own)
+    sync_here()
     return True
 
 
@@ -117,6 +123,11 @@ def write_whole(name: str, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.rename(temporary, name)
+    sync_here()
+
+
+def sync_here() -> None:
+    """Put the names in this folder on disk."""
     folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -65,7 +65,11 @@ def create_app(box: Box) -> AuthMiddleware:
         before_send=[add_headers],
         request_max_body_size=box.settings.max_body,
         openapi_config=OpenAPIConfig(
-            title="mlbox", version=__version__, path="/api/v1/schema", render_plugins=[JsonRenderPlugin()]
+            title="mlbox",
+            version=__version__,
+            path="/api/v1/schema",
+            render_plugins=[JsonRenderPlugin()],
+            use_handler_docstrings=True,
         ),
         logging_config=None,
     )

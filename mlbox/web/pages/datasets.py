@@ -27,9 +27,9 @@ async def datasets(view: View, name: str | None = None, after: str | None = None
 
 
 def _nodes(found: DatasetVersion) -> list[Node]:
-    nodes = [Node("feature view", ref, f"/features/{ref}") for ref in found.views]
+    nodes = [Node("feature view", ref, f"/features/{ref}", beside=place > 0) for place, ref in enumerate(found.views)]
     if found.label_set:
-        nodes.append(Node("labels", found.label_set, "/labels"))
+        nodes.append(Node("labels", found.label_set, "/labels", beside=bool(nodes)))
     return [*nodes, Node("dataset", found.ref, None, here=True)]
 
 

@@ -57,13 +57,18 @@ def number(value: Any, digits: int = 4) -> str:
     if not math.isfinite(value):
         return str(value)
     if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
-        return count(value)
+        return count(value) if abs(value) >= 10_000 else str(int(value))  # a year, a port and a step read as they are
     return f"{value:,.1f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with the same digits in every row, so that a column can be compared at a glance."""
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
     """A share of 0..100 with its sign."""
-    return "–" if value is None else f"{value:.3g}{NARROW}%"
+    return "–" if value is None else f"{value:.3g}{NARROW}%" if value >= 1 else f"{value:.2g}{NARROW}%"
 
 
 def size(value: float | None) -> str:
@@ -154,5 +159,5 @@ def shape(dimensions: Iterable[int]) -> str:
 
 FILTERS = {
     f.__name__: f
-    for f in (kind, words, count, number, percent, size, span, millis, utc, when, moment, short, head, shape)
+    for f in (kind, words, count, number, fixed, percent, size, span, millis, utc, when, moment, short, head, shape)
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from datetime import timedelta
 from typing import Annotated, Any
 
 from litestar import Response, get
@@ -61,7 +62,9 @@ def histogram(box: Box, model: str, feature: str) -> dict[str, Any] | None:
     if version is None:
         return None
     reference = load_reference(box.artifacts, version).get(feature)
-    served = box.predictions.window(model).features.get(feature)
+    settings = box.settings
+    since = box.clock.now() - timedelta(days=settings.drift_days)
+    served = box.predictions.window(model, limit=settings.drift_window, since=since).features.get(feature)
     if reference is None or served is None:
         return None
     sides = {"training": reference[np.isfinite(reference)], "served": served[np.isfinite(served)]}
@@ -69,7 +72,7 @@ def histogram(box: Box, model: str, feature: str) -> dict[str, Any] | None:
         return None
     edges = np.histogram_bin_edges(np.concatenate(list(sides.values())), bins=BINS)
     series = [{"label": name, "points": _shares(values, edges)} for name, values in sides.items()]
-    return {"x": feature.partition(":")[2], "kind": "steps", "series": series}
+    return {"x": feature.partition(":")[2], "kind": "steps", "zero": True, "series": series}
 
 
 def _shares(values: Any, edges: Any) -> list[tuple[float, float]]:
@@ -82,7 +85,9 @@ def _shares(values: Any, edges: Any) -> list[tuple[float, float]]:
 
 def _series(history: list[DriftResult]) -> dict[str, Any]:
     points = [(result.at.timestamp(), result.statistic) for result in history if result.statistic is not None]
-    return {"x": "domain time", "time": True, "series": [{"label": "D", "points": points}]}
+    guide = [(at, float(ALERT)) for at in sorted({points[0][0], points[-1][0]})] if points else []
+    lines = [{"label": "D", "points": points}, {"label": "alert above", "points": guide, "guide": True}]
+    return {"x": "domain time", "time": True, "zero": True, "series": lines}
 
 
 def _feature(view: View, model: str, feature: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
@@ -61,6 +62,7 @@ PHRASES: dict[str, str] = {
 
 PAGES = {"model": "/models", "job": "/jobs", "run": "/runs", "dataset": "/datasets", "view": "/features"}
 PAGES |= {"source": "/sources", "user": "/admin", "alert": "/monitoring", "label": "/labels", "service": "/features"}
+MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?Z")
 NESTED = {"model", "job", "run", "dataset", "view", "source"}
 
 
@@ -72,6 +74,8 @@ class _Lenient(dict[str, Any]):
 
 
 def _words(value: Any) -> Any:
+    if isinstance(value, str):
+        return MOMENT.sub(r"\1 \2 UTC", value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"

@@ -65,7 +65,8 @@ def charts(box: Box, runs: Sequence[Run]) -> list[dict[str, Any]]:
     drawn = []
     for key in sorted({key for run in runs for key in run.metrics}):
         lines = [(run, thin(box.tracker.history(run.id, key))) for run in runs if key in run.metrics]
-        series = [{"label": key if len(runs) == 1 else title(run), "points": points} for run, points in lines if points]
+        names = dict(zip((run.id for run in runs), titles(runs), strict=True))
+        series = [{"label": names[run.id], "points": points} for run, points in lines if points]
         if any(len(line["points"]) > 1 for line in series):
             last = lines[-1][0].metrics[key].value if len(lines) == 1 else None
             drawn.append({"key": key, "last": last, "spec": {"x": "step", "series": series}})
@@ -75,6 +76,12 @@ def charts(box: Box, runs: Sequence[Run]) -> list[dict[str, Any]]:
 def title(run: Run) -> str:
     """What a run is called: its name, or the end of its id."""
     return run.name or run.id[-8:]
+
+
+def titles(runs: Sequence[Run]) -> list[str]:
+    """What several runs are called, with the end of the id where two would be called the same."""
+    counts = Counter(title(run) for run in runs)
+    return [title(run) if counts[title(run)] == 1 else f"{title(run)} {run.id[-6:]}" for run in runs]
 
 
 # -- one, and several ---------------------------------------------------------------------------------------------------
@@ -117,7 +124,7 @@ def _compare(view: View, ids: Sequence[str]) -> dict[str, Any]:
     found = [view.box.tracker.run(run_id) for run_id in wanted]
     return {
         "runs": found,
-        "titles": [title(run) for run in found],
+        "titles": titles(found),
         "params": _table(found, "params"),
         "metrics": _table(found, "metrics"),
         "charts": charts(view.box, found),

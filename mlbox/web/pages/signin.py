@@ -40,7 +40,7 @@ def _cookie(request: Request[Any, Any, Any], secret: str) -> Cookie:
     return Cookie(key=COOKIE, value=secret, httponly=True, samesite="lax", path="/", secure=secure)
 
 
-@get("/login")
+@get("/login", include_in_schema=False)
 async def login_page(
     request: Request[Any, Any, Any], view: View, box: Box, once: str = "", next: str = ""
 ) -> Response[Any]:
@@ -52,7 +52,7 @@ async def login_page(
     return await view.page("login.html", lambda: {"once": once, "next": local_path(next), "error": None})
 
 
-@post("/login", status_code=303)
+@post("/login", status_code=303, include_in_schema=False)
 async def login(
     request: Request[Any, Any, Any],
     view: View,
@@ -75,7 +75,7 @@ async def login(
     return Redirect(target, status_code=303, cookies=[_cookie(request, session)])
 
 
-@post("/logout", status_code=303)
+@post("/logout", status_code=303, include_in_schema=False)
 async def logout(request: Request[Any, Any, Any], box: Box) -> Response[Any]:
     """End the session."""
     secret = request.cookies.get(COOKIE)

@@ -160,6 +160,8 @@ class Node(NamedTuple):
     name: str
     href: str | None
     here: bool = False
+    beside: bool = False
+    """It stands beside the one before, not after it."""
 
 
 def next_page(view: View, last: str | None) -> str | None:

@@ -1,6 +1,7 @@
 // <mlbox-chart data-chart='{"x": "step", "series": [{"label", "points": [[x, y]]}]}'>: lines, or with "kind": "steps" a
 // distribution. With "time": true x is seconds since 1970, drawn in UTC.
 const PALETTE = 6;
+const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 10 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
 
 function color(host, name) {
   const probe = document.createElement("i");
@@ -30,6 +31,7 @@ class Chart extends HTMLElement {
     this.dark.addEventListener("change", this.again);
     document.addEventListener("mlbox:theme", this.again);
     this.watcher = new ResizeObserver(() => this.plot?.setSize(this.size()));
+    this.classList.toggle("single", this.spec.series.length === 1);
     this.draw();
     this.watcher.observe(this);
   }
@@ -60,10 +62,11 @@ class Chart extends HTMLElement {
     return {
       ...this.size(),
       tzDate: (stamp) => window.uPlot.tzDate(new Date(stamp * 1000), "UTC"),
-      scales: { x: { time, range: this.range() } },
+      scales: { x: { time, range: this.range() }, y: { range: this.height() } },
+      legend: { markers: { width: 0, fill: (plot, at) => plot.series[at].stroke(plot, at) } },
       cursor: { points: { size: 7 }, drag: { x: true, y: false } },
       axes: [
-        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: 30, ...(time ? {} : { values: (_, v) => v.map(short) }) },
+        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: (_, v) => v.map(short) }), ...(spec.x === "step" ? { incrs: WHOLE } : {}) },
         { ...axis, grid: lines, ticks: { show: false }, size: 52, values: (_, v) => v.map(short) },
       ],
       series: [
@@ -78,8 +81,15 @@ class Chart extends HTMLElement {
     return (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]);
   }
 
-  line({ label, points }, at) {
-    const stroke = color(this, `series-${(at % PALETTE) + 1}`);
+  // Shares and thresholds are read against nought; everything else against its own spread.
+  height() {
+    if (!this.spec.zero) return undefined;
+    return (_, low, high) => [0, Math.max(high * 1.08, 1e-9)];
+  }
+
+  line({ label, points, guide }, at) {
+    const stroke = color(this, guide ? "bad" : `series-${(at % PALETTE) + 1}`);
+    if (guide) return { label, stroke, width: 1, dash: [5, 5], value: (_, v) => short(v), points: { show: false }, spanGaps: true };
     const steps = this.spec.kind === "steps";
     return {
       label,
