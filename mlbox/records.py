@@ -112,7 +112,8 @@ class Metric(Record, frozen=True, kw_only=True):
     """One measured value of a run."""
 
     key: str
-    value: float
+    value: float | None
+    """None over the API when it is NaN or infinite, which JSON does not have."""
     step: int
     at: datetime
 

@@ -27,7 +27,7 @@ MLBOX = Path(sys.executable).with_name("mlbox")
 class Server:
     """A running `mlbox serve`, and how to reach it."""
 
-    def __init__(self, data_dir: Path, *flags: str, env: dict[str, str] | None = None) -> None:
+    def __init__(self, data_dir: Path, *flags: str, env: dict[str, str] | None = None, ready: bool = True) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.with_suffix(".log")
         self._log_start = len(self.log) if self.log_path.exists() else 0
@@ -41,7 +41,7 @@ class Server:
         try:
             self.url = self._wait_for_url()
             self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
-            wait_for(self._is_ready, what="the server to be ready")
+            wait_for(self._is_ready if ready else self._is_live, what="the server to be ready")
         except BaseException:
             self._end()
             raise
@@ -63,11 +63,17 @@ class Server:
 
         return wait_for(found, what="the server's address")
 
+    def _is_live(self) -> bool:
+        return self._answers("/livez")
+
     def _is_ready(self) -> bool:
+        return self._answers("/readyz")
+
+    def _answers(self, path: str) -> bool:
         if self.process.poll() is not None:
             raise AssertionError(f"The server ended with {self.process.returncode}:\n{self.log}")
         try:
-            return self.http.get("/readyz").status_code == 200
+            return self.http.get(path).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -101,8 +107,10 @@ def wait_for(condition: Callable[[], T | None], *, what: str, seconds: float = 3
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def start(*flags: str, data_dir: Path | None = None, env: dict[str, str] | None = None) -> Server:
-        server = Server(data_dir or tmp_path / "data", *flags, env=env)
+    def start(
+        *flags: str, data_dir: Path | None = None, env: dict[str, str] | None = None, ready: bool = True
+    ) -> Server:
+        server = Server(data_dir or tmp_path / "data", *flags, env=env, ready=ready)
         servers.append(server)
         return server
 

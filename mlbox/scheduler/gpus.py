@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, StartupError
 from mlbox.records import Record
 
 
@@ -72,4 +72,14 @@ def inventory(setting: str) -> Inventory:
     parts = [part.strip() for part in setting.split(",")]
     if not all(part.isdigit() for part in parts):
         raise InvalidInput(f"gpus is {setting!r}.", hint="Give auto, none, or indices such as 0,1.", field="gpus")
-    return Listed(sorted({int(part) for part in parts}))
+    chosen = sorted({int(part) for part in parts})
+    driver = Nvml()
+    known = [gpu.index for gpu in driver.gpus()]
+    absent = [index for index in chosen if index not in known]
+    if absent:
+        has = f"it has {', '.join(map(str, known))}" if known else f"it has none ({driver.missing or 'no device'})"
+        raise StartupError(
+            f"gpus names GPU {absent[0]} and this box lacks it: {has}.",
+            hint="Install NVIDIA's driver, or start with --gpus none.",
+        )
+    return Listed(chosen)

@@ -118,7 +118,7 @@ class Scheduler:
         """Take a job off the queue, or end it; raises Conflict for one that has ended."""
         job = self._jobs.ask_to_stop(job_id, actor=actor)
         if job.state == "stopped":
-            self._end_run(job)
+            self._end_run(job, "stopped")
         self._wake()
         return job
 
@@ -303,19 +303,19 @@ class Scheduler:
     def _finish(self, job: Job, ended: Ended) -> None:
         """Write down how the attempt ended, and queue the job again where it may be tried once more."""
         self._unwatch(job.id)
-        state = _state_after(ended)
+        state: JobState = "stopped" if self._jobs.get(job.id).state == "stopping" else _state_after(ended)
         retry_at = None
         retries = self._retries if job.spec.retries is None else job.spec.retries
         if state == "failed" and len(job.attempts) <= retries:
             retry_at = self._clock.real() + timedelta(seconds=BACKOFF_SECONDS ** len(job.attempts))
-        job = self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=ended.reason, retry_at=retry_at)
+        else:  # first the run: whoever sees the job ended finds it ended, and a crash in between is made good
+            self._end_run(job, state)
         self._access.revoke_job_tokens(job.id)
-        if job.ended_at is not None:
-            self._end_run(job)
+        self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=ended.reason, retry_at=retry_at)
 
-    def _end_run(self, job: Job) -> None:
+    def _end_run(self, job: Job, state: JobState) -> None:
         with contextlib.suppress(MlboxError):  # the run may have been ended by hand
-            self._tracker.end_run(job.run_id or "", _RUN_STATUS[job.state])
+            self._tracker.end_run(job.run_id or "", _RUN_STATUS[state])
 
     # -- watching ---------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +59,6 @@ def export_onnx(model: Any, sample: np.ndarray) -> Exported:
 
 
 def _from_torch(model: Any, rows: np.ndarray) -> Exported:
-    import warnings
-
     import numpy as np
     import torch
 
@@ -90,11 +89,13 @@ def _from_sklearn(model: Any, rows: np.ndarray) -> Exported:
     from skl2onnx.common.data_types import FloatTensorType
 
     classifies = hasattr(model, "predict_proba")
-    converted = convert_sklearn(
-        model,
-        initial_types=[("input", FloatTensorType([None, rows.shape[1]]))],
-        options={id(model): {"zipmap": False}} if classifies else None,
-        target_opset=OPSET,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the converter warns of its own inside
+        converted = convert_sklearn(
+            model,
+            initial_types=[("input", FloatTensorType([None, rows.shape[1]]))],
+            options={id(model): {"zipmap": False}} if classifies else None,
+            target_opset=OPSET,
+        )
     scores = model.predict_proba(rows)[:, -1] if classifies else model.predict(rows)
     return Exported(converted.SerializeToString(), rows, np.asarray(scores, np.float64).reshape(-1))

@@ -85,9 +85,10 @@ def metric(evidence: Evidence) -> Outcome:
     required = f"{name} " + " and ".join([*(text for text, _ in bounds), "as logged by the run"])
     if value is None or not math.isfinite(value):
         return Outcome(False, required, f"no {name}")
-    logged = evidence.run.metrics.get(name) if evidence.run else None
-    if logged is None or not math.isclose(logged.value, value, rel_tol=1e-9):
-        return Outcome(False, required, f"{value:.4f}, but the run logged {logged.value if logged else 'nothing'}")
+    point = evidence.run.metrics.get(name) if evidence.run else None
+    logged = point.value if point else None
+    if logged is None or not math.isclose(logged, value, rel_tol=1e-9):
+        return Outcome(False, required, f"{value:.4f}, but the run logged {'nothing' if logged is None else logged}")
     sign = 1 if policy.higher_is_better else -1
     passed = all(sign * value >= sign * bound for _, bound in bounds)
     return Outcome(passed, required, f"{value:.4f}")

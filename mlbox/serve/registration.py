@@ -135,4 +135,5 @@ class Registrar:
 
 
 def _last_metrics(run: Run) -> dict[str, float]:
-    return {name: metric.value for name, metric in run.metrics.items() if math.isfinite(metric.value)}
+    values = {name: metric.value for name, metric in run.metrics.items()}
+    return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

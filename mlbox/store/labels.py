@@ -50,7 +50,14 @@ class Labels:
         texts = (msgspec.json.encode(keys).decode(), msgspec.json.encode(value).decode())
 
         def write(tx: Tx) -> None:
-            row = tx.one("SELECT * FROM label_set WHERE name = ?", (name,))
+            # The offline store does not tell capitals apart, so two names that differ in them would share a table.
+            row = tx.one("SELECT * FROM label_set WHERE name = ? COLLATE NOCASE", (name,))
+            if row is not None and row["name"] != name:
+                raise AlreadyExists(
+                    f"The label set {row['name']!r} differs only in capitals.",
+                    hint="Choose another name.",
+                    field="name",
+                )
             if row is None:
                 tx.run("INSERT INTO label_set VALUES (?,?,?,?)", (name, *texts, tx.now_us))
                 tx.emit("label.created", f"label:{name}", actor)

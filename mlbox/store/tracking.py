@@ -162,7 +162,10 @@ class Tracker:
             _check_metric(metric)
         _check_pairs(params, "params")
         _check_pairs(tags, "tags")
-        points = [(run_id, m.key, m.step, to_us(m.at), None if math.isnan(m.value) else m.value) for m in metrics]
+        points = [
+            (run_id, m.key, m.step, to_us(m.at), None if m.value is None or math.isnan(m.value) else m.value)
+            for m in metrics
+        ]
 
         def write(tx: Tx) -> None:
             _require_run(tx, run_id)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mlbox.clock import SystemClock
-from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
+from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound, StartupError
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
-from mlbox.scheduler.gpus import Listed, Nvml
+from mlbox.scheduler.gpus import Listed, Nvml, inventory
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
 from mlbox.store.access import Access
@@ -228,6 +228,11 @@ def test_a_box_without_a_driver_has_no_gpus_and_says_why() -> None:
     if found.gpus():
         pytest.skip("this machine has a GPU")
     assert found.missing
+    with pytest.raises(StartupError, match="names GPU 0 and this box lacks it"):
+        inventory("0,1")
+    assert inventory("none").gpus() == []
+    with pytest.raises(InvalidInput, match="gpus is 'all'"):
+        inventory("all")
 
 
 # -- restarts -----------------------------------------------------------------------------------------------------------------

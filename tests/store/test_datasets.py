@@ -146,8 +146,9 @@ def test_labels_that_make_no_sense_are_refused_as_a_whole(house: House) -> None:
     assert house.labels.label_set("left").rows == 0
     with pytest.raises(NotFound, match="no label set"):
         house.labels.known("lift", at=START)
-    with pytest.raises(AlreadyExists):
-        house.labels.create("left", (USER,), Column(name="gone", dtype="FP64"), actor="ann")
+    for name, dtype in (("left", "FP64"), ("Left", "INT64")):
+        with pytest.raises(AlreadyExists):
+            house.labels.create(name, (USER,), Column(name="gone", dtype=dtype), actor="ann")  # type: ignore[arg-type]
 
 
 # -- datasets ---------------------------------------------------------------------------------------------------------------

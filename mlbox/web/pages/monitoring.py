@@ -20,7 +20,7 @@ from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
 HISTORY = 500
-BINS = 40
+BINS = 24
 STATES: tuple[AlertState, ...] = ("firing", "resolved")
 
 

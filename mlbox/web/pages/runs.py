@@ -54,7 +54,7 @@ async def runs(view: View, experiment: str | None = None, after: str | None = No
 
 def thin(points: Sequence[Metric], most: int = MAX_POINTS) -> list[tuple[int, float]]:
     """At most `most` points, evenly chosen, with the last; what is not a number is left out."""
-    finite = [(point.step, point.value) for point in points if math.isfinite(point.value)]
+    finite = [(p.step, p.value) for p in points if p.value is not None and math.isfinite(p.value)]
     stride = max(1, math.ceil(len(finite) / most))
     kept = finite[::stride]
     return kept if not finite or kept[-1] == finite[-1] else [*kept, finite[-1]]

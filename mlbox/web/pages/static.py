@@ -19,7 +19,7 @@ from litestar import Request, Response, get
 from mlbox.errors import NotFound
 
 FOREVER = "public, max-age=31536000, immutable"
-_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
 
 
 class Asset(NamedTuple):

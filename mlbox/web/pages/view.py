@@ -27,7 +27,8 @@ from mlbox.web.pages.static import static_url
 T = TypeVar("T")
 PAGE_SIZE = 50
 THEMES = ("light", "dark")
-HTML = "text/html; charset=utf-8"
+HTML = "text/html"
+"""Litestar adds the charset to what is text."""
 
 NAV: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("", (("/", "Overview", "home"),)),

@@ -1,0 +1,219 @@
+"""The SDK against a real server: what a training script does."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mlbox
+from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, NotFound
+from mlbox.records import Run
+from mlbox.sdk.export import Exported
+from mlbox.sdk.snapshot import git_commit, pack
+from tests.conftest import Server
+
+
+@pytest.fixture
+def box(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[mlbox.Box]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with mlbox.connect(server.url, server.token) as made:
+        yield made
+
+
+def test_the_public_names_are_few_sorted_and_all_there() -> None:
+    assert mlbox.__all__ == sorted(mlbox.__all__)
+    assert len(mlbox.__all__) <= 10
+    assert all(getattr(mlbox, name) for name in mlbox.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = mlbox.nothing  # type: ignore[attr-defined]
+
+
+def test_importing_it_loads_nothing() -> None:
+    heavy = "{'httpx', 'msgspec', 'numpy', 'pyarrow', 'litestar', 'typer'}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, mlbox; print({heavy} & set(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_run_is_logged_and_ends_as_its_block_does(box: mlbox.Box) -> None:
+    with box.run("delay", name="first", params={"lr": 0.1, "layers": [1, 2]}) as run:
+        for step in range(1200):
+            run.log(step=step, loss=1 / (step + 1))
+        run.log(odd=float("nan"))
+        run.log_tags({"kind": "test"})
+    found = box.client.get(f"/api/v1/runs/{run.id}", Run)
+    assert (found.status, found.params, found.tags) == (
+        "FINISHED",
+        {"lr": "0.1", "layers": "[1, 2]"},
+        {"kind": "test"},
+    )
+    assert len(box.client.get(f"/api/v1/runs/{run.id}/metrics/loss", list[dict])) == 1200
+    with pytest.raises(ZeroDivisionError), box.run("delay") as failing:
+        1 / 0  # noqa: B018
+    assert box.client.get(f"/api/v1/runs/{failing.id}", Run).status == "FAILED"
+
+
+def test_no_point_is_lost_while_the_server_restarts(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    port = server.url.rsplit(":", 1)[1]
+    with mlbox.connect(server.url, server.token) as box:
+        run = box.run("delay")
+        run.log(step=1, loss=1.0)
+        run.flush()
+        server.stop(signal.SIGKILL)
+        run.log(step=2, loss=0.5)
+        flushed = threading.Thread(target=run.flush)
+        flushed.start()
+        again = make_server("--port", port, data_dir=server.data_dir)
+        flushed.join(60)
+        run.end()
+        points = again.http.get(f"/api/v1/runs/{run.id}/metrics/loss").json()
+    assert [p["step"] for p in points] == [1, 2]
+
+
+def test_an_artifact_goes_up_from_a_file_or_from_bytes(box: mlbox.Box, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    with box.run("delay") as run:
+        assert run.log_artifact(tmp_path / "notes.txt").path == "notes.txt"
+        assert run.log_artifact(b"x" * 10, "deep/er.bin").size == 10
+    with pytest.raises(ValueError, match="as_="):
+        run.log_artifact(b"x")
+
+
+def test_a_job_runs_the_code_of_a_folder_and_adopts_its_run(box: mlbox.Box, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "train.py").write_text(
+        "import mlbox\nwith mlbox.run(params={'lr': 1}) as run:\n    run.log(step=1, loss=0.5)\nprint(run.id)\n"
+    )
+    job = box.wait(box.submit(["python", "train.py"], workdir=code, experiment="delay", name="t", memory_gb=1))
+    assert job.state == "succeeded", box.client.request("GET", f"/api/v1/jobs/{job.id}/logs").decode()
+    run = box.client.get(f"/api/v1/runs/{job.run_id}", Run)
+    assert (run.status, run.params["lr"], run.metrics["loss"].value) == ("FINISHED", "1", 0.5)
+    assert box.client.request("GET", f"/api/v1/jobs/{job.id}/logs").decode().strip() == run.id
+
+
+def test_the_server_names_its_errors_to_the_caller(box: mlbox.Box) -> None:
+    with pytest.raises(NotFound, match="no dataset 'nothing'"):
+        box.dataset("nothing")
+    with pytest.raises(NotFound, match="no view"):
+        box.features(["nope:x"], [{"a": 1}])
+    with pytest.raises(MlboxError):
+        box.predict("nothing", entities=[{"a": 1}])
+
+
+def test_without_a_box_it_says_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("MLBOX_URL", "MLBOX_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(NotAuthenticated, match="mlbox login"):
+        mlbox.connect()
+
+
+# -- snapshots ----------------------------------------------------------------------------------------------------------------
+
+
+def names(packed: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        return archive.getnames()
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ("-c", "user.name=a", "-c", "user.email=a@b")
+    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
+
+
+def test_a_snapshot_holds_what_git_does_not_ignore_and_names_the_commit(tmp_path: Path) -> None:
+    for name, text in {"a.py": "1", "b.py": "2", "data.bin": "x", ".gitignore": "*.bin"}.items():
+        (tmp_path / name).write_text(text)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "a.py", ".gitignore")
+    git(tmp_path, "commit", "-qm", "one")
+    assert names(pack(tmp_path)) == [".gitignore", "a.py", "b.py"]
+    commit = git_commit(tmp_path)
+    assert commit is not None
+    assert commit.endswith("-dirty"), "b.py is not committed"
+    git(tmp_path, "add", "b.py")
+    git(tmp_path, "commit", "-qm", "two")
+    clean = git_commit(tmp_path)
+    assert clean is not None
+    assert len(clean) == 40
+
+
+def test_a_snapshot_without_git_leaves_caches_out_and_is_reproducible(tmp_path: Path) -> None:
+    for name in ("a.py", "__pycache__/a.pyc", ".venv/lib.py"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("1")
+    first = pack(tmp_path)
+    os.utime(tmp_path / "a.py", (1, 1))
+    assert names(first) == ["a.py"]
+    assert pack(tmp_path) == first
+    assert git_commit(tmp_path) is None
+    with pytest.raises(InvalidInput, match="no folder"):
+        pack(tmp_path / "nothing")
+
+
+# -- export -------------------------------------------------------------------------------------------------------------------
+
+
+def scores_of(exported: Exported) -> np.ndarray:
+    from mlbox.serve.runtime import Session
+
+    return Session(exported.onnx).score(exported.inputs)
+
+
+def rows(count: int = 64) -> np.ndarray:
+    values = np.random.default_rng(0).normal(size=(count, 3)).astype(np.float32)
+    values[::7, 1] = np.nan
+    return values
+
+
+def test_gradient_boosting_exports_with_missing_values() -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    x = rows(400)
+    model = HistGradientBoostingClassifier(max_iter=5).fit(x, np.nan_to_num(x).sum(axis=1) > 0)
+    exported = mlbox.export_onnx(model, x)
+    assert scores_of(exported) == pytest.approx(model.predict_proba(x)[:, 1], abs=1e-5)
+    assert exported.outputs == pytest.approx(model.predict_proba(x)[:, 1])
+
+
+def test_a_regressor_exports_its_prediction() -> None:
+    from sklearn.linear_model import LinearRegression
+
+    x = np.nan_to_num(rows())
+    model = LinearRegression().fit(x, x.sum(axis=1))
+    assert scores_of(mlbox.export_onnx(model, x)) == pytest.approx(model.predict(x), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_torch_module_exports_for_any_number_of_rows() -> None:
+    import torch
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 1), torch.nn.Sigmoid())
+    exported = mlbox.export_onnx(model, np.nan_to_num(rows()))
+    assert scores_of(exported) == pytest.approx(exported.outputs, abs=1e-5)
+    assert len(exported.outputs) == 64
+
+
+def test_what_cannot_be_exported_says_why() -> None:
+    with pytest.raises(InvalidInput, match="neither"):
+        mlbox.export_onnx(object(), rows())
+    with pytest.raises(InvalidInput, match=r"\[N, F\]"):
+        mlbox.export_onnx(object(), np.zeros(3))

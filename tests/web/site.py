@@ -1,0 +1,244 @@
+"""A box with something of everything in it, and a browser's view of its app without a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from dataclasses import dataclass
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pyarrow as pa
+from litestar.exceptions import LitestarDeprecationWarning
+
+from mlbox.clock import parse_time
+from mlbox.ids import new_id
+from mlbox.records import Column, GateResult, JobSpec, Metric, ModelVersion, Prediction, Promotion, ViewSpec
+from mlbox.serve.reference import make_reference, store_reference
+from mlbox.settings import Settings
+from mlbox.store.datasets import DatasetSpec
+from mlbox.store.registry import NewVersion
+from mlbox.web.app import create_app
+from mlbox.web.auth import COOKIE
+from mlbox.web.box import Box
+from tests.conftest import wait_for
+
+START = parse_time("2026-01-01T00:00Z")
+NASTY = "<script>alert(1)</script>&\"'" + "long-" * 40
+"""A name for everything that takes free text."""
+FEATURE = "spend@v1:amount"
+
+
+def open_box(folder: Path, **settings: Any) -> Box:
+    """A box in replay mode."""
+    return Box(
+        Settings(data_dir=str(folder), replay_clock=START.isoformat(), gpus="none", **settings),
+        url="http://localhost",
+    )
+
+
+class Site:
+    """The app as one signed-in person sees it."""
+
+    def __init__(self, box: Box, user: str = "admin") -> None:
+        self.box = box
+        with warnings.catch_warnings():  # handlers leave it to litestar 2 to infer what they depend on
+            warnings.simplefilter("ignore", LitestarDeprecationWarning)
+            self.app: Any = create_app(box)
+        self.cookies: dict[str, str] = {}
+        if user:
+            if user not in {u.name for u in box.access.users()}:
+                box.access.create_user(user, "approver", actor="admin")
+            self.cookies = {COOKIE: box.access.redeem_login(box.access.create_login(user))}
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request as a browser sends it."""
+        headers = {"accept": "text/html", **options.pop("headers", {})}
+
+        async def ask() -> httpx.Response:
+            transport = httpx.ASGITransport(app=self.app)
+            async with httpx.AsyncClient(
+                transport=transport, base_url="http://localhost", cookies=self.cookies
+            ) as client:
+                return await client.request(method, path, headers=headers, **options)
+
+        return asyncio.run(ask())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        """One page."""
+        return self.request("GET", path, **options)
+
+
+class Page(HTMLParser):
+    """What a test asks of a page's HTML."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.inline: list[str] = []
+        self._inside = ""
+        self._attributes: dict[str, str] = {}
+        self.feed(answer.text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        self.tags.append((tag, attributes))
+        self._inside, self._attributes = tag, attributes
+        if "style" in attributes or any(name.startswith("on") and name != "on" for name in attributes):
+            self.inline.append(str((tag, attributes)))
+
+    def handle_data(self, data: str) -> None:
+        if self._inside in ("script", "style") and data.strip():
+            self.inline.append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        """The attributes of every element of a tag."""
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def links(self) -> list[str]:
+        """Where the page leads to."""
+        return [attributes["href"] for attributes in self.all("a") if "href" in attributes]
+
+
+# -- something of everything --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Filled:
+    """What `fill` made."""
+
+    run: str
+    other_run: str
+    job: str
+    waiting: Promotion
+
+    def pages(self) -> list[str]:
+        """An address of every kind of page."""
+        return [
+            *("/", "/features", "/features/spend@v1", "/sources/sales", "/datasets", "/datasets/churn@v1", "/labels"),
+            *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}"),
+            *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
+            *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
+            *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing"),
+            *(f"/monitoring/churn/{FEATURE}", "/audit", "/audit?actor=ada", "/admin", "/api"),
+        ]
+
+
+EMPTY_PAGES = [
+    *("/", "/features", "/datasets", "/labels", "/jobs", "/runs", "/models", "/approvals"),
+    *("/endpoints", "/monitoring", "/audit", "/admin", "/api"),
+]
+
+
+def fill(box: Box) -> Filled:
+    """Data, a job, runs, a model in Production with a candidate that waits, predictions that drift."""
+    _data(box)
+    run, other = _run(box, "first"), _run(box, NASTY[:250])
+    job = box.scheduler.submit(JobSpec(command=("python", "-c", "print('hello <b>there</b>')")), user="ada")
+    wait_for(lambda: box.scheduler.job(job.id).ended_at, what="the job to end")
+    waiting = _models(box, run)
+    _predictions(box)
+    box.monitor.check("churn")
+    return Filled(run, other, job.id, waiting)
+
+
+def _data(box: Box) -> None:
+    who, times = Column(name="who", dtype="STRING"), [START + timedelta(hours=hour) for hour in range(200)]
+    columns = (who, Column(name="moment", dtype="TIMESTAMP"), Column(name="amount", dtype="FP64", unit="€"))
+    box.features.add_source("sales", columns, "moment", None, actor="ada")
+    rng = np.random.default_rng(0)
+    people = [f"p{index % 20}" for index in range(200)]
+    moments = pa.array(times, pa.timestamp("us", "UTC"))
+    amounts = rng.normal(10, 3, 200).tolist()
+    box.features.append("sales", pa.table({"who": people, "moment": moments, "amount": amounts}), actor="ada")
+    view = ViewSpec(
+        name="spend",
+        join_keys=(who,),
+        features=(Column(name="amount", dtype="FP64", description=NASTY),),
+        sql="SELECT who, amount, moment AS event_time FROM sales",
+        sources=("sales",),
+        description=NASTY,
+        ttl_seconds=7 * 86400,
+    )
+    box.features.apply_view(view, actor="ada")
+    box.features.apply_service("all", [FEATURE], actor="ada")
+    box.labels.create("left", (who,), Column(name="left", dtype="INT64"), actor="ada")
+    known = pa.array([moment + timedelta(hours=1) for moment in times], pa.timestamp("us", "UTC"))
+    labels = {"who": people, "event_time": moments, "known_at": known, "left": [i % 2 for i in range(200)]}
+    box.labels.append("left", pa.table(labels), actor="ada")
+    box.advance(START + timedelta(days=30), actor="admin")
+    spine = "SELECT who, moment AS event_time FROM sales"
+    box.datasets.create(DatasetSpec(name="churn", spine=spine, features=(FEATURE,), label_set="left"), actor="ada")
+
+
+def _run(box: Box, name: str) -> str:
+    run = box.tracker.start_run(
+        experiment="churn", user="ada", name=name, dataset="churn@v1", params={"lr": "0.1", NASTY[:200]: NASTY}
+    )
+    now = box.clock.real()
+    metrics = [
+        Metric(key=key, value=1 / (step + 1), step=step, at=now) for key in ("auc", "loss") for step in range(900)
+    ]
+    for first in range(0, len(metrics), 1000):
+        box.tracker.log(run.id, metrics=metrics[first : first + 1000], tags={"team": NASTY})
+    sha256, size = box.artifacts.put([b"model"])
+    box.tracker.add_artifact(run.id, "model/model <1>.onnx", sha256, size)
+    box.tracker.end_run(run.id, "FINISHED")
+    return run.id
+
+
+def _version(box: Box, run: str) -> ModelVersion:
+    table = pa.table({FEATURE: np.random.default_rng(1).normal(10, 3, 500)})
+    return box.registry.register(
+        NewVersion(
+            model="churn",
+            run_id=run,
+            dataset="churn@v1",
+            features=(FEATURE,),
+            trained_by="ada",
+            submitted_by="ada",
+            metrics={"auc": 0.71},
+            size=1234,
+            reference=store_reference(box.artifacts, make_reference(table, [FEATURE])),
+            description=NASTY,
+        )
+    )
+
+
+def _models(box: Box, run: str) -> Promotion:
+    gates = [GateResult(gate=g, passed=True, required=NASTY, measured="1", at=START) for g in ("lineage", "size")]
+    promotions = box.promotions
+    first = promotions.record_gates(promotions.propose(_version(box, run), actor="ada").id, gates)
+    promotions.decide(first.id, approver="grace", decision="approve", comment=NASTY)
+    second = promotions.record_gates(promotions.propose(_version(box, run), actor="ada").id, gates)
+    return promotions.shadow_done(second.id, "seen enough")
+
+
+def _predictions(box: Box) -> None:
+    rng = np.random.default_rng(2)
+    rows = [
+        Prediction(
+            id=new_id(),
+            model="churn",
+            version=1,
+            role="champion",
+            at=box.clock.real(),
+            domain_at=box.clock.now(),
+            caller="ada",
+            entity={"who": NASTY},
+            features={FEATURE: float(value)},
+            score=0.5,
+            latency_ms=1.5,
+        )
+        for value in rng.normal(20, 3, 300)
+    ]
+    box.predictions.put(rows)
+    box.predictions.flush()

@@ -1,0 +1,373 @@
+"""Every page: who may see it, what it may load, that nothing a user wrote becomes markup, and what it says when empty."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlbox.cli.main import COMMANDS, load
+from mlbox.errors import Unavailable
+from mlbox.scheduler.gpus import Gpu
+from mlbox.store.jobs import MOVES as JOB_MOVES
+from mlbox.store.promotions import MOVES as PROMOTION_MOVES
+from mlbox.web.auth import COOKIE
+from mlbox.web.box import Box
+from mlbox.web.pages import form
+from mlbox.web.pages.headers import POLICY
+from mlbox.web.pages.phrases import PHRASES
+from mlbox.web.pages.runs import thin
+from mlbox.web.pages.signin import local_path
+from mlbox.web.pages.view import part
+from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box
+
+PACKAGE = Path(__file__).parents[2] / "mlbox"
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    opened = open_box(tmp_path_factory.mktemp("filled") / "data")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def filled(box: Box) -> Filled:
+    return fill(box)
+
+
+@pytest.fixture(scope="module")
+def site(box: Box, filled: Filled) -> Site:
+    return Site(box)
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    opened = open_box(tmp_path_factory.mktemp("empty") / "data")
+    yield Site(opened)
+    opened.close()
+
+
+# -- all of them --------------------------------------------------------------------------------------------------------
+
+
+def check_page(site: Site, path: str) -> Page:
+    answer = site.get(path)
+    assert answer.status_code == 200, (path, answer.text[:500])
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    page = Page(answer)
+    assert page.inline == [], path
+    assert "<script>alert" not in answer.text, path
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert sorted(ids) == sorted(set(ids)), path
+    assert len(page.all("h1")) == 1, path
+    assert all(a.get("aria-label") or a.get("aria-hidden") for a in page.all("svg")), path
+    assert path == "/api" or "None" not in re.sub(r"<[^>]*>", " ", answer.text).split(), path
+    return page
+
+
+def test_every_page_shows_with_data_and_leads_on(site: Site, filled: Filled) -> None:
+    seen: set[str] = set()
+    for path in filled.pages():
+        page = check_page(site, path)
+        assert any("Replay mode" in text for text in re.findall(r"<b>(.*?)</b>", site.get(path).text)), path
+        seen |= {link for link in page.links if link.startswith("/") and not link.startswith("/api/v1")}
+        seen |= {a["src"] for a in page.all("script")} | {a["href"] for a in page.all("link")}
+    for link in sorted(seen):
+        assert site.get(link).status_code == 200, link
+
+
+def test_every_page_shows_when_there_is_nothing(empty: Site) -> None:
+    for path in EMPTY_PAGES:
+        check_page(empty, path)
+
+
+def test_without_a_session_every_page_leads_to_the_sign_in(empty: Site) -> None:
+    stranger = Site(empty.box, user="")
+    for path in EMPTY_PAGES:
+        answer = stranger.get(path)
+        assert (answer.status_code, answer.headers["location"]) == (303, f"/login?next={path}")
+
+
+def test_the_policy_lets_nothing_in_from_elsewhere(site: Site) -> None:
+    for path in ("/", "/login", "/no-such-page", "/api/v1/models"):
+        headers = site.get(path).headers
+        assert headers["content-security-policy"] == POLICY
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+    for rule in ("default-src 'none'", "script-src 'self'", "style-src 'self'", "form-action 'self'"):
+        assert rule in POLICY.split("; ")
+    assert "unsafe" not in POLICY
+
+
+def test_an_address_that_leads_nowhere_says_so_on_a_page(site: Site) -> None:
+    for path in ("/no-such-page", "/models/none", "/runs/none", "/jobs/none", "/datasets/none", "/features/none"):
+        answer = site.get(path)
+        assert answer.status_code == 404, path
+        assert "There is nothing here" in answer.text
+    assert site.get("/runs/none", headers={"accept": "application/json"}).json()["error"]["code"] == "not_found"
+
+
+def test_bad_filters_are_refused_in_words(site: Site) -> None:
+    for path in (
+        "/jobs?state=odd",
+        "/monitoring?state=odd",
+        "/runs/compare?run=one",
+        "/models/churn/x",
+        "/jobs/x?attempt=y",
+    ):
+        assert site.get(path).status_code in (400, 404), path
+
+
+def test_a_viewer_is_offered_no_button_that_would_be_refused(box: Box, filled: Filled) -> None:
+    box.access.create_user("vera", "viewer", actor="admin")
+    viewer = Site(box, user="vera")
+    assert "takes the role approver" in viewer.get("/approvals").text
+    for path, action in (
+        (f"/jobs/{filled.job}", "/retry"),
+        ("/monitoring", "/check"),
+        ("/approvals", "/approve"),
+        ("/admin", "/api/v1/users"),
+    ):
+        actions = [attributes.get("action", "") for attributes in Page(viewer.get(path)).all("form")]
+        assert not [found for found in actions if found.endswith(action)], path
+
+
+# -- one by one ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_overview_counts(site: Site) -> None:
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", site.get("/").text))
+    assert "In Production 1 model answers" in text
+    assert "Approvals 1 waiting for someone" in text
+    assert "Alerts 1 firing" in text
+    assert re.search(r"churn version 1 .*300 0 1\.50.ms", text)
+
+
+def test_the_trainer_is_told_before_and_refused_after(box: Box, filled: Filled, site: Site) -> None:
+    trainer = Site(box, user="ada")
+    page = trainer.get("/approvals")
+    assert "You trained and submitted and proposed this version" in page.text
+    assert "You trained" not in site.get("/approvals").text
+    csrf = next(a["content"] for a in Page(page).all("meta") if a.get("name") == "csrf")
+    action = f"/api/v1/promotions/{filled.waiting.id}/approve"
+    assert action in [attributes.get("action") for attributes in Page(page).all("form")]
+    answer = trainer.request("POST", action, json={"comment": "mine"}, headers={"x-csrf-token": csrf})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "refused")
+    assert trainer.request("POST", action, json={"comment": "mine"}).status_code == 403, "no form token"
+
+
+def test_a_run_shows_its_metrics_thinned_to_what_a_screen_can_show(site: Site, filled: Filled) -> None:
+    page = Page(site.get(f"/runs/{filled.run}"))
+    charts = [attributes["data-chart"] for attributes in page.all("mlbox-chart")]
+    assert len(charts) == 2
+    assert charts[0].count("[") < 700
+    compared = Page(site.get(f"/runs/compare?run={filled.run}&run={filled.other_run}"))
+    assert all(attributes["data-chart"].count("label") == 2 for attributes in compared.all("mlbox-chart"))
+
+
+def test_a_feature_shows_its_two_distributions_and_its_past(site: Site) -> None:
+    page = Page(site.get(f"/monitoring/churn/{FEATURE}"))
+    assert len(page.all("mlbox-chart")) == 2
+
+
+def test_long_lists_are_paged_without_gaps(empty: Site) -> None:
+    tracker = empty.box.tracker
+    made = [tracker.start_run(experiment="many", user="ada", name=f"r{n}").id for n in range(120)]
+    found: list[str] = []
+    address: str | None = "/runs?experiment=many"
+    while address:
+        page = Page(empty.get(address))
+        found += [a["value"] for a in page.all("input") if a.get("name") == "run"]
+        address = next((a["href"] for a in page.all("a") if "data-more" in a), None)
+        assert address is None or "experiment=many" in address
+    assert found == made[::-1]
+
+
+def test_the_api_page_lists_what_the_schema_lists(site: Site) -> None:
+    schema = site.get("/api/v1/schema/openapi.json").json()
+    text = site.get("/api").text
+    for path, methods in schema["paths"].items():
+        assert f"<code>{path}</code>" in text
+        assert not path.startswith(("/static", "/login", "/models"))
+        for method in methods.values():
+            assert method.get("description") or method.get("summary")
+
+
+def test_gpus_show_who_holds_them(empty: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(empty.box.scheduler, "gpus", lambda: [Gpu(index=0, name="H200", memory_gb=139)])
+    text = empty.get("/jobs").text
+    assert "H200" in text
+    assert "free" in text
+
+
+# -- signing in ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_login_link_is_used_up_by_its_button_and_not_by_a_preview(empty: Site) -> None:
+    stranger, once = Site(empty.box, user=""), empty.box.access.create_login("admin")
+    for _ in range(2):
+        page = Page(stranger.get(f"/login?once={once}"))
+        assert {"type": "hidden", "name": "once", "value": once} in page.all("input")
+    answer = stranger.request("POST", "/login", data={"once": once, "next": "/models"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/models")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=lax" in cookie
+    stranger.cookies = {COOKIE: re.findall(rf"{COOKIE}=([^;]+)", cookie)[0].strip('"')}
+    assert stranger.get("/models").status_code == 200
+    again = Site(empty.box, user="").request("POST", "/login", data={"once": once})
+    assert again.status_code == 401
+    assert "used already or has expired" in again.text
+
+
+def test_a_token_signs_in_and_a_wrong_one_says_why(empty: Site) -> None:
+    stranger = Site(empty.box, user="")
+    token = (empty.box.data_dir.root / "admin-token").read_text()
+    assert stranger.request("POST", "/login", data={"token": token}).status_code == 303
+    for wrong, words in (("mlb_x", "damaged"), ("odd", "not known"), ("", "No token was given")):
+        answer = stranger.request("POST", "/login", data={"token": wrong})
+        assert answer.status_code == 401
+        assert words in answer.text
+        assert "set-cookie" not in answer.headers
+
+
+def test_another_site_cannot_sign_anyone_in(empty: Site) -> None:
+    token = (empty.box.data_dir.root / "admin-token").read_text()
+    for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}, {"origin": "null"}):
+        answer = Site(empty.box, user="").request("POST", "/login", data={"token": token}, headers=headers)
+        assert answer.status_code == 403, headers
+
+
+def test_signing_out_takes_the_form_token_and_ends_the_session(empty: Site) -> None:
+    site = Site(empty.box)
+    csrf = next(a["content"] for a in Page(site.get("/")).all("meta") if a.get("name") == "csrf")
+    assert site.request("POST", "/logout").status_code == 403
+    assert site.get("/").status_code == 200
+    assert site.request("POST", "/logout", headers={"x-csrf-token": csrf}).status_code == 303
+    assert site.get("/").status_code == 303
+
+
+@given(st.text() | st.sampled_from(["//evil.example", "/\\evil.example", "https://evil.example", "/a\nb", "/\t/evil"]))
+def test_signing_in_leads_only_to_this_server(target: str) -> None:
+    found = local_path(target)
+    assert found.startswith("/")
+    assert not found.startswith(("//", "/\\"))
+    assert found.isprintable()
+
+
+def test_the_theme_is_in_the_page_so_that_nothing_flashes(empty: Site) -> None:
+    site = Site(empty.box)
+    assert 'lang="en">' in site.get("/").text
+    for theme in ("light", "dark"):
+        site.cookies["mlbox_theme"] = theme
+        assert f'data-theme="{theme}"' in site.get("/").text
+    site.cookies["mlbox_theme"] = "odd"
+    assert "data-theme" not in site.get("/").text
+
+
+# -- words --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_command_that_a_page_names_exists(empty: Site, site: Site, filled: Filled) -> None:
+    texts = [empty.get(path).text for path in EMPTY_PAGES] + [site.get(path).text for path in filled.pages()]
+    named = {tuple(found.split()) for text in texts for found in re.findall(r"<code>mlbox ([a-z]+(?: [a-z]+)?)", text)}
+    assert len(named) >= 5
+    for noun, *verb in named:
+        assert noun in COMMANDS, noun
+        commands = getattr(load(noun), "commands", None)
+        assert commands is None or verb[0] in commands, (noun, verb)
+
+
+def test_every_event_is_told_in_words() -> None:
+    sources = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    types = set(re.findall(r"\b(?:emit|note)\(\s*\"([a-z_]+\.[a-z_]+)\"", sources))
+    types |= {f"job.{state}" for targets in JOB_MOVES.values() for state in targets}
+    types |= {f"promotion.{state}" for targets in PROMOTION_MOVES.values() for state in targets}
+    types |= {f"run.{status}" for status in ("running", "finished", "failed", "killed")}
+    assert len(types) > 30
+    assert types <= set(PHRASES), types - set(PHRASES)
+
+
+def test_numbers_are_written_for_people() -> None:
+    assert [form.count(n) for n in (0, 1234, 1234567, None)] == ["0", "1,234", "1,234,567", "–"]
+    sizes = [form.size(n).replace("\u202f", " ") for n in (0, 999, 1000, 3_200_000, 999_999_999, 5e12)]
+    assert sizes == ["0 B", "999 B", "1.0 kB", "3.2 MB", "1.0 GB", "5.0 TB"]
+    spans = [form.span(n).replace("\u202f", " ") for n in (0.0123, 1.5, 59, 61, 3600, 90000)]
+    assert spans == ["12 ms", "1.5 s", "59 s", "1 min 1 s", "1 h", "1 d 1 h"]
+    assert [form.number(v) for v in (2013, 12345, 0.123456, float("nan"), "x", None, 8057.5)] == [
+        *("2013", "12,345", "0.1235", "nan", "x", "–", "8,057.5")
+    ]
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True) | st.integers() | st.none() | st.text() | st.booleans())
+def test_any_number_can_be_written(value: object) -> None:
+    assert isinstance(form.number(value), str)
+
+
+@given(st.timedeltas())
+def test_any_length_of_time_can_be_written(value: object) -> None:
+    assert form.span(value)  # type: ignore[arg-type]
+
+
+def test_how_long_ago_in_its_largest_unit() -> None:
+    from datetime import timedelta as d
+
+    cases = {
+        d(seconds=3): "just now",
+        d(minutes=5, seconds=40): "5 min ago",
+        d(hours=30): "1 d ago",
+        d(days=31): "2025-12-01",
+        d(minutes=-90): "in 1 h",
+    }
+    assert [form.ago(START - length, START) for length in cases] == list(cases.values())
+
+
+def test_a_part_whose_store_is_down_says_so_and_no_more() -> None:
+    def broken() -> int:
+        raise Unavailable("The jobs store is down.")
+
+    assert part(broken).error is not None
+    assert part(lambda: 1) == (1, None)
+
+
+def test_a_store_that_is_down_takes_only_its_own_part_of_the_overview(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> list[object]:
+        raise Unavailable("The monitoring store could not be read.")
+
+    monkeypatch.setattr(site.box.monitor, "alerts", broken)
+    answer = site.get("/")
+    assert answer.status_code == 200
+    assert "The monitoring store could not be read." in answer.text
+    assert "model answers" in answer.text
+
+
+def test_points_that_are_no_numbers_are_not_drawn() -> None:
+    from mlbox.records import Metric
+
+    points = [Metric(key="k", value=v, step=n, at=START) for n, v in enumerate([1.0, float("nan"), float("inf"), 2.0])]
+    assert thin(points) == [(0, 1.0), (3, 2.0)]
+    many = [Metric(key="k", value=float(n), step=n, at=START) for n in range(10_000)]
+    assert len(thin(many)) <= 602
+    assert thin(many)[-1] == (9999, 9999.0)
+
+
+def test_pages_cost_the_idle_server_no_heavy_library() -> None:
+    heavy = "numpy pyarrow duckdb torch scipy sklearn onnxruntime"
+    code = f"import sys, mlbox.web.pages; print([m for m in '{heavy}'.split() if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_name_that_is_markup_stays_text(site: Site, filled: Filled) -> None:
+    text = site.get(f"/runs/{filled.other_run}").text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert NASTY[:20] not in text
