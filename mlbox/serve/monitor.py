@@ -1,29 +1,51 @@
 """Drift: what is served against what the model in Production learned from, and the alerts that follow.
 
 An alert fires above 0.2 and is resolved at or below 0.1: between the two it stays as it is, so that a value near a threshold does
-not ring all day. Too little data changes nothing.
+not ring all day. Too little data changes nothing. A feature that the version in Production no longer has is resolved, because
+nothing measures it any more.
+
+Invariants
+- Checks take turns: what one finds is on disk before the next begins, so results and alerts follow one order.
+- A check's results, the moves of its alerts and their events are one transaction.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
+import zipfile
+from collections.abc import Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mlbox.clock import Clock, to_us
-from mlbox.errors import MlboxError, NotFound
+from mlbox.errors import MlboxError, NotFound, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import Alert, AlertState, DriftResult, ModelVersion
+from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, ModelVersion, Verdict
 from mlbox.serve import drift
 from mlbox.serve.predlog import PredictionLog, Window
 from mlbox.serve.reference import load_reference
-from mlbox.store.alerts import Alerts
+from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database, Tx
 from mlbox.store.registry import Registry
 
+if TYPE_CHECKING:
+    import numpy as np
+
 DRIFT = "feature_drift"
+SCORE = "score"
+"""The reference's key of the scores that the model gave in training, where they are known."""
+SIGNALS: dict[Verdict, Signal] = {
+    "alert": "fire",
+    "investigate": "hold",
+    "not_enough_data": "hold",
+    "ok": "resolve",
+}
+"""The hysteresis: what each verdict does to an alert."""
+_log = logging.getLogger(__name__)
 
 
 class Monitor:
@@ -52,32 +74,50 @@ class Monitor:
         self._days = timedelta(days=window_days)
         self._minimum = minimum
         self._every = every
+        self._checking = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     # -- checking ---------------------------------------------------------------------------------------------------
 
     def check(self, model: str) -> list[DriftResult]:
-        """Compare every feature of the version in Production; raises NotFound when nothing serves or it has no reference."""
+        """Compare every feature of the version in Production, and the score where its training values are known.
+
+        Raises NotFound when nothing serves or it has no reference, Unavailable when the reference cannot be read.
+        """
+        with self._checking:
+            version = self._in_production(model)
+            reference = self._reference(version)
+            served = self._predictions.window(model, limit=self._window, since=self._clock.now() - self._days)
+            results = [
+                self._result(version, name, values, _served(served, name, version))
+                for name, values in reference.items()
+            ]
+            self._db.write(lambda tx: self._save(tx, version, results))
+            return results
+
+    def _in_production(self, model: str) -> ModelVersion:
         version = self._registry.by_stage(model, "Production")
         if version is None:
             self._registry.model(model)
             raise NotFound(
                 f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
             )
-        reference = load_reference(self._artifacts, version)
-        served = self._predictions.window(model, limit=self._window, since=self._clock.now() - self._days)
-        results = [self._result(version, feature, values, served) for feature, values in reference.items()]
-        self._save(version, results)
-        for result in results:
-            self._alert(result)
-        return results
+        return version
 
-    def _result(self, version: ModelVersion, feature: str, reference: object, served: Window) -> DriftResult:
-        import numpy as np
+    def _reference(self, version: ModelVersion) -> dict[str, np.ndarray]:
+        try:
+            return load_reference(self._artifacts, version)
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as err:
+            raise Unavailable(
+                f"The training reference of {version.ref} cannot be read: {err}.",
+                hint="Restore its artifact from a backup, or register the version anew.",
+            ) from err
 
-        current = served.features.get(feature, np.empty(0))
-        found = drift.compare(np.asarray(reference), current)
+    def _result(
+        self, version: ModelVersion, feature: str, reference: np.ndarray, current: np.ndarray
+    ) -> DriftResult:
+        found = drift.compare(reference, current)
         return DriftResult(
             model=version.model,
             version=version.version,
@@ -89,29 +129,33 @@ class Monitor:
             current_rows=found.current_rows,
             reference_missing=found.reference_missing,
             current_missing=found.current_missing,
+            missing_risen=drift.missing_risen(found, minimum=self._minimum),
             at=self._clock.now(),
         )
 
-    def _save(self, version: ModelVersion, results: list[DriftResult]) -> None:
+    def _save(self, tx: Tx, version: ModelVersion, results: Sequence[DriftResult]) -> None:
         check_id = new_id()
-
-        def write(tx: Tx) -> None:
-            tx.many(
-                "INSERT INTO drift (model, feature, check_id, at_us, result) VALUES (?,?,?,?,?)",
-                [(r.model, r.feature, check_id, to_us(r.at), r.to_json().decode()) for r in results],
+        tx.many(
+            "INSERT INTO drift (model, feature, check_id, at_us, result) VALUES (?,?,?,?,?)",
+            [(r.model, r.feature, check_id, to_us(r.at), r.to_json().decode()) for r in results],
+        )
+        worst = max((r.statistic or 0 for r in results), default=0)
+        risen = [r.feature for r in results if r.missing_risen]
+        tx.emit(
+            "drift.checked", f"model:{version.ref}", "mlbox", features=len(results), worst=worst, missing_risen=risen
+        )
+        for result in results:
+            self._alerts.apply(
+                tx, DRIFT, _labels(result), SIGNALS[result.verdict], summary=_words(result), value=result.statistic
             )
-            worst = max((r.statistic or 0 for r in results), default=0)
-            tx.emit("drift.checked", f"model:{version.ref}", "mlbox", features=len(results), worst=worst)
+        self._resolve_left_over(tx, version, {r.feature for r in results})
 
-        self._db.write(write)
-
-    def _alert(self, result: DriftResult) -> None:
-        labels = {"model": result.model, "feature": result.feature}
-        if result.verdict == "alert":
-            summary = f"{result.feature} of {result.model} drifts: D = {result.statistic:.3f} over {result.current_rows:,} rows"
-            self._alerts.fire(DRIFT, labels, summary, result.statistic)
-        elif result.verdict == "ok":
-            self._alerts.resolve(DRIFT, labels)
+    def _resolve_left_over(self, tx: Tx, version: ModelVersion, checked: set[str]) -> None:
+        """End the alerts of features that a former version had: nothing would ever end them otherwise."""
+        for alert in self._alerts.firing(tx, DRIFT):
+            if alert.labels["model"] == version.model and alert.labels["feature"] not in checked:
+                reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
+                self._alerts.apply(tx, DRIFT, alert.labels, "resolve", summary=reason)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -125,7 +169,7 @@ class Monitor:
         return [msgspec.json.decode(row["result"], type=DriftResult) for row in rows]
 
     def history(self, model: str, feature: str, limit: int = 1000) -> list[DriftResult]:
-        """A feature's results, oldest first."""
+        """A feature's last results, oldest first."""
         rows = self._db.all(
             "SELECT result FROM drift WHERE model = ? AND feature = ? ORDER BY id DESC LIMIT ?", (model, feature, limit)
         )
@@ -135,24 +179,77 @@ class Monitor:
         """Alerts, newest first."""
         return self._alerts.page(state=state, limit=limit, after=after)
 
+    def summaries(self, *, limit: int = 100, after: str | None = None) -> list[DriftSummary]:
+        """The last check of each model in Production, by model name, from the one after `after`."""
+        serving = [v for v in self._registry.in_stage("Production") if v.model > (after or "")]
+        return [_summary(version, self.latest(version.model)) for version in serving[:limit]]
+
     # -- by itself --------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check every model in Production every so many seconds of real time, where that is set."""
-        if self._every > 0:
+        """Check every model in Production every so many seconds of real time, where that is set.
+
+        In replay mode domain time stands between two moves of the clock, and checks are on demand only.
+        """
+        if self._every > 0 and not self._clock.replay:
             self._thread = threading.Thread(target=self._loop, name="mlbox-monitor", daemon=True)
             self._thread.start()
 
     def _loop(self) -> None:
         while not self._stopping.wait(self._every):
-            for version in self._registry.in_stage("Production"):
-                try:
-                    self.check(version.model)
-                except MlboxError:
-                    continue  # no reference, or a store that is down: the next round sees
+            try:
+                self.check_all()
+            except MlboxError as err:
+                _log.warning("The models to check could not be listed: %s", err)
+
+    def check_all(self) -> None:
+        """Check every model in Production; one that cannot be checked is logged and keeps no other from it."""
+        for version in self._registry.in_stage("Production"):
+            if self._stopping.is_set():
+                return
+            try:
+                self.check(version.model)
+            except NotFound as err:
+                _log.debug("%s is not checked for drift: %s", version.ref, err)
+            except Exception as err:  # whatever is wrong with one model's files, the thread lives on
+                _log.warning("%s could not be checked for drift: %s", version.ref, err)
 
     def close(self) -> None:
         """Stop checking."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
+
+
+def _served(served: Window, name: str, version: ModelVersion) -> np.ndarray:
+    """What was served of a feature; where no row has it, each is missing."""
+    import numpy as np
+
+    if name == SCORE and name not in version.features:
+        return served.scores
+    return served.features.get(name, np.full(served.rows, np.nan))
+
+
+def _labels(result: DriftResult) -> dict[str, str]:
+    return {"model": result.model, "feature": result.feature}
+
+
+def _words(result: DriftResult) -> str:
+    """A result as an alert says it."""
+    value = "unknown" if result.statistic is None else f"{result.statistic:.3f}"
+    verb = "drifts" if result.verdict == "alert" else f"is {result.verdict}"
+    return f"{result.feature} of {result.model} {verb}: D = {value} over {result.current_rows:,} rows"
+
+
+def _summary(version: ModelVersion, results: Sequence[DriftResult]) -> DriftSummary:
+    worst = max(results, key=lambda r: r.statistic or 0, default=None)
+    return DriftSummary(
+        model=version.model,
+        version=version.version,
+        checked_at=results[0].at if results else None,
+        features=len(results),
+        alerts=sum(r.verdict == "alert" for r in results),
+        missing_risen=sum(r.missing_risen for r in results),
+        worst_feature=worst.feature if worst else None,
+        worst_statistic=worst.statistic if worst else None,
+    )

@@ -1,0 +1,291 @@
+"""The dashboard in a real browser: every page in both themes, by mouse, by keyboard, live, on a phone, without a complaint."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect, sync_playwright
+
+from tests.conftest import Server
+from tests.web.site import EMPTY_PAGES, FEATURE, Filled, fill, open_box
+
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
+DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
+LABELLED = """() => [...document.querySelectorAll('a, button, input, select, textarea')]
+  .filter((e) => e.type !== 'hidden' && e.offsetParent !== null)
+  .filter((e) => !(e.textContent.trim() || e.ariaLabel || e.labels?.length))
+  .map((e) => e.outerHTML)"""
+"""What a screen reader would call nothing."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        chromium = shutil.which("chromium")
+        assert chromium, "The package chromium is not installed."
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Filled]]:
+    """A server with something of everything."""
+    folder = tmp_path_factory.mktemp("browser") / "data"
+    box = open_box(folder)
+    made = fill(box)
+    box.close()
+    server = Server(folder, "--gpus", "none")
+    yield server, made
+    server.stop()
+
+
+class Visitor:
+    """A person at a browser who notices every error it reports."""
+
+    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
+        self.server = server
+        self.context: BrowserContext = browser.new_context(base_url=server.url, viewport=DESKTOP, **options)
+        self.page: Page = self.context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", self._heard)
+        self.page.on("pageerror", lambda error: self.complaints.append(f"{self.page.url}: {error}"))
+        self.page.on("requestfailed", self._failed)
+        self.page.on("request", lambda request: self._own(request.url))
+
+    def _heard(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            self.complaints.append(f"{self.page.url}: {message.text}")
+
+    def _failed(self, request: Any) -> None:
+        if not request.failure or "ERR_ABORTED" not in request.failure:  # a page that is left ends its streams
+            self.complaints.append(f"{request.url}: {request.failure}")
+
+    def _own(self, url: str) -> None:
+        if not url.startswith((self.server.url, "data:")):
+            self.complaints.append(f"a request to elsewhere: {url}")
+
+    def sign_in(self, user: str = "admin") -> None:
+        """By token, as anyone would."""
+        token = self.server.token
+        if user != "admin":
+            body = {"user": user, "name": "browser"}
+            token = self.server.http.post("/api/v1/tokens", json=body).json()["secret"]
+        self.page.goto("/login")
+        self.page.get_by_label("Token").fill(token)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url("**/")
+
+    def visit(self, path: str) -> None:
+        """One page, with its scripts run."""
+        self.page.goto(path)
+        self.page.wait_for_load_state("load")
+        self.page.wait_for_function("() => customElements.get('mlbox-theme')")
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
+    visitors: list[Visitor] = []
+
+    def enter(server: Server, **options: Any) -> Visitor:
+        visitors.append(Visitor(browser, server, **options))
+        return visitors[-1]
+
+    yield enter
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.complaints == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_page_in_both_themes_and_on_a_phone(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor], theme: str
+) -> None:
+    server, made = filled
+    visitor = visit(server, color_scheme=theme)
+    visitor.sign_in()
+    for path in made.pages():
+        visitor.visit(path)
+        expect(visitor.page.get_by_role("heading", level=1)).to_be_visible()
+        assert visitor.page.evaluate(LABELLED) == [], path
+        for size in (DESKTOP, PHONE):
+            visitor.page.set_viewport_size(size)  # type: ignore[arg-type]
+            width = visitor.page.evaluate("document.documentElement.scrollWidth")
+            assert width <= size["width"], (path, width)
+        visitor.page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+        background = visitor.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+        assert (background == "rgb(16, 17, 20)") == (theme == "dark"), path
+
+
+def test_the_navigation_leads_to_every_page_of_an_empty_box(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server)
+    link = next(word for word in server.log.split() if "/login?once=" in word)
+    visitor.page.goto(link)
+    visitor.page.get_by_role("button", name="Sign in").click()
+    visitor.page.wait_for_url("**/")
+    navigation = visitor.page.get_by_role("navigation", name="Main")
+    for path in EMPTY_PAGES:
+        navigation.locator(f"a[href='{path}']").last.click()
+        visitor.page.wait_for_url(f"**{path}")
+        expect(navigation.locator("[aria-current=page]")).to_have_count(0 if path == "/api" else 1)
+    visitor.page.get_by_role("button", name="Sign out").click()
+    visitor.page.wait_for_url("**/login")
+    visitor.page.goto("/models")
+    visitor.page.wait_for_url("**/login?next=/models")
+
+
+def test_the_keyboard_alone_is_enough(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:
+    visitor = visit(filled[0])
+    visitor.sign_in()
+    visitor.visit("/models")
+    page = visitor.page
+    page.keyboard.press("Tab")
+    skip = page.get_by_role("link", name="Skip to the content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    seen = []
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        seen.append(
+            page.evaluate(
+                "() => [document.activeElement.tagName, getComputedStyle(document.activeElement).outlineStyle,"
+                " document.activeElement.matches(':focus-visible')]"
+            )
+        )
+        if seen[-1][0] == "BODY":
+            break
+    assert len(seen) > 3
+    assert all(style == "solid" for tag, style, visible in seen if tag != "BODY" and visible)
+
+
+def test_the_theme_is_chosen_and_kept(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:
+    visitor = visit(filled[0], color_scheme="light")
+    visitor.sign_in()
+    button = visitor.page.get_by_role("button", name="Theme")
+    for name in ("light", "dark"):
+        button.click()
+        expect(button).to_contain_text(name)
+    visitor.visit(f"/monitoring/churn/{FEATURE}")
+    assert visitor.page.locator("html").get_attribute("data-theme") == "dark"
+    expect(visitor.page.locator("mlbox-chart canvas")).to_have_count(2)
+    button.click()
+    expect(visitor.page.locator("mlbox-chart canvas")).to_have_count(2)
+    assert visitor.page.locator("html").get_attribute("data-theme") is None
+
+
+def test_charts_draw_and_runs_are_compared(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:
+    visitor = visit(filled[0])
+    visitor.sign_in()
+    visitor.visit("/runs?experiment=churn")
+    boxes = visitor.page.get_by_role("checkbox")
+    boxes.nth(0).check()
+    boxes.nth(1).check()
+    visitor.page.get_by_role("button", name="Compare").click()
+    visitor.page.wait_for_url("**/runs/compare?**")
+    expect(visitor.page.locator("mlbox-chart canvas")).to_have_count(2)
+    drawn = visitor.page.evaluate(
+        "() => { const c = document.querySelector('mlbox-chart canvas');"
+        " return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v > 0); }"
+    )
+    assert drawn
+
+
+def test_a_log_is_read_to_its_end_as_text(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:
+    server, made = filled
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.visit(f"/jobs/{made.job}")
+    expect(visitor.page.get_by_role("log")).to_contain_text("hello <b>there</b>")
+    expect(visitor.page.locator("mlbox-log")).to_contain_text("The end of the log.")
+
+
+def test_a_page_follows_what_happens(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.visit("/runs")
+    expect(visitor.page.get_by_text("No run yet")).to_be_visible()
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {server.token}"}) as client:
+        client.post("/api/v1/runs", json={"experiment": "new", "name": "hello"}).raise_for_status()
+    expect(visitor.page.get_by_role("link", name="hello")).to_be_visible(timeout=10_000)
+
+
+def test_a_long_list_grows_in_place(server: Server, visit: Callable[..., Visitor]) -> None:
+    for number in range(60):
+        server.http.post("/api/v1/users", json={"name": f"u{number}", "role": "viewer"}).raise_for_status()
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.visit("/audit")
+    rows = visitor.page.locator("#rows > tr")
+    expect(rows).to_have_count(50)
+    visitor.page.get_by_role("link", name="Show more").click()
+    expect(rows).to_have_count(62)
+    expect(visitor.page.get_by_role("link", name="Show more")).to_have_count(0)
+    assert visitor.page.url.endswith("/audit")
+
+
+def test_a_token_is_made_shown_once_and_revoked(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.visit("/admin")
+    page = visitor.page
+    page.get_by_placeholder("laptop").fill("mine")
+    page.get_by_role("button", name="Make a token").click()
+    secret = page.locator("mlbox-form mlbox-copy code").inner_text()
+    answer = httpx.get(f"{server.url}/api/v1/whoami", headers={"Authorization": f"Bearer {secret}"})
+    assert answer.json()["name"] == "admin"
+    visitor.visit("/admin")
+    assert secret not in page.content()
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Revoke mine").click()
+    expect(page.get_by_role("button", name="Revoke mine")).to_have_count(0)
+    answer = httpx.get(f"{server.url}/api/v1/whoami", headers={"Authorization": f"Bearer {secret}"})
+    assert answer.status_code == 401
+
+
+def test_the_trainer_is_refused_and_another_approves(tmp_path: Path, visit: Callable[..., Visitor]) -> None:
+    box = open_box(tmp_path / "data")
+    fill(box)
+    for name in ("ada", "grace"):
+        box.access.create_user(name, "approver", actor="admin")
+    box.close()
+    server = Server(tmp_path / "data", "--gpus", "none")
+    try:
+        trainer, other = visit(server), visit(server)
+        trainer.sign_in("ada")
+        trainer.visit("/approvals")
+        expect(trainer.page.get_by_text("You trained and submitted and proposed this version")).to_be_visible()
+        trainer.page.get_by_role("button", name="Approve churn/2").click()
+        expect(trainer.page.get_by_role("alert")).to_contain_text("may not decide about it")
+        trainer.complaints = [c for c in trainer.complaints if "403" not in c]
+        other.sign_in("grace")
+        other.visit("/approvals")
+        other.page.get_by_label("Comment").fill("looked at the shadow")
+        other.page.get_by_role("button", name="Approve churn/2").click()
+        expect(other.page.get_by_text("Nothing waits for a decision")).to_be_visible()
+        expect(other.page.get_by_text("approved by grace").first).to_be_visible()
+        other.visit("/models/churn")
+        expect(other.page.locator("[aria-current=step]")).to_contain_text("5 %")
+    finally:
+        server.stop()
+
+
+def test_the_menu_opens_on_a_phone(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    navigation = visitor.page.get_by_role("navigation", name="Main")
+    expect(navigation).to_be_hidden()
+    visitor.page.get_by_role("button", name="Menu").click()
+    expect(navigation).to_be_visible()
+    visitor.page.keyboard.press("Escape")
+    expect(navigation).to_be_hidden()
+    visitor.page.get_by_role("button", name="Menu").click()
+    navigation.get_by_role("link", name="Models").click()
+    visitor.page.wait_for_url("**/models")

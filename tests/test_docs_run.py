@@ -1,0 +1,91 @@
+"""What the README and the first tutorial tell a reader to type is typed here, against a real server."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlbox.errors import BY_CODE
+from tests.conftest import MLBOX, Server, wait_for
+
+ROOT = Path(__file__).parents[1]
+TUTORIAL = ROOT / "docs" / "tutorials" / "first-model.md"
+Shell = Callable[[str], str]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """A terminal in a new git repository, signed in, as ann who is a member."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", f"{MLBOX.parent}:/usr/bin:/bin")
+    for name in ("MLBOX_URL", "MLBOX_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    home = tmp_path / "code"
+    home.mkdir()
+
+    def run(command: str) -> str:
+        done = subprocess.run(["bash", "-c", command], cwd=home, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    run("git init -q && git config user.name ann && git config user.email ann@example.org")
+    run(f"mlbox login {server.url} --token {server.token}")
+    return run
+
+
+def test_the_readmes_commands_work(server: Server, shell: Shell) -> None:
+    (own,) = [block for block in blocks(ROOT / "README.md", "console") if "mlbox submit" in block]
+    (submit,) = [line[2:] for line in own.splitlines() if line.startswith("$ mlbox submit")]
+    assert "hello from a job" in shell(submit)
+
+
+def test_the_readmes_exit_codes_are_the_programs() -> None:
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", (ROOT / "README.md").read_text(), flags=re.M)}
+    assert told == {0} | {error.exit_code for error in BY_CODE.values()}
+
+
+def test_every_file_that_a_page_links_to_is_there() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_first_tutorial_ends_in_predictions(server: Server, shell: Shell, tmp_path: Path) -> None:
+    python = blocks(TUTORIAL, "python")
+    (train,) = [block for block in python if block.startswith("# train.py")]
+    before, after = python[: python.index(train)], python[python.index(train) + 1 :]
+    session = tmp_path / "session.py"
+    session.write_text("\n".join(before))
+    assert re.search(r"^1 \d{4}", shell(f"{shlex.quote(sys.executable)} {session}"), flags=re.M)
+
+    (tmp_path / "code" / "train.py").write_text(train)
+    shell("git add train.py && git commit -qm train")
+    commands = [
+        line[2:] for block in blocks(TUTORIAL, "console") for line in block.splitlines() if line.startswith("$ ")
+    ]
+    later = [c for c in commands[3:] if not c.startswith("mlbox serve")]
+    submit, versions, promote, status, create, approve = later
+    assert submit.startswith("mlbox submit")
+    shell(submit)
+    assert "None" in shell(versions)
+    shell(promote)
+    wait_for(lambda: "waiting_approval" in shell(status), what="the gates")
+    refused = subprocess.run(["mlbox", "model", "approve", "comes-back/1"], capture_output=True, text=True, check=False)
+    assert (refused.returncode, "trained" in refused.stderr) == (5, True)
+    shell(create)
+    shell(approve.replace("http://127.0.0.1:8265", server.url))
+    session.write_text("import mlbox\n\nbox = mlbox.connect()\n" + "\n".join(after))
+    scores = [float(score) for score in re.findall(r"0\.\d+", shell(f"{shlex.quote(sys.executable)} {session}"))]
+    assert len(scores) == 2
