@@ -548,7 +548,24 @@ class DriftResult(Record, frozen=True, kw_only=True):
     current_rows: int
     reference_missing: int
     current_missing: int
+    missing_risen: bool = False
+    """True when the share of missing values is more than 0.1 above that of the reference."""
     at: datetime
+
+
+class DriftSummary(Record, frozen=True, kw_only=True):
+    """The last drift check of a model that serves; without one, `checked_at` is None."""
+
+    model: str
+    version: int
+    """The one in Production now; the check may have been of a former one."""
+    checked_at: datetime | None = None
+    features: int = 0
+    drifting: int = 0
+    """Features whose verdict is alert."""
+    missing_risen: int = 0
+    worst_feature: str | None = None
+    worst_statistic: float | None = None
 
 
 AlertState = Literal["firing", "resolved"]

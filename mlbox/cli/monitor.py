@@ -8,11 +8,25 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show
-from mlbox.records import DriftResult
+from mlbox.records import DriftResult, DriftSummary
 
 app = typer.Typer(no_args_is_help=True, help="Drift of what is served.")
-COLUMNS = ("feature", "statistic", "verdict", "reference_rows", "current_rows", "current_missing", "p_value")
-Model = Annotated[str, typer.Argument()]
+COLUMNS = (
+    *("feature", "statistic", "verdict", "reference_rows", "current_rows"),
+    *("current_missing", "missing_risen", "p_value"),
+)
+SUMMARY_COLUMNS = (
+    *("model", "version", "checked_at", "features", "drifting"),
+    *("missing_risen", "worst_feature", "worst_statistic"),
+)
+Model = Annotated[str, typer.Argument(help="The model's name.")]
+
+
+@app.command("ls", epilog="Example: mlbox monitor ls")
+def ls(limit: Annotated[int, typer.Option(help="At most so many.")] = 100, output: OutputOption = Output.table) -> None:
+    """List the models in Production with their last check."""
+    with connect() as client:
+        show(client.get("/api/v1/monitoring", list[DriftSummary], limit=limit), SUMMARY_COLUMNS, output)
 
 
 @app.command(epilog="Example: mlbox monitor check flight-delay")

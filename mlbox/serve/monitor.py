@@ -15,7 +15,7 @@ import logging
 import threading
 import zipfile
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -88,9 +88,10 @@ class Monitor:
         with self._checking:
             version = self._in_production(model)
             reference = self._reference(version)
-            served = self._predictions.window(model, limit=self._window, since=self._clock.now() - self._days)
+            now = self._clock.now()
+            served = self._predictions.window(model, limit=self._window, since=now - self._days)
             results = [
-                self._result(version, name, values, _served(served, name, version))
+                self._result(version, name, drift.compare(values, _served(served, name, version)), now)
                 for name, values in reference.items()
             ]
             self._db.write(lambda tx: self._save(tx, version, results))
@@ -114,23 +115,22 @@ class Monitor:
                 hint="Restore its artifact from a backup, or register the version anew.",
             ) from err
 
-    def _result(
-        self, version: ModelVersion, feature: str, reference: np.ndarray, current: np.ndarray
-    ) -> DriftResult:
-        found = drift.compare(reference, current)
+    def _result(self, version: ModelVersion, feature: str, found: drift.Comparison, at: datetime) -> DriftResult:
+        verdict = drift.verdict(found, minimum=self._minimum)
+        enough = verdict != "not_enough_data"
         return DriftResult(
             model=version.model,
             version=version.version,
             feature=feature,
-            statistic=found.statistic,
-            p_value=found.p_value,
-            verdict=drift.verdict(found, minimum=self._minimum),
+            statistic=found.statistic if enough else None,
+            p_value=found.p_value if enough else None,
+            verdict=verdict,
             reference_rows=found.reference_rows,
             current_rows=found.current_rows,
             reference_missing=found.reference_missing,
             current_missing=found.current_missing,
             missing_risen=drift.missing_risen(found, minimum=self._minimum),
-            at=self._clock.now(),
+            at=at,
         )
 
     def _save(self, tx: Tx, version: ModelVersion, results: Sequence[DriftResult]) -> None:
@@ -242,13 +242,13 @@ def _words(result: DriftResult) -> str:
 
 
 def _summary(version: ModelVersion, results: Sequence[DriftResult]) -> DriftSummary:
-    worst = max(results, key=lambda r: r.statistic or 0, default=None)
+    worst = max((r for r in results if r.statistic is not None), key=lambda r: r.statistic or 0, default=None)
     return DriftSummary(
         model=version.model,
         version=version.version,
         checked_at=results[0].at if results else None,
         features=len(results),
-        alerts=sum(r.verdict == "alert" for r in results),
+        drifting=sum(r.verdict == "alert" for r in results),
         missing_risen=sum(r.missing_risen for r in results),
         worst_feature=worst.feature if worst else None,
         worst_statistic=worst.statistic if worst else None,

@@ -1,52 +1,141 @@
-"""`/metrics`: what Prometheus reads, rendered off the loop."""
+"""`/metrics`: what Prometheus reads, rendered off the loop.
+
+Scores and latencies are counted as the prediction log takes them; everything else is read at a scrape. A store that is down takes
+its own families with it and no others, and `mlbox_metrics_source_up` names it. However many models, versions and features there
+are, the number of series has a bound.
+"""
 
 from __future__ import annotations
 
+import heapq
+import math
+import threading
+from bisect import bisect_left
 from collections import Counter as Tally
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from litestar import Request, Response, get
-from prometheus_client import CollectorRegistry, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.utils import floatToGoString
 
 from mlbox import __version__
+from mlbox.errors import Unavailable
 from mlbox.records import Prediction
 from mlbox.web.box import Box
 
-MOST_FEATURES = 1000
-"""Feature labels per model: a model with more is shown by its worst."""
+MOST_VERSIONS = 500
+"""Versions with series of their own since the start; those after them are counted together, as `other`."""
+MOST_FEATURES = 2000
+"""Drift gauges; a box with more shows the worst."""
+OTHER = "other"
 SCORE_BUCKETS = tuple(n / 20 for n in range(1, 21))
+LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+
+
+class Family(NamedTuple):
+    """One metric, as a scrape names it."""
+
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+
+FAMILIES: Mapping[str, Family] = {
+    "ml_predictions_total": Family(
+        "counter",
+        ("model", "version", "role", "outcome"),
+        "Rows that were scored since the start (outcome ok), and failures (outcome error: one per failed request).",
+    ),
+    "ml_prediction_score": Family(
+        "histogram", ("model", "version"), "Scores that were given to users: every role but shadow."
+    ),
+    "ml_prediction_latency_seconds": Family(
+        "histogram",
+        ("model", "version"),
+        "Seconds from the look-up of features to the scores, by row: each row of a request counts the whole of it.",
+    ),
+    "ml_feature_drift_ks_statistic": Family(
+        "gauge",
+        ("model", "version", "feature"),
+        "Kolmogorov-Smirnov D of served against training values, 0 to 1, at the last check; absent without enough data.",
+    ),
+    "ml_feature_missing_ratio": Family(
+        "gauge", ("model", "version", "feature"), "Share of served values that were missing, 0 to 1, at the last check."
+    ),
+    "mlbox_alerts_firing": Family("gauge", ("name",), "Alerts that fire now, up to 1,000."),
+    "mlbox_jobs": Family("gauge", ("state",), "Jobs in each state."),
+    "mlbox_prediction_log_dropped_total": Family(
+        "counter", (), "Predictions that found the log's queue full, and are not in it."
+    ),
+    "mlbox_metrics_source_up": Family(
+        "gauge", ("source",), "1 when what these metrics are read from could be read, 0 when its families are absent."
+    ),
+    "mlbox_build_info": Family("gauge", ("version",), "The release; always 1."),
+}
+"""Every family of ours; the reference page is compared with this."""
+
+
+class Histogram:
+    """Counts by bucket for each model and version: as quick as a request's thread needs it, and of bounded size."""
+
+    def __init__(self, buckets: Sequence[float]) -> None:
+        self._buckets = (*buckets, math.inf)
+        self._lock = threading.Lock()
+        self._counts: dict[tuple[str, str], list[int]] = {}
+        self._sums: dict[tuple[str, str], float] = {}
+
+    def observe(self, model: str, version: str, values: Sequence[float]) -> None:
+        """Count values, each in the first bucket that is not below it; what is no finite number is left out."""
+        finite = [value for value in values if math.isfinite(value)]
+        with self._lock:
+            key = bounded((model, version), self._counts)
+            counts = self._counts.setdefault(key, [0] * len(self._buckets))
+            for value in finite:
+                counts[bisect_left(self._buckets, value)] += 1
+            self._sums[key] = self._sums.get(key, 0.0) + sum(finite)
+
+    def family(self, name: str) -> Metric:
+        """What was counted, cumulated as Prometheus wants it."""
+        family = HistogramMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
+        with self._lock:
+            found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items()]
+        for key, counts, total in found:
+            upto = [sum(counts[: n + 1]) for n in range(len(counts))]
+            bounds = [floatToGoString(bound) for bound in self._buckets]
+            family.add_metric(key, list(zip(bounds, map(float, upto), strict=True)), total)
+        return family
+
+
+def bounded(key: tuple[str, str], known: Mapping[tuple[str, str], Any]) -> tuple[str, str]:
+    """The labels that a model and version are counted under: their own, as long as there is room for them.
+
+    First come, first served: a series that has begun never shrinks, as a counter must not.
+    """
+    return key if key in known or len(known) < MOST_VERSIONS else (OTHER, OTHER)
 
 
 class Metrics:
-    """One registry per box: histograms are fed by the prediction log, everything else is read when asked."""
+    """One registry per box."""
 
     def __init__(self, box: Box) -> None:
+        self._scores = Histogram(SCORE_BUCKETS)
+        self._latency = Histogram(LATENCY_BUCKETS)
         self.registry = CollectorRegistry()
-        self._scores = Histogram(
-            "ml_prediction_score",
-            "Scores that were given.",
-            ("model", "version"),
-            registry=self.registry,
-            buckets=SCORE_BUCKETS,
-        )
-        self._latency = Histogram(
-            "ml_prediction_latency_seconds",
-            "How long a request's scoring took.",
-            ("model", "version"),
-            registry=self.registry,
-            buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1),
-        )
-        self.registry.register(_BoxCollector(box))
+        self.registry.register(_BoxCollector(box, self._scores, self._latency))
+        ProcessCollector(registry=self.registry)
         box.predictions.on_prediction(self._observe)
 
     def _observe(self, rows: Sequence[Prediction]) -> None:
+        groups: dict[tuple[str, int], list[Prediction]] = {}
         for row in rows:
             if row.role != "shadow":
-                self._scores.labels(row.model, str(row.version)).observe(row.score)
-                self._latency.labels(row.model, str(row.version)).observe(row.latency_ms / 1000)
+                groups.setdefault((row.model, row.version), []).append(row)
+        for (model, version), given in groups.items():
+            self._scores.observe(model, str(version), [row.score for row in given])
+            self._latency.observe(model, str(version), [row.latency_ms / 1000 for row in given])
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus's text."""
@@ -57,57 +146,78 @@ class Metrics:
 class _BoxCollector:
     """Reads the box at every scrape."""
 
-    def __init__(self, box: Box) -> None:
+    def __init__(self, box: Box, scores: Histogram, latency: Histogram) -> None:
         self._box = box
+        self._scores = scores
+        self._latency = latency
 
     def describe(self) -> list[Metric]:
         """Nothing is known before a scrape."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Every family."""
-        yield InfoMetricFamily("mlbox_build", "The release.", {"version": __version__})
+        """Every family; of a store that is down, none."""
+        yield _gauge("mlbox_build_info", [((__version__,), 1)])
+        yield self._scores.family("ml_prediction_score")
+        yield self._latency.family("ml_prediction_latency_seconds")
+        yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
         yield self._predictions()
-        yield self._drift()
-        yield self._jobs()
-        yield self._alerts()
-        dropped = CounterMetricFamily("mlbox_prediction_log_dropped", "Predictions that the log had no room for.")
-        dropped.add_metric([], self._box.predictions.dropped)
-        yield dropped
+        sources: dict[str, Callable[[], list[Metric]]] = {
+            "drift": self._drift,
+            "alerts": self._alerts,
+            "jobs": self._jobs,
+        }
+        up: list[tuple[tuple[str, ...], float]] = []
+        for source, read in sources.items():
+            try:
+                yield from read()
+                up.append(((source,), 1))
+            except Unavailable:
+                up.append(((source,), 0))
+        yield _gauge("mlbox_metrics_source_up", up)
 
     def _predictions(self) -> Metric:
-        family = CounterMetricFamily(
-            "ml_predictions", "Predictions since the start.", labels=("model", "version", "role", "outcome")
-        )
-        for (model, version, role), (rows, errors) in sorted(self._box.predictions.counters().items()):
-            family.add_metric([model, str(version), role, "ok"], rows)
-            family.add_metric([model, str(version), role, "error"], errors)
-        return family
+        shown: dict[tuple[str, str], None] = {}
+        totals: Tally[tuple[str, ...]] = Tally()
+        for (model, version, role), (rows, errors) in self._box.predictions.counters().items():
+            labels = bounded((model, str(version)), shown)
+            shown.setdefault(labels)
+            totals[(*labels, role, "ok")] += rows
+            totals[(*labels, role, "error")] += errors
+        return _counter("ml_predictions_total", sorted(totals.items()))
 
-    def _drift(self) -> Metric:
-        family = GaugeMetricFamily(
-            "ml_feature_drift_ks_statistic",
-            "Kolmogorov-Smirnov D of served against training.",
-            labels=("model", "version", "feature"),
-        )
-        for version in self._box.registry.in_stage("Production"):
-            results = sorted(self._box.monitor.latest(version.model), key=lambda r: -(r.statistic or 0))
-            for result in results[:MOST_FEATURES]:
-                if result.statistic is not None:
-                    family.add_metric([result.model, str(result.version), result.feature], result.statistic)
-        return family
+    def _drift(self) -> list[Metric]:
+        serving = self._box.registry.in_stage("Production")
+        found = [result for version in serving for result in self._box.monitor.latest(version.model)]
+        worst = heapq.nlargest(MOST_FEATURES, found, key=lambda result: result.statistic or 0)
+        labels = {id(r): (r.model, str(r.version), r.feature) for r in worst}
+        distances = [(labels[id(r)], r.statistic) for r in worst if r.statistic is not None]
+        missing = [(labels[id(r)], r.current_missing / r.current_rows) for r in worst if r.current_rows]
+        return [
+            _gauge("ml_feature_drift_ks_statistic", distances),
+            _gauge("ml_feature_missing_ratio", missing),
+        ]
 
-    def _jobs(self) -> Metric:
-        family = GaugeMetricFamily("mlbox_jobs", "Jobs by state.", labels=("state",))
-        for state, count in sorted(self._box.scheduler.counts().items()):
-            family.add_metric([state], count)
-        return family
+    def _jobs(self) -> list[Metric]:
+        return [_gauge("mlbox_jobs", [((state,), n) for state, n in sorted(self._box.scheduler.counts().items())])]
 
-    def _alerts(self) -> Metric:
-        family = GaugeMetricFamily("mlbox_alerts_firing", "Alerts that fire.", labels=("name",))
-        for name, count in sorted(Tally(a.name for a in self._box.monitor.alerts(state="firing", limit=1000)).items()):
-            family.add_metric([name], count)
-        return family
+    def _alerts(self) -> list[Metric]:
+        firing = Tally(alert.name for alert in self._box.monitor.alerts(state="firing", limit=1000))
+        return [_gauge("mlbox_alerts_firing", [((name,), n) for name, n in sorted(firing.items())])]
+
+
+def _gauge(name: str, samples: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+    family = GaugeMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
+
+
+def _counter(name: str, samples: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
+    family = CounterMetricFamily(name.removesuffix("_total"), FAMILIES[name].help, labels=FAMILIES[name].labels)
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
 
 
 @get("/metrics", include_in_schema=False)

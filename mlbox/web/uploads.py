@@ -1,8 +1,8 @@
-"""Bodies of rows on their way in: streamed to a file, parsed in a process of their own."""
+"""Bodies on their way in, streamed: rows to be parsed in a process of their own, and files to be kept."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from litestar import Request
@@ -24,11 +24,29 @@ async def receive_rows(
     """The rows of a request's body, as `Uploads.parse` gives them. The handler sets `request_max_body_size=None`."""
     check_format(format)
     with await box.call(box.uploads.begin) as upload:
-        gathered = bytearray()
-        async for chunk in request.stream():
-            gathered += chunk
-            if len(gathered) >= CHUNK:
-                await box.call(upload.write, bytes(gathered))
-                gathered.clear()
-        await box.call(upload.write, bytes(gathered))
+        async for chunk in body_of(request):
+            await box.call(upload.write, chunk)
         return await box.call(box.uploads.parse, upload, format, columns, required=required)
+
+
+async def receive_artifact(box: Box, request: Request[Any, Any, Any], limit: int) -> tuple[str, int]:
+    """Keep a request's body in the artifact store; its SHA-256 and size. The handler sets `request_max_body_size=None`."""
+    writer = await box.call(box.artifacts.writer, limit)
+    try:
+        async for chunk in body_of(request):
+            await box.call(writer.write, chunk)
+        return await box.call(writer.commit)
+    except BaseException:
+        writer.abort()
+        raise
+
+
+async def body_of(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
+    """A request's body in pieces that are worth a hop to a thread."""
+    gathered = bytearray()
+    async for chunk in request.stream():
+        gathered += chunk
+        if len(gathered) >= CHUNK:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)

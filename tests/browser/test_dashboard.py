@@ -262,7 +262,7 @@ def test_the_trainer_is_refused_and_another_approves(tmp_path: Path, visit: Call
         trainer.visit("/approvals")
         expect(trainer.page.get_by_text("You trained and submitted and proposed this version")).to_be_visible()
         trainer.page.get_by_role("button", name="Approve churn/2").click()
-        expect(trainer.page.get_by_role("alert")).to_contain_text("may not decide about it")
+        expect(trainer.page.locator("main").get_by_role("alert")).to_contain_text("may not decide about it")
         trainer.complaints = [c for c in trainer.complaints if "403" not in c]
         other.sign_in("grace")
         other.visit("/approvals")

@@ -12,9 +12,9 @@ from litestar.params import Parameter, QueryParameter
 from mlbox.records import Job, JobSpec, JobState, Principal, Record
 from mlbox.scheduler.gpus import Gpu
 from mlbox.store.jobs import ENDED
-from mlbox.web.api.runs import receive_artifact
 from mlbox.web.auth import require
 from mlbox.web.box import Box
+from mlbox.web.uploads import receive_artifact
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
 LOG_CHUNK = 1 << 20

@@ -7,11 +7,17 @@ from typing import Annotated, Any
 from litestar import get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Alert, AlertState, DriftResult, Principal
+from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, Principal
 from mlbox.web.auth import require
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
+
+
+@get("/api/v1/monitoring")
+async def summaries(box: Box, limit: Limit = 100, after: str | None = None) -> list[DriftSummary]:
+    """The last check of each model in Production, by model name."""
+    return await box.call(box.monitor.summaries, limit=limit, after=after)
 
 
 @post("/api/v1/monitoring/{model:str}/check", status_code=200)
@@ -46,4 +52,4 @@ async def alerts(
     return await box.call(box.monitor.alerts, state=alert_state, limit=limit, after=after)
 
 
-handlers: list[Any] = [check, latest, history, alerts]
+handlers: list[Any] = [summaries, check, latest, history, alerts]

@@ -15,9 +15,9 @@ from mlbox.records import Experiment, Metric, Principal, Record, Run, RunArtifac
 from mlbox.store.artifacts import check_path
 from mlbox.web.auth import require
 from mlbox.web.box import Box
+from mlbox.web.uploads import receive_artifact
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
-CHUNK = 1 << 20
 
 
 class NewExperiment(Record, frozen=True, kw_only=True):
@@ -150,23 +150,6 @@ async def history(box: Box, run_id: str, key: str) -> list[Metric]:
 async def list_artifacts(box: Box, run_id: str) -> list[RunArtifact]:
     """A run's files, by path."""
     return await box.call(box.tracker.artifacts_of, run_id)
-
-
-async def receive_artifact(box: Box, request: Request[Any, Any, Any], limit: int) -> tuple[str, int]:
-    """Stream a request's body into the artifact store; its SHA-256 and size."""
-    writer = await box.call(box.artifacts.writer, limit)
-    try:
-        gathered = bytearray()
-        async for chunk in request.stream():
-            gathered += chunk
-            if len(gathered) >= CHUNK:
-                await box.call(writer.write, bytes(gathered))
-                gathered.clear()
-        await box.call(writer.write, bytes(gathered))
-        return await box.call(writer.commit)
-    except BaseException:
-        writer.abort()
-        raise
 
 
 @put("/api/v1/runs/{run_id:str}/artifacts/{path:path}", request_max_body_size=None)
