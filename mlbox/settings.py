@@ -93,7 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drift_minimum: Annotated[int, Meta(ge=2, description="Fewest values on either side of a drift check.")] = 100
     drift_days: Annotated[float, Meta(gt=0, le=3650, description="Oldest prediction, in days, of a drift check.")] = 30
     drift_seconds: Annotated[
-        float, Meta(ge=0, description="Seconds between two drift checks of every model; 0 checks only on demand.")
+        float,
+        Meta(ge=0, description="Seconds between two drift checks of every model; 0, or replay mode: only on demand."),
     ] = 0
     session_hours: Annotated[float, Meta(gt=0, le=8760, description="Hours until an idle browser session ends.")] = 12
 

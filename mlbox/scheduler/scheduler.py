@@ -209,6 +209,9 @@ class Scheduler:
             except MlboxError as err:  # a store that is down: look again later
                 _log.warning("The scheduler could not do its work: %s", err)
                 delay = 1.0
+            except Exception:  # a fault of ours: say so, and go on scheduling
+                _log.exception("The scheduler failed.")
+                delay = 1.0
             self._listen(delay)
 
     def _listen(self, seconds: float) -> None:
@@ -257,7 +260,8 @@ class Scheduler:
             limits = {"timeout_seconds": spec.timeout_seconds, "grace_seconds": self._grace}
             folder.prepare(spec.command, env, snapshot, limits)
             process = folder.start()
-        except (MlboxError, OSError) as err:
+        except Exception as err:  # whatever is wrong with one job must not hold up the others
+            _log.exception("The job %s could not be started.", job.id)
             self._finish(job, Ended(exit_code=None, error=f"could not be started: {err}"))
             return
         self._children[process.pid] = process

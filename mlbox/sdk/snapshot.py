@@ -26,7 +26,7 @@ def pack(folder: Path) -> bytes:
         raise InvalidInput(f"{folder} is no folder.", hint="Give the folder that holds the code.", field="workdir")
     content = io.BytesIO()
     total = 0
-    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=6) as archive:
+    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=6, dereference=True) as archive:
         for path in sorted(_files(folder)):
             total += path.stat().st_size
             if total > MAX_BYTES:

@@ -19,17 +19,16 @@ from litestar import Request, Response, get
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.utils import floatToGoString
 
 from mlbox import __version__
 from mlbox.errors import Unavailable
-from mlbox.records import Prediction
+from mlbox.records import DriftResult, Prediction
 from mlbox.web.box import Box
 
 MOST_VERSIONS = 500
 """Versions with series of their own since the start; those after them are counted together, as `other`."""
 MOST_FEATURES = 2000
-"""Drift gauges; a box with more shows the worst."""
+"""Features with drift gauges; a box with more shows those that drift or are missing most."""
 OTHER = "other"
 SCORE_BUCKETS = tuple(n / 20 for n in range(1, 21))
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
@@ -102,9 +101,9 @@ class Histogram:
         family = HistogramMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
         with self._lock:
             found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items()]
+        bounds = [*map(repr, self._buckets[:-1]), "+Inf"]
         for key, counts, total in found:
             upto = [sum(counts[: n + 1]) for n in range(len(counts))]
-            bounds = [floatToGoString(bound) for bound in self._buckets]
             family.add_metric(key, list(zip(bounds, map(float, upto), strict=True)), total)
         return family
 
@@ -189,10 +188,9 @@ class _BoxCollector:
     def _drift(self) -> list[Metric]:
         serving = self._box.registry.in_stage("Production")
         found = [result for version in serving for result in self._box.monitor.latest(version.model)]
-        worst = heapq.nlargest(MOST_FEATURES, found, key=lambda result: result.statistic or 0)
-        labels = {id(r): (r.model, str(r.version), r.feature) for r in worst}
-        distances = [(labels[id(r)], r.statistic) for r in worst if r.statistic is not None]
-        missing = [(labels[id(r)], r.current_missing / r.current_rows) for r in worst if r.current_rows]
+        worst = heapq.nlargest(MOST_FEATURES, found, key=lambda result: max(result.statistic or 0, _missing(result)))
+        distances = [(_of(result), result.statistic) for result in worst if result.statistic is not None]
+        missing = [(_of(result), _missing(result)) for result in worst if result.current_rows]
         return [
             _gauge("ml_feature_drift_ks_statistic", distances),
             _gauge("ml_feature_missing_ratio", missing),
@@ -204,6 +202,14 @@ class _BoxCollector:
     def _alerts(self) -> list[Metric]:
         firing = Tally(alert.name for alert in self._box.monitor.alerts(state="firing", limit=1000))
         return [_gauge("mlbox_alerts_firing", [((name,), n) for name, n in sorted(firing.items())])]
+
+
+def _of(result: DriftResult) -> tuple[str, ...]:
+    return result.model, str(result.version), result.feature
+
+
+def _missing(result: DriftResult) -> float:
+    return result.current_missing / result.current_rows if result.current_rows else 0.0
 
 
 def _gauge(name: str, samples: Sequence[tuple[tuple[str, ...], float]]) -> Metric:

@@ -216,6 +216,18 @@ def test_a_page_follows_what_happens(server: Server, visit: Callable[..., Visito
     expect(visitor.page.get_by_role("link", name="hello")).to_be_visible(timeout=10_000)
 
 
+def test_domain_time_is_followed_on_every_page(
+    tmp_path: Path, make_server: Callable[..., Server], visit: Callable[..., Visitor]
+) -> None:
+    server = make_server("--replay-clock", "2013-01-01T00:00Z")
+    visitor = visit(server)
+    visitor.sign_in()
+    banner = visitor.page.get_by_text("domain time stands at")
+    expect(banner).to_contain_text("2013-01-01 00:00:00 UTC")
+    server.http.post("/api/v1/clock", json={"to": "2013-07-01T00:00:00Z"}).raise_for_status()
+    expect(banner).to_contain_text("2013-07-01 00:00:00 UTC", timeout=10_000)
+
+
 def test_a_long_list_grows_in_place(server: Server, visit: Callable[..., Visitor]) -> None:
     for number in range(60):
         server.http.post("/api/v1/users", json={"name": f"u{number}", "role": "viewer"}).raise_for_status()
@@ -249,31 +261,38 @@ def test_a_token_is_made_shown_once_and_revoked(server: Server, visit: Callable[
     assert answer.status_code == 401
 
 
-def test_the_trainer_is_refused_and_another_approves(tmp_path: Path, visit: Callable[..., Visitor]) -> None:
+def test_the_trainer_is_refused_and_another_approves(
+    tmp_path: Path, make_server: Callable[..., Server], visit: Callable[..., Visitor]
+) -> None:
     box = open_box(tmp_path / "data")
     fill(box)
-    for name in ("ada", "grace"):
-        box.access.create_user(name, "approver", actor="admin")
     box.close()
-    server = Server(tmp_path / "data", "--gpus", "none")
-    try:
-        trainer, other = visit(server), visit(server)
-        trainer.sign_in("ada")
-        trainer.visit("/approvals")
-        expect(trainer.page.get_by_text("You trained and submitted and proposed this version")).to_be_visible()
-        trainer.page.get_by_role("button", name="Approve churn/2").click()
-        expect(trainer.page.locator("main").get_by_role("alert")).to_contain_text("may not decide about it")
-        trainer.complaints = [c for c in trainer.complaints if "403" not in c]
-        other.sign_in("grace")
-        other.visit("/approvals")
-        other.page.get_by_label("Comment").fill("looked at the shadow")
-        other.page.get_by_role("button", name="Approve churn/2").click()
-        expect(other.page.get_by_text("Nothing waits for a decision")).to_be_visible()
-        expect(other.page.get_by_text("approved by grace").first).to_be_visible()
-        other.visit("/models/churn")
-        expect(other.page.locator("[aria-current=step]")).to_contain_text("5 %")
-    finally:
-        server.stop()
+    server = make_server("--gpus", "none", data_dir=tmp_path / "data")
+    trainer, other = visit(server), visit(server)
+    trainer.sign_in("ada")
+    trainer.visit("/approvals")
+    expect(trainer.page.get_by_text("You trained and submitted and proposed this version")).to_be_visible()
+    trainer.page.get_by_role("button", name="Approve churn/2").click()
+    expect(trainer.page.locator("main").get_by_role("alert")).to_contain_text("may not decide about it")
+    trainer.complaints = [c for c in trainer.complaints if "403" not in c]
+    other.sign_in("grace")
+    other.visit("/approvals")
+    other.page.get_by_label("Comment").fill("looked at the shadow")
+    other.page.get_by_role("button", name="Approve churn/2").click()
+    expect(other.page.get_by_text("Nothing waits for a decision")).to_be_visible()
+    expect(other.page.get_by_text("approved by grace").first).to_be_visible()
+    other.visit("/models/churn")
+    expect(other.page.locator("[aria-current=step]")).to_contain_text("5 %")
+
+
+def test_a_session_that_has_ended_leads_to_the_sign_in(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.visit("/runs")
+    visitor.context.clear_cookies()
+    server.http.post("/api/v1/runs", json={"experiment": "new"}).raise_for_status()
+    visitor.page.wait_for_url("**/login?next=/runs")
+    visitor.complaints = [complaint for complaint in visitor.complaints if "401" not in complaint]
 
 
 def test_the_menu_opens_on_a_phone(server: Server, visit: Callable[..., Visitor]) -> None:

@@ -194,8 +194,26 @@ def test_code_that_leads_out_of_its_folder_is_refused(house: House) -> None:
     digest, _ = house.artifacts.put([archive({"../../../escaped": b"x"})])
     job = house.ended(house.submit("true", snapshot=digest))
     assert job.state == "failed"
-    assert "cannot be unpacked" in job.reason
+    assert "'../../../escaped' is not a relative path" in job.reason
     assert not list(house.folder.rglob("escaped"))
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08" + bytes(30)])
+def test_a_snapshot_that_is_none_fails_its_job_and_no_other(house: House, content: bytes) -> None:
+    digest, _ = house.artifacts.put([content])
+    job = house.ended(house.submit("true", snapshot=digest))
+    assert "cannot be unpacked" in job.reason
+    assert house.ended(house.submit("true")).state == "succeeded"
+
+
+def test_links_in_a_snapshot_are_refused(house: House) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        link = tarfile.TarInfo("passwd")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    digest, _ = house.artifacts.put([packed.getvalue()])
+    assert "neither a file nor a folder" in house.ended(house.submit("true", snapshot=digest)).reason
 
 
 @pytest.mark.parametrize(

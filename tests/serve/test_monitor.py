@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from mlbox.clock import ManualClock, parse_time
-from mlbox.errors import NotFound
-from mlbox.events import EventBus
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from mlbox.clock import Clock, SystemClock
+from mlbox.errors import NotFound, Unavailable
+from mlbox.ids import new_id
+from mlbox.records import ModelVersion, Prediction
+from mlbox.serve.monitor import DRIFT, Monitor
+from mlbox.serve.reference import make_reference, store_reference
 from mlbox.serve.server import PredictRow
-from mlbox.store import migrations
-from mlbox.store.alerts import MOVES, Alerts
-from mlbox.store.db import Database
+from mlbox.store.alerts import Alerts
+from mlbox.store.registry import NewVersion
+from tests.conftest import wait_for
 from tests.serve.house import FEATURES, House
 
 
@@ -25,6 +31,44 @@ def serve(house: House, amounts: np.ndarray) -> None:
         for n, (a, v) in enumerate(zip(amounts, visits, strict=True))
     ]
     house.ask(*rows)
+
+
+def a_prediction(house: House, version: ModelVersion, amount: float | None, *, score: float = 0.0) -> Prediction:
+    """A served row that the log may be given."""
+    return Prediction(
+        id=new_id(),
+        model=version.model,
+        version=version.version,
+        role="champion",
+        at=house.clock.real(),
+        domain_at=house.clock.now(),
+        caller="carl",
+        entity={},
+        features={FEATURES[0]: amount, FEATURES[1]: 0.0},
+        score=score,
+        latency_ms=1.0,
+    )
+
+
+def replace_reference(house: House, content: bytes) -> ModelVersion:
+    """The next version, in Production, with another reference."""
+    reference = store_reference(house.artifacts, content)
+    new = NewVersion(model="score", features=FEATURES, reference=reference, trained_by="ann", submitted_by="ann")
+    version = house.registry.register(new)
+    promotion = house.promotions.get(house.promote(version))
+    if promotion.state == "shadow":
+        house.promotions.shadow_done(promotion.id, "seen")
+    house.approve(promotion.id)
+    while house.promotions.open("score"):
+        house.promotions.next_step(promotion.id, "held")
+    return version
+
+
+def watching(house: House, *, clock: Clock | None = None, **settings: float) -> Monitor:
+    """Another monitor over the same stores."""
+    return Monitor(
+        house.dbs["monitoring"], house.registry, house.artifacts, house.log, clock or house.clock, **settings
+    )
 
 
 def by_feature(house: House) -> dict[str, str]:
@@ -63,7 +107,16 @@ def test_between_the_thresholds_an_alert_stays_as_it_is(serving: House) -> None:
     rng = np.random.default_rng(3)
     serve(serving, rng.normal(loc=0.4, size=3000))
     assert by_feature(serving)[FEATURES[0]] == "investigate"
-    assert serving.monitor.alerts() == []
+    assert serving.monitor.alerts() == [], "none fires, and none begins"
+
+    serving.later(days=31)
+    serve(serving, rng.normal(loc=2, size=300))
+    assert by_feature(serving)[FEATURES[0]] == "alert"
+    (alert,) = serving.monitor.alerts()
+    serving.later(days=31)
+    serve(serving, rng.normal(loc=0.4, size=3000))
+    assert by_feature(serving)[FEATURES[0]] == "investigate"
+    assert serving.monitor.alerts() == [alert], "one fires, and goes on"
 
 
 def test_the_window_ends_where_the_days_do(serving: House) -> None:
@@ -81,31 +134,167 @@ def test_the_last_check_is_remembered(serving: House) -> None:
     assert serving.monitor.latest("score") == sorted(found, key=lambda result: result.feature)
 
 
+def test_few_rows_leave_an_alert_that_fires_alone(serving: House) -> None:
+    serving.serve_one()
+    serve(serving, np.full(200, 50.0))
+    by_feature(serving)
+    (alert,) = serving.monitor.alerts()
+    serving.later(days=31)
+    assert set(by_feature(serving).values()) == {"not_enough_data"}
+    assert serving.monitor.alerts() == [alert]
+    assert all(result.statistic is None for result in serving.monitor.latest("score"))
+
+
+def test_the_window_is_of_the_last_rows(serving: House) -> None:
+    serving.serve_one()
+    monitor = watching(serving, window=150)
+    serve(serving, np.full(200, 50.0))
+    serve(serving, np.random.default_rng(0).normal(size=500)[-150:])
+    found = {result.feature: result for result in monitor.check("score")}
+    assert found[FEATURES[0]].current_rows == 150
+    assert found[FEATURES[0]].verdict == "ok"
+
+
+def test_shadows_are_not_in_the_window(serving: House) -> None:
+    version = serving.serve_one()
+    shadow = msgspec.structs.replace(a_prediction(serving, version, 50.0), role="shadow")
+    serving.log.put([shadow] * 200)
+    assert {result.current_rows for result in serving.monitor.check("score")} == {0}
+
+
+def test_missing_values_are_counted_and_a_rise_is_flagged(serving: House) -> None:
+    version = serving.serve_one()
+    serving.log.put([a_prediction(serving, version, None if n < 30 else 0.0) for n in range(200)])
+    found = {result.feature: result for result in serving.monitor.check("score")}
+    assert (found[FEATURES[0]].current_missing, found[FEATURES[0]].missing_risen) == (30, True)
+    assert found[FEATURES[1]].missing_risen is False
+
+
+def test_a_feature_that_no_row_has_is_missing_in_all(serving: House) -> None:
+    version = serving.serve_one()
+    row = a_prediction(serving, version, 0.0)
+    without = msgspec.structs.replace(row, features={FEATURES[1]: 0.0})
+    serving.log.put([without] * 200)
+    found = {result.feature: result for result in serving.monitor.check("score")}[FEATURES[0]]
+    assert (found.current_rows, found.current_missing, found.missing_risen) == (200, 200, True)
+    assert found.verdict == "not_enough_data"
+
+
+def test_scores_are_compared_where_their_training_values_are_known(serving: House) -> None:
+    rng = np.random.default_rng(6)
+    trained = pa.table({name: rng.normal(size=500) for name in (*FEATURES, "score")})
+    version = replace_reference(serving, make_reference(trained, [*FEATURES, "score"]))
+    serving.log.put([a_prediction(serving, version, float(v), score=9.0) for v in rng.normal(size=300)])
+    assert {r.feature: r.verdict for r in serving.monitor.check("score")}["score"] == "alert"
+
+
+def test_an_alert_of_a_feature_that_is_gone_ends(serving: House) -> None:
+    serving.serve_one()
+    serve(serving, np.full(200, 50.0))
+    by_feature(serving)
+    assert serving.monitor.alerts()[0].state == "firing"
+    rng = np.random.default_rng(7)
+    replace_reference(serving, make_reference(pa.table({FEATURES[1]: rng.normal(size=500)}), [FEATURES[1]]))
+    serving.monitor.check("score")
+    (alert,) = serving.monitor.alerts()
+    assert alert.state == "resolved"
+    (event,) = serving.dbs["monitoring"].events(type="alert.resolved")
+    assert "is no feature of score/2" in event.data["reason"]
+
+
+def test_a_check_ends_no_alert_of_another_model(serving: House) -> None:
+    serving.serve_one()
+    db, other = serving.dbs["monitoring"], {"model": "other", "feature": "gone"}
+    db.write(lambda tx: Alerts(db).apply(tx, DRIFT, other, "fire", summary="it drifts"))
+    serving.monitor.check("score")
+    assert [alert.state for alert in serving.monitor.alerts()] == ["firing"]
+
+
+def test_a_check_is_an_event_beside_its_alerts(serving: House) -> None:
+    version = serving.serve_one()
+    serve(serving, np.full(200, 50.0))
+    serving.monitor.check("score")
+    fired, checked = serving.dbs["monitoring"].events()
+    assert (checked.type, checked.subject) == ("drift.checked", f"model:{version.ref}")
+    assert checked.data == {"features": 2, "worst": 1.0, "missing_risen": []}
+    assert fired.data["labels"] == {"model": "score", "feature": FEATURES[0]}
+
+
+def test_results_carry_domain_time(serving: House) -> None:
+    serving.serve_one()
+    moments = []
+    for _ in range(3):
+        serving.monitor.check("score")
+        moments.append(serving.clock.now())
+        serving.later(hours=6)
+    assert [result.at for result in serving.monitor.history("score", FEATURES[0])] == moments
+    assert [result.at for result in serving.monitor.history("score", FEATURES[0], limit=2)] == moments[1:]
+
+
+def test_a_reference_that_cannot_be_read_is_told(serving: House) -> None:
+    version = serving.serve_one()
+    path = serving.artifacts.path(version.reference or "")
+    path.chmod(0o600)
+    path.write_bytes(b"not an archive")
+    with pytest.raises(Unavailable, match="reference of score/1 cannot be read"):
+        serving.monitor.check("score")
+
+
+def test_the_summaries_name_the_worst_feature(serving: House) -> None:
+    assert serving.monitor.summaries() == []
+    serving.serve_one()
+    (before,) = serving.monitor.summaries()
+    assert (before.model, before.version, before.checked_at) == ("score", 1, None)
+    serve(serving, np.full(200, 50.0))
+    serving.monitor.check("score")
+    (after,) = serving.monitor.summaries()
+    assert (after.features, after.drifting, after.worst_feature, after.worst_statistic) == (2, 1, FEATURES[0], 1.0)
+    assert serving.monitor.summaries(after="score") == []
+
+
+def test_models_are_checked_by_themselves_every_so_many_seconds(serving: House) -> None:
+    serving.serve_one()
+    serve(serving, np.full(200, 50.0))
+    monitor = watching(serving, clock=SystemClock(), every=0.01, window_days=36500)
+    monitor.start()
+    try:
+        wait_for(lambda: len(monitor.history("score", FEATURES[0])) > 1, what="two checks")
+    finally:
+        monitor.close()
+    assert len(monitor.alerts(state="firing")) == 1
+
+
+def test_a_model_that_cannot_be_checked_keeps_no_other_from_it(
+    serving: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = serving.serve_one()
+    path = serving.artifacts.path(version.reference or "")
+    path.chmod(0o600)
+    path.write_bytes(b"not an archive")
+    serving.monitor.check_all()
+    assert "score/1 could not be checked" in caplog.text
+
+
+def test_in_replay_mode_checks_are_on_demand(serving: House) -> None:
+    before = threading.active_count()
+    monitor = watching(serving, every=0.01)
+    monitor.start()
+    assert threading.active_count() == before
+    monitor.close()
+
+
+def test_checks_at_once_leave_one_alert(serving: House) -> None:
+    serving.serve_one()
+    serve(serving, np.full(200, 50.0))
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(serving.monitor.check, ["score"] * 8))
+    assert len(serving.monitor.alerts()) == 1
+    assert len(serving.monitor.history("score", FEATURES[0])) == 8
+
+
 def test_a_model_that_serves_nothing_is_not_found(serving: House) -> None:
     with pytest.raises(NotFound):
         serving.monitor.check("nothing")
     serving.register()
     with pytest.raises(NotFound, match="in Production"):
         serving.monitor.check("score")
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["fire", "resolve"]), st.sampled_from("ab")), max_size=12))
-def test_at_most_one_alert_fires_for_its_labels(
-    tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, str]]
-) -> None:
-    clock = ManualClock(parse_time("2026-01-01T00:00Z"))
-    db = Database(tmp_path_factory.mktemp("alerts") / "m.sqlite", migrations.monitoring, clock, EventBus())
-    alerts, firing, ended = Alerts(db), set(), 0
-    for action, label in moves:
-        if action == "fire":
-            alerts.fire("drift", {"feature": label}, "it drifts", 0.5)
-            firing.add(label)
-        else:
-            assert alerts.resolve("drift", {"feature": label}) == (label in firing)
-            ended += label in firing
-            firing.discard(label)
-        assert {a.labels["feature"] for a in alerts.page(state="firing")} == firing
-        assert len(alerts.page(state="resolved")) == ended
-    assert set(MOVES) == {"firing", "resolved"}
-    db.close()

@@ -51,8 +51,6 @@ class Site:
             self.app: Any = create_app(box)
         self.cookies: dict[str, str] = {}
         if user:
-            if user not in {u.name for u in box.access.users()}:
-                box.access.create_user(user, "approver", actor="admin")
             self.cookies = {COOKIE: box.access.redeem_login(box.access.create_login(user))}
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
@@ -140,6 +138,8 @@ EMPTY_PAGES = [
 
 def fill(box: Box) -> Filled:
     """Data, a job, runs, a model in Production with a candidate that waits, predictions that drift."""
+    for name in ("ada", "grace"):
+        box.access.create_user(name, "approver", actor="admin")
     _data(box)
     run, other = _run(box, "first"), _run(box, NASTY[:250])
     job = box.scheduler.submit(JobSpec(command=("python", "-c", "print('hello <b>there</b>')")), user="ada")

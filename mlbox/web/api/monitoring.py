@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from litestar import get, post
 from litestar.params import Parameter, QueryParameter
 
+from mlbox.errors import InvalidInput
 from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, Principal
 from mlbox.web.auth import require
 from mlbox.web.box import Box
@@ -44,12 +45,20 @@ async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> li
 @get("/api/v1/alerts")
 async def alerts(
     box: Box,
-    alert_state: Annotated[AlertState | None, QueryParameter(name="state")] = None,  # litestar keeps `state` to itself
+    alert_state: Annotated[str | None, QueryParameter(name="state", description="firing or resolved")] = None,
     limit: Limit = 100,
     after: str | None = None,
 ) -> list[Alert]:
     """Alerts, newest first."""
-    return await box.call(box.monitor.alerts, state=alert_state, limit=limit, after=after)
+    return await box.call(box.monitor.alerts, state=_state(alert_state), limit=limit, after=after)
+
+
+def _state(text: str | None) -> AlertState | None:
+    # Litestar keeps the argument name `state` to itself, and its own check would name the argument, not the field.
+    found = next((state for state in get_args(AlertState) if state == text), None)
+    if text and found is None:
+        raise InvalidInput(f"{text[:40]!r} is no state of an alert.", hint="Use firing or resolved.", field="state")
+    return found
 
 
 handlers: list[Any] = [summaries, check, latest, history, alerts]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Request, Response
+from litestar.exceptions import NotFoundException
 
 from mlbox.web import problems
 from mlbox.web.box import Box
@@ -20,5 +21,8 @@ class ErrorHandler:
     def __call__(self, request: Request[Any, Any, Any], err: Exception) -> Response[Any]:
         """Answer an error."""
         if wants_page(request, err):
-            return error_page(request, self._box, problems.as_mlbox_error(err))
+            ours = problems.as_mlbox_error(err)
+            if isinstance(err, NotFoundException):
+                ours.message = f"No page has the address {request.url.path[:200]!r}."
+            return error_page(request, self._box, ours)
         return problems.handle(request, err)

@@ -8,3 +8,8 @@ import "./time.js";
 document.addEventListener("htmx:configRequest", (event) => {
   event.detail.headers["x-csrf-token"] = document.querySelector("meta[name=csrf]")?.content ?? "";
 });
+
+// The session has ended: the page itself knows the way to the sign-in and back.
+document.addEventListener("htmx:responseError", (event) => {
+  if (event.detail.xhr.status === 401) location.reload();
+});

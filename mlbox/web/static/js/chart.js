@@ -45,7 +45,7 @@ class Chart extends HTMLElement {
   }
 
   size() {
-    return { width: Math.max(200, this.clientWidth), height: this.classList.contains("tall") ? 270 : 190 };
+    return { width: Math.max(200, this.clientWidth), height: 190 };
   }
 
   draw() {

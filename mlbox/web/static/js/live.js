@@ -69,7 +69,7 @@ class Live extends HTMLElement {
     const active = document.activeElement;
     focused = this.contains(active) ? [...this.querySelectorAll(FOCUSABLE)].indexOf(active) : -1;
     const select = `#${this.id}`;
-    window.htmx.ajax("GET", location.pathname + location.search, { target: select, select, swap: "outerHTML" });
+    window.htmx.ajax("GET", location.pathname + location.search, { source: this, target: select, select, swap: "outerHTML" });
   }
 }
 

@@ -1,0 +1,59 @@
+"""A model in Production, and rows that it served, on a box without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mlbox.ids import new_id
+from mlbox.records import GateResult, ModelVersion, Prediction
+from mlbox.serve.reference import make_reference, store_reference
+from mlbox.store.registry import NewVersion
+from mlbox.web.box import Box
+
+FEATURES = ("weather@v1:temp", "weather@v1:wind")
+
+
+def in_production(box: Box, model: str = "delay") -> ModelVersion:
+    """A version with a reference of normal values, approved by another than who made it."""
+    rng = np.random.default_rng(0)
+    training = pa.table({name: rng.normal(size=500) for name in FEATURES})
+    version = box.registry.register(
+        NewVersion(
+            model=model,
+            features=FEATURES,
+            reference=store_reference(box.artifacts, make_reference(training, FEATURES)),
+            trained_by="ann",
+            submitted_by="ann",
+        )
+    )
+    gate = GateResult(gate="size", passed=True, required="x", measured="x", at=box.clock.real())
+    promotion = box.promotions.record_gates(box.promotions.propose(version, actor="ann").id, [gate])
+    box.promotions.decide(promotion.id, approver="bea", decision="approve")
+    return version
+
+
+def served(box: Box, values: Iterable[float | None], *, score: float = 0.5, **changed: Any) -> list[Prediction]:
+    """Rows whose first feature has these values, put into the log."""
+    rng = np.random.default_rng(1)
+    shared: dict[str, Any] = {
+        "model": "delay",
+        "version": 1,
+        "role": "champion",
+        "at": box.clock.real(),
+        "domain_at": box.clock.now(),
+        "caller": "carl",
+        "entity": {},
+        "latency_ms": 3.0,
+    }
+    rows = [
+        Prediction(
+            id=new_id(), features={FEATURES[0]: value, FEATURES[1]: rng.normal()}, score=score, **(shared | changed)
+        )
+        for value in values
+    ]
+    box.predictions.put(rows)
+    return rows

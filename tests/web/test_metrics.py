@@ -1,0 +1,212 @@
+"""What Prometheus reads: every family, in both formats, behind a token, bounded, and with a store down."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as read_text
+
+from mlbox import __version__
+from mlbox.web import metrics
+from mlbox.web.box import Box
+from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
+from tests.conftest import Server
+from tests.web.monitored import FEATURES, in_production, served
+from tests.web.site import Site, open_box
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    opened = open_box(tmp_path / "data")
+    yield opened
+    opened.close()
+
+
+def scrape(found: Metrics) -> Samples:
+    page = found.render("")[0].decode()
+    return {(s.name, frozenset(s.labels.items())): s.value for family in read_text(page) for s in family.samples}
+
+
+def value(found: Metrics, name: str, /, **labels: str) -> float | None:
+    return scrape(found).get((name, frozenset(labels.items())))
+
+
+def test_predictions_scores_and_latencies_are_counted_as_they_are_logged(box: Box) -> None:
+    found = Metrics(box)
+    served(box, [0.0, 1.0], score=0.42)
+    served(box, [2.0], score=0.9, role="canary", version=2)
+    served(box, [2.0], score=0.9, role="shadow", version=3)
+    box.predictions.record_error("delay", 2, "canary")
+    champion, canary = {"model": "delay", "version": "1"}, {"model": "delay", "version": "2"}
+    assert value(found, "ml_predictions_total", **champion, role="champion", outcome="ok") == 2
+    assert value(found, "ml_predictions_total", **canary, role="canary", outcome="error") == 1
+    assert value(found, "ml_predictions_total", model="delay", version="3", role="shadow", outcome="ok") == 1
+    assert value(found, "ml_prediction_score_count", **champion) == 2
+    assert value(found, "ml_prediction_score_sum", **champion) == pytest.approx(0.84)
+    assert value(found, "ml_prediction_score_bucket", **champion, le="0.4") == 0
+    assert value(found, "ml_prediction_score_bucket", **champion, le="0.45") == 2
+    assert value(found, "ml_prediction_score_count", **canary) == 1
+    assert value(found, "ml_prediction_score_count", model="delay", version="3") is None, "users saw no shadow"
+    assert value(found, "ml_prediction_latency_seconds_bucket", **champion, le="0.002") == 0
+    assert value(found, "ml_prediction_latency_seconds_bucket", **champion, le="0.005") == 2
+
+
+def test_drift_and_alerts_are_those_of_the_last_check(box: Box) -> None:
+    found = Metrics(box)
+    in_production(box)
+    labels = {"model": "delay", "version": "1", "feature": FEATURES[0]}
+    assert value(found, "ml_feature_drift_ks_statistic", **labels) is None
+    served(box, [None] * 50 + [50.0] * 150)
+    box.monitor.check("delay")
+    assert value(found, "ml_feature_drift_ks_statistic", **labels) == 1
+    assert value(found, "ml_feature_missing_ratio", **labels) == 0.25
+    assert value(found, "mlbox_alerts_firing", name="feature_drift") == 1
+
+
+def test_few_rows_give_no_statistic_to_alert_on(box: Box) -> None:
+    found = Metrics(box)
+    in_production(box)
+    served(box, [50.0] * 3)
+    box.monitor.check("delay")
+    assert not [name for name, _ in scrape(found) if name == "ml_feature_drift_ks_statistic"]
+
+
+def test_the_box_itself_is_shown(box: Box) -> None:
+    found = Metrics(box)
+    assert value(found, "mlbox_build_info", version=__version__) == 1
+    assert value(found, "mlbox_jobs", state="queued") == 0
+    assert value(found, "mlbox_prediction_log_dropped_total") == 0
+    resident = value(found, "process_resident_memory_bytes")
+    assert resident is not None
+    assert resident > 1e6
+    assert value(found, "process_open_fds") is not None
+
+
+def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
+    cells = [re.split(r"\s*\|\s*", row)[1:-1] for row in PAGE.read_text().splitlines() if row.startswith("| `ml")]
+    told = {name.strip("`"): (kind, tuple(re.findall(r"`(\w+)`", labels)), what) for name, kind, labels, what in cells}
+    assert told == FAMILIES
+    found = Metrics(box)
+    in_production(box)
+    served(box, np.full(200, 50.0))
+    box.monitor.check("delay")
+    kinds: dict[str, str] = {}
+    labels: dict[str, set[str]] = {}
+    for family in read_text(found.render("")[0].decode()):
+        name = family.name + ("_total" if family.type == "counter" else "")
+        kinds[name] = family.type
+        labels[name] = {label for sample in family.samples for label in sample.labels} - {"le"}
+    ours = {name for name in kinds if not name.startswith("process_")}
+    assert ours == set(FAMILIES)
+    assert all(kinds[name] == FAMILIES[name].kind for name in ours)
+    assert all(labels[name] == set(FAMILIES[name].labels) for name in ours)
+
+
+def test_a_store_that_is_down_takes_its_own_families_only(box: Box) -> None:
+    found = Metrics(box)
+    served(box, [0.0])
+    drop_the_jobs(box)
+    names = {name for name, _ in scrape(found)}
+    assert "mlbox_jobs" not in names
+    assert {"ml_predictions_total", "ml_prediction_score_count", "mlbox_build_info"} <= names
+    assert value(found, "mlbox_metrics_source_up", source="jobs") == 0
+    assert value(found, "mlbox_metrics_source_up", source="drift") == 1
+
+
+def drop_the_jobs(box: Box) -> None:
+    """As a person with the SQLite shell could."""
+    with contextlib.closing(sqlite3.connect(box.data_dir.root / "jobs.sqlite")) as shell:
+        shell.execute("DROP TABLE job")
+
+
+# -- bounds -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_of_series_has_a_bound(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_VERSIONS", 2)
+    found = Metrics(box)
+    for version in range(1, 6):
+        served(box, [0.0], version=version)
+    served(box, [0.0], version=1)
+    series = {labels for name, labels in scrape(found) if name == "ml_prediction_score_count"}
+    assert len(series) == 3
+    assert value(found, "ml_prediction_score_count", model="delay", version="1") == 2
+    assert value(found, "ml_prediction_score_count", model=OTHER, version=OTHER) == 3
+    assert value(found, "ml_predictions_total", model=OTHER, version=OTHER, role="champion", outcome="ok") == 3
+
+
+def test_of_many_features_the_worst_are_shown(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "MOST_FEATURES", 1)
+    found = Metrics(box)
+    in_production(box)
+    served(box, np.full(200, 50.0))
+    box.monitor.check("delay")
+    (shown,) = [dict(labels) for name, labels in scrape(found) if name == "ml_feature_drift_ks_statistic"]
+    assert shown["feature"] == FEATURES[0]
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_a_series_that_began_goes_on(versions: list[int]) -> None:
+    """Counters never shrink: what has labels of its own keeps them, whatever comes later."""
+    known: dict[tuple[str, str], int] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "MOST_VERSIONS", 3)
+        for version in versions:
+            before = set(known)
+            key = bounded(("m", str(version)), known)
+            assert key == ("m", str(version)) or (key == (OTHER, OTHER) and len(before) >= 3)
+            known[key] = known.get(key, 0) + 1
+    assert len(known) <= 4
+
+
+@given(st.lists(st.floats(width=32)))
+def test_a_histogram_counts_each_finite_score_once(scores: list[float]) -> None:
+    histogram = Histogram(SCORE_BUCKETS)
+    histogram.observe("m", "1", scores)
+    found = {(s.name, s.labels.get("le", "")): s.value for s in histogram.family("ml_prediction_score").samples}
+    finite = [score for score in scores if math.isfinite(score)]
+    assert found["ml_prediction_score_count", ""] == len(finite)
+    assert found["ml_prediction_score_sum", ""] == pytest.approx(sum(finite))
+    for bound in SCORE_BUCKETS:
+        assert found["ml_prediction_score_bucket", repr(bound)] == sum(score <= bound for score in finite)
+
+
+# -- over HTTP ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind", "read"),
+    [("", "text/plain", read_text), ("text/plain", "text/plain", read_text), (OPENMETRICS, "openmetrics", None)],
+)
+def test_the_format_is_the_one_that_was_asked_for(box: Box, accept: str, kind: str, read: Any) -> None:
+    site = Site(box)
+    served(box, [0.0])
+    answer = site.get("/metrics", headers={"accept": accept})
+    assert answer.status_code == 200
+    assert kind in answer.headers["content-type"]
+    names = {family.name for family in (read or read_openmetrics)(answer.text)}
+    assert {"ml_predictions", "ml_prediction_score", "mlbox_build_info"} <= names or kind == "openmetrics"
+    assert {"ml_predictions", "ml_prediction_score", "mlbox_jobs"} <= names
+
+
+def test_prometheus_sends_a_bearer_token(server: Server) -> None:
+    answer = server.http.get("/metrics", headers={"Accept": OPENMETRICS})
+    assert answer.status_code == 200
+    assert answer.text.endswith("# EOF\n")
+    assert httpx.get(f"{server.url}/metrics").status_code == 401
