@@ -121,8 +121,9 @@ class Client:
         accept: Container[int] = (),
     ) -> httpx.Response:
         """As `send`, where the answer's headers matter too, or error statuses that are no errors to the caller."""
-        try:
-            answer = self._http.request(
+
+        def ask() -> httpx.Response:
+            return self._http.request(
                 method,
                 path,
                 content=content,
@@ -130,6 +131,14 @@ class Client:
                 params=_given(query),
                 timeout=timeout_seconds if timeout_seconds is not None else httpx.USE_CLIENT_DEFAULT,
             )
+
+        try:
+            try:
+                answer = ask()
+            except (httpx.RemoteProtocolError, httpx.ReadError):
+                if method != "GET":
+                    raise
+                answer = ask()  # a kept connection that the server had closed; asking to read again changes nothing
         except httpx.HTTPError as err:
             raise self._lost(err) from err
         return answer if answer.status_code in accept else self._checked(answer)
@@ -177,7 +186,9 @@ class Client:
             return TimedOut(
                 f"{self.url} did not answer in time.", hint="Is the box overloaded? `mlbox status` asks it."
             )
-        return Unavailable(f"No answer from {self.url}: {err}.", hint="Is `mlbox serve` running there?")
+        return Unavailable(
+            f"No answer from {self.url}: {str(err).rstrip('.')}.", hint="Is `mlbox serve` running there?"
+        )
 
     def _checked(self, answer: httpx.Response) -> httpx.Response:
         if answer.is_error:

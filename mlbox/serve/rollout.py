@@ -49,10 +49,18 @@ def verdict(promotion: Promotion, candidate: Traffic, control: Traffic, now: dat
         hold, least = step.hold_seconds, step.min_predictions
     held = (now - promotion.state_since).total_seconds()
     if held < hold:
-        return Verdict("wait", f"held {held:.0f} of {hold:.0f} s")
+        return Verdict("wait", f"held {span(held)} of {span(hold)}")
     if candidate.count < least:
         return Verdict("wait", f"saw {candidate.count} of {least} predictions")
-    return Verdict("advance", f"held {held:.0f} s and {candidate.count} predictions, {candidate.errors} failed")
+    return Verdict("advance", f"held {span(held)} and {candidate.count} predictions, {candidate.errors} failed")
+
+
+def span(seconds: float) -> str:
+    """A length of time in the unit that a person would choose."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _slowdown(candidate: Traffic, control: Traffic) -> float | None:

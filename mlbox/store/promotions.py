@@ -280,9 +280,14 @@ def _check_approver(tx: Tx, promotion: Promotion, approver: str) -> None:
     done = [part for part, person in parts.items() if person == approver]
     if done:
         raise Refused(
-            f"{approver} {', '.join(done)} {promotion.model}/{promotion.version} and may not decide about it.",
+            f"{approver} {_listed(done)} {promotion.model}/{promotion.version} and may not decide about it.",
             hint="Ask someone else with the role approver.",
         )
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Words as one would say them: a, b and c."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _promotion(row: Row) -> Promotion:
