@@ -26,7 +26,7 @@ from mlbox.ids import new_id
 from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, ModelVersion, Verdict
 from mlbox.serve import drift
 from mlbox.serve.predlog import PredictionLog, Window
-from mlbox.serve.reference import load_reference
+from mlbox.serve.reference import SCORE, load_reference
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database, Tx
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 DRIFT = "feature_drift"
-SCORE = "score"
-"""The reference's key of the scores that the model gave in training, where they are known."""
 SIGNALS: dict[Verdict, Signal] = {
     "alert": "fire",
     "investigate": "hold",
@@ -226,7 +224,9 @@ def _served(served: Window, name: str, version: ModelVersion) -> np.ndarray:
     import numpy as np
 
     if name == SCORE and name not in version.features:
-        return served.scores
+        # Another version's scores are another distribution.
+        own: np.ndarray = served.scores[served.versions == version.version]
+        return own
     return served.features.get(name, np.full(served.rows, np.nan))
 
 

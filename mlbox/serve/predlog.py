@@ -45,10 +45,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Window:
-    """The last served predictions of a model: a float64 array per feature, NaN for missing, and the scores."""
+    """The last served predictions of a model: a float64 array per feature, NaN for missing, the scores, who gave them."""
 
     features: dict[str, np.ndarray]
     scores: np.ndarray
+    versions: np.ndarray
 
     @property
     def rows(self) -> int:
@@ -187,7 +188,7 @@ class PredictionLog:
             if sum(part.num_rows for part in parts) >= limit:
                 break
         if not parts:
-            return Window({}, np.empty(0))
+            return Window({}, np.empty(0), np.empty(0, np.int64))
         rows = pa.concat_tables(parts, promote_options="default")
         rows = rows.slice(max(0, rows.num_rows - limit))
         features = {
@@ -195,7 +196,11 @@ class PredictionLog:
             for name in rows.column_names
             if name.startswith("f:")
         }
-        return Window(features, rows.column("score").to_numpy(zero_copy_only=False).astype(np.float64))
+        return Window(
+            features,
+            rows.column("score").to_numpy(zero_copy_only=False).astype(np.float64),
+            rows.column("version").to_numpy(),
+        )
 
     def recent(self, model: str, limit: int = 100) -> list[Prediction]:
         """The last predictions of a model, newest first."""

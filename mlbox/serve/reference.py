@@ -6,7 +6,7 @@ It is taken from the dataset at registration and kept with the version, so that 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mlbox.errors import NotFound
@@ -18,12 +18,21 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_ROWS = 10_000
+SCORE = "score"
+"""The key of the scores that the model gives to the training rows."""
 
 
-def make_reference(table: pa.Table, features: Sequence[str], *, limit: int = MAX_ROWS, seed: int = 0) -> bytes:
+Scorer = Callable[["np.ndarray"], "np.ndarray"]
+"""Scores [N] of rows [N, F], whose columns are the features in order."""
+
+
+def make_reference(
+    table: pa.Table, features: Sequence[str], *, scorer: Scorer | None = None, limit: int = MAX_ROWS, seed: int = 0
+) -> bytes:
     """An .npz with one float64 array for each feature that is a number; missing values are NaN.
 
-    At most `limit` rows, the same ones of every feature, drawn without replacement and reproducibly.
+    At most `limit` rows, the same ones of every feature, drawn without replacement and reproducibly. With a scorer, and
+    where every feature is a number, the array `score` holds what the model says of these rows.
     """
     import numpy as np
     import pyarrow as pa
@@ -37,6 +46,8 @@ def make_reference(table: pa.Table, features: Sequence[str], *, limit: int = MAX
         column = sample.column(name)
         if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
             arrays[name] = column.cast(pa.float64()).to_numpy()
+    if scorer is not None and len(arrays) == len(features) and SCORE not in arrays:
+        arrays[SCORE] = scorer(np.stack([arrays[name] for name in features], axis=1).astype(np.float32))
     content = io.BytesIO()
     np.savez_compressed(content, allow_pickle=False, **arrays)
     return content.getvalue()

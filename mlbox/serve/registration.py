@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from mlbox.errors import InvalidInput
 from mlbox.records import DatasetVersion, ModelVersion, Record, Run
-from mlbox.serve.check import inspect_onnx, read_sample
+from mlbox.serve.check import inspect_onnx, read_sample, score_onnx
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
@@ -83,7 +84,7 @@ class Registrar:
                 outputs=found.outputs,
                 artifact=artifact.sha256,
                 size=artifact.size,
-                reference=self._reference(dataset, features),
+                reference=self._reference(self._artifacts.path(artifact.sha256), dataset, features),
                 sample=self._sample(ask, run, len(features)),
                 metrics=ask.metrics or _last_metrics(run),
                 git_commit=run.git_commit,
@@ -107,7 +108,7 @@ class Registrar:
             )
         return in_dataset
 
-    def _reference(self, dataset: DatasetVersion | None, features: tuple[str, ...]) -> str | None:
+    def _reference(self, model: Path, dataset: DatasetVersion | None, features: tuple[str, ...]) -> str | None:
         if dataset is None:
             return None
         absent = sorted(set(features) - {column.name for column in dataset.columns})
@@ -117,7 +118,9 @@ class Registrar:
                 hint="Name the features that the model was trained with.",
                 field="features",
             )
-        return store_reference(self._artifacts, make_reference(self._datasets.open_table(dataset.ref), features))
+        table = self._datasets.open_table(dataset.ref)
+        content = make_reference(table, features, scorer=lambda rows: score_onnx(model, rows))
+        return store_reference(self._artifacts, content)
 
     def _sample(self, ask: Registration, run: Run, width: int) -> str | None:
         if ask.sample is None:

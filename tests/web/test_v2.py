@@ -265,7 +265,8 @@ def test_only_an_admin_lowers_the_bar(site: Site) -> None:
 
 def test_metrics_are_what_prometheus_reads(site: Site) -> None:
     ok(site.infer(*[tensor(*[0.5] * 200)]))
-    site.post("/api/v1/monitoring/score/check")
+    checked = {result["feature"] for result in site.post("/api/v1/monitoring/score/check")}
+    assert checked == {"spend@v1:amount", "score"}, "the score's own drift is watched like a feature's"
     text = site.http.get("/metrics").text
     samples = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
     assert samples["ml_predictions_total"].labels.keys() == {"model", "version", "role", "outcome"}
