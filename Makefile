@@ -39,11 +39,13 @@ test: install ## Run the tests
 test-slow: install ## Run the slow tests: clients, browser, faults, fuzzing
 	@$(BIN)/python -m pytest -q -m slow --timeout=900
 
-check: install ## Lint, types and the import rule
+check: install ## Lint, types, the import rule, and no pickle
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@! grep -rnE '^\s*(import|from) +(pickle|joblib|cloudpickle|dill|marshal|shelve)\b|torch\.load\(|yaml\.load\(|allow_pickle=True' mlbox \
+	|| { echo "Nothing in the server may load a pickle."; exit 1; }
 
 bench: install ## Measure every figure and write docs/reference/figures.md
 	@$(BIN)/python -m bench

@@ -50,8 +50,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     upload_memory_mb: Annotated[
         int, Meta(ge=256, description="Most memory in MiB that the parser of an upload may take.")
     ] = 2048
-    max_json_depth: Annotated[int, Meta(ge=4, le=512, description="Deepest nesting of a JSON body.")] = 64
-    max_metrics_batch: Annotated[int, Meta(ge=1, description="Most metric points in one request.")] = 1000
     max_sql: Annotated[int, Meta(ge=256, description="Longest SQL text in bytes.")] = 65536
     duckdb_memory: Annotated[str, Meta(pattern=r"^\d+(MB|GB)$", description="Memory limit of the offline store.")] = (
         "2GB"

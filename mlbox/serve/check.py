@@ -1,20 +1,21 @@
 """Look at a model in a process that may die: onnxruntime ends the process on some legal models, and takes long on others.
 
-Nothing of a model is loaded in the server before it was loaded and run here.
+Nothing of a model is loaded in the server before it was loaded and run here. What a file is refused for is an InvalidInput
+that names it; a file that kills the process, or keeps it too long, is refused like any other.
 """
 
 from __future__ import annotations
 
-import io
+import logging
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import BadZipFile
 
 import msgspec
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 TIMEOUT_SECONDS = 120
+MOST_AT_ONCE = 2
+"""Processes that look at models at the same time; each may take gigabytes, and a busy box would time them wrongly."""
+_slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+_log = logging.getLogger(__name__)
 
 
 class ModelCheck(Record, frozen=True, kw_only=True):
@@ -55,13 +60,13 @@ def inspect_onnx(path: Path, *, width: int | None = None) -> ModelCheck:
     """Load a model and run it once; `width` is how many columns to try where the model takes any number.
 
     Raises InvalidInput for a file that is no ONNX model, keeps weights elsewhere, has other tensors than mlbox serves,
-    fails, takes too long or kills its process.
+    needs operators that are not onnxruntime's, fails, takes too long or kills its process.
     """
     return msgspec.convert(_examine({"model": str(path), "width": width}), type=ModelCheck)
 
 
 def measure_latency(path: Path, *, batch: int, runs: int, width: int | None = None) -> Latency:
-    """Time a model on rows of zeros, after a warm-up."""
+    """Time a model on rows of zeros, after a warm-up; one core, as in the server."""
     task = {"model": str(path), "width": width, "latency": {"batch": batch, "runs": runs}}
     return msgspec.convert(_examine(task)["latency"], type=Latency)
 
@@ -79,52 +84,79 @@ def score_onnx(path: Path, rows: np.ndarray) -> np.ndarray:
 
 
 def read_sample(path: Path) -> Sample:
-    """The rows and outputs that a training job kept for the parity gate; raises InvalidInput."""
+    """The rows and outputs that a training job kept for the parity gate.
+
+    Raises InvalidInput for what is no .npz with the two arrays, and for one that is too large: a small archive can unpack to
+    more than the box has, so it is unpacked where it may.
+    """
     import numpy as np
 
-    try:
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-            return Sample(
-                inputs=arrays["inputs"].astype(np.float32), outputs=arrays["outputs"].astype(np.float64).reshape(-1)
-            )
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile, TypeError, AttributeError) as err:
-        raise InvalidInput(
-            "The sample is no .npz with the arrays `inputs` and `outputs`.",
-            hint="`mlbox.export_onnx` writes one.",
-            field="sample",
-        ) from err
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = Path(folder, "inputs.npy"), Path(folder, "outputs.npy")
+        _examine({"sample": str(path), "inputs": str(inputs), "outputs": str(outputs)})
+        return Sample(inputs=np.load(inputs, allow_pickle=False), outputs=np.load(outputs, allow_pickle=False))
 
 
 def _examine(task: Mapping[str, Any]) -> dict[str, Any]:
     """Run the worker on a task, in an empty folder and without the server's environment."""
-    command = [sys.executable, "-m", "mlbox.serve.check_worker"]
-    with tempfile.TemporaryDirectory() as folder:
+    field = "sample" if "sample" in task else "artifact"
+    with _slots, tempfile.TemporaryDirectory() as folder:
+        words = Path(folder, "stderr")
         try:
-            done = subprocess.run(
-                command,
-                input=msgspec.json.encode(task),
-                capture_output=True,
-                timeout=TIMEOUT_SECONDS,
-                cwd=folder,
-                env={"PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"},
-                check=False,
-            )
+            done = _run(task, Path(folder), words)
         except subprocess.TimeoutExpired as err:
             raise InvalidInput(
-                f"The model took longer than {TIMEOUT_SECONDS} s to load and run.",
+                f"The {_noun(field)} took longer than {TIMEOUT_SECONDS} s to load and run.",
                 hint="Export a smaller one.",
-                field="artifact",
+                field=field,
             ) from err
-    if done.returncode != 0:
-        raise InvalidInput(
-            f"The model ended its process ({_how(done.returncode)}).", hint="Export it again.", field="artifact"
-        )
-    answer: dict[str, Any] = msgspec.json.decode(done.stdout)
+        answer = _decode(done.stdout)
+        if done.returncode != 0 or answer is None:
+            _log.warning("The process that looked at a %s ended: %s", _noun(field), _tail(words))
+            raise InvalidInput(
+                f"The {_noun(field)} ended its process ({_how(done.returncode)}).", hint="Export it again.", field=field
+            )
     if "error" in answer:
         error = answer["error"]
         raise InvalidInput(error["message"], hint=error["hint"], field=error["field"])
     return answer
 
 
+def _run(task: Mapping[str, Any], folder: Path, stderr: Path) -> subprocess.CompletedProcess[bytes]:
+    empty = folder / "empty"
+    empty.mkdir()
+    with stderr.open("wb") as words:
+        return subprocess.run(
+            [sys.executable, "-m", "mlbox.serve.check_worker"],
+            input=msgspec.json.encode(task),
+            stdout=subprocess.PIPE,
+            stderr=words,
+            timeout=TIMEOUT_SECONDS,
+            cwd=empty,
+            env={"PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"},
+            check=False,
+        )
+
+
+def _decode(answer: bytes) -> dict[str, Any] | None:
+    try:
+        return msgspec.json.decode(answer, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return None
+
+
+def _noun(field: str) -> str:
+    return "sample" if field == "sample" else "model"
+
+
 def _how(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _tail(words: Path) -> str:
+    return words.read_bytes()[-2000:].decode(errors="replace").strip() or "without a word"

@@ -1,55 +1,80 @@
-"""The program of a disposable process: load a model, run it, say what was seen. It may die, and nothing is lost.
+"""The program of a disposable process: load what was uploaded, run it, say what was seen. It may die, and nothing is lost.
 
-Reads a task as JSON from standard input, `{"model", "rows"?, "width"?, "latency": {"batch", "runs"}?, "scores"?}`, and writes one
-JSON object to standard output: what was found, or `error` with `message`, `hint`, `field`.
+Reads a task as JSON from standard input and writes one JSON object to standard output: what was found, or `error` with
+`message`, `hint`, `field`. A task is about a model, `{"model", "width"?, "latency": {"batch", "runs"}?, "rows"?, "scores"?}`,
+or about a sample, `{"sample", "inputs", "outputs"}`; the last two of each name files to read rows from and write arrays to.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
 import time
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 MEMORY_BYTES = 16 * 1024**3
 CPU_SECONDS = 300
+FILE_BYTES = 1024**3
+SAMPLE_BYTES = 64 * 1024**2
+"""Of a sample, unpacked: 10,000 rows of 1,600 features."""
+KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
+"""Where onnxruntime itself has the operators; what is in others comes in libraries, which are never loaded."""
 
 
 def main() -> None:
     """Do the task on standard input."""
     task = json.load(sys.stdin)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    limits = {
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_AS: MEMORY_BYTES,
+        resource.RLIMIT_CPU: CPU_SECONDS,
+        resource.RLIMIT_FSIZE: FILE_BYTES,
+    }
+    for limit, most in limits.items():
+        resource.setrlimit(limit, (most, most))
+    answers = os.dup(sys.stdout.fileno())
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints must not mix with the answer
+    answer = examine_sample(task) if "sample" in task else examine_model(task)
+    with os.fdopen(answers, "w") as file:
+        json.dump(answer, file)
+
+
+def examine_model(task: dict[str, Any]) -> dict[str, Any]:
+    """Load the model, run it once, and measure what the task asks for."""
     from mlbox.errors import MlboxError
 
     try:
-        answer = examine(task)
+        return _examine(task)
     except MlboxError as err:
-        answer = {"error": {"message": err.message, "hint": err.hint, "field": err.field}}
+        return _error(err.message, err.hint, err.field)
     except Exception as err:
         words = str(err).strip().splitlines() or [type(err).__name__]
-        message = f"The model cannot be loaded and run: {words[0][:300]}"
-        answer = {"error": {"message": message, "hint": "Export it again.", "field": "artifact"}}
-    json.dump(answer, sys.stdout)
+        return _error(f"The model cannot be loaded and run: {words[0][:300]}", "Export it again.", "artifact")
 
 
-def examine(task: dict[str, Any]) -> dict[str, Any]:
-    """Load the model, run it once, and measure what the task asks for."""
+def _error(message: str, hint: str, field: str | None) -> dict[str, Any]:
+    return {"error": {"message": message, "hint": hint, "field": field}}
+
+
+def _examine(task: dict[str, Any]) -> dict[str, Any]:
     import msgspec
     import numpy as np
 
-    from mlbox.serve.runtime import Session
+    from mlbox.serve.runtime import CPU, Session
 
     content = Path(task["model"]).read_bytes()
-    _refuse_external_data(content)
-    session = Session(content)
+    _check_file(content)
+    session = Session(content, providers=CPU)
     width = session.inputs[0].shape[1]
     if width == -1:
         width = task.get("width") or 1
-    session.score(np.zeros((2, width), np.float32))
+    for rows in (1, 2):  # two sizes, because a model may hold to the one that it was exported with
+        session.score(np.zeros((rows, width), np.float32))
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
@@ -63,10 +88,9 @@ def examine(task: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _refuse_external_data(content: bytes) -> None:
-    """A model whose weights lie in other files would have the server open what the model names."""
+def _check_file(content: bytes) -> None:
+    """An ONNX file that is whole by itself: no weights in other files, no operators out of libraries."""
     import onnx
-    from onnx.external_data_helper import _get_all_tensors, uses_external_data
 
     from mlbox.errors import InvalidInput
 
@@ -78,10 +102,31 @@ def _refuse_external_data(content: bytes) -> None:
         ) from err
     if not model.graph.node:
         raise InvalidInput("The ONNX model has no nodes.", hint="Export it again.", field="artifact")
-    if any(uses_external_data(tensor) for tensor in _get_all_tensors(model)):
-        raise InvalidInput(
-            "The model keeps its weights in other files.", hint="Export it as one file.", field="artifact"
-        )
+    own = {function.domain for function in model.functions}
+    for message in _messages(model):
+        if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
+            raise InvalidInput(
+                f"The model keeps its weights in other files ({message.name or 'a constant'!r:.80}).",
+                hint="Export it as one file.",
+                field="artifact",
+            )
+        if isinstance(message, onnx.NodeProto) and message.domain not in KNOWN_DOMAINS | own:
+            raise InvalidInput(
+                f"The model has the custom operator {message.op_type!r:.80} of {message.domain!r:.80}.",
+                hint="Export with standard operators.",
+                field="artifact",
+            )
+
+
+def _messages(root: Any) -> Iterator[Any]:
+    """A message and all within it: initializers, attributes, subgraphs and functions, wherever a later format puts them."""
+    waiting = [root]
+    while waiting:
+        message = waiting.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.type == field.TYPE_MESSAGE:
+                waiting.extend([value] if hasattr(value, "ListFields") else value)
 
 
 def _latency(session: Any, width: int, batch: int, runs: int) -> dict[str, float]:
@@ -97,6 +142,36 @@ def _latency(session: Any, width: int, batch: int, runs: int) -> dict[str, float
         times.append((time.perf_counter() - start) * 1000)
     p50, p95 = np.percentile(times, [50, 95])
     return {"p50_ms": float(p50), "p95_ms": float(p95)}
+
+
+def examine_sample(task: dict[str, Any]) -> dict[str, Any]:
+    """Unpack a sample and write its arrays, `inputs` as float32 and `outputs` as float64 [N]."""
+    import numpy as np
+
+    try:
+        size = _unpacked(Path(task["sample"]))
+        if size > SAMPLE_BYTES:
+            return _error(
+                f"The sample unpacks to {size / 2**20:,.0f} MiB, and {SAMPLE_BYTES // 2**20} MiB are taken.",
+                "Keep fewer rows.",
+                "sample",
+            )
+        with np.load(task["sample"], allow_pickle=False) as arrays:
+            inputs, outputs = arrays["inputs"].astype(np.float32), arrays["outputs"].astype(np.float64)
+    except Exception as err:  # of every kind: the archive, the arrays' headers, their types
+        print(f"{type(err).__name__}: {err}", file=sys.stderr)
+        return _error(
+            "The sample is no .npz with the arrays `inputs` and `outputs`.", "`mlbox.export_onnx` writes one.", "sample"
+        )
+    np.save(task["inputs"], inputs, allow_pickle=False)
+    np.save(task["outputs"], outputs.reshape(-1), allow_pickle=False)
+    return {}
+
+
+def _unpacked(path: Path) -> int:
+    """Bytes that an archive says it holds; zipfile reads no more than that out of it."""
+    with zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist())
 
 
 if __name__ == "__main__":

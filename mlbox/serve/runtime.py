@@ -6,6 +6,7 @@ output with two dimensions, the last column (the probability of the positive cla
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,37 +33,42 @@ DTYPES = {
 }
 """onnxruntime's types by the names of the Open Inference Protocol."""
 FLOATS = ("FP32", "FP64", "FP16")
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""In order of preference: the first is there only with onnxruntime-gpu and a device."""
+CPU = ("CPUExecutionProvider",)
+PROVIDERS = ("CUDAExecutionProvider", *CPU)
+"""In order of preference: the first is there only with onnxruntime-gpu, and falls back to the last without a device."""
 
 
 class Session:
     """One loaded model. `score` may be called from any thread: onnxruntime releases the interpreter while it works."""
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1) -> None:
+    def __init__(self, model: Path | bytes, *, threads: int = 1, providers: Sequence[str] = PROVIDERS) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
-        providers = [name for name in PROVIDERS if name in ort.get_available_providers()]
+        there = [name for name in providers if name in ort.get_available_providers()]
         source = model if isinstance(model, bytes) else str(model)
-        self._session: Any = ort.InferenceSession(source, sess_options=options, providers=providers)
+        self._session: Any = ort.InferenceSession(source, sess_options=options, providers=there)
         self.inputs = _specs(self._session.get_inputs(), "input")
         self.outputs = _specs(self._session.get_outputs(), "output")
         self._input = _the_input(self.inputs)
         self._output = _score_output(self.outputs)
 
     def score(self, rows: np.ndarray) -> np.ndarray:
-        """Scores [N] as float64 of rows [N, F] as float32."""
+        """Scores [N] as float64 of rows [N, F] as float32; raises InvalidInput when the model gives other than N."""
         import numpy as np
 
         (found,) = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, dtype=np.float32)})
         scores = np.asarray(found, dtype=np.float64)
-        if scores.ndim > 1:
-            scores = scores.reshape(len(rows), -1)[:, -1]
-        return scores
+        if scores.ndim not in (1, 2) or len(scores) != len(rows) or (scores.ndim == 2 and not scores.shape[1]):
+            raise InvalidInput(
+                f"The model's output {self._output!r} is {list(scores.shape)} for {len(rows)} rows.",
+                hint="Export a score for each row.",
+                field="output",
+            )
+        return scores if scores.ndim == 1 else scores[:, -1]
 
 
 def _specs(found: list[Any], what: str) -> tuple[TensorSpec, ...]:
@@ -70,7 +76,7 @@ def _specs(found: list[Any], what: str) -> tuple[TensorSpec, ...]:
     for tensor in found:
         if tensor.type not in DTYPES:
             raise InvalidInput(
-                f"The {what} {tensor.name!r} is {tensor.type}, which is no tensor.",
+                f"The {what} {tensor.name!r} is {tensor.type}, which is no tensor that mlbox serves.",
                 hint="Export with tensors only; for skl2onnx switch zipmap off.",
                 field=what,
             )
@@ -87,7 +93,7 @@ def _the_input(inputs: tuple[TensorSpec, ...]) -> str:
             hint="Export with one float32 input of rows and features.",
             field="input",
         )
-    if inputs[0].shape[0] not in (-1,):
+    if inputs[0].shape[0] != -1:
         raise InvalidInput(
             f"The model takes batches of {inputs[0].shape[0]} only.",
             hint="Export with a free first dimension.",

@@ -25,6 +25,8 @@ def as_mlbox_error(err: Exception) -> MlboxError:
         return err
     if isinstance(err, ValidationException):
         return _invalid(err)
+    if isinstance(err, RecursionError):  # the JSON decoder's, which stops at the interpreter's limit
+        return InvalidInput("The body is nested too deeply.", hint="Send flatter JSON.", field="body")
     if isinstance(err, HTTPException):
         ours = MlboxError(err.detail)
         ours.status, ours.code = err.status_code, _code_of(err.status_code)

@@ -74,6 +74,7 @@ def serve(settings: Settings) -> None:
             log_level="warning",
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # by default anyone on this machine could claim another address
             timeout_graceful_shutdown=GRACE_SECONDS,
             lifespan="on",
         )

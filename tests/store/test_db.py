@@ -95,3 +95,11 @@ def test_a_closed_database_says_so(access_db: Database) -> None:
     access_db.close()
     with pytest.raises(Unavailable, match="closed"):
         access_db.write(lambda tx: add_event(tx, "late"))
+
+
+@pytest.mark.parametrize("sql", ["UPDATE event SET actor = 'nobody'", "DELETE FROM event"])
+def test_the_audit_log_is_append_only_even_to_sql(access_db: Database, sql: str) -> None:
+    access_db.write(lambda tx: tx.emit("test.happened", "test:1", "ann"))
+    with pytest.raises(Unavailable, match="the audit log is"):
+        access_db.write(lambda tx: tx.run(sql))
+    assert [event.actor for event in access_db.events()] == ["ann"]

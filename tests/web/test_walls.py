@@ -85,6 +85,14 @@ def test_a_body_past_the_limit_is_refused(make_server: Callable[..., Server]) ->
     assert answer.status_code == 413
 
 
+@pytest.mark.parametrize("path", ["/api/v1/runs", "/api/v1/features/online", "/v2/models/m/infer"])
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"a":' * 100_000, b'{"entities":[' + b"[" * 5000 + b"]" * 5000 + b"]}"]
+)
+def test_json_nested_without_end_is_a_400(box: Server, path: str, body: bytes) -> None:
+    assert box.http.post(path, content=body).status_code == 400
+
+
 def test_a_foreign_host_name_is_refused(box: Server) -> None:
     answer = box.http.get("/livez", headers={"Host": "evil.example"})
     assert answer.status_code == 400

@@ -15,8 +15,10 @@ CREATE TABLE event (
 ) STRICT;
 CREATE INDEX event_subject ON event (subject, id);
 CREATE INDEX event_type ON event (type, id);
+CREATE TRIGGER event_stays BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'the audit log is never changed'); END;
+CREATE TRIGGER event_kept BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'the audit log is kept'); END;
 """
-"""Every file has this table: an audit row commits together with the change that it describes."""
+"""Every file has this table: an audit row commits together with the change that it describes, and stays as it is."""
 
 
 Migration = Callable[[Database], None]
