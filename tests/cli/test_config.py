@@ -26,7 +26,8 @@ def test_config_prints_each_setting_with_its_origin(cli: Callable, home: Path) -
 
 
 def test_config_in_a_table_can_be_copied_into_a_file(cli: Callable) -> None:
-    assert f"max_body           {Settings().max_body} " in cli("config").out
+    rows = [line.split()[:2] for line in cli("config").out.splitlines()]
+    assert ["max_body", str(Settings().max_body)] in rows, "a number is written as it is read"
 
 
 def test_what_serve_would_refuse_config_refuses_in_the_same_words(cli: Callable) -> None:
