@@ -91,11 +91,11 @@ class Road:
     def define(self) -> list[str]:
         """Sources, views, the service and the label set; the references of all features."""
         for source in definitions.SOURCES:
-            self.admin.post("/api/v1/sources", dict, source)
+            self.ada.client.post("/api/v1/sources", dict, source)
         for view in definitions.VIEWS:
-            self.admin.post("/api/v1/features/views", dict, view)
-        service = self.admin.post("/api/v1/features/services", dict, definitions.SERVICE)
-        self.admin.post("/api/v1/labels", dict, definitions.LABEL)
+            self.ada.client.post("/api/v1/features/views", dict, view)
+        service = self.ada.client.post("/api/v1/features/services", dict, definitions.SERVICE)
+        self.ada.client.post("/api/v1/labels", dict, definitions.LABEL)
         features: list[str] = service["features"]
         return features
 
@@ -130,18 +130,18 @@ class Road:
 
     def materialize(self) -> int:
         """Bring the online store up to domain time; rows written."""
-        written: int = self.admin.post("/api/v1/features/materialize", dict, {})["rows"]
+        written: int = self.ada.client.post("/api/v1/features/materialize", dict, {})["rows"]
         return written
 
     def build_dataset(self) -> DatasetVersion:
         """January to June: features as they were at scheduled departure, labels as known by July."""
-        return self.admin.post("/api/v1/datasets", DatasetVersion, definitions.DATASET)
+        return self.ada.client.post("/api/v1/datasets", DatasetVersion, definitions.DATASET)
 
     def _append(self, path: str, table: pa.Table) -> None:
         sink = io.BytesIO()
         with ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-        self.admin.send("POST", path, content=sink.getvalue(), query={"format": "arrow"})
+        self.ada.client.send("POST", path, content=sink.getvalue(), query={"format": "arrow"})
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ import pytest
 
 from mlbox.ids import new_id
 from mlbox.records import Prediction, ServeRole
-from mlbox.serve.predlog import MERGE_AT, PredictionLog
+from mlbox.serve.predfiles import MERGE_AT
+from mlbox.serve.predlog import PredictionLog
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -1,0 +1,214 @@
+"""The prediction log on disk: Parquet files, a folder for each model version, written whole and merged as they grow many.
+
+Invariants
+- A file's name is the range of flush numbers in it. Numbers rise over the life of the log, ranges of one folder are disjoint.
+- A file is written under a temporary name, fsynced and renamed: under its own name it is whole.
+- Only neighbours are merged. A file whose range lies within another's is what a crash in a merge left, and is removed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlbox.clock import from_us, to_us
+from mlbox.errors import Unavailable
+from mlbox.records import Prediction
+from mlbox.store.datadir import sync_folder
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MERGE_AT = 32
+TIERS = (64 * 1024, 8 * 1024**2)
+"""Bytes: as many neighbours below one of these become one file, which keeps both the files few and the rewriting little."""
+MERGE_BYTES = 64 * 1024**2
+"""More than this is not merged into one: it is read into memory for it."""
+FEATURE = "f:"
+"""Before the name of each feature's column."""
+_NAME = re.compile(r"(\d{10})-(\d{10})\.parquet")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, order=True)
+class LogFile:
+    """One file and the flush numbers in it."""
+
+    last: int
+    first: int
+    path: Path
+    size: int
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Its rows, with all columns or with those and the features'; raises Unavailable for a damaged file."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                names = file.schema_arrow.names
+                wanted = [n for n in names if columns is None or n in columns or n.startswith(FEATURE)]
+                return file.read(wanted)
+        except (OSError, pa.ArrowException) as err:
+            raise self._damaged(err) from err
+
+    def highest(self, column: str) -> Any:
+        """The greatest value of a column, by the file's own statistics; None where it has none."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                at = file.schema_arrow.names.index(column)
+                groups = [file.metadata.row_group(n).column(at) for n in range(file.metadata.num_row_groups)]
+        except (OSError, ValueError, pa.ArrowException) as err:
+            raise self._damaged(err) from err
+        found = [group.statistics.max for group in groups if group.statistics and group.statistics.has_min_max]
+        return max(found, default=None)
+
+    def _damaged(self, err: Exception) -> Unavailable:
+        name = "/".join(self.path.parts[-3:])
+        return Unavailable(
+            f"The prediction log's file {name} cannot be read: {str(err).splitlines()[0][:200]}",
+            hint="Restore it from a backup, or move it away: what it holds is then missing from the log.",
+        )
+
+
+class Files:
+    """All files of the log, listed once and then kept in mind; one thread at a time may use it."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self._folders = {folder: _sweep(folder) for folder in sorted(root.glob("model=*/version=*"))}
+        self._unmergeable: set[Path] = set()
+        self._number = max((file.last for files in self._folders.values() for file in files), default=0)
+
+    def append(self, model: str, version: int, rows: Sequence[Prediction]) -> None:
+        """Write rows as the next file of a version, on disk when this returns."""
+        folder = self._root / f"model={model}" / f"version={version}"
+        if folder not in self._folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            for made in (folder.parent, self._root):
+                sync_folder(made)
+            self._folders[folder] = []
+        self._number += 1
+        self._folders[folder].append(_write(folder, self._number, self._number, to_table(rows)))
+        self._merge_safely(folder)
+
+    def of(self, model: str) -> list[LogFile]:
+        """A model's files, of all its versions, the newest first."""
+        parent = self._root / f"model={model}"
+        return sorted((f for folder, files in self._folders.items() if folder.parent == parent for f in files))[::-1]
+
+    def _merge_safely(self, folder: Path) -> None:
+        """The rows are on disk already: a merge that fails must not look as if they were not."""
+        if folder in self._unmergeable:
+            return
+        try:
+            self._merge(folder)
+        except (OSError, Unavailable) as err:
+            self._unmergeable.add(folder)
+            _log.warning("The files of %s are not merged until the next start: %s", folder, err)
+
+    def _merge(self, folder: Path) -> None:
+        for tier in TIERS:
+            files = self._folders[folder]
+            small = _tail_below(files, tier)
+            if len(small) < MERGE_AT or sum(file.size for file in small) > MERGE_BYTES:
+                continue
+            import pyarrow as pa
+
+            merged = pa.concat_tables([file.read() for file in small], promote_options="default")
+            files[-len(small) :] = [_write(folder, small[0].first, small[-1].last, merged)]
+            for file in small:
+                file.path.unlink()
+
+
+def _tail_below(files: Sequence[LogFile], size: int) -> list[LogFile]:
+    """The newest files, as far back as they are smaller than a size."""
+    start = len(files)
+    while start and files[start - 1].size < size:
+        start -= 1
+    return list(files[start:])
+
+
+def _write(folder: Path, first: int, last: int, table: pa.Table) -> LogFile:
+    import pyarrow.parquet as pq
+
+    temporary = folder / f".{first}-{time.monotonic_ns()}.tmp"
+    path = folder / f"{first:010}-{last:010}.parquet"
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, compression="zstd")
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        temporary.rename(path)
+        sync_folder(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return LogFile(last, first, path, size)
+
+
+def _sweep(folder: Path) -> list[LogFile]:
+    """Remove what a crash left behind; the files that count, oldest first."""
+    for left_over in folder.glob(".*.tmp"):
+        left_over.unlink()
+    found = [
+        LogFile(int(match[2]), int(match[1]), path, path.stat().st_size)
+        for path in folder.iterdir()
+        if (match := _NAME.fullmatch(path.name))
+    ]
+    kept: list[LogFile] = []
+    for file in sorted(found, key=lambda f: (f.first, -f.last)):
+        if kept and file.last <= kept[-1].last:
+            file.path.unlink()
+        else:
+            kept.append(file)
+    return kept
+
+
+# -- rows and tables ----------------------------------------------------------------------------------------------------
+
+
+def to_table(rows: Sequence[Prediction]) -> pa.Table:
+    """Predictions as a table: their fields, and a float64 column for each feature."""
+    import pyarrow as pa
+
+    features = dict.fromkeys(name for row in rows for name in row.features)
+    columns: dict[str, Any] = {
+        "id": [row.id for row in rows],
+        "model": [row.model for row in rows],
+        "version": pa.array([row.version for row in rows], pa.int64()),
+        "role": [row.role for row in rows],
+        "at_us": pa.array([to_us(row.at) for row in rows], pa.int64()),
+        "domain_us": pa.array([to_us(row.domain_at) for row in rows], pa.int64()),
+        "caller": [row.caller for row in rows],
+        "entity": [msgspec.json.encode(row.entity).decode() for row in rows],
+        "score": pa.array([row.score for row in rows], pa.float64()),
+        "latency_ms": pa.array([row.latency_ms for row in rows], pa.float64()),
+    }
+    columns |= {FEATURE + name: pa.array([row.features.get(name) for row in rows], pa.float64()) for name in features}
+    return pa.table(columns)
+
+
+def from_table(table: pa.Table) -> Iterator[Prediction]:
+    """The predictions of a file's table, which are of one version and so have the same features."""
+    features = [(name, name.removeprefix(FEATURE)) for name in table.column_names if name.startswith(FEATURE)]
+    for row in table.to_pylist():
+        yield Prediction(
+            **{name: row[name] for name in ("id", "model", "version", "role", "caller", "score", "latency_ms")},
+            at=from_us(row["at_us"]),
+            domain_at=from_us(row["domain_us"]),
+            entity=msgspec.json.decode(row["entity"]),
+            features={feature: row[column] for column, feature in features},
+        )
