@@ -169,7 +169,6 @@ class PredictionLog:
     def window(self, model: str, *, limit: int = 10_000, since: datetime | None = None) -> Window:
         """The last predictions that users were given, of all the model's versions; no shadows."""
         import numpy as np
-
         import pyarrow as pa
 
         parts = self._newest(
