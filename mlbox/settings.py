@@ -62,6 +62,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 300
     threads: Annotated[int, Meta(ge=1, le=256, description="Threads for blocking store calls.")] = 16
     infer_threads: Annotated[int, Meta(ge=1, le=64, description="Threads that one model's inference may use.")] = 1
+    max_models: Annotated[
+        int, Meta(ge=1, le=10000, description="Model versions in memory; the longest unused one gives way to another.")
+    ] = 64
     gpus: Annotated[
         str,
         Meta(description="GPUs to schedule on: auto asks the driver, none uses no GPU, else indices such as 0,1."),

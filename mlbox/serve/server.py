@@ -5,56 +5,39 @@ It knows no wire protocol: `web` has an adapter for each over this one object.
 
 from __future__ import annotations
 
+import functools
 import logging
-import math
-import threading
 import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, NotFound, Unavailable
+from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.events import EventBus
 from mlbox.ids import new_id
-from mlbox.records import ModelVersion, Prediction, Record, ServeRole
+from mlbox.records import Event, ModelVersion, Prediction, ServeRole, Stage
+from mlbox.serve.background import Background
+from mlbox.serve.loading import Loaded, Loader
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import Route, Routes
-from mlbox.serve.runtime import Session
+from mlbox.serve.rows import Inputs, PredictRow, Values, as_matrix, check_rows
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.catalog import suggest
 from mlbox.store.features import FeatureStore
 from mlbox.store.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
 
-SHADOW_QUEUE = 256
-MAX_ROWS = 10_000
+__all__ = ["ModelServer", "PredictRow"]
+SERVING: tuple[Stage, ...] = ("Staging", "Production")
+SHADOW_ROOM = 256
+WARM_ROOM = 1000
 _log = logging.getLogger(__name__)
 
 
-class PredictRow(Record, frozen=True, kw_only=True):
-    """One row to score: by the entity's ids, or by features; `key` decides which version answers."""
-
-    key: str
-    entity: dict[str, Any] = {}
-    features: dict[str, Any] | None = None
-    """Numbers, by full reference, or by name where that is unambiguous; None is a missing value."""
-
-
-class _Loaded:
-    """A version in memory."""
-
-    def __init__(self, version: ModelVersion, session: Session) -> None:
-        self.version = version
-        self.session = session
-        self.places = {name: index for index, name in enumerate(version.features)}
-        bare = [name.partition(":")[2] for name in version.features]
-        self.places |= {name: index for index, name in enumerate(bare) if bare.count(name) == 1}
-
-
 class ModelServer:
-    """All models that serve."""
+    """All models that serve. With a bus, versions are loaded before they are asked for and dropped when they are retired."""
 
     def __init__(
         self,
@@ -65,62 +48,98 @@ class ModelServer:
         log: PredictionLog,
         clock: Clock,
         *,
+        bus: EventBus | None = None,
         threads: int = 1,
+        most_loaded: int = 64,
     ) -> None:
         self._registry = registry
-        self._artifacts = artifacts
         self._features = features
         self._routes = routes
         self._predictions = log
         self._clock = clock
-        self._threads = threads
-        self._loaded: dict[tuple[str, int], _Loaded] = {}
-        self._loading = threading.Lock()
-        self._shadows = ThreadPoolExecutor(1, thread_name_prefix="mlbox-shadow")
-        self._shadow_room = threading.Semaphore(SHADOW_QUEUE)
+        self._loader = Loader(registry, artifacts, threads=threads, most=most_loaded)
+        self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
+        self._warming = Background("mlbox-warm", room=WARM_ROOM)
+        self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
         self.shadows_dropped = 0
-        """Requests that a shadow did not see, because it was too far behind."""
+        """Rows that a shadow did not see, because it was too far behind."""
 
     # -- predicting -------------------------------------------------------------------------------------------------
 
     def predict(
         self, model: str, *, rows: Sequence[PredictRow], caller: str, version: int | None = None
     ) -> list[Prediction]:
-        """Score rows, in their order. A version that is named answers alone, and counts for no rollout.
+        """Score rows, in their order. A version that is named answers alone, as champion, and counts for no rollout.
 
         Raises NotFound when nothing serves or an entity is unknown to every view, InvalidInput naming the field, and
-        Unavailable when a model fails.
+        Unavailable when a model fails. Either all rows are answered and logged, or none.
         """
-        if not rows or len(rows) > MAX_ROWS:
-            raise InvalidInput(f"{len(rows)} rows; 1 to {MAX_ROWS:,} are taken.", hint="Split them.", field="rows")
-        if version is not None:
-            routes = [Route(version=self._servable(model, version).version, role="champion")] * len(rows)
-        else:
-            routes = [self._routes.route(model, row.key) for row in rows]
+        check_rows(rows)
+        routes = self._routes_of(model, rows, version)
+        inputs = Inputs(self._features, rows)
         answers: dict[int, Prediction] = {}
-        for route in dict.fromkeys(routes):
-            places = [place for place, own in enumerate(routes) if own == route]
-            chosen = [rows[place] for place in places]
-            made = self._score(self._load(model, route.version), route.role, chosen, caller)
-            answers |= dict(zip(places, made, strict=True))
-            if route.shadow is not None:
-                self._shadow(model, route.shadow, chosen, caller)
+        for number in dict.fromkeys(route.version for route in routes):
+            places = [place for place, route in enumerate(routes) if route.version == number]
+            roles = [routes[place].role for place in places]
+            answers |= zip(places, self._score(model, number, inputs, places, roles, caller), strict=True)
         found = [answers[place] for place in range(len(rows))]
         self._predictions.put(found)
+        self._shadow(model, routes, inputs, caller)
         return found
 
-    def _score(self, loaded: _Loaded, role: ServeRole, rows: Sequence[PredictRow], caller: str) -> list[Prediction]:
-        began = time.perf_counter()
-        values = self._values(loaded, rows)
-        version = loaded.version
+    def _routes_of(self, model: str, rows: Sequence[PredictRow], version: int | None) -> list[Route]:
+        if version is not None:
+            return [Route(version=self.metadata(model, version).version, role="champion")] * len(rows)
         try:
-            scores = loaded.session.score(_matrix(values))
+            return [self._routes.route(model, row.key) for row in rows]
+        except NotFound:
+            self.metadata(model)  # which knows more to say about it
+            raise
+
+    def _score(
+        self,
+        model: str,
+        version: int,
+        inputs: Inputs,
+        places: Sequence[int],
+        roles: Sequence[ServeRole],
+        caller: str,
+    ) -> list[Prediction]:
+        """Have one version score the rows at these places, in one run; what fails counts against it."""
+        try:
+            loaded = self._loader.get(model, version)
+        except Unavailable:
+            self._count_errors(model, version, roles)
+            raise
+        values, looking = inputs.of(loaded.columns, places)
+        began = time.perf_counter()
+        try:
+            scores = loaded.session.score(as_matrix(values))
         except Exception as err:
-            self._predictions.record_error(version.model, version.version, role)
-            _log.exception("%s failed.", version.ref)
-            raise Unavailable(f"{version.ref} failed on this input.", hint="The server's log has the details.") from err
-        latency_ms = (time.perf_counter() - began) * 1000
-        at, domain_at = self._clock.real(), self._clock.now()
+            self._count_errors(model, version, roles)
+            _log.exception("%s failed.", loaded.version.ref)
+            raise Unavailable(
+                f"{loaded.version.ref} failed on this input.", hint="The server's log has the details."
+            ) from err
+        latency_ms = (looking + time.perf_counter() - began) * 1000
+        rows = [inputs.rows[place] for place in places]
+        return self._predictions_of(loaded, rows, roles, values, scores, latency_ms, caller)
+
+    def _count_errors(self, model: str, version: int, roles: Sequence[ServeRole]) -> None:
+        for role, rows in Counter(roles).items():
+            self._predictions.record_error(model, version, role, rows=rows)
+
+    def _predictions_of(
+        self,
+        loaded: Loaded,
+        rows: Sequence[PredictRow],
+        roles: Sequence[ServeRole],
+        values: Values,
+        scores: np.ndarray,
+        latency_ms: float,
+        caller: str,
+    ) -> list[Prediction]:
+        version, at, domain_at = loaded.version, self._clock.real(), self._clock.now()
         return [
             Prediction(
                 id=new_id(),
@@ -132,69 +151,57 @@ class ModelServer:
                 caller=caller,
                 entity=row.entity,
                 features=dict(zip(version.features, given, strict=True)),
-                score=float(score),
+                score=score,
                 latency_ms=latency_ms,
             )
-            for row, given, score in zip(rows, values, scores, strict=True)
+            for row, role, given, score in zip(rows, roles, values, scores.tolist(), strict=True)
         ]
 
-    def _shadow(self, model: str, version: int, rows: Sequence[PredictRow], caller: str) -> None:
-        """Have another version score the same rows after the answer; never waits."""
-        if not self._shadow_room.acquire(blocking=False):
-            self.shadows_dropped += len(rows)
-            return
+    def _shadow(self, model: str, routes: Sequence[Route], inputs: Inputs, caller: str) -> None:
+        """Have other versions score the same rows, after the answer and beside it; never waits."""
+        for number in dict.fromkeys(route.shadow for route in routes):
+            if number is None:
+                continue
+            places = [place for place, route in enumerate(routes) if route.shadow == number]
+            if not self._shadows.offer(functools.partial(self._watch, model, number, inputs, places, caller)):
+                self.shadows_dropped += len(places)
 
-        def watch() -> None:
-            try:
-                self._predictions.put(self._score(self._load(model, version), "shadow", rows, caller))
-            except Exception as err:
-                self._predictions.record_error(model, version, "shadow")
-                _log.warning("The shadow %s/%s failed: %s", model, version, err)
-            finally:
-                self._shadow_room.release()
+    def _watch(self, model: str, version: int, inputs: Inputs, places: Sequence[int], caller: str) -> None:
+        roles: list[ServeRole] = ["shadow"] * len(places)
+        try:
+            self._predictions.put(self._score(model, version, inputs, places, roles, caller))
+        except Unavailable as err:  # counted where it was found
+            _log.warning("The shadow %s/%s failed: %s", model, version, err)
+        except MlboxError as err:  # the champion answered these rows, so it is the shadow that cannot
+            _log.warning("The shadow %s/%s cannot answer what the champion can: %s", model, version, err)
+            self._count_errors(model, version, roles)
 
-        self._shadows.submit(watch)
-
-    # -- features ---------------------------------------------------------------------------------------------------
-
-    def _values(self, loaded: _Loaded, rows: Sequence[PredictRow]) -> list[list[float | None]]:
-        """Each row's features in the order of the model's columns."""
-        looked_up = [index for index, row in enumerate(rows) if row.features is None]
-        found: dict[int, list[float | None]] = {}
-        if looked_up:
-            online = self._features.online_features(loaded.version.features, [rows[i].entity for i in looked_up])
-            for index, row in zip(looked_up, online, strict=True):
-                if all(status == "NOT_FOUND" for status in row.statuses.values()):
-                    raise NotFound(
-                        f"No view knows the entity {rows[index].entity!r:.200}.",
-                        hint="Check its ids, or materialize the views.",
-                        field=f"entities.{index}",
-                    )
-                found[index] = [_number(row.values[name], name) for name in loaded.version.features]
-        return [
-            found[index] if row.features is None else _given(loaded, row.features, index)
-            for index, row in enumerate(rows)
-        ]
-
-    # -- loading ----------------------------------------------------------------------------------------------------
+    # -- what serves ------------------------------------------------------------------------------------------------
 
     def metadata(self, model: str, version: int | None = None) -> ModelVersion:
-        """The version that serves, or the one that is named; raises NotFound."""
+        """The version in Production, or one that is named and in Staging or Production; raises NotFound."""
         if version is not None:
             return self._servable(model, version)
         found = self._registry.by_stage(model, "Production")
         if found is None:
             stages = self._registry.model(model).stages
+            there = ", ".join(f"{model}/{number} in stage {stage}" for stage, number in stages.items())
             raise NotFound(
-                f"No version of {model!r} is in Production.",
-                hint=f"There is {', '.join(f'{model}/{n} in {stage}' for stage, n in stages.items())}.",
+                f"No version of {model!r} is in Production; there is {there or 'none at all'}.",
+                hint=f"`mlbox model promote {model}/{max(stages.values(), default=1)}` begins its way.",
                 field="model",
             )
         return found
 
     def _servable(self, model: str, version: int) -> ModelVersion:
+        if not 0 < version < 2**63:
+            raise NotFound(
+                f"There is no version {version!s:.40} of {model!r}.",
+                hint="`mlbox model ls` lists them.",
+                field="version",
+            )
         found = self._registry.version(model, version)
-        if found.stage not in ("Staging", "Production"):
+        if found.stage not in SERVING:
             raise NotFound(
                 f"{found.ref} is in stage {found.stage} and does not serve.",
                 hint=f"`mlbox model promote {found.ref}` begins its way.",
@@ -202,77 +209,50 @@ class ModelServer:
             )
         return found
 
-    def _load(self, model: str, version: int) -> _Loaded:
-        loaded = self._loaded.get((model, version))
-        if loaded is not None:
-            return loaded
-        with self._loading:
-            if (model, version) not in self._loaded:
-                self._loaded[model, version] = self._open(self._registry.version(model, version))
-            return self._loaded[model, version]
+    def ready(self, model: str, version: int | None = None) -> ModelVersion:
+        """The same, once it is in memory; raises Unavailable when it cannot be loaded."""
+        found = self.metadata(model, version)
+        self.load(found)
+        return found
 
-    def _open(self, version: ModelVersion) -> _Loaded:
-        """Load a version, which registration and its gates have loaded and run in processes that may die."""
-        if version.artifact is None:
-            raise NotFound(f"{version.ref} has no artifact to serve.", field="version")
-        try:
-            session = Session(self._artifacts.path(version.artifact), threads=self._threads)
-        except Exception as err:
-            raise Unavailable(f"{version.ref} cannot be loaded: {err}.", hint="Register it again.") from err
-        return _Loaded(version, session)
+    def load(self, version: ModelVersion) -> None:
+        """Have a version in memory; raises Unavailable when it cannot be loaded."""
+        self._loader.get(version.model, version.version)
 
     def unload(self, model: str, version: int) -> None:
         """Free a version's memory; it is loaded again when it is asked for."""
-        self._loaded.pop((model, version), None)
+        self._loader.drop(model, version)
 
     def loaded(self) -> list[ModelVersion]:
         """The versions in memory."""
-        return [loaded.version for loaded in list(self._loaded.values())]
+        return self._loader.loaded()
+
+    def warm(self) -> None:
+        """Begin to load all that serves, one after the other, and return at once."""
+        for version in [v for stage in SERVING for v in self._registry.in_stage(stage)]:
+            self._warm(version.model, version.version)
+
+    def _warm(self, model: str, version: int) -> None:
+        def load() -> None:
+            try:
+                self._loader.get(model, version)
+            except MlboxError as err:
+                _log.warning("%s/%s was not loaded ahead: %s", model, version, err)
+
+        self._warming.offer(load)
+
+    def _on_event(self, event: Event) -> None:
+        if event.type not in ("model.stage", "model.archived"):
+            return
+        model, _, number = event.subject.removeprefix("model:").rpartition("/")
+        if event.data.get("stage") in SERVING:
+            self._warm(model, int(number))
+        else:
+            self._loader.drop(model, int(number))
 
     def close(self) -> None:
         """Stop shadowing and drop the models."""
-        self._shadows.shutdown(cancel_futures=True)
-        self._loaded.clear()
-
-
-def _given(loaded: _Loaded, features: Mapping[str, Any], row: int) -> list[float | None]:
-    """Features that the caller gave, in the model's order; all of them must be there, and None is a missing value."""
-    values: dict[int, float | None] = {}
-    for name, value in features.items():
-        field = f"features.{row}.{name}"
-        place = loaded.places.get(name)
-        if place is None:
-            raise InvalidInput(
-                f"{loaded.version.ref} has no feature {name!r:.200}.", hint=suggest(name, loaded.places), field=field
-            )
-        if place in values:
-            raise InvalidInput(f"The feature {name!r} is given twice.", hint="Give each once.", field=field)
-        if value is not None and not (isinstance(value, int | float) and math.isfinite(value)):
-            raise InvalidInput(
-                f"{name!r} is {value!r:.60}, and a finite number is wanted.",
-                hint="Send null for a missing value.",
-                field=field,
-            )
-        values[place] = None if value is None else float(value)
-    for place, name in enumerate(loaded.version.features):
-        if place not in values:
-            raise InvalidInput(
-                f"The feature {name!r} is missing.",
-                hint="Send null for a missing value.",
-                field=f"features.{row}.{name}",
-            )
-    return [values[place] for place in range(len(loaded.version.features))]
-
-
-def _number(value: Any, name: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        raise InvalidInput(f"The feature {name} is text, and a model takes numbers.", field=name)
-    return float(value)
-
-
-def _matrix(values: Sequence[Sequence[float | None]]) -> np.ndarray:
-    import numpy as np
-
-    return np.array([[np.nan if v is None else v for v in row] for row in values], dtype=np.float32)
+        self._unsubscribe()
+        self._shadows.close()
+        self._warming.close()
+        self._loader.close()

@@ -120,9 +120,12 @@ class Box:
             self.rollouts,
             self.predictions,
             self.clock,
+            bus=self.bus,
             threads=self.settings.infer_threads,
+            most_loaded=self.settings.max_models,
         )
         opening.callback(self.models.close)
+        self.models.warm()
         self._open_monitoring(opening)
         self.promoter.resume()
         self.rollouts.start()

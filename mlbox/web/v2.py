@@ -3,11 +3,12 @@
 A request is either the model's own tensor, FP32 [N, F] with its columns in the order of its features, or the entities' ids:
 one [N] tensor per join key, and the server looks the features up. The answer is the tensor `score`, FP64 [N]. The request's
 parameter `key` (or `keys`, one for each row) decides which version answers.
+
+https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,25 +16,20 @@ import msgspec
 from litestar import Request, Response, get, post
 
 from mlbox import __version__
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, MlboxError, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion, Prediction, Principal
-from mlbox.serve.server import PredictRow
+from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.web.api.predict import default_key
+from mlbox.web.auth import require
 from mlbox.web.box import Box
 from mlbox.web.problems import as_mlbox_error
+from mlbox.web.v2_tensors import Tensor, flat
 
-NUMBERS = frozenset({"FP32", "FP64", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BOOL"})
-DATATYPES = NUMBERS | {"BYTES"}
-
-
-class InferInput(msgspec.Struct):
-    """A named tensor of the request; `data` is flat or nested."""
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: list[Any]
+SCORE = "score"
+NEEDED = ("registry", "features", "online")
+"""The stores that no prediction can do without."""
+BINARY = "inference-header-content-length"
 
 
 class InferOutput(msgspec.Struct):
@@ -45,7 +41,7 @@ class InferOutput(msgspec.Struct):
 class InferRequest(msgspec.Struct):
     """The body of `infer`; unknown parameters are ignored, as the protocol says."""
 
-    inputs: list[InferInput]
+    inputs: list[Tensor]
     id: str | None = None
     parameters: dict[str, Any] = {}
     outputs: list[InferOutput] = []
@@ -73,9 +69,15 @@ async def live() -> dict[str, bool]:
 
 
 @get("/v2/health/ready", exception_handlers={Exception: problem})
-async def ready() -> dict[str, bool]:
-    """Models can be asked; both names, because the standard's text has the wrong one."""
-    return {"ready": True, "live": True}
+async def ready(box: Box) -> Response[dict[str, bool]]:
+    """Models can be asked, 503 where not; both names, because the standard's text has the wrong one."""
+    checks = box.checks()
+    try:
+        for name in NEEDED:
+            await box.call(checks[name])
+    except MlboxError:
+        return Response({"ready": False, "live": True}, status_code=503)
+    return Response({"ready": True, "live": True})
 
 
 @get(
@@ -88,9 +90,9 @@ async def model_metadata(box: Box, model: str, version: int | None = None) -> di
         "name": found.model,
         "versions": [str(found.version)],
         "platform": "onnx_onnxv1",
-        "inputs": [{"name": t.name, "datatype": t.dtype, "shape": t.shape} for t in found.inputs],
-        "outputs": [{"name": "score", "datatype": "FP64", "shape": [-1]}],
-        "parameters": {"features": found.features},
+        "inputs": [{"name": t.name, "datatype": t.dtype, "shape": [-1, len(found.features)]} for t in found.inputs],
+        "outputs": [{"name": SCORE, "datatype": "FP64", "shape": [-1]}],
+        "parameters": {"features": ",".join(found.features)},
     }
 
 
@@ -99,8 +101,8 @@ async def model_metadata(box: Box, model: str, version: int | None = None) -> di
     exception_handlers={Exception: problem},
 )
 async def model_ready(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
-    """The model serves; 404 where it does not."""
-    found = await box.call(box.models.metadata, model, version)
+    """The model serves and is in memory; 404 where it does not serve, 503 where it cannot be loaded."""
+    found = await box.call(box.models.ready, model, version)
     return {"name": found.model, "ready": True}
 
 
@@ -114,14 +116,27 @@ async def model_ready(box: Box, model: str, version: int | None = None) -> dict[
 )
 async def infer(
     request: Request[Any, Any, Any], box: Box, principal: Principal, model: str, version: int | None = None
-) -> dict[str, Any]:
+) -> Response[bytes]:
     """Score the rows of a request."""
-    asked = _decode(await request.body())
+    require(principal, "member")
+    if BINARY in request.headers:
+        raise InvalidInput(
+            "Binary tensors are not taken; `data` in the JSON is.",
+            hint="In tritonclient: set_data_from_numpy(..., binary_data=False).",
+            field=BINARY,
+        )
+    body = await request.body()
+    answer = await box.call(answer_of, box.models, body, model, version, principal.name)
+    return Response(answer, media_type="application/json")
+
+
+def answer_of(models: ModelServer, body: bytes, model: str, version: int | None, caller: str) -> bytes:
+    """From body to body, all of it off the loop: a large request takes milliseconds to read alone."""
+    asked = _decode(body)
     _check_outputs(asked)
-    served = await box.call(box.models.metadata, model, version)
-    rows = rows_of(asked, served)
-    found = await box.call(box.models.predict, model, rows=rows, caller=principal.name, version=version)
-    return _answer(asked, model, found)
+    rows = rows_of(asked, models.metadata(model, version))
+    found = models.predict(model, rows=rows, caller=caller, version=version)
+    return msgspec.json.encode(_answer(asked, model, found))
 
 
 def _decode(body: bytes) -> InferRequest:
@@ -133,9 +148,9 @@ def _decode(body: bytes) -> InferRequest:
 
 def _check_outputs(asked: InferRequest) -> None:
     for output in asked.outputs:
-        if output.name != "score":
+        if output.name != SCORE:
             raise InvalidInput(
-                f"There is no output {output.name!r:.80}.", hint="The output is named score.", field="outputs"
+                f"There is no output {output.name!r:.80}.", hint=f"The output is named {SCORE}.", field="outputs"
             )
 
 
@@ -143,41 +158,14 @@ def rows_of(asked: InferRequest, served: ModelVersion) -> list[PredictRow]:
     """The rows that a request's tensors describe; raises InvalidInput naming the tensor."""
     if not asked.inputs:
         raise InvalidInput("There are no inputs.", hint="Send the model's tensor, or the ids.", field="inputs")
-    for tensor in asked.inputs:
-        _check_tensor(tensor)
     names = [tensor.name for tensor in asked.inputs]
     if len(set(names)) < len(names):
         raise InvalidInput("An input is named twice.", hint="Name each once.", field="inputs")
-    own = served.inputs[0].name
-    if own in names:
+    if not served.inputs:
+        raise Unavailable(f"{served.ref} has no tensors on record.", hint="Register it again.")
+    if served.inputs[0].name in names:
         return _rows_of_tensor(asked, served)
-    return _rows_of_ids(asked)
-
-
-def _check_tensor(tensor: InferInput) -> None:
-    if tensor.datatype not in DATATYPES:
-        raise InvalidInput(
-            f"The input {tensor.name!r:.80} has the datatype {tensor.datatype!r:.40}.",
-            hint=f"In JSON one of {', '.join(sorted(DATATYPES))}.",
-            field=tensor.name,
-        )
-    if not tensor.shape or any(size < 0 for size in tensor.shape):
-        raise InvalidInput(f"The input {tensor.name!r:.80} has the shape {tensor.shape}.", field=tensor.name)
-
-
-def _flat(tensor: InferInput) -> list[Any]:
-    """The tensor's values, row by row; raises InvalidInput where their number is not the shape's."""
-    values: list[Any] = tensor.data
-    for _ in tensor.shape[1:]:
-        if values and all(isinstance(value, list) for value in values):
-            values = [inner for value in values for inner in value]
-    if len(values) != math.prod(tensor.shape) or any(isinstance(value, list | dict) for value in values):
-        raise InvalidInput(
-            f"The input {tensor.name!r:.80} has {len(values)} values for the shape {list(tensor.shape)}.",
-            hint="Send as many as the shape says, flat or nested.",
-            field=tensor.name,
-        )
-    return values
+    return _rows_of_ids(asked, served)
 
 
 def _rows_of_tensor(asked: InferRequest, served: ModelVersion) -> list[PredictRow]:
@@ -188,17 +176,17 @@ def _rows_of_tensor(asked: InferRequest, served: ModelVersion) -> list[PredictRo
     (tensor,) = asked.inputs
     if tensor.datatype != spec.dtype:
         raise InvalidInput(
-            f"inference input {tensor.name!r} data-type is {tensor.datatype!r}, but model {served.model!r} expects"
+            f"inference input {tensor.name!r} data-type is {tensor.datatype!r:.40}, but model {served.model!r} expects"
             f" {spec.dtype!r}",
             field=tensor.name,
         )
     if len(tensor.shape) != 2 or tensor.shape[1] != width:
         raise InvalidInput(
             f"unexpected shape for input {tensor.name!r} for model {served.model!r}. Expected [-1,{width}],"
-            f" got {list(tensor.shape)}",
+            f" got {list(tensor.shape)!s:.80}",
             field=tensor.name,
         )
-    values = _flat(tensor)
+    values = flat(tensor, missing=True)
     keys = _keys(asked, tensor.shape[0])
     return [
         PredictRow(
@@ -209,16 +197,17 @@ def _rows_of_tensor(asked: InferRequest, served: ModelVersion) -> list[PredictRo
     ]
 
 
-def _rows_of_ids(asked: InferRequest) -> list[PredictRow]:
-    count = asked.inputs[0].shape[0]
+def _rows_of_ids(asked: InferRequest, served: ModelVersion) -> list[PredictRow]:
+    count = asked.inputs[0].shape[0] if asked.inputs[0].shape else 0
     for tensor in asked.inputs:
         if tensor.shape not in ((count,), (count, 1)):
             raise InvalidInput(
-                f"The input {tensor.name!r:.80} has the shape {list(tensor.shape)}; [{count}] is wanted.",
-                hint="Send one id for each row.",
+                f"unexpected shape for input {tensor.name!r:.80} for model {served.model!r}. Expected [{count}],"
+                f" got {list(tensor.shape)!s:.80}",
+                hint=f"Send {served.inputs[0].name!r} [-1,{len(served.features)}], or one id for each row and join key.",
                 field=tensor.name,
             )
-    columns = {tensor.name: _flat(tensor) for tensor in asked.inputs}
+    columns = {tensor.name: flat(tensor) for tensor in asked.inputs}
     keys = _keys(asked, count)
     rows = [{name: values[n] for name, values in columns.items()} for n in range(count)]
     return [PredictRow(key=keys[n] if keys else default_key(row), entity=row) for n, row in enumerate(rows)]
@@ -227,25 +216,34 @@ def _rows_of_ids(asked: InferRequest) -> list[PredictRow]:
 def _keys(asked: InferRequest, count: int) -> Sequence[str] | None:
     key, keys = asked.parameters.get("key"), asked.parameters.get("keys")
     if key is not None:
-        return [str(key)] * count
+        keys = [key] * count
     if keys is None:
         return None
     if not isinstance(keys, list) or len(keys) != count:
-        raise InvalidInput("The parameter keys is not a list of one for each row.", field="keys")
-    return [str(key) for key in keys]
+        raise InvalidInput(
+            "The parameter keys is not a list of one for each row.", hint=f"Send {count} of them.", field="keys"
+        )
+    if any(isinstance(one, list | dict) for one in keys):
+        raise InvalidInput("A key is a text or a number.", hint="Send what stays with the caller.", field="key")
+    return [str(one) for one in keys]
 
 
 def _answer(asked: InferRequest, model: str, found: Sequence[Prediction]) -> dict[str, Any]:
-    versions, roles = [p.version for p in found], [p.role for p in found]
-    one = len(set(versions)) == 1 and len(set(roles)) == 1
-    mixed: dict[str, Any] = {"versions": versions, "roles": roles}
+    """The parameters say who answered: one value, or where rows differ one for each, joined by commas."""
+    parameters = {"model_version": _joined([str(p.version) for p in found]), "role": _joined([p.role for p in found])}
+    if len(found) == 1:
+        parameters["prediction_id"] = found[0].id
     return {
         **({"id": asked.id} if asked.id is not None else {}),
         "model_name": model,
-        "model_version": str(versions[0]),
-        "parameters": {"role": roles[0], "prediction_id": found[0].id} if one else mixed,
-        "outputs": [{"name": "score", "datatype": "FP64", "shape": [len(found)], "data": [p.score for p in found]}],
+        "model_version": str(found[0].version),
+        "parameters": parameters,
+        "outputs": [{"name": SCORE, "datatype": "FP64", "shape": [len(found)], "data": [p.score for p in found]}],
     }
+
+
+def _joined(values: Sequence[str]) -> str:
+    return values[0] if len(set(values)) == 1 else ",".join(values)
 
 
 handlers: list[Any] = [server_metadata, live, ready, model_metadata, model_ready, infer]

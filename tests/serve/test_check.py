@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,35 @@ def external(tmp_path: Path) -> onnx.ModelProto:
     return onnx.load_model(tmp_path / "ext.onnx", load_external_data=False)
 
 
+def external_where_no_initializer_is(tmp_path: Path) -> onnx.ModelProto:
+    """In a branch of a condition, as the value of a constant; and never is that file opened."""
+    constant = TensorProto(name="c", data_type=TensorProto.FLOAT, dims=[1, 1], data_location=TensorProto.EXTERNAL)
+    constant.external_data.add(key="location", value="/dev/stdin")
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    branch = helper.make_graph([helper.make_node("Constant", [], ["y"], value=constant)], "b", [], [output])
+    row = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in ("input", "score")]
+    condition = helper.make_tensor("k", TensorProto.BOOL, [], [True])
+    node = helper.make_node("If", ["k"], ["score"], then_branch=branch, else_branch=branch)
+    graph = helper.make_graph([node], "g", row[:1], row[1:], [condition])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def of_a_custom_operator(tmp_path: Path) -> onnx.ModelProto:
+    row = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in ("input", "score")]
+    graph = helper.make_graph(
+        [helper.make_node("Magic", ["input"], ["score"], domain="com.acme")], "g", row[:1], row[1:]
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.acme", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def of_one_score_for_all_rows(tmp_path: Path) -> onnx.ModelProto:
+    row = [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1]), None]
+    row[1] = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["M", 1])
+    graph = helper.make_graph([helper.make_node("ReduceSum", ["input"], ["score"])], "g", row[:1], row[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def of_two_inputs(tmp_path: Path) -> onnx.ModelProto:
     row = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in ("a", "b", "score")]
     graph = helper.make_graph([helper.make_node("Add", ["a", "b"], ["score"])], "g", row[:2], row[2:])
@@ -76,6 +108,9 @@ def of_one_row(tmp_path: Path) -> onnx.ModelProto:
     ("make", "message"),
     [
         (external, "in other files"),
+        (external_where_no_initializer_is, "in other files"),
+        (of_a_custom_operator, "custom operator 'Magic' of 'com.acme'"),
+        (of_one_score_for_all_rows, "for 2 rows"),
         (of_two_inputs, "one FP32"),
         (of_integers, "one FP32"),
         (of_an_unknown_operator, "cannot be loaded and run"),
@@ -133,3 +168,73 @@ def test_a_sample_with_pickled_objects_is_refused(tmp_path: Path) -> None:
     np.savez(path, inputs=np.array([object()], dtype=object), outputs=np.zeros(1))
     with pytest.raises(InvalidInput, match=r"no \.npz"):
         check.read_sample(path)
+
+
+def test_a_sample_that_unpacks_to_more_than_is_taken_never_comes_into_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "sample.npz"
+    np.savez_compressed(path, inputs=np.zeros((1000, 20_000), np.float32), outputs=np.zeros(1000))
+    assert path.stat().st_size < 200_000
+    with pytest.raises(InvalidInput, match="unpacks to 76 MiB") as caught:
+        check.read_sample(path)
+    assert caught.value.field == "sample"
+
+
+def test_a_sample_whose_array_lies_about_its_size_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "sample.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**12, 10)})
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("inputs.npy", header.getvalue())
+        archive.writestr("outputs.npy", header.getvalue())
+    with pytest.raises(InvalidInput, match=r"no \.npz"):
+        check.read_sample(path)
+
+
+def test_a_good_sample_comes_back_in_the_types_of_the_parity_gate(tmp_path: Path) -> None:
+    np.savez(tmp_path / "sample.npz", inputs=np.array([[1, 2], [3, 4]], np.int64), outputs=np.array([[0.5], [np.nan]]))
+    sample = check.read_sample(tmp_path / "sample.npz")
+    assert (sample.inputs.dtype, sample.inputs.tolist()) == (np.float32, [[1, 2], [3, 4]])
+    assert np.array_equal(sample.outputs, [0.5, np.nan], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("dies", "words"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+        ("import os; os._exit(7)", "exit status 7"),
+        ("import os; os._exit(0)", "exit status 0"),
+    ],
+)
+def test_a_process_that_dies_is_the_models_fault_and_the_server_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str, words: str
+) -> None:
+    """A parser that kills its process stands for the models on which onnxruntime does."""
+    (tmp_path / "onnx.py").write_text(dies)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InvalidInput, match=f"The model ended its process .{words}") as caught:
+        check.inspect_onnx(save(linear([1.0]), tmp_path))
+    assert caught.value.field == "artifact"
+
+
+def test_what_a_library_prints_does_not_mix_with_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = tmp_path / "noisy"
+    noisy.mkdir()
+    lines = (
+        "import sys",
+        "print('noise')",
+        f"sys.path.remove({str(noisy)!r})",
+        "del sys.modules['onnx']",
+        "import onnx",
+    )
+    (noisy / "onnx.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(noisy)
+    assert check.inspect_onnx(save(linear([1.0, 2.0]), tmp_path)).inputs[0].shape == (-1, 2)
+
+
+def test_the_temporary_folders_are_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    check.score_onnx(save(linear([1.0]), tmp_path), np.zeros((3, 1), np.float32))
+    with pytest.raises(InvalidInput):
+        check.read_sample(tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from mlbox.errors import Unavailable
 from mlbox.ids import new_id
 from mlbox.records import Prediction, ServeRole
 from mlbox.serve.predfiles import MERGE_AT
@@ -144,3 +148,101 @@ def test_observers_are_told_of_every_row(log: PredictionLog) -> None:
     rows = [row(n) for n in range(3)]
     log.put(rows)
     assert seen == rows
+
+
+def test_versions_stay_in_order_over_each_others_merged_files(log: PredictionLog) -> None:
+    """One version writes at every flush and is merged; the other writes now and then, in between."""
+    for n in range(2 * MERGE_AT + 5):
+        log.put([row(n), *([row(n, version=2, role="canary")] if n % 7 == 0 else [])])
+        log.flush()
+    found = log.recent("m", 30)
+    assert [p.id for p in found] == sorted((p.id for p in found), reverse=True)
+    newest = [p.entity["n"] for p in found]
+    assert newest[0] == 2 * MERGE_AT + 4
+    assert newest == sorted(newest, reverse=True)
+    assert {p.version for p in found} == {1, 2}
+    assert len(log.recent("m", 1000)) == 2 * MERGE_AT + 5 + 10
+
+
+def test_pages_follow_one_another_without_gap_or_repeat(log: PredictionLog) -> None:
+    rows = [row(n, version=1 + n % 2) for n in range(50)]
+    for first in range(0, 50, 5):
+        log.put(rows[first : first + 5])
+        log.flush()
+    seen: list[Prediction] = []
+    while page := log.recent("m", 7, after=seen[-1].id if seen else None):
+        seen += page
+    assert seen == rows[::-1]
+
+
+def test_a_row_keeps_its_own_versions_features(log: PredictionLog) -> None:
+    log.put([row(0, f=1.0), row(1, version=2, role="canary", g=2.0)])
+    assert [p.features for p in log.recent("m")] == [{"g": 2.0}, {"f": 1.0}]
+
+
+def test_a_model_is_found_by_its_own_name_only(log: PredictionLog) -> None:
+    log.put([row(0)])
+    assert [log.recent(name) for name in ("m/version=1", "..", "*", "")] == [[], [], [], []]
+
+
+def test_a_damaged_file_is_named_and_the_log_still_writes(log: PredictionLog, tmp_path: Path) -> None:
+    log.put([row(0)])
+    log.flush()
+    (path,) = (tmp_path / "log").rglob("*.parquet")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Unavailable, match=r"model=m/version=1/0000000001-0000000001\.parquet cannot be read"):
+        log.recent("m")
+    for n in range(1, MERGE_AT + 5):
+        log.put([row(n)])
+        log.flush()
+    path.write_bytes(whole)
+    assert [p.entity["n"] for p in log.recent("m", 100)] == list(range(MERGE_AT + 4, -1, -1))
+
+
+def test_a_batch_that_is_no_table_is_dropped_and_holds_up_no_other(log: PredictionLog) -> None:
+    log.put([msgspec.structs.replace(row(0), entity={"n": object()}), row(1, version=2)])
+    log.flush()
+    assert (log.dropped, [p.version for p in log.recent("m")]) == (1, [2])
+    log.check()
+
+
+def test_what_could_not_be_written_is_written_once_when_it_can(log: PredictionLog, tmp_path: Path) -> None:
+    """Of two versions in one flush the first is written; the second waits, and the first is not written again."""
+    log.put([row(0)])
+    log.flush()
+    blocked = tmp_path / "log" / "model=m" / "version=2"
+    blocked.write_bytes(b"a file where a folder must be")
+    log.put([row(1), row(2, version=2)])
+    with pytest.raises(OSError, match="version=2"):
+        log.flush()
+    assert [p.entity["n"] for p in log.recent("m")] == [1, 0], "reading goes on"
+    blocked.unlink()
+    assert [p.entity["n"] for p in log.recent("m")] == [2, 1, 0]
+
+
+def test_what_was_flushed_outlives_a_kill(tmp_path: Path) -> None:
+    """A real process, killed while it writes: every row that it said to be flushed is there, once."""
+    program = """
+import sys
+from pathlib import Path
+from tests.serve.test_predlog import row
+from mlbox.serve.predlog import PredictionLog
+log = PredictionLog(Path(sys.argv[1]), flush_seconds=0.01)
+for n in range(100_000):
+    log.put([row(n)])
+    if n % 3 == 0:
+        log.flush()
+        print(n, flush=True)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / "log")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = [int(next(process.stdout)) for _ in range(60)]
+        process.kill()
+        said += [int(line) for line in process.stdout if line.endswith("\n")]
+    log = PredictionLog(tmp_path / "log", flush_seconds=3600)
+    found = [p.entity["n"] for p in log.recent("m", 100_000)]
+    log.close()
+    assert found == list(range(found[0], -1, -1))
+    assert found[0] >= said[-1]

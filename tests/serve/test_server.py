@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import pytest
 
 from mlbox.errors import InvalidInput, NotFound, Unavailable
-from mlbox.serve.server import PredictRow
+from mlbox.events import EventBus
+from mlbox.serve.background import Background
+from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.store.registry import NewVersion
 from tests.conftest import wait_for
+from tests.models import linear
 from tests.serve.house import FEATURES, House
 
 
@@ -75,7 +79,7 @@ def test_no_rows_and_no_model_are_errors(serving: House) -> None:
     with pytest.raises(InvalidInput, match="0 rows"):
         serving.ask()
     serving.register()
-    with pytest.raises(NotFound, match="in Production"):
+    with pytest.raises(NotFound, match="in Production; there is score/1 in stage None"):
         serving.ask(given(amount=1, visits=1))
     with pytest.raises(NotFound, match="does not serve"):
         serving.ask(given(amount=1, visits=1), version=1)
@@ -116,13 +120,147 @@ def test_a_version_that_is_named_answers_and_counts_for_no_rollout(serving: Hous
 def test_a_model_that_fails_is_an_error_that_is_counted(serving: House) -> None:
     serving.serve_one(1.0)  # one column, and the version names two features
     with pytest.raises(Unavailable, match="score/1 failed"):
-        serving.ask(given(amount=1.0, visits=0))
-    assert serving.log.traffic("score", 1, "champion").errors == 1
+        serving.ask(given(amount=1.0, visits=0), given(amount=2.0, visits=0))
+    assert serving.log.traffic("score", 1, "champion").errors == 2, "a row each, as answers are counted"
+    assert serving.log.recent("score") == []
 
 
 def test_a_version_without_a_usable_file_says_so(serving: House) -> None:
     digest, size = serving.artifacts.put([b"no model"])
     bad = NewVersion(model="score", features=FEATURES, artifact=digest, size=size, trained_by="a", submitted_by="a")
     serving.approve(serving.promote(serving.registry.register(bad)))
-    with pytest.raises(Unavailable, match="cannot be loaded"):
-        serving.ask(given(amount=1.0, visits=0))
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="cannot be loaded: The file is not an ONNX model"):
+            serving.ask(given(amount=1.0, visits=0))
+    assert serving.log.traffic("score", 1, "champion").errors == 2, "a candidate that cannot be loaded is rolled back"
+    assert serving.server.loaded() == []
+
+
+def test_an_error_names_the_row_as_the_caller_counts_whoever_answers_it(serving: House) -> None:
+    serving.with_view()
+    serving.serve_one(1.0, 0.0)
+    promotion = serving.promote(serving.register(-1.0, 0.0))
+    serving.promotions.shadow_done(promotion, "seen")
+    serving.approve(promotion)
+    rows = [PredictRow(key=str(n), entity={"who": "a"}) for n in range(20)]
+    assert {p.version for p in serving.ask(*rows)} == {1, 2}
+    for place in range(20):
+        odd = [*rows[:place], PredictRow(key=str(place), entity={"who": 7}), *rows[place + 1 :]]
+        with pytest.raises(InvalidInput) as caught:
+            serving.ask(*odd)
+        assert caught.value.field == f"entities.{place}.who"
+        unknown = [*rows[:place], PredictRow(key=str(place), entity={"who": "zoe"}), *rows[place + 1 :]]
+        with pytest.raises(NotFound, match=r"it is not in spend@v1") as missed:
+            serving.ask(*unknown)
+        assert missed.value.field == f"entities.{place}"
+
+
+def test_rows_by_ids_and_rows_by_features_do_not_mix(serving: House) -> None:
+    serving.with_view()
+    serving.serve_one()
+    with pytest.raises(InvalidInput, match="Some rows have features"):
+        serving.ask(given(amount=1, visits=1), PredictRow(key="a", entity={"who": "a"}))
+
+
+def test_a_shadow_sees_the_very_features_that_the_champion_saw(serving: House) -> None:
+    serving.with_view()
+    serving.serve_one(1.0, 0.0)
+    serving.promote(serving.register(-1.0, 0.0))
+    (answer,) = serving.ask(PredictRow(key="a", entity={"who": "a"}))
+    wait_for(lambda: serving.log.traffic("score", 2, "shadow").count == 1, what="the shadow")
+    shadow, champion = serving.log.recent("score", 2)
+    assert (shadow.role, champion.id) == ("shadow", answer.id)
+    assert (shadow.features, shadow.entity) == (champion.features, champion.entity)
+
+
+def test_a_shadow_that_cannot_answer_what_the_champion_can_has_failed(serving: House) -> None:
+    serving.serve_one(1.0, 0.0)
+    digest, size = serving.artifacts.put([linear([1.0]).SerializeToString()])
+    other = NewVersion(
+        model="score", features=("x@v1:other",), artifact=digest, size=size, trained_by="a", submitted_by="a"
+    )
+    serving.promote(serving.registry.register(other))
+    assert serving.ask(*[given(amount=1.0, visits=0)] * 3)[0].version == 1
+    wait_for(lambda: serving.log.traffic("score", 2, "shadow").errors == 3, what="the shadow's failures")
+
+
+def test_the_longest_unused_version_gives_way(serving: House) -> None:
+    server = ModelServer(
+        serving.registry,
+        serving.artifacts,
+        serving.features,
+        serving.rollouts,
+        serving.log,
+        serving.clock,
+        most_loaded=1,
+    )
+    first = serving.serve_one(1.0, 0.0)
+    second = serving.register(2.0, 0.0)
+    server.load(first)
+    server.load(second)
+    assert [v.version for v in server.loaded()] == [2]
+    server.load(first)
+    assert [v.version for v in server.loaded()] == [1]
+    server.close()
+
+
+def test_with_a_bus_what_serves_is_loaded_ahead_and_what_is_retired_is_dropped(serving: House, bus: EventBus) -> None:
+    server = ModelServer(
+        serving.registry,
+        serving.artifacts,
+        serving.features,
+        serving.rollouts,
+        serving.log,
+        serving.clock,
+        bus=bus,
+    )
+    serving.serve_one(1.0, 0.0)
+    wait_for(lambda: [v.version for v in server.loaded()] == [1], what="the champion to be loaded")
+    promotion = serving.promote(serving.register(-1.0, 0.0))
+    wait_for(lambda: {v.version for v in server.loaded()} == {1, 2}, what="the candidate to be loaded")
+    serving.promotions.roll_back(promotion, "bad")
+    assert [v.version for v in server.loaded()] == [1]
+    server.close()
+    again = ModelServer(
+        serving.registry, serving.artifacts, serving.features, serving.rollouts, serving.log, serving.clock
+    )
+    again.warm()
+    wait_for(lambda: [v.version for v in again.loaded()] == [1], what="what serves to be loaded at the start")
+    again.close()
+
+
+def test_many_threads_that_want_a_version_load_it_once_and_get_their_own_answers(serving: House) -> None:
+    serving.serve_one(1.0, 0.0)
+    wrong: list[float] = []
+
+    def work(n: int) -> None:
+        for _ in range(20):
+            (found,) = serving.ask(given(str(n), amount=n / 8, visits=0))
+            if found.score != pytest.approx(sigmoid(n / 8), rel=1e-5):
+                wrong.append(found.score)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert serving.log.traffic("score", 1, "champion").count == 160
+
+
+def test_a_queue_of_shadows_that_is_full_drops_and_counts_and_does_not_wait() -> None:
+    gate, busy = threading.Event(), threading.Event()
+    queue = Background("test", room=2)
+    done: list[int] = []
+
+    def hold() -> None:
+        busy.set()
+        gate.wait()
+
+    assert queue.offer(hold)
+    busy.wait()
+    assert [queue.offer(lambda n=n: done.append(n)) for n in range(4)] == [True, True, False, False]
+    gate.set()
+    wait_for(lambda: done == [0, 1], what="what found room")
+    queue.close()
+    assert not queue.offer(hold)

@@ -2,121 +2,23 @@
 
 from __future__ import annotations
 
-import io
-import math
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import Server, wait_for
 from tests.models import linear
-
-NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
-KEY = {"name": "who", "dtype": "STRING"}
-
-
-def parquet(**columns: Any) -> bytes:
-    content = io.BytesIO()
-    pq.write_table(pa.table(columns), content)
-    return content.getvalue()
-
-
-def ok(answer: Any) -> Any:
-    assert answer.status_code < 300, answer.text
-    return answer.json() if answer.content else None
-
-
-class Site:
-    """A server with one model `score` of one feature `spend:amount` in Production."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.http = server.http
-        self.post = lambda path, body=None: ok(self.http.post(path, json=body or {}))
-        self.put = lambda path, content: ok(self.http.put(path, content=content))
-        self._data()
-        self.first = self.register(1.0)
-
-    def _data(self) -> None:
-        columns = [KEY, {"name": "moment", "dtype": "TIMESTAMP"}, {"name": "amount", "dtype": "FP64"}]
-        self.post("/api/v1/sources", {"name": "sales", "columns": columns, "event_time": "moment"})
-        times = pa.array([NOW - timedelta(minutes=n) for n in range(60)], pa.timestamp("us", "UTC"))
-        who = [f"u{n % 20}" for n in range(60)]
-        rows = parquet(who=who, moment=times, amount=[float(n) for n in range(60)])
-        ok(self.http.post("/api/v1/sources/sales/rows", content=rows, params={"format": "parquet"}))
-        view = {
-            "name": "spend",
-            "join_keys": [KEY],
-            "features": [{"name": "amount", "dtype": "FP64"}],
-            "sql": "SELECT who, amount, moment AS event_time FROM sales",
-            "sources": ["sales"],
-        }
-        self.post("/api/v1/features/views", view)
-        self.post("/api/v1/features/materialize")
-        self.post("/api/v1/labels", {"name": "good", "keys": [KEY], "value": {"name": "good", "dtype": "INT64"}})
-        labels = parquet(who=who, event_time=times, known_at=times, good=[n % 2 for n in range(60)])
-        ok(self.http.post("/api/v1/labels/good/rows", content=labels, params={"format": "parquet"}))
-        spec = {"name": "sales", "spine": "SELECT who, moment AS event_time FROM sales", "features": ["spend:amount"]}
-        self.dataset = self.post("/api/v1/datasets", {**spec, "label_set": "good"})
-
-    def register(self, weight: float) -> dict[str, Any]:
-        run = self.post("/api/v1/runs", {"experiment": "e", "dataset": "sales@v1", "git_commit": "c" * 40})["id"]
-        ok(self.http.post(f"/api/v1/runs/{run}/log", json={"metrics": [{"key": "auc", "value": 0.8}]}))
-        self.put(f"/api/v1/runs/{run}/artifacts/m.onnx", linear([weight]).SerializeToString())
-        inputs = np.array([[1.0], [2.0]], np.float32)
-        sample = io.BytesIO()
-        np.savez(sample, inputs=inputs, outputs=1 / (1 + np.exp(-weight * inputs[:, 0])))
-        self.put(f"/api/v1/runs/{run}/artifacts/s.npz", sample.getvalue())
-        body = {"run_id": run, "artifact": "m.onnx", "sample": "s.npz"}
-        return self.post("/api/v1/models/score/versions", body)
-
-    def promote(self, version: int) -> dict[str, Any]:
-        made = self.post(f"/api/v1/models/score/versions/{version}/promote")
-        return wait_for(
-            lambda: (p := self.http.get(f"/api/v1/promotions/{made['id']}").json())["state"] != "testing" and p,
-            what="the gates",
-        )
-
-    def user(self, name: str, role: str) -> dict[str, str]:
-        self.post("/api/v1/users", {"name": name, "role": role})
-        secret = self.post("/api/v1/tokens", {"user": name, "name": "t"})["secret"]
-        return {"Authorization": f"Bearer {secret}"}
-
-    def infer(self, *inputs: dict[str, Any], **more: Any) -> Any:
-        return self.http.post("/v2/models/score/infer", json={"inputs": list(inputs), **more})
+from tests.web.served import Site, ok, open_site, sigmoid, tensor
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    server = Server(tmp_path_factory.mktemp("v2") / "data")
-    try:
-        made = Site(server)
-        promotion = made.promote(1)
-        assert promotion["state"] == "waiting_approval", promotion["gates"]
-        grace = made.user("grace", "approver")
-        path = f"/api/v1/promotions/{promotion['id']}/approve"
-        refused = server.http.post(path, json={})
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "refused")
-        assert ok(server.http.post(path, json={}, headers=grace))["state"] == "completed"
-        yield made
-    finally:
-        server.stop()
-
-
-def tensor(*values: Any, shape: list[int] | None = None, datatype: str = "FP32", name: str = "input") -> dict[str, Any]:
-    return {"name": name, "datatype": datatype, "shape": shape or [len(values), 1], "data": list(values)}
-
-
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x))
+    made = open_site(tmp_path_factory.mktemp("v2") / "data")
+    yield made
+    made.server.stop()
 
 
 # -- what serves --------------------------------------------------------------------------------------------------------------
@@ -165,18 +67,32 @@ def test_ids_are_looked_up_over_both_protocols(site: Site) -> None:
     [
         ([], "no inputs"),
         ([tensor(1.0, datatype="FP64")], "data-type is 'FP64'"),
-        ([tensor(1.0, datatype="FP33")], "the datatype 'FP33'"),
+        ([tensor(1.0, datatype="FP33")], "data-type is 'FP33'"),
+        ([tensor("u1", shape=[1], datatype="FP16", name="who")], "the datatype 'FP16'"),
         ([tensor(1.0, 2.0, shape=[1, 2])], "Expected [-1,1]"),
         ([tensor(1.0, shape=[1])], "Expected [-1,1]"),
         ([tensor(1.0, shape=[2, 1])], "1 values for the shape [2, 1]"),
         ([tensor(1.0, shape=[-1, 1])], "shape"),
-        ([tensor("high")], "finite number"),
-        ([tensor({"a": 1})], "values for the shape"),
+        ([tensor("high")], "'high', which is no FP32"),
+        ([tensor(True)], "True, which is no FP32"),
+        ([tensor({"a": 1})], "which is no FP32"),
+        ([tensor(1e39)], "fits into a float32"),
+        ([tensor(10**400)], "fits into a float32"),
+        ([tensor([1.0, 2.0], [3.0, 4.0], shape=[4, 1])], "not nested like the shape [4, 1]"),
+        ([tensor([1.0], 2.0)], "not nested like the shape [2, 1]"),
+        ([tensor([[1.0]])], "which is no FP32"),
+        ([tensor(1.0, shape=[10**30, 1])], "1 values for the shape"),
+        ([tensor(shape=[0, 1])], "0 rows"),
         ([tensor(1.0), tensor(1.0)], "named twice"),
         ([tensor(1.0), tensor(1.0, name="other")], "unexpected inference input 'other'"),
         ([tensor("u1", shape=[1], datatype="BYTES", name="whom")], "'who'"),
         ([tensor(7, shape=[1], datatype="INT64", name="who")], "STRING"),
-        ([tensor("u1", shape=[1, 2], datatype="BYTES", name="who")], "the shape"),
+        ([tensor(300, shape=[1], datatype="UINT8", name="who")], "300, which is no UINT8"),
+        ([tensor(None, shape=[1], datatype="BYTES", name="who")], "None, which is no BYTES"),
+        ([tensor("u1", shape=[1, 2], datatype="BYTES", name="who")], "Expected [1], got [1, 2]"),
+        ([tensor("u1", shape=[], datatype="BYTES", name="who")], "unexpected shape"),
+        ([tensor(1.0, 2.0, shape=[1, 2], name="X")], "Send 'input' [-1,1]"),
+        ([tensor("u" * 2000, shape=[1], datatype="BYTES", name="who")], "at most 1,000 characters"),
     ],
 )
 def test_a_malformed_request_is_a_400_that_names_the_tensor(
@@ -189,17 +105,50 @@ def test_a_malformed_request_is_a_400_that_names_the_tensor(
 
 def test_what_is_not_there_is_a_404_and_nan_is_no_json(site: Site) -> None:
     assert site.infer(tensor("zoe", shape=[1], datatype="BYTES", name="who")).status_code == 404
-    for path in ("/v2/models/nope/infer", "/v2/models/score/versions/9/infer"):
+    for path in (
+        *("/v2/models/nope/infer", "/v2/models/score/versions/9/infer", "/v2/models/score/versions/0/infer"),
+        f"/v2/models/score/versions/{10**25}/infer",
+    ):
         assert site.http.post(path, json={"inputs": [tensor(1.0)]}).status_code == 404
     for body in (
         b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [NaN]}]}',
         b"{",
         b"[]",
         b"\xff",
+        b"[" * 100_000,
+        b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": ' + b"1" * 5000 + b"}]}",
+        b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [' + b"9," * 50_000 + b'1], "data": [1]}]}',
     ):
-        assert site.http.post("/v2/models/score/infer", content=body).status_code == 400
+        answer = site.http.post("/v2/models/score/infer", content=body)
+        assert (answer.status_code, type(answer.json()["error"])) == (400, str)
     assert site.infer(tensor(1.0), outputs=[{"name": "other"}]).status_code == 400
+    for parameters in ({"keys": ["a"]}, {"keys": "ab"}, {"key": ["a"]}, {"keys": [{}, {}]}):
+        assert site.infer(tensor(1.0, 2.0), parameters=parameters).status_code == 400
     assert site.http.get("/v2/models/score").status_code == 200, "and the server is up"
+
+
+def test_binary_tensors_are_refused_with_the_way_around(site: Site) -> None:
+    answer = site.http.post("/v2/models/score/infer", content=b"{}", headers={"Inference-Header-Content-Length": "2"})
+    assert answer.status_code == 400
+    assert "binary_data=False" in answer.json()["error"]
+
+
+def test_the_answer_says_who_gave_it(site: Site) -> None:
+    one = ok(site.infer(tensor(1.0), parameters={"key": "a", "unknown": [1]}))
+    assert one["parameters"].keys() == {"model_version", "role", "prediction_id"}
+    assert (one["parameters"]["model_version"], one["parameters"]["role"]) == ("1", "champion")
+    assert (
+        site.http.get("/api/v1/predictions?model=score&limit=1").json()[0]["id"] == one["parameters"]["prediction_id"]
+    )
+    two = ok(site.infer(tensor(1.0, 2.0), parameters={"keys": ["a", 7]}))
+    assert two["parameters"] == {"model_version": "1", "role": "champion"}
+
+
+def test_a_viewer_looks_and_does_not_infer(site: Site) -> None:
+    vera = site.user("vera", "viewer")
+    assert site.http.get("/v2/models/score", headers=vera).status_code == 200
+    answer = site.http.post("/v2/models/score/infer", json={"inputs": [tensor(1.0)]}, headers=vera)
+    assert (answer.status_code, type(answer.json()["error"])) == (403, str)
 
 
 tensors = st.fixed_dictionaries(
@@ -211,6 +160,7 @@ tensors = st.fixed_dictionaries(
             st.none()
             | st.booleans()
             | st.floats(allow_nan=False, allow_infinity=False)
+            | st.integers(-(2**70), 2**70)
             | st.text(max_size=3)
             | st.just([1]),
             max_size=4,
@@ -225,6 +175,29 @@ tensors = st.fixed_dictionaries(
 )
 def test_no_tensors_are_a_fault_of_the_server(site: Site, inputs: list[Any], parameters: dict[str, Any]) -> None:
     assert site.infer(*inputs, parameters=parameters).status_code < 500
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+requests = st.fixed_dictionaries(
+    {"inputs": st.lists(tensors, max_size=2) | json_values},
+    optional={"id": json_values, "parameters": json_values, "outputs": json_values},
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(body=json_values | requests)
+def test_no_json_is_a_fault_of_the_server(site: Site, body: Any) -> None:
+    answer = site.http.post("/v2/models/score/infer", json=body)
+    assert answer.status_code < 500
+    assert answer.status_code == 200 or isinstance(answer.json()["error"], str)
 
 
 # -- registering and promoting what should not be ----------------------------------------------------------------------------

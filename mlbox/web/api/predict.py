@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 from litestar import get, post
 from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput
 from mlbox.ids import new_id
 from mlbox.records import Prediction, Principal, Record
-from mlbox.serve.server import PredictRow
+from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.web.auth import require
 from mlbox.web.box import Box
 
 
@@ -30,6 +30,7 @@ class Answer(Record, frozen=True, kw_only=True):
 
     id: str
     score: float
+    """Null where the model gave no finite number."""
     version: int
     role: str
 
@@ -53,25 +54,34 @@ def rows_of(request: PredictRequest) -> list[PredictRow]:
     ]
 
 
+def answers_of(models: ModelServer, model: str, request: PredictRequest, caller: str) -> list[Answer]:
+    """Score a request's rows; all of it off the loop."""
+    found = models.predict(model, rows=rows_of(request), caller=caller, version=request.version)
+    return [Answer(id=p.id, score=p.score, version=p.version, role=p.role) for p in found]
+
+
 def default_key(entity: dict[str, Any]) -> str:
-    """The entity itself, so that it meets the same version each time; a row without one meets any."""
-    return msgspec.json.encode(entity, order="sorted").decode() if entity else new_id()
+    """The entity itself, so that it meets the same version each time; a row without one meets any.
+
+    It is not checked yet, so this must take whatever JSON can say.
+    """
+    return repr(sorted(entity.items(), key=lambda item: item[0])) if entity else new_id()
 
 
 @post("/api/v1/models/{model:str}/predict", status_code=200)
 async def predict(box: Box, principal: Principal, model: str, data: PredictRequest) -> list[Answer]:
     """Score rows, in their order."""
-    found = await box.call(box.models.predict, model, rows=rows_of(data), caller=principal.name, version=data.version)
-    return [Answer(id=p.id, score=p.score, version=p.version, role=p.role) for p in found]
+    require(principal, "member")
+    return await box.call(answers_of, box.models, model, data, principal.name)
 
 
 @get("/api/v1/predictions")
 async def list_predictions(
-    box: Box, model: str, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100
+    box: Box, model: str, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100, after: str | None = None
 ) -> list[Prediction]:
-    """A model's last predictions, newest first."""
+    """A model's last predictions, newest first, of every role."""
     await box.call(box.registry.model, model)
-    return await box.call(box.predictions.recent, model, limit)
+    return await box.call(box.predictions.recent, model, limit, after=after)
 
 
 handlers: list[Any] = [predict, list_predictions]

@@ -1,0 +1,159 @@
+"""The rows of a request, and their features as a version wants them: looked up by entity, or as the caller gave them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlbox.errors import InvalidInput, NotFound
+from mlbox.records import ModelVersion, OnlineRow, Record
+from mlbox.store.catalog import suggest
+from mlbox.store.features import FeatureStore
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MAX_ROWS = 10_000
+MAX_IDS = 64
+MAX_TEXT = 1000
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+INT64 = range(-(2**63), 2**63)
+Values = list[list[float | None]]
+"""A row of features for each row asked about, in the order of a model's columns; None is a missing value."""
+
+
+class PredictRow(Record, frozen=True, kw_only=True):
+    """One row to score: by the entity's ids, or by features; `key` decides which version answers."""
+
+    key: str
+    entity: dict[str, Any] = {}
+    """The ids that features are looked up by; kept in the prediction log either way."""
+    features: dict[str, Any] | None = None
+    """Numbers, by full reference, or by name where that is unambiguous; None is a missing value."""
+
+
+def check_rows(rows: Sequence[PredictRow]) -> None:
+    """All by ids or all by features, not too many, and ids that are plain values; raises InvalidInput naming the field."""
+    if not rows or len(rows) > MAX_ROWS:
+        raise InvalidInput(f"{len(rows)} rows; 1 to {MAX_ROWS:,} are taken.", hint="Split them.", field="rows")
+    if len({row.features is None for row in rows}) > 1:
+        raise InvalidInput("Some rows have features and some have none.", hint="Send them apart.", field="features")
+    for number, row in enumerate(rows):
+        if len(row.entity) > MAX_IDS:
+            raise InvalidInput(
+                f"Entity {number} has {len(row.entity)} ids; at most {MAX_IDS} are taken.",
+                hint="Send the join keys only.",
+                field=f"entities.{number}",
+            )
+        for name, value in row.entity.items():
+            if not _is_plain(value) or len(name) > MAX_TEXT:
+                raise InvalidInput(
+                    f"{name[:80]!r} of entity {number} is {value!r:.60}, and an id is wanted.",
+                    hint=f"Send a number, a boolean or a text of at most {MAX_TEXT:,} characters.",
+                    field=f"entities.{number}.{name[:80]}",
+                )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_TEXT
+    if isinstance(value, int):
+        return value in INT64
+    return value is None or isinstance(value, float)
+
+
+class Columns:
+    """Where a version's features are among its input's columns, by full reference and by what is unambiguous."""
+
+    def __init__(self, version: ModelVersion) -> None:
+        self.ref = version.ref
+        self.names = version.features
+        self.places = {name: place for place, name in enumerate(self.names)}
+        bare = [name.partition(":")[2] for name in self.names]
+        self.places |= {name: place for place, name in enumerate(bare) if bare.count(name) == 1}
+
+
+class Inputs:
+    """The features of one request's rows. All versions that see a row, and its shadow, see the same look-up."""
+
+    def __init__(self, store: FeatureStore, rows: Sequence[PredictRow]) -> None:
+        self.rows = rows
+        self._store = store
+        self._found: dict[tuple[str, ...], tuple[list[OnlineRow], float]] = {}
+
+    def of(self, columns: Columns, places: Sequence[int]) -> tuple[Values, float]:
+        """The features of the rows at these places, and the seconds that the look-up took.
+
+        Raises NotFound for an entity that no view knows, and InvalidInput for odd ids or features, naming row and field.
+        """
+        given = [self.rows[place].features for place in places]
+        if given[0] is not None:
+            return [_given(columns, one or {}, place) for one, place in zip(given, places, strict=True)], 0.0
+        online, seconds = self._look_up(columns.names)
+        return [self._known(columns, online[place], place) for place in places], seconds
+
+    def _look_up(self, names: tuple[str, ...]) -> tuple[list[OnlineRow], float]:
+        """Of all rows at once, whoever answers them, so that an error's row number is the caller's."""
+        if names not in self._found:
+            began = time.perf_counter()
+            online = self._store.online_features(names, [row.entity for row in self.rows])
+            self._found[names] = online, time.perf_counter() - began
+        return self._found[names]
+
+    def _known(self, columns: Columns, found: OnlineRow, place: int) -> list[float | None]:
+        if all(status == "NOT_FOUND" for status in found.statuses.values()):
+            views = dict.fromkeys(name.partition(":")[0] for name in found.statuses)
+            raise NotFound(
+                f"No view knows the entity {self.rows[place].entity!r:.200}: it is not in {', '.join(views)}.",
+                hint="Check its ids, or materialize the views.",
+                field=f"entities.{place}",
+            )
+        return [_number(found.values[name], name) for name in columns.names]
+
+
+def _given(columns: Columns, features: Mapping[str, Any], row: int) -> list[float | None]:
+    """Features that the caller gave, in the model's order; all of them must be there, and None is a missing value."""
+    values: dict[int, float | None] = {}
+    for name, value in features.items():
+        field = f"features.{row}.{name[:200]}"
+        place = columns.places.get(name)
+        if place is None:
+            raise InvalidInput(
+                f"{columns.ref} has no feature {name!r:.200}.", hint=suggest(name[:200], columns.places), field=field
+            )
+        if place in values:
+            raise InvalidInput(f"The feature {name!r} is given twice.", hint="Give each once.", field=field)
+        if value is not None and not (isinstance(value, int | float) and abs(value) <= FLOAT32_MAX):
+            raise InvalidInput(
+                f"{name!r} is {value!r:.60}, and a finite number that fits into a float32 is wanted.",
+                hint="Send null for a missing value.",
+                field=field,
+            )
+        values[place] = None if value is None else float(value)
+    for place, name in enumerate(columns.names):
+        if place not in values:
+            raise InvalidInput(
+                f"The feature {name!r} is missing.",
+                hint="Send null for a missing value.",
+                field=f"features.{row}.{name}",
+            )
+    return [values[place] for place in range(len(columns.names))]
+
+
+def _number(value: Any, name: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        raise InvalidInput(
+            f"The feature {name} is text, and a model takes numbers.", hint="Encode it in its view.", field=name
+        )
+    return float(value)
+
+
+def as_matrix(values: Values) -> np.ndarray:
+    """Features as float32 [N, F] with NaN for missing; what is too large for a float32 is infinite."""
+    import numpy as np
+
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float64).astype(np.float32)

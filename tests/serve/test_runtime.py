@@ -1,0 +1,107 @@
+"""A model in memory: what it takes, and what its score is."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from mlbox.errors import InvalidInput
+from mlbox.serve.runtime import CPU, Session
+from tests.models import linear, save
+
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def graph(nodes: list[Any], outputs: list[Any], *constants: Any, width: Any = 2) -> onnx.ModelProto:
+    """A model of the input [N, width]."""
+    rows = helper.make_tensor_value_info("input", FLOAT, ["N", width])
+    made = helper.make_graph(nodes, "g", [rows], outputs, list(constants))
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def out(name: str, *shape: Any, dtype: int = FLOAT) -> Any:
+    return helper.make_tensor_value_info(name, dtype, list(shape))
+
+
+def constant(name: str, *values: float, dtype: Any = np.float32) -> Any:
+    return numpy_helper.from_array(np.array(values, dtype), name)
+
+
+ROWS = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+
+
+def test_the_score_is_the_last_column_of_the_first_floating_point_output(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["input"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Identity", ["input"], ["probabilities"]),
+    ]
+    model = graph(nodes, [out("label", "N", dtype=INT64), out("probabilities", "N", 2)])
+    session = Session(save(model, tmp_path))
+    assert [o.dtype for o in session.outputs] == ["INT64", "FP32"]
+    assert session.score(ROWS).tolist() == [2.0, 4.0, 6.0]
+
+
+def test_a_vector_is_a_score_as_it_is_and_any_layout_of_rows_is_taken() -> None:
+    nodes = [helper.make_node("ReduceSum", ["input", "axes"], ["score"], keepdims=0)]
+    model = graph(nodes, [out("score", "N")], constant("axes", 1, dtype=np.int64))
+    session = Session(model.SerializeToString(), providers=CPU)
+    assert session.score(ROWS).tolist() == [3.0, 7.0, 11.0]
+    assert session.score(np.asfortranarray(ROWS.astype(np.float64))).tolist() == [3.0, 7.0, 11.0]
+    assert session.score(ROWS).dtype == np.float64
+
+
+def test_scores_that_are_not_one_for_each_row_are_refused() -> None:
+    total = [
+        helper.make_node("ReduceSum", ["input"], ["s"], keepdims=0),
+        helper.make_node("Add", ["s", "w"], ["score"]),
+    ]
+    session = Session(graph(total, [out("score", "M")], constant("w", 0, 0)).SerializeToString())
+    assert len(session.score(ROWS[:2])) == 2, "by chance as many"
+    with pytest.raises(InvalidInput, match=r"is \[2\] for 3 rows") as caught:
+        session.score(ROWS)
+    assert caught.value.field == "output"
+    scalar = [helper.make_node("ReduceSum", ["input"], ["score"], keepdims=0)]
+    with pytest.raises(InvalidInput, match=r"is \[\] for 3 rows"):
+        Session(graph(scalar, [out("score")]).SerializeToString()).score(ROWS)
+
+
+def test_a_model_without_a_floating_point_output_is_refused() -> None:
+    nodes = [helper.make_node("ArgMax", ["input"], ["label"], axis=1, keepdims=0)]
+    with pytest.raises(InvalidInput, match="no floating-point output"):
+        Session(graph(nodes, [out("label", "N", dtype=INT64)]).SerializeToString())
+
+
+def test_a_list_of_dictionaries_is_refused_with_what_to_switch_off() -> None:
+    zipmap = helper.make_node("ZipMap", ["input"], ["score"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    kind = helper.make_map_type_proto(INT64, helper.make_tensor_type_proto(FLOAT, []))
+    output = helper.make_value_info("score", helper.make_sequence_type_proto(kind))
+    rows = helper.make_tensor_value_info("input", FLOAT, ["N", 2])
+    made = helper.make_graph([zipmap], "g", [rows], [output])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    with pytest.raises(InvalidInput, match="zipmap"):
+        Session(helper.make_model(made, opset_imports=opsets, ir_version=8).SerializeToString())
+
+
+def test_many_threads_share_one_session_and_get_their_own_rows(tmp_path: Path) -> None:
+    session = Session(save(linear([1.0, 0.0]), tmp_path))
+    wrong: list[int] = []
+
+    def work(seed: int) -> None:
+        rows = np.random.default_rng(seed).normal(size=(17, 2)).astype(np.float32)
+        wanted = 1 / (1 + np.exp(-rows[:, 0].astype(np.float64)))
+        for _ in range(50):
+            if not np.allclose(session.score(rows), wanted, rtol=1e-4):
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
