@@ -12,7 +12,7 @@ from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, read_pairs, show, show_one
 from mlbox.client import Client
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import Endpoint, FeatureView, ModelVersion, Prediction
+from mlbox.records import Endpoint, FeatureView, ModelVersion
 
 app = typer.Typer(no_args_is_help=True, help="What serves, and predictions.")
 COLUMNS = (
@@ -83,7 +83,8 @@ def log(
 ) -> None:
     """List a model's last predictions, newest first."""
     with connect() as client:
-        found = client.get("/api/v1/predictions", list[Prediction], model=model, limit=limit, after=after)
+        # Not as records: a score that is no finite number is null in JSON.
+        found = client.get("/api/v1/predictions", list[dict[str, Any]], model=model, limit=limit, after=after)
         show(found, ("domain_at", "version", "role", "score", "entity", "latency_ms"), output)
 
 
