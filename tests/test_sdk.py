@@ -124,6 +124,15 @@ def test_without_a_box_it_says_how_to_name_one(tmp_path: Path, monkeypatch: pyte
         mlbox.connect()
 
 
+def test_a_known_token_goes_to_its_own_box_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLBOX_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("MLBOX_TOKEN", "secret")
+    with pytest.raises(NotAuthenticated, match="No token for http://elsewhere"):
+        mlbox.connect("http://elsewhere")
+    with mlbox.connect("http://127.0.0.1:1/") as own:
+        assert own.url == "http://127.0.0.1:1"
+
+
 # -- snapshots ----------------------------------------------------------------------------------------------------------------
 
 

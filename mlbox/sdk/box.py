@@ -13,7 +13,7 @@ import msgspec
 
 from mlbox import context
 from mlbox.client import Client
-from mlbox.errors import TimedOut
+from mlbox.errors import NotAuthenticated, TimedOut
 from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Run
 from mlbox.sdk.datasets import Dataset
 from mlbox.sdk.runs import ActiveRun
@@ -155,6 +155,10 @@ def connect(url: str | None = None, token: str | None = None) -> Box:
     if url and token:
         return Box(url, token)
     known_url, known_token = context.resolve()
+    if url and not token and url.rstrip("/") != known_url.rstrip("/"):
+        raise NotAuthenticated(  # a known token goes to its own box only
+            f"No token for {url} is given.", hint="Give token, or run `mlbox login URL`.", field="token"
+        )
     return Box(url or known_url, token or known_token)
 
 
