@@ -67,17 +67,26 @@ def use(name: str) -> Context:
     )
 
 
-def resolve() -> tuple[str, str]:
-    """URL and token of the chosen box; raises NotAuthenticated when nothing names one."""
-    url, token = os.environ.get(URL), os.environ.get(TOKEN)
+def resolve(url: str | None = None, token: str | None = None) -> tuple[str, str]:
+    """URL and token of a box: as given, else of the environment, else of a context; raises NotAuthenticated.
+
+    A token goes only to the box that it is for: the environment's to MLBOX_URL, a stored one to the box that it was stored
+    for, never to another that a caller or a variable names.
+    """
+    named, secret = os.environ.get(URL) or None, os.environ.get(TOKEN) or None
+    if url is None or named is None or _same(url, named):
+        url, token = url or named, token or secret
     if url and token:
         return url, token
-    # A stored token goes only to the box that it was stored for, never to one that a variable names.
-    chosen = next((c for c in load() if (c.url == url.rstrip("/") if url else c.current)), None)
+    chosen = next((c for c in load() if (_same(c.url, url) if url else c.current)), None)
     if chosen is None:
         said = f"No token for {url} is known." if url else "No box is known."
         raise NotAuthenticated(said, hint=f"Run `mlbox login URL`, or set {URL} and {TOKEN}.")
     return chosen.url, token or chosen.token
+
+
+def _same(one: str, other: str) -> bool:
+    return one.rstrip("/") == other.rstrip("/")
 
 
 def _write(contexts: list[Context], current: str) -> None:

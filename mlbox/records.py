@@ -10,7 +10,9 @@ The spine of the platform, each naming the one before:
 
 from __future__ import annotations
 
+import html
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -32,12 +34,25 @@ def check_name(name: str, *, field: str = "name") -> str:
     return name
 
 
+def html_table(facts: Mapping[str, Any]) -> str:
+    """Facts by name as a small HTML table: what a notebook shows of a record."""
+    rows = "".join(
+        f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(fact))}</td></tr>" for name, fact in facts.items()
+    )
+    return f"<table>{rows}</table>"
+
+
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all records."""
 
     def to_json(self) -> bytes:
         """The record as JSON."""
         return msgspec.json.encode(self)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every field that says something."""
+        facts = {name: getattr(self, name) for name in self.__struct_fields__}
+        return html_table({name: fact for name, fact in facts.items() if fact not in (None, "", (), {})})
 
 
 class Event(Record, frozen=True, kw_only=True):
@@ -98,6 +113,19 @@ class Principal(Record, frozen=True, kw_only=True):
 # -- tracking -----------------------------------------------------------------------------------------------------------
 
 RunStatus = Literal["SCHEDULED", "RUNNING", "FINISHED", "FAILED", "KILLED"]
+MAX_KEY = 256
+"""Characters in the name of a metric, a parameter, a tag or a run."""
+MAX_STEP = 2**63 - 1
+
+
+def check_point(key: str, step: int) -> None:
+    """A metric's name and step fit the store; raises InvalidInput with the field otherwise."""
+    if not 0 < len(key) <= MAX_KEY:
+        raise InvalidInput(
+            f"A metric's name has {len(key)} characters.", hint=f"Use 1 to {MAX_KEY}.", field="metrics.key"
+        )
+    if abs(step) > MAX_STEP:
+        raise InvalidInput(f"The step {step} does not fit 64 bits.", hint="Count in steps.", field="metrics.step")
 
 
 class Experiment(Record, frozen=True, kw_only=True):

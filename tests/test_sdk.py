@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
@@ -10,17 +11,25 @@ import sys
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import mlbox
-from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, NotFound
-from mlbox.records import Run
+from mlbox import context
+from mlbox.client import Client
+from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, NotFound, Unavailable
+from mlbox.records import Column, DataFile, DatasetVersion, Run
+from mlbox.sdk.datasets import Dataset
 from mlbox.sdk.export import Exported
 from mlbox.sdk.snapshot import git_commit, pack
 from tests.conftest import Server
+from tests.models import linear
+from tests.web.served import Site
 
 
 @pytest.fixture
@@ -61,7 +70,7 @@ def test_a_run_is_logged_and_ends_as_its_block_does(box: mlbox.Box) -> None:
         {"lr": "0.1", "layers": "[1, 2]"},
         {"kind": "test"},
     )
-    assert len(box.client.get(f"/api/v1/runs/{run.id}/metrics/loss", list[dict])) == 1200
+    assert len(box.client.get(f"/api/v1/runs/{run.id}/metrics/loss", list[dict], limit=10_000)) == 1200
     with pytest.raises(ZeroDivisionError), box.run("delay") as failing:
         1 / 0  # noqa: B018
     assert box.client.get(f"/api/v1/runs/{failing.id}", Run).status == "FAILED"
@@ -85,11 +94,78 @@ def test_no_point_is_lost_while_the_server_restarts(make_server: Callable[..., S
     assert [p["step"] for p in points] == [1, 2]
 
 
+def test_no_point_is_lost_when_the_box_stays_away_for_longer(
+    make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlbox.sdk.runs.RETRY_SECONDS", 0)
+    server = make_server()
+    port = server.url.rsplit(":", 1)[1]
+    with mlbox.connect(server.url, server.token) as box:
+        run = box.run("delay")
+        server.stop(signal.SIGKILL)
+        run.log(step=1, loss=1.0)
+        with pytest.raises(Unavailable):
+            run.end()
+        with pytest.raises(Unavailable):
+            run.log(step=2, loss=0.5)
+        again = make_server("--port", port, data_dir=server.data_dir)
+        run.end()
+        run.log(step=3, loss=0.4)  # late, and sent at once
+        points = again.http.get(f"/api/v1/runs/{run.id}/metrics/loss").json()
+    assert ([p["step"] for p in points], run.record.status) == ([1, 2, 3], "FINISHED")
+
+
+def test_a_script_that_dies_leaves_a_failed_run_with_all_it_logged(server: Server) -> None:
+    script = "import mlbox\nrun = mlbox.run('delay')\nprint(run.id)\nrun.log(step=1, loss=0.5)\n1 / 0\n"
+    env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False)
+    run = server.http.get(f"/api/v1/runs/{done.stdout.strip()}").json()
+    assert (run["status"], run["metrics"]["loss"]["value"]) == ("FAILED", 0.5), done.stderr
+
+
+def test_numpy_numbers_are_numbers_and_a_bad_point_is_refused_where_it_is_logged(box: mlbox.Box) -> None:
+    with box.run("delay") as run:
+        run.log(step=np.int64(3), loss=np.float32(0.5))  # type: ignore[arg-type]
+        for metrics, step in (({"": 1.0}, 0), ({"m" * 257: 1.0}, 0), ({"m": 1.0}, 2**63)):
+            with pytest.raises(InvalidInput):
+                run.log_metrics(metrics, step=step)
+    assert box.client.get(f"/api/v1/runs/{run.id}", Run).metrics["loss"].step == 3
+
+
+def test_what_a_notebook_shows_is_a_table_without_markup_of_others(box: mlbox.Box) -> None:
+    run = box.run("delay", name="<b>first</b>")
+    for shown in (run, run.record):
+        assert "&lt;b&gt;first" in shown._repr_html_()
+    assert repr(run) == f"ActiveRun({run.id}, RUNNING)"
+    run.end()
+    assert repr(run) == f"ActiveRun({run.id}, FINISHED)"
+
+
+def test_a_stored_token_goes_to_no_other_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    for name in ("MLBOX_URL", "MLBOX_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    context.save("http://mine:8265", "stored")
+    assert context.resolve() == context.resolve("http://mine:8265/") == ("http://mine:8265", "stored")
+    with pytest.raises(NotAuthenticated, match="No token for http://other:1"):
+        mlbox.connect("http://other:1")
+    monkeypatch.setenv("MLBOX_URL", "http://job:1")
+    monkeypatch.setenv("MLBOX_TOKEN", "of-the-job")
+    assert context.resolve() == ("http://job:1", "of-the-job")
+    assert context.resolve("http://mine:8265") == ("http://mine:8265", "stored")
+    assert context.resolve("http://other:1", "given") == ("http://other:1", "given")
+    with pytest.raises(NotAuthenticated):
+        context.resolve("http://other:1")
+    monkeypatch.delenv("MLBOX_URL")
+    assert context.resolve("http://other:1") == ("http://other:1", "of-the-job")
+
+
 def test_an_artifact_goes_up_from_a_file_or_from_bytes(box: mlbox.Box, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("hello")
     with box.run("delay") as run:
         assert run.log_artifact(tmp_path / "notes.txt").path == "notes.txt"
         assert run.log_artifact(b"x" * 10, "deep/er.bin").size == 10
+        assert run.log_artifact(b"x", "a b?c=1#d%2e.txt").path == "a b?c=1#d%2e.txt"
     with pytest.raises(ValueError, match="as_="):
         run.log_artifact(b"x")
 
@@ -100,7 +176,7 @@ def test_a_job_runs_the_code_of_a_folder_and_adopts_its_run(box: mlbox.Box, tmp_
     (code / "train.py").write_text(
         "import mlbox\nwith mlbox.run(params={'lr': 1}) as run:\n    run.log(step=1, loss=0.5)\nprint(run.id)\n"
     )
-    job = box.wait(box.submit(["python", "train.py"], workdir=code, experiment="delay", name="t", memory_gb=1))
+    job = box.wait(box.submit("python train.py", workdir=code, experiment="delay", name="t", memory_gb=1))
     assert job.state == "succeeded", box.client.request("GET", f"/api/v1/jobs/{job.id}/logs").decode()
     run = box.client.get(f"/api/v1/runs/{job.run_id}", Run)
     assert (run.status, run.params["lr"], run.metrics["loss"].value) == ("FINISHED", "1", 0.5)
@@ -124,13 +200,72 @@ def test_without_a_box_it_says_how_to_name_one(tmp_path: Path, monkeypatch: pyte
         mlbox.connect()
 
 
-def test_a_known_token_goes_to_its_own_box_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLBOX_URL", "http://127.0.0.1:1")
-    monkeypatch.setenv("MLBOX_TOKEN", "secret")
-    with pytest.raises(NotAuthenticated, match="No token for http://elsewhere"):
-        mlbox.connect("http://elsewhere")
-    with mlbox.connect("http://127.0.0.1:1/") as own:
-        assert own.url == "http://127.0.0.1:1"
+# -- data and models ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_is_read_and_an_onnx_file_of_ones_own_registered_with_its_sample(
+    box: mlbox.Box, server: Server, tmp_path: Path
+) -> None:
+    Site(server)
+    data = box.dataset("sales")
+    matrix = data.matrix()
+    assert (matrix.X.dtype, matrix.X.shape, matrix.features) == (np.float32, (60, 1), ("spend@v1:amount",))
+    assert set(matrix.y) == {0, 1}
+    assert [column.name for column in data.columns][-2:] == ["spend@v1:amount", "good"]
+    assert "sales@v1" in data._repr_html_()
+    (tmp_path / "m.onnx").write_bytes(linear([1.0]).SerializeToString())
+    np.savez(tmp_path / "s.npz", inputs=matrix.X, outputs=1 / (1 + np.exp(-matrix.X[:, 0].astype(np.float64))))
+    with box.run("e", dataset="sales@v1") as run:
+        bare = run.register("own", tmp_path / "m.onnx")
+        whole = run.register("own", tmp_path / "m.onnx", sample=tmp_path / "s.npz", metrics={"auc": 0.5})
+    assert (bare.sample, whole.version, whole.metrics) == (None, 2, {"auc": 0.5})
+    assert whole.sample is not None
+
+
+def kept(folder: Path, table: pa.Table, dtypes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> DatasetVersion:
+    """A dataset version whose one file lies in the cache already."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    digest = hashlib.sha256(content.getvalue()).hexdigest()
+    path = folder / "mlbox" / digest[:2] / f"{digest}.parquet"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content.getvalue())
+    return DatasetVersion(
+        id="1",
+        name="d",
+        version=1,
+        hash=digest,
+        files=(DataFile(path="0.parquet", sha256=digest, size=len(content.getvalue()), rows=table.num_rows),),
+        columns=tuple(Column(name=name, dtype=dtype) for name, dtype in dtypes.items()),  # type: ignore[arg-type]
+        rows=table.num_rows,
+        query="",
+        label_set="l",
+        created_by="ann",
+        created_at=datetime.now(UTC),
+    )
+
+
+def test_a_matrix_rounds_to_float32_as_serving_does_and_missing_is_nan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pa.table({"v@v1:n": pa.array([2**24 + 1, None], pa.int64()), "v@v1:b": [True, None], "y": [1.0, 0.0]})
+    version = kept(tmp_path, table, {"v@v1:n": "INT64", "v@v1:b": "BOOL", "y": "FP64"}, monkeypatch)
+    with Client("http://localhost:1", "") as nowhere:
+        matrix = Dataset(nowhere, version).matrix()
+    assert matrix.X[0].tolist() == [2**24, 1.0]
+    assert np.isnan(matrix.X[1]).all()
+
+
+@pytest.mark.parametrize("dtype", ["STRING", "TIMESTAMP"])
+def test_a_feature_that_is_no_number_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
+) -> None:
+    values = ["a"] if dtype == "STRING" else [datetime.now(UTC)]
+    version = kept(tmp_path, pa.table({"v@v1:x": values, "y": [1.0]}), {"v@v1:x": dtype, "y": "FP64"}, monkeypatch)
+    with Client("http://localhost:1", "") as nowhere, pytest.raises(InvalidInput, match=f"is a {dtype}") as caught:
+        Dataset(nowhere, version).matrix()
+    assert caught.value.field == "v@v1:x"
 
 
 # -- snapshots ----------------------------------------------------------------------------------------------------------------
@@ -161,6 +296,14 @@ def test_a_snapshot_holds_what_git_does_not_ignore_and_names_the_commit(tmp_path
     clean = git_commit(tmp_path)
     assert clean is not None
     assert len(clean) == 40
+
+
+def test_a_folder_that_git_ignores_as_a_whole_is_packed_all_the_same(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_text("scratch/")
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / os.fsdecode(b"caf\xe9.py")).write_text("1")
+    assert len(names(pack(tmp_path / "scratch"))) == 1
 
 
 def test_a_snapshot_without_git_leaves_caches_out_and_is_reproducible(tmp_path: Path) -> None:
@@ -219,6 +362,7 @@ def test_a_torch_module_exports_for_any_number_of_rows() -> None:
     exported = mlbox.export_onnx(model, np.nan_to_num(rows()))
     assert scores_of(exported) == pytest.approx(exported.outputs, abs=1e-5)
     assert len(exported.outputs) == 64
+    assert model.training, "the caller goes on training"
 
 
 def test_what_cannot_be_exported_says_why() -> None:

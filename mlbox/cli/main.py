@@ -38,6 +38,7 @@ COMMANDS = {
     # nouns
     "job": Entry("job", "Jobs: submit, follow, stop, retry."),
     "run": Entry("run", "Runs: what training recorded."),
+    "exp": Entry("exp", "Experiments: named groups of runs."),
     "label": Entry("label", "Label sets."),
     "dataset": Entry("dataset", "Dataset versions."),
     "endpoint": Entry("endpoint", "What serves, and predictions."),

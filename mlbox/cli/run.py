@@ -8,7 +8,7 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
-from mlbox.records import Experiment, Run
+from mlbox.records import Run
 
 app = typer.Typer(no_args_is_help=True, help="Runs: what training recorded.")
 
@@ -30,10 +30,3 @@ def show_run(run_id: Annotated[str, typer.Argument(metavar="RUN")], output: Outp
     """Show a run with its parameters and the last value of each metric."""
     with connect() as client:
         show_one(client.get(f"/api/v1/runs/{run_id}", Run), output)
-
-
-@app.command("experiments", epilog="Example: mlbox run experiments")
-def experiments(output: OutputOption = Output.table) -> None:
-    """List experiments."""
-    with connect() as client:
-        show(client.get("/api/v1/experiments", list[Experiment]), ("name", "created_at"), output)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import msgspec
 
 from mlbox import context
 from mlbox.client import Client
-from mlbox.errors import NotAuthenticated, TimedOut
-from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Run
+from mlbox.errors import TimedOut
+from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Run, html_table
 from mlbox.sdk.datasets import Dataset
-from mlbox.sdk.runs import ActiveRun
+from mlbox.sdk.runs import ActiveRun, patiently
 from mlbox.sdk.snapshot import git_commit, pack
 
 RUN_ID, JOB_ID = "MLBOX_RUN_ID", "MLBOX_JOB_ID"
@@ -35,6 +37,9 @@ class Box:
 
     def __repr__(self) -> str:
         return f"Box({self.url!r})"
+
+    def _repr_html_(self) -> str:
+        return html_table({"box": self.url})
 
     def __enter__(self) -> Self:
         return self
@@ -77,7 +82,7 @@ class Box:
 
     def submit(
         self,
-        command: Sequence[str],
+        command: Sequence[str] | str,
         *,
         name: str = "",
         workdir: Path | str = ".",
@@ -93,11 +98,11 @@ class Box:
         env: Mapping[str, str] = {},
         tags: Mapping[str, str] = {},
     ) -> Job:
-        """Send the code in a folder to the box and have a command run in it as a job."""
+        """Send the code in a folder to the box and have a command (words, or one line of them) run in it as a job."""
         folder = Path(workdir)
         snapshot = self.client.send("POST", "/api/v1/snapshots", content=pack(folder))
         spec = JobSpec(
-            command=tuple(command),
+            command=tuple(shlex.split(command) if isinstance(command, str) else command),
             name=name,
             snapshot=msgspec.json.decode(snapshot)["sha256"],
             env=dict(env),
@@ -116,10 +121,10 @@ class Box:
         return self.client.post("/api/v1/jobs", Job, spec)
 
     def wait(self, job: Job, *, seconds: float = 24 * 3600, every: float = 0.5) -> Job:
-        """The job once it has ended; raises TimedOut."""
+        """The job once it has ended, a restart of the box on the way or not; raises TimedOut."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            found = self.client.get(f"/api/v1/jobs/{job.id}", Job)
+            found = patiently(lambda: self.client.get(f"/api/v1/jobs/{job.id}", Job))
             if found.ended_at is not None:
                 return found
             time.sleep(every)
@@ -129,7 +134,7 @@ class Box:
 
     def dataset(self, ref: str) -> Dataset:
         """A dataset version (`NAME@vN`, or the latest of `NAME`); its files are fetched when they are needed."""
-        return Dataset(self.client, self.client.get(f"/api/v1/datasets/{ref}", DatasetVersion))
+        return Dataset(self.client, self.client.get(f"/api/v1/datasets/{quote(ref, safe='@')}", DatasetVersion))
 
     def features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
         """The latest values of features (references, or a service) of entities."""
@@ -146,20 +151,16 @@ class Box:
     ) -> list[float]:
         """Scores of rows, by their entities' ids or by features."""
         body = {"entities": list(entities), "features": list(features), "keys": list(keys)}
-        found = self.client.post(f"/api/v1/models/{model}/predict", list[dict[str, Any]], body)
+        found = self.client.post(f"/api/v1/models/{quote(model, safe='')}/predict", list[dict[str, Any]], body)
         return [row["score"] for row in found]
 
 
 def connect(url: str | None = None, token: str | None = None) -> Box:
-    """A box by URL and token, or the one of the environment or the current context."""
-    if url and token:
-        return Box(url, token)
-    known_url, known_token = context.resolve()
-    if url and not token and url.rstrip("/") != known_url.rstrip("/"):
-        raise NotAuthenticated(  # a known token goes to its own box only
-            f"No token for {url} is given.", hint="Give token, or run `mlbox login URL`.", field="token"
-        )
-    return Box(url or known_url, token or known_token)
+    """A box by URL and token, or the one of the environment or the current context.
+
+    A URL alone takes the token that is known for it; raises NotAuthenticated where none is.
+    """
+    return Box(*context.resolve(url, token))
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlbox.client import Client
 from mlbox.errors import InvalidInput, MlboxError
-from mlbox.records import DataFile, DatasetVersion
+from mlbox.records import Column, DataFile, DatasetVersion, html_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,11 @@ class Dataset:
         self._client = client
 
     @property
+    def columns(self) -> tuple[Column, ...]:
+        """All columns: entity keys, event time, features, and the label last."""
+        return self.info.columns
+
+    @property
     def features(self) -> tuple[str, ...]:
         """The columns that are features, by full reference."""
         return tuple(column.name for column in self.info.columns if ":" in column.name)
@@ -42,16 +47,8 @@ class Dataset:
         return f"Dataset({self.info.ref}, {self.info.rows:,} rows, {len(self.features)} features)"
 
     def _repr_html_(self) -> str:
-        import html
-
-        facts = {
-            "dataset": self.info.ref,
-            "rows": f"{self.info.rows:,}",
-            "features": len(self.features),
-            "sha256": self.info.hash,
-        }
-        rows = "".join(f"<tr><th>{key}</th><td>{html.escape(str(value))}</td></tr>" for key, value in facts.items())
-        return f"<table>{rows}</table>"
+        rows, features = f"{self.info.rows:,}", len(self.features)
+        return html_table({"dataset": self.info.ref, "rows": rows, "features": features, "sha256": self.info.hash})
 
     def files(self) -> list[Path]:
         """The Parquet files, fetched if they are not here."""
@@ -69,17 +66,24 @@ class Dataset:
         return self.arrow().to_pandas()
 
     def matrix(self) -> Matrix:
-        """Features and label as arrays; raises InvalidInput for a dataset without a label, or with text as a feature."""
+        """Features and label as arrays; raises InvalidInput without a label, or where a feature is no number.
+
+        A number that float32 does not hold exactly is rounded, as it is when the model is served.
+        """
         import numpy as np
         import pyarrow as pa
 
         if self.info.label_set is None:
             raise InvalidInput(f"{self.info.ref} has no label.", hint="Build it with a label set.", field="label_set")
+        for column in self.columns:
+            if ":" in column.name and column.dtype in ("STRING", "TIMESTAMP"):
+                raise InvalidInput(
+                    f"The feature {column.name} is a {column.dtype} and no number.",
+                    hint="Encode it in its view.",
+                    field=column.name,
+                )
         table = self.arrow()
-        for name in self.features:
-            if pa.types.is_string(table.schema.field(name).type):
-                raise InvalidInput(f"The feature {name} is text.", hint="Encode it in its view.", field=name)
-        columns = [table.column(name).cast(pa.float32()).to_numpy() for name in self.features]
+        columns = [table.column(name).cast(pa.float32(), safe=False).to_numpy() for name in self.features]
         label = table.column(self.info.columns[-1].name).to_numpy()
         return Matrix(X=np.stack(columns, axis=1), y=label, features=self.features)
 

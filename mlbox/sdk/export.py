@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ def _from_torch(model: Any, rows: np.ndarray) -> Exported:
     import numpy as np
     import torch
 
-    model = model.eval().cpu()
+    model = copy.deepcopy(model).eval().cpu()  # the caller's stays on its device, and in training mode
     given = torch.from_numpy(rows)
     with torch.no_grad():
         outputs = model(given).double().numpy().reshape(len(rows), -1)[:, -1]

@@ -48,8 +48,8 @@ def git_commit(folder: Path) -> str | None:
 
 def _files(folder: Path) -> Iterator[Path]:
     listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".")
-    if listed is not None:
-        paths = [folder / name for name in listed.split("\0") if name]
+    if listed:  # nothing is listed in a folder that git ignores as a whole: as if there were no git
+        paths = {folder / name for name in listed.split("\0") if name}  # a file in conflict is listed for each side
         yield from (path for path in paths if path.is_file())
         return
     for root, folders, names in os.walk(folder):
@@ -59,10 +59,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _git(folder: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
     except OSError:
         return None
-    return done.stdout.strip("\n") if done.returncode == 0 else None
+    return os.fsdecode(done.stdout).strip("\n") if done.returncode == 0 else None
 
 
 def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:

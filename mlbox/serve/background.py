@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 Task = Callable[[], None]
-JOIN_SECONDS = 1.0
+JOIN_SECONDS = 0.5
 _log = logging.getLogger(__name__)
 
 

@@ -6,18 +6,31 @@ name, fsynced, renamed, and its folder fsynced.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
-from mlbox.errors import InvalidInput, NotFound, TooLarge
+from mlbox.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from mlbox.store.datadir import sync_folder
 
 CHUNK_BYTES = 1 << 20
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """A disk that fails is this store's fault, by name, and not the request's."""
+    try:
+        yield
+    except OSError as err:
+        raise Unavailable(
+            f"The artifacts store could not write: {err.strerror or err}.",
+            hint="Check the disk that holds the data directory.",
+        ) from err
 
 
 class ArtifactWriter:
@@ -28,7 +41,8 @@ class ArtifactWriter:
         self._limit = limit
         self._hash = hashlib.sha256()
         self._size = 0
-        fd, name = tempfile.mkstemp(dir=root / "tmp")
+        with _writing():
+            fd, name = tempfile.mkstemp(dir=root / "tmp")
         self._temporary = Path(name)
         self._file = os.fdopen(fd, "wb")
 
@@ -39,29 +53,41 @@ class ArtifactWriter:
             self.abort()
             raise TooLarge(f"The upload is larger than {self._limit:,} bytes.", hint="Split it, or raise the limit.")
         self._hash.update(chunk)
-        self._file.write(chunk)
+        with _writing():
+            self._file.write(chunk)
+
+    def flush(self) -> None:
+        """Hand what is buffered to the disk's cache: a full disk says so here."""
+        with _writing():
+            self._file.flush()
 
     def commit(self) -> tuple[str, int]:
         """Put the file in its place, on disk; its SHA-256 and size in bytes."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
         digest = self._hash.hexdigest()
-        target = self._root / digest[:2] / digest[2:]
+        with _writing():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._place(self._root / digest[:2] / digest[2:])
+        return digest, self._size
+
+    def _place(self, target: Path) -> None:
         if target.exists():
             self._temporary.unlink()
-            return digest, self._size
-        target.parent.mkdir(exist_ok=True)
-        self._temporary.chmod(0o440)
-        self._temporary.rename(target)
+        else:
+            target.parent.mkdir(exist_ok=True)
+            self._temporary.chmod(0o440)
+            self._temporary.rename(target)
+        # Also for content that was there: whoever put it there may not have come to this yet, or was killed before it.
         for folder in (target.parent, self._root):
             sync_folder(folder)
-        return digest, self._size
 
     def abort(self) -> None:
         """Forget the upload."""
-        self._file.close()
-        self._temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # closing writes what is buffered, which a full disk refuses again
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._temporary.unlink(missing_ok=True)
 
 
 class Artifacts:
@@ -107,7 +133,12 @@ class Artifacts:
 
     def check(self) -> None:
         """Write and drop a byte: the folder takes uploads."""
-        self.writer().abort()
+        writer = self.writer()
+        try:
+            writer.write(b"0")
+            writer.flush()
+        finally:
+            writer.abort()
 
 
 def check_path(relative: str, *, field: str = "path") -> str:

@@ -15,14 +15,12 @@ import msgspec
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.ids import new_id
-from mlbox.records import Experiment, Metric, Run, RunArtifact, RunStatus, check_name
+from mlbox.records import MAX_KEY, MAX_STEP, Experiment, Metric, Run, RunArtifact, RunStatus, check_name, check_point
 from mlbox.store.artifacts import Artifacts, check_path
 from mlbox.store.db import Database, Row, Tx
 
 MAX_METRICS = 1000
-MAX_KEY = 256
 MAX_VALUE = 6000
-MAX_STEP = 2**63 - 1
 ENDED: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
 
 _RUN_SQL = """
@@ -74,13 +72,15 @@ class Tracker:
         group = self.experiment(experiment, actor=user)
         _check_pairs(params, "params")
         _check_pairs(tags, "tags")
+        _check_text(name, MAX_KEY, "name")
+        _check_text(git_commit or "", MAX_KEY, "git_commit")
         run_id = new_id()
 
         def write(tx: Tx) -> None:
             tx.run(
                 "INSERT INTO run (id, experiment_id, name, user, status, started_us, job_id, dataset, git_commit)"
                 " VALUES (?,?,?,?,?,?,?,?,?)",
-                (run_id, group.id, name[:MAX_KEY], user, status, tx.now_us, job_id, dataset, git_commit),
+                (run_id, group.id, name, user, status, tx.now_us, job_id, dataset, git_commit),
             )
             tx.many("INSERT INTO param VALUES (?,?,?)", [(run_id, k, v) for k, v in params.items()])
             tx.many("INSERT INTO tag VALUES (?,?,?)", [(run_id, k, v) for k, v in tags.items()])
@@ -98,9 +98,10 @@ class Tracker:
 
     def runs(self, *, experiment: str | None = None, limit: int = 100, after: str | None = None) -> list[Run]:
         """Runs, or an experiment's, newest first, from below the id `after`."""
+        # Only without an OR does SQLite walk the experiment's own index instead of all runs.
+        among = "experiment_id = (SELECT id FROM experiment WHERE name = :name) AND" if experiment is not None else ""
         rows = self._db.all(
-            f"{_RUN_SQL} WHERE run.id < :after AND (:name IS NULL OR"
-            " experiment_id = (SELECT id FROM experiment WHERE name = :name)) ORDER BY run.id DESC LIMIT :limit",
+            f"{_RUN_SQL} WHERE {among} run.id < :after ORDER BY run.id DESC LIMIT :limit",
             {"after": after or "~", "name": experiment, "limit": limit},
         )
         return self._with_metrics(rows)
@@ -159,13 +160,10 @@ class Tracker:
                 f"{len(metrics)} metrics in one batch.", hint=f"Send {MAX_METRICS} at a time.", field="metrics"
             )
         for metric in metrics:
-            _check_metric(metric)
+            check_point(metric.key, metric.step)
         _check_pairs(params, "params")
         _check_pairs(tags, "tags")
-        points = [
-            (run_id, m.key, m.step, to_us(m.at), None if m.value is None or math.isnan(m.value) else m.value)
-            for m in metrics
-        ]
+        points = [(run_id, m.key, m.step, to_us(m.at), _stored(m.value)) for m in metrics]
 
         def write(tx: Tx) -> None:
             _require_run(tx, run_id)
@@ -181,12 +179,15 @@ class Tracker:
 
         self._db.write(write)
 
-    def history(self, run_id: str, key: str) -> list[Metric]:
-        """A metric's points, by step and time."""
+    def history(self, run_id: str, key: str, *, limit: int | None = None, after: Metric | None = None) -> list[Metric]:
+        """A metric's points, by step and time: all, or at most `limit` from above the point `after`."""
         self.run(run_id)
+        last = (after.step, to_us(after.at), _sortable(after.value)) if after else (-MAX_STEP - 1, 0, 0)
         rows = self._db.all(
-            "SELECT value, step, at_us FROM metric WHERE run_id = ? AND key = ? ORDER BY step, at_us, rowid",
-            (run_id, key),
+            "SELECT value, step, at_us FROM metric WHERE run_id = ? AND key = ?"
+            " AND (step, at_us, coalesce(value, 'nan')) > (?, ?, ?)"
+            " ORDER BY step, at_us, coalesce(value, 'nan') LIMIT ?",
+            (run_id, key, *last, -1 if limit is None else limit),
         )
         return [_metric(key, row["value"], row["step"], row["at_us"]) for row in rows]
 
@@ -249,15 +250,6 @@ def _write_params(tx: Tx, run_id: str, params: Mapping[str, str]) -> None:
             )
 
 
-def _check_metric(metric: Metric) -> None:
-    if not 0 < len(metric.key) <= MAX_KEY:
-        raise InvalidInput(
-            f"A metric's name has {len(metric.key)} characters.", hint=f"Use 1 to {MAX_KEY}.", field="metrics.key"
-        )
-    if abs(metric.step) > MAX_STEP:
-        raise InvalidInput(f"The step {metric.step} does not fit 64 bits.", field="metrics.step")
-
-
 def _check_pairs(pairs: Mapping[str, Any], field: str) -> None:
     for key, value in pairs.items():
         if not 0 < len(key) <= MAX_KEY:
@@ -268,8 +260,23 @@ def _check_pairs(pairs: Mapping[str, Any], field: str) -> None:
             )
 
 
+def _check_text(text: str, most: int, field: str) -> None:
+    if len(text) > most:
+        raise InvalidInput(f"The {field} has {len(text):,} characters.", hint=f"Use at most {most}.", field=field)
+
+
 def _experiment(row: Row) -> Experiment:
     return Experiment(id=row["id"], name=row["name"], created_at=from_us(row["created_us"]))
+
+
+def _stored(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def _sortable(value: float | None) -> float | str:
+    """A value as the index of points has it."""
+    stored = _stored(value)
+    return "nan" if stored is None else stored
 
 
 def _metric(key: str, value: float | None, step: int, at_us: int) -> Metric:

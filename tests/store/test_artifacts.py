@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbox.errors import InvalidInput, NotFound, TooLarge
+from mlbox.errors import InvalidInput, NotFound, TooLarge, Unavailable
 from mlbox.store.artifacts import Artifacts, safe_join
 
 
@@ -53,6 +55,45 @@ def test_what_a_crash_left_half_written_is_swept_away_at_the_next_start(tmp_path
     Artifacts(tmp_path / "artifacts")
     assert list((tmp_path / "artifacts" / "tmp").iterdir()) == []
     half.abort()
+
+
+def test_content_that_is_there_already_is_on_disk_before_it_is_acknowledged(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who put it there may have been killed between the rename and the folder's fsync."""
+    digest, _ = artifacts.put([b"abc"])
+    synced: list[Path] = []
+    fsync = os.fsync
+
+    def watched(fd: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watched)
+    artifacts.put([b"abc"])
+    root = tmp_path / "artifacts"
+    assert {root / digest[:2], root} <= set(synced)
+
+
+def test_a_disk_that_fails_is_said_to_by_the_stores_name(artifacts: Artifacts, tmp_path: Path) -> None:
+    writer = artifacts.writer()
+    writer.write(b"abc")
+    shutil.rmtree(tmp_path / "artifacts")
+    for act in (writer.commit, artifacts.check, lambda: artifacts.put([b"abc"])):
+        with pytest.raises(Unavailable, match="The artifacts store could not write"):
+            act()
+    writer.abort()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_said_by_the_stores_name_and_leaves_nothing_open(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.mkstemp", lambda dir: (os.open("/dev/full", os.O_WRONLY), str(dir / "full")))
+    with pytest.raises(Unavailable, match="No space left"):
+        artifacts.put([b"x" * (1 << 20)])
+    with pytest.raises(Unavailable, match="No space left"):
+        artifacts.check()
 
 
 @pytest.mark.parametrize("digest", ["", "../x", "a" * 63, "g" * 64, "a" * 64])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -99,6 +101,58 @@ def test_runs_are_paged_newest_first(tracker: Tracker) -> None:
     assert [r.id for r in page] == ids[:2:-1]
     assert [r.id for r in tracker.runs(limit=9, after=page[-1].id)] == ids[2::-1]
     assert [r.id for r in tracker.runs(experiment="e1")] == [ids[3], ids[1]]
+
+
+def test_the_runs_of_one_experiment_come_from_its_own_index(tracker: Tracker, tmp_path: Path) -> None:
+    seen: list[str] = []
+    with contextlib.closing(sqlite3.connect(tmp_path / "tracking.sqlite")) as db:
+        db.set_trace_callback(seen.append)
+        spied = Tracker(Spy(db), Artifacts(tmp_path / "artifacts"), ManualClock(NOW))  # type: ignore[arg-type]
+        spied.runs(experiment="rare", limit=5)
+        query = next(sql for sql in seen if "FROM run" in sql)
+        plan = " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}"))
+    assert "run_experiment" in plan
+    assert "SCAN" not in plan
+
+
+class Spy:
+    """Reads of a tracker's own queries, as SQLite sees them."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        db.row_factory = sqlite3.Row
+        self._db = db
+
+    def all(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:
+        return self._db.execute(sql, parameters).fetchall()  # type: ignore[arg-type]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    points=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 1), st.sampled_from([0.0, 1.5, math.nan, math.inf, -math.inf])),
+        max_size=20,
+    ),
+    limit=st.integers(1, 4),
+)
+def test_a_history_read_in_pages_is_the_history(
+    tracker: Tracker, points: list[tuple[int, int, float]], limit: int
+) -> None:
+    run = tracker.start_run(experiment="pages", user="ann")
+    tracker.log(run.id, metrics=[point("m", value, step, seconds) for step, seconds, value in points])
+    whole = tracker.history(run.id, "m")
+    paged: list[Metric] = []
+    while page := tracker.history(run.id, "m", limit=limit, after=paged[-1] if paged else None):
+        assert len(page) <= limit
+        paged += page
+    assert repr(paged) == repr(whole)
+    assert [(m.step, m.at) for m in whole] == sorted((m.step, m.at) for m in whole)
+    assert len(whole) == len({(step, seconds, str(value)) for step, seconds, value in points})
+
+
+def test_a_run_of_too_long_a_name_is_refused(tracker: Tracker) -> None:
+    with pytest.raises(InvalidInput, match="257 characters") as caught:
+        tracker.start_run(experiment="delay", user="ann", name="x" * 257)
+    assert caught.value.field == "name"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,27 @@ def test_a_run_is_recorded_over_http(box: Server) -> None:
     assert box.http.get("/api/v1/runs", params={"experiment": "delay", "limit": 1}).json()[0]["id"] == run
 
 
+def test_a_history_is_read_page_by_page(box: Server) -> None:
+    run = run_of(box)
+    values = [0.1, "NaN", 0.2, "Infinity", 0.3]
+    points = [{"key": "a/b", "value": value, "step": 7, "at": "2026-01-01T00:00:00Z"} for value in values]
+    box.http.post(f"/api/v1/runs/{run}/log", json={"metrics": points})
+    path, paged, query = f"/api/v1/runs/{run}/metrics/a/b", [], {"limit": "2"}
+    while True:
+        answer = box.http.get(path, params=query)
+        paged += answer.json()
+        if "X-Mlbox-Next" not in answer.headers:
+            break
+        query["after"] = answer.headers["X-Mlbox-Next"]
+    whole = box.http.get(path)
+    assert paged == whole.json()
+    assert len(paged) == 5
+    assert "X-Mlbox-Next" not in whole.headers
+    for cursor in ("", "x", "1,2", "1,2,3,4", "1,1e9,0", f"{10**30},0,0", f"0,{10**30},0"):
+        refused = box.http.get(path, params={"after": cursor})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_input"), cursor
+
+
 def test_an_artifact_comes_back_as_it_was_sent(box: Server) -> None:
     run, content = run_of(box), bytes(range(256)) * 10_000
     sent = box.http.put(f"/api/v1/runs/{run}/artifacts/models/m.onnx", content=content).json()

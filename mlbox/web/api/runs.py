@@ -10,14 +10,17 @@ from litestar import Request, Response, get, post, put
 from litestar.params import Parameter
 from litestar.response import File
 
+from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput, NotAuthorised
-from mlbox.records import Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus
+from mlbox.records import Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus, check_point
 from mlbox.store.artifacts import check_path
 from mlbox.web.auth import require
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
+Points = Annotated[int, Parameter(ge=1, le=10_000)]
+NEXT = "X-Mlbox-Next"
 
 
 class NewExperiment(Record, frozen=True, kw_only=True):
@@ -141,9 +144,31 @@ async def end_run(box: Box, principal: Principal, run_id: str, data: End) -> Run
 
 
 @get("/api/v1/runs/{run_id:str}/metrics/{key:path}")
-async def history(box: Box, run_id: str, key: str) -> list[Metric]:
-    """A metric's points, by step and time; a value that is no number is null."""
-    return await box.call(box.tracker.history, run_id, key.removeprefix("/"))
+async def history(
+    box: Box, run_id: str, key: str, limit: Points = 1000, after: str | None = None
+) -> Response[list[Metric]]:
+    """A metric's points, by step and time; a value that is no number is null. X-Mlbox-Next is `after` of the next page."""
+    name = key.removeprefix("/")
+    last = _position(name, after) if after is not None else None
+    points = await box.call(box.tracker.history, run_id, name, limit=limit, after=last)
+    more = len(points) == limit
+    return Response(points, headers={NEXT: _cursor(points[-1])} if more else {})
+
+
+def _cursor(point: Metric) -> str:
+    return f"{point.step},{to_us(point.at)},{point.value!r}"
+
+
+def _position(key: str, cursor: str) -> Metric:
+    try:
+        step, at_us, value = cursor.split(",")
+        point = Metric(key=key, step=int(step), at=from_us(int(at_us)), value=float(value))
+    except (ValueError, OverflowError) as err:
+        raise InvalidInput(
+            f"{cursor[:80]!r} is no place in a history.", hint=f"Send what {NEXT} said.", field="after"
+        ) from err
+    check_point(key, point.step)
+    return point
 
 
 @get("/api/v1/runs/{run_id:str}/artifacts")
