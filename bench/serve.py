@@ -153,7 +153,7 @@ def _registered(admin: Http, content: bytes, rows: np.ndarray) -> int:
     np.savez(sample, inputs=rows[:50], outputs=Session(content).score(rows[:50]))
     admin.send("PUT", f"/api/v1/runs/{run}/artifacts/m.onnx", content)
     admin.send("PUT", f"/api/v1/runs/{run}/artifacts/s.npz", sample.getvalue())
-    body = {"run_id": run, "artifact": "m.onnx", "sample": "s.npz"}
+    body = {"run_id": run, "artifact": "m.onnx", "sample": "s.npz", "description": "to measure"}
     version: int = admin.post(f"/api/v1/models/{MODEL}/versions", body)["version"]
     return version
 

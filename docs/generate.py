@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import typer
 
@@ -107,45 +107,41 @@ def errors_page() -> str:
 
 def routes_page() -> str:
     """Every route."""
-    from mlbox.web.auth import is_public
-
     rows = [
-        f"| {method} | `{path}` | {'anyone' if is_public(path) else ''} | {what} |"
-        for path, method, what in sorted(routes())
+        f"| {method} | `{path}` | {'anyone' if action == 'public' else f'`{action}`'} | {what} |"
+        for path, method, action, what in sorted(routes())
     ]
     return "\n".join(
         [
             "# Routes\n",
-            "Every address that the server answers. What not anyone may ask needs a token or a session; the schema of the "
+            "Every address that the server answers, and the action that a [role](roles.md) must allow. The schema of the "
             "native API is at `/api/v1/schema`. A list takes `limit` and `after`, the id that the page before it ended with.\n",
-            "| method | path | who | what it does |\n|---|---|---|---|",
+            "| method | path | action | what it does |\n|---|---|---|---|",
             *rows,
             "",
         ]
     )
 
 
-def routes() -> Iterator[tuple[str, str, str]]:
-    """Path, method and first docstring line of every handler."""
-    from litestar import Litestar
+def routes() -> Iterator[tuple[str, str, str, str]]:
+    """Path, method, action and first docstring line of every handler."""
     from litestar.routes import ASGIRoute, HTTPRoute
 
-    from mlbox.web.app import create_app
+    from mlbox.web.app import create_router
     from mlbox.web.box import Box
 
     with tempfile.TemporaryDirectory() as folder:
         box = Box(settings.Settings(data_dir=f"{folder}/data"), url="http://127.0.0.1")
         try:
-            served = cast(Litestar, create_app(box)._app)
-            for route in served.routes:
+            for route in create_router(box).routes:
                 path = re.sub(r":\w+}", "}", route.path)
                 if isinstance(route, HTTPRoute) and path not in OPENAPI:
                     for handler in route.route_handlers:
                         for method in sorted(set(handler.http_methods) - {"OPTIONS"}):
-                            yield path, str(method), _first_line(handler.fn)
+                            yield path, str(method), handler.opt["action"], _first_line(handler.fn)
                 elif isinstance(route, ASGIRoute):
-                    yield path, "any", _first_line(route.route_handler.fn)
-            yield "/api/v1/schema/openapi.json", "GET", "The OpenAPI schema of the native API."
+                    yield path, "any", "public", _first_line(route.route_handler.fn)
+            yield "/api/v1/schema/openapi.json", "GET", "box.read", "The OpenAPI schema of the native API."
         finally:
             box.close()
 
@@ -154,11 +150,47 @@ def _first_line(handler: Any) -> str:
     return (handler.__doc__ or "").strip().partition("\n")[0].replace("|", "\\|")
 
 
+WHERE = {
+    "owner": "that owns it",
+    "named": "that owns it",
+    "any": "any",
+    "box": "`everyone`",
+}
+
+
+def roles_page() -> str:
+    """Every action and who may do it."""
+    from mlbox.store.roles import ACTIONS, ROLES
+
+    order = sorted(ACTIONS.items(), key=lambda item: item[0])
+    marks = {
+        name: [" ● " if ROLES.index(role) >= ROLES.index(a.role) else "   " for role in ROLES] for name, a in order
+    }
+    rows = [
+        f"| `{name}` | {a.what} | {' | '.join(marks[name])} | {WHERE[a.where]} | {'its own' if a.job else ''} |"
+        for name, a in order
+    ]
+    return "\n".join(
+        [
+            "# Roles\n",
+            "A role is held in a team, and what something belongs to is said by its name: `vision.flights` is the team vision's, "
+            "and what begins with no team's name belongs to `everyone`, the team of all accounts. "
+            "An admin in `everyone` is the box's, and an admin in every team. No token may do more than its ceiling.\n",
+            "The guards use this very table. [Teams](../explanation/teams.md) says why it is so.\n",
+            f"| action | what | {' | '.join(ROLES)} | in the team | a job's token |",
+            f"|---|---|{':-:|' * len(ROLES)}---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "cli.md": cli_page,
     "errors.md": errors_page,
     "routes.md": routes_page,
+    "roles.md": roles_page,
 }
 
 

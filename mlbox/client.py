@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import httpx
 import msgspec
 
+from mlbox import context
 from mlbox.errors import BY_CODE, InvalidInput, MlboxError, NotAuthenticated, TimedOut, Unavailable
 
 T = TypeVar("T")
@@ -32,6 +34,7 @@ class Client:
                 headers={"Authorization": f"Bearer {token}"} if token else {},
                 timeout=httpx.Timeout(timeout_seconds, connect=min(CONNECT_SECONDS, timeout_seconds)),
                 trust_env=False,
+                verify=_trusted(self.url),
             )
         except (httpx.InvalidURL, UnicodeError) as err:
             raise _bad_url(url) from err
@@ -186,9 +189,12 @@ class Client:
             return TimedOut(
                 f"{self.url} did not answer in time.", hint="Is the box overloaded? `mlbox status` asks it."
             )
-        return Unavailable(
-            f"No answer from {self.url}: {str(err).rstrip('.')}.", hint="Is `mlbox serve` running there?"
-        )
+        said, hint = str(err).rstrip("."), "Is `mlbox serve` running there?"
+        if "CERTIFICATE_VERIFY_FAILED" in said:
+            hint = (
+                f"If its certificate is signed by an authority of your own, name that one's file: --ca or {context.CA}."
+            )
+        return Unavailable(f"No answer from {self.url}: {said}.", hint=hint)
 
     def _checked(self, answer: httpx.Response) -> httpx.Response:
         if answer.is_error:
@@ -213,6 +219,21 @@ class Client:
 
 def _given(query: dict[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (query or {}).items() if value is not None}
+
+
+def _trusted(url: str) -> ssl.SSLContext | bool:
+    """Whose certificates to believe: the authority's that is named for a box, else those that every machine knows."""
+    file = context.ca_of(url) if url.startswith("https:") else ""
+    if not file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=file)
+    except OSError as err:  # an unreadable file, or with ssl.SSLError one that holds no certificate
+        raise InvalidInput(
+            f"The authority's file {file} cannot be used: {err.strerror or err}.",
+            hint=f"Give a PEM file with --ca or {context.CA}.",
+            field="ca",
+        ) from err
 
 
 def _bad_url(url: str) -> InvalidInput:

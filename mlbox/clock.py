@@ -8,7 +8,6 @@ advanced, and in tests both are driven by hand.
 from __future__ import annotations
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -67,7 +66,7 @@ class SystemClock:
         return self.real()
 
     def real(self) -> datetime:
-        return from_us(time.time_ns() // 1000)
+        return datetime.now(UTC)
 
     def advance(self, to: datetime) -> None:
         raise InvalidInput(

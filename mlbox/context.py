@@ -1,4 +1,7 @@
-"""Which box to talk to: MLBOX_URL and MLBOX_TOKEN, else the current context of a file that only its owner may read."""
+"""Which box to talk to: MLBOX_URL and MLBOX_TOKEN, else the current context of a file that only its owner may read.
+
+MLBOX_CA names the file of the authority that signed the box's certificate; `mlbox login --ca FILE` stores it with the box.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import msgspec
 
 from mlbox.errors import InvalidInput, NotAuthenticated, NotFound
 
-URL, TOKEN = "MLBOX_URL", "MLBOX_TOKEN"
+URL, TOKEN, CA = "MLBOX_URL", "MLBOX_TOKEN", "MLBOX_CA"
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +23,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     url: str
     token: str
+    ca: str = ""
+    """File of the authority that signed the box's certificate, where it is none that every machine knows."""
     current: bool = False
 
 
@@ -40,19 +45,19 @@ def load() -> list[Context]:
     current = content.get("current")
     try:
         return [
-            Context(name=name, url=found["url"], token=found["token"], current=name == current)
+            Context(name=name, url=found["url"], token=found["token"], ca=found.get("ca", ""), current=name == current)
             for name, found in sorted(content.get("contexts", {}).items())
         ]
     except (KeyError, TypeError, AttributeError) as err:
         raise InvalidInput(f"The context file {path()} is not one of ours.", hint="Mend or remove it.") from err
 
 
-def save(url: str, token: str, *, name: str | None = None) -> Context:
+def save(url: str, token: str, *, name: str | None = None, ca: str = "") -> Context:
     """Keep a box under a name (its host and port by default) and make it the current one."""
     chosen = name or urlsplit(url).netloc or url
     others = [c for c in load() if c.name != chosen]
-    _write([*others, Context(name=chosen, url=url, token=token)], chosen)
-    return Context(name=chosen, url=url, token=token, current=True)
+    _write([*others, Context(name=chosen, url=url, token=token, ca=ca)], chosen)
+    return Context(name=chosen, url=url, token=token, ca=ca, current=True)
 
 
 def use(name: str) -> Context:
@@ -85,6 +90,11 @@ def resolve(url: str | None = None, token: str | None = None) -> tuple[str, str]
     return chosen.url, token or chosen.token
 
 
+def ca_of(url: str) -> str:
+    """The file of the authority to trust for a box: the environment's, else the one stored with it; empty for the usual ones."""
+    return os.environ.get(CA) or next((c.ca for c in load() if _same(c.url, url)), "")
+
+
 def _same(one: str, other: str) -> bool:
     return one.rstrip("/") == other.rstrip("/")
 
@@ -93,6 +103,7 @@ def _write(contexts: list[Context], current: str) -> None:
     lines = [f"current = {_text(current)}"]
     for c in contexts:
         lines += ["", f"[contexts.{_text(c.name)}]", f"url = {_text(c.url)}", f"token = {_text(c.token)}"]
+        lines += [f"ca = {_text(c.ca)}"] if c.ca else []
     target = path()
     target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")

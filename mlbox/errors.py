@@ -9,6 +9,7 @@
     ├── Conflict               409 conflict           exit 5
     │   └── AlreadyExists      409 already_exists     exit 5
     ├── TooLarge               413 too_large          exit 2
+    ├── WrongType              415 wrong_type         exit 2
     ├── TooMany                429 too_many           exit 1
     ├── Unavailable            503 unavailable        exit 1   a store or a model is down, named
     ├── TimedOut               504 timed_out          exit 124
@@ -84,9 +85,17 @@ class TooLarge(MlboxError):
     exit_code = 2
 
 
+class WrongType(MlboxError):
+    status = 415
+    code = "wrong_type"
+    exit_code = 2
+
+
 class TooMany(MlboxError):
     status = 429
     code = "too_many"
+    retry_seconds: int = 0
+    """When to come back, for Retry-After; 0 where nobody knows."""
 
 
 class Unavailable(MlboxError):

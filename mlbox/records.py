@@ -21,6 +21,13 @@ import msgspec
 from mlbox.errors import InvalidInput
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
+_longest_name = 256
+
+
+def limit_names(longest: int) -> None:
+    """From here on this process takes names of at most so many characters, 256 at the most: the setting max_name."""
+    global _longest_name
+    _longest_name = longest
 
 
 def check_name(name: str, *, field: str = "name") -> str:
@@ -29,6 +36,12 @@ def check_name(name: str, *, field: str = "name") -> str:
         raise InvalidInput(
             f"{name[:80]!r} is not a valid {field}.",
             hint="Use 1 to 256 letters, digits, '.', '_' and '-', beginning with a letter or digit.",
+            field=field,
+        )
+    if len(name) > _longest_name:
+        raise InvalidInput(
+            f"The {field} {name[:80]!r} is longer than {_longest_name} characters.",
+            hint="Choose a shorter one; the setting max_name says how long it may be.",
             field=field,
         )
     return name
@@ -68,9 +81,23 @@ class Event(Record, frozen=True, kw_only=True):
     data: dict[str, Any]
 
 
+class ChainReport(Record, frozen=True, kw_only=True):
+    """What the verification of one room's audit log found."""
+
+    room: str
+    events: int
+    """How many are as they were written."""
+    head: str
+    """Number and hash of the last of these: keep it elsewhere, and verify against it later."""
+    problem: str = ""
+    """What is wrong first; nothing where the log is whole."""
+
+
 # -- access -------------------------------------------------------------------------------------------------------------
 
 Role = Literal["viewer", "member", "approver", "admin"]
+AccountKind = Literal["person", "service"]
+"""A service has tokens only: no password, no browser session."""
 
 
 class User(Record, frozen=True, kw_only=True):
@@ -80,6 +107,44 @@ class User(Record, frozen=True, kw_only=True):
     name: str
     role: Role
     created_at: datetime
+    kind: AccountKind = "person"
+    disabled_at: datetime | None = None
+    """Since when none of its credentials work."""
+
+
+class Identity(Record, frozen=True, kw_only=True):
+    """A person of a sign-in provider, and whose account they use."""
+
+    user: str
+    issuer: str
+    subject: str
+    created_at: datetime
+
+
+class Account(User, frozen=True, kw_only=True):
+    """One's own account: what `GET /api/v1/account` answers."""
+
+    has_password: bool
+    password_min: int
+    """Fewest characters of a new one."""
+
+
+class BrowserSession(Record, frozen=True, kw_only=True):
+    """A signed-in browser of one's own, without its secret."""
+
+    id: str
+    created_at: datetime
+    seen_at: datetime
+    """To the minute."""
+    expires_at: datetime
+    """When it ends if it is not used."""
+    address: str = ""
+    agent: str = ""
+    """What the browser called itself when it signed in."""
+    token: str | None = None
+    """The name of the token that it was signed in with, and ends with."""
+    current: bool = False
+    """True for the session that asks."""
 
 
 class Token(Record, frozen=True, kw_only=True):
@@ -89,8 +154,11 @@ class Token(Record, frozen=True, kw_only=True):
     user: str
     name: str
     role: Role
+    """The most that it may do in any team; its user may do less, and then it may not either."""
     created_at: datetime
     expires_at: datetime | None = None
+    used_at: datetime | None = None
+    """To the minute."""
     job_id: str | None = None
     """Set on the short-lived token of a job, which may act for that job only."""
 
@@ -106,8 +174,38 @@ class Principal(Record, frozen=True, kw_only=True):
 
     name: str
     role: Role
+    """In the team `everyone`, and no higher than the token's."""
     token_id: str | None = None
     job_id: str | None = None
+    ceiling: Role = "admin"
+    """The most that the token may do in any team."""
+
+
+class WhoAmI(Principal, frozen=True, kw_only=True):
+    """What `GET /api/v1/whoami` answers."""
+
+    teams: dict[str, Role] = {}
+    """The asker's role in each team, apart from `everyone`."""
+
+
+class Member(Record, frozen=True, kw_only=True):
+    """A user in a team."""
+
+    user: str
+    role: Role
+
+
+class Team(Record, frozen=True, kw_only=True):
+    """A team and its members; it owns what has a name that begins with its own and a dot."""
+
+    name: str
+    created_at: datetime | None = None
+    """None for `everyone`, which is there from the start."""
+    members: tuple[Member, ...] = ()
+
+
+Kind = Literal["experiment", "source", "view", "service", "label", "dataset", "model"]
+"""What a team can own and make private. A run goes with its experiment; versions, promotions, predictions with their model."""
 
 
 # -- tracking -----------------------------------------------------------------------------------------------------------
@@ -132,8 +230,13 @@ class Experiment(Record, frozen=True, kw_only=True):
     """A named group of runs."""
 
     id: str
+    """A number; the experiment `Default` is 0."""
     name: str
     created_at: datetime
+    updated_at: datetime | None = None
+    deleted_at: datetime | None = None
+    """When it was deleted, softly, if it was."""
+    tags: dict[str, str] = {}
 
 
 class Metric(Record, frozen=True, kw_only=True):
@@ -164,6 +267,10 @@ class Run(Record, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
     metrics: dict[str, Metric] = {}
     """The last value of each metric."""
+    extremes: dict[str, tuple[float, float]] = {}
+    """The least and the greatest value of each metric that has a number at all."""
+    deleted_at: datetime | None = None
+    """When it was deleted, softly, if it was."""
 
 
 class RunArtifact(Record, frozen=True, kw_only=True):
@@ -172,6 +279,59 @@ class RunArtifact(Record, frozen=True, kw_only=True):
     path: str
     sha256: str
     size: int
+
+
+class DatasetInput(Record, frozen=True, kw_only=True):
+    """Data that a run says it read, wherever it is; one that names a dataset version of the box is `Run.dataset`."""
+
+    name: str
+    digest: str
+    source_type: str = ""
+    source: str = ""
+    schema: str = ""
+    profile: str = ""
+    tags: dict[str, str] = {}
+
+
+class RunModel(Record, frozen=True, kw_only=True):
+    """A logged model that a run read (`input`) or made (`output`), at a step."""
+
+    model_id: str
+    role: Literal["input", "output"]
+    step: int = 0
+
+
+LoggedModelStatus = Literal["PENDING", "READY", "FAILED"]
+
+
+class ModelMetric(Record, frozen=True, kw_only=True):
+    """The last value of a metric that a run measured of a logged model, on a dataset if it said so."""
+
+    key: str
+    value: float
+    step: int
+    at: datetime
+    run_id: str
+    dataset_name: str = ""
+    dataset_digest: str = ""
+
+
+class LoggedModel(Record, frozen=True, kw_only=True):
+    """A model that a run logged, before or without registration. Its id is `m-` and 32 hexadecimal digits."""
+
+    id: str
+    experiment_id: str
+    name: str
+    type: str = ""
+    status: LoggedModelStatus
+    message: str = ""
+    run_id: str | None = None
+    user: str = ""
+    created_at: datetime
+    updated_at: datetime
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    metrics: tuple[ModelMetric, ...] = ()
 
 
 # -- features, datasets, labels -----------------------------------------------------------------------------------------
@@ -323,7 +483,11 @@ class JobSpec(Record, frozen=True, kw_only=True):
 
     command: tuple[str, ...]
     name: str = ""
+    team: str = "everyone"
+    """Whose job it is: its members see it, and its quota pays for it."""
     env: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    """By environment variable, the secret that it gets: NAME or TEAM/NAME, never a value."""
     snapshot: str | None = None
     """SHA-256 of the uploaded tar.gz of the code: unpacked into the attempt's working directory."""
     gpus: float = 0
@@ -337,6 +501,19 @@ class JobSpec(Record, frozen=True, kw_only=True):
     experiment: str = ""
     tags: dict[str, str] = {}
     git_commit: str | None = None
+
+
+class Secret(Record, frozen=True, kw_only=True):
+    """A secret for jobs; its value is never shown."""
+
+    team: str
+    name: str
+    set_by: str
+    set_at: datetime
+    used_at: datetime | None = None
+    """When a job last got it."""
+    usable: bool = True
+    """False when the key that it was encrypted with is lost: then it must be set again."""
 
 
 class Attempt(Record, frozen=True, kw_only=True):
@@ -368,10 +545,26 @@ class Job(Record, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
 
 
+class QueueEntry(Record, frozen=True, kw_only=True):
+    """A job that waits or runs: of another team's only team, state, GPUs and expected end."""
+
+    team: str
+    state: JobState
+    gpus: float
+    expected_end: datetime | None = None
+    """When its time limit ends it at the latest; None for a job without one, or that waits."""
+    id: str | None = None
+    user: str | None = None
+    name: str | None = None
+    reason: str | None = None
+
+
 # -- registry -----------------------------------------------------------------------------------------------------------
 
 Stage = Literal["None", "Staging", "Production", "Archived"]
 ModelFormat = Literal["onnx", "other"]
+Lineage = Literal["recorded", "declared"]
+"""Recorded: a job of this box trained it, and mlbox saw its code, data and environment. Declared: a client says so."""
 
 
 class TensorSpec(Record, frozen=True, kw_only=True):
@@ -390,6 +583,9 @@ class Model(Record, frozen=True, kw_only=True):
     owner: str
     purpose: str = ""
     created_at: datetime
+    updated_at: datetime | None = None
+    expires_at: datetime | None = None
+    """When someone must look at it again; by default its policy's lifetime after the first approval."""
     tags: dict[str, str] = {}
     aliases: dict[str, int] = {}
     stages: dict[str, int] = {}
@@ -408,6 +604,8 @@ class ModelVersion(Record, frozen=True, kw_only=True):
     job_id: str | None = None
     dataset: str | None = None
     """`NAME@vN` of the dataset version that it was trained on."""
+    dataset_hash: str | None = None
+    """Its content hash: an approval is for this data and no other."""
     feature_service: str | None = None
     features: tuple[str, ...] = ()
     """Feature references in the order of the input tensor's columns."""
@@ -426,12 +624,53 @@ class ModelVersion(Record, frozen=True, kw_only=True):
     submitted_by: str
     description: str = ""
     tags: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()
     created_at: datetime
+    updated_at: datetime | None = None
+    source: str | None = None
+    """Where its files came from, as whoever registered it wrote it."""
+    run_link: str = ""
+    logged_model: str | None = None
+    """MLflow's id of the logged model that it was registered from."""
+    lineage: Lineage = "recorded"
+    unservable: str = ""
+    """Why it cannot be served, in words; empty for what can."""
 
     @property
     def ref(self) -> str:
         """`model/N`."""
         return f"{self.model}/{self.version}"
+
+    @property
+    def servable(self) -> bool:
+        """True for what mlbox can serve: an ONNX file whose columns have names."""
+        return self.format == "onnx"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What does not fit together, in words."""
+        claimed = self.tags.get("dataset_version")
+        if claimed is None or claimed == self.dataset:
+            return ()
+        if self.dataset is None:
+            return (f"The tag dataset_version says {claimed!r:.80}, which names no dataset version of this box.",)
+        return (f"The tag dataset_version says {claimed!r:.80}, and the run trained on {self.dataset}.",)
+
+
+class Tenure(Record, frozen=True, kw_only=True):
+    """How long a version was in a stage or under an alias, who put it there and why, and who approved."""
+
+    kind: Literal["stage", "alias"]
+    name: str
+    """Of the stage or the alias."""
+    version: int
+    since: datetime
+    until: datetime | None = None
+    """None for what still holds."""
+    by: str
+    reason: str = ""
+    approved_by: tuple[str, ...] = ()
+    promotion: str | None = None
 
 
 class GateResult(Record, frozen=True, kw_only=True):
@@ -488,6 +727,10 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     )
     max_error_rate: float = 0.01
     max_latency_ratio: float = 1.5
+    lifetime_days: float = 365
+    """How long after its first approval a model must be looked at again, where nobody said otherwise."""
+    unserved: Literal["approval", "gates"] = "approval"
+    """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric and facts."""
 
 
 class Promotion(Record, frozen=True, kw_only=True):
@@ -553,7 +796,8 @@ class Prediction(Record, frozen=True, kw_only=True):
     caller: str
     entity: dict[str, Any]
     features: dict[str, float | None]
-    score: float
+    score: float | None
+    """None over the API when it is no finite number, which JSON does not have."""
     latency_ms: float
 
 

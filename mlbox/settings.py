@@ -35,6 +35,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Host names, besides localhost and the address listened on, that requests may come in under."),
     ] = ()
+    cors_origin: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Origins, such as https://lab.example, whose pages may call the API with a token of their own."
+        ),
+    ] = ()
+    trusted_proxy: Annotated[
+        tuple[str, ...],
+        Meta(description="Addresses or networks of proxies whose X-Forwarded-For, -Proto and -Host are believed."),
+    ] = ()
+    tls_cert: Annotated[
+        str,
+        Meta(
+            description="PEM file with the server's certificate and its chain: with it the server speaks TLS, but to jobs."
+        ),
+    ] = ""
+    tls_key: Annotated[str, Meta(description="PEM file with the private key of tls_cert, without a passphrase.")] = ""
+    hsts_days: Annotated[
+        int, Meta(ge=0, le=3650, description="Days for which browsers that came over TLS are told to use nothing else.")
+    ] = 0
     replay_clock: Annotated[
         str,
         Meta(
@@ -51,6 +71,31 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=256, description="Most memory in MiB that the parser of an upload may take.")
     ] = 2048
     max_sql: Annotated[int, Meta(ge=256, description="Longest SQL text in bytes.")] = 65536
+    max_depth: Annotated[int, Meta(ge=4, le=500, description="Deepest nesting of JSON in a request's body.")] = 64
+    max_name: Annotated[int, Meta(ge=8, le=256, description="Longest name of anything, in characters.")] = 256
+    max_page: Annotated[
+        int, Meta(ge=1, le=10000, description="Most rows in one page of a list: the largest `limit` of a request.")
+    ] = 10000
+    max_url: Annotated[int, Meta(ge=256, description="Longest path and query of a request in bytes.")] = 8192
+    max_header: Annotated[int, Meta(ge=1024, description="Largest headers of a request in bytes, all together.")] = (
+        32768
+    )
+    max_requests: Annotated[int, Meta(ge=1, description="Requests, live streams among them, answered at a time.")] = (
+        1000
+    )
+    max_connections: Annotated[int, Meta(ge=1, description="Connections held open at a time.")] = 2000
+    upload_quota: Annotated[
+        int, Meta(ge=0, description="Bytes of artifacts and datasets that one team may keep; 0 sets no quota.")
+    ] = 0
+    read_timeout: Annotated[
+        float,
+        Meta(
+            gt=0, le=3600, description="Seconds a client may take for its headers, and for a body beyond 500 bytes/s."
+        ),
+    ] = 30
+    write_timeout: Annotated[
+        float, Meta(gt=0, le=3600, description="Seconds that a client may take none of an answer that waits for it.")
+    ] = 60
     duckdb_memory: Annotated[str, Meta(pattern=r"^\d+(MB|GB)$", description="Memory limit of the offline store.")] = (
         "2GB"
     )
@@ -79,6 +124,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     job_grace: Annotated[
         float, Meta(ge=0, le=600, description="Seconds between SIGTERM and SIGKILL when a job is stopped.")
     ] = 10
+    job_isolation: Annotated[
+        str,
+        Meta(
+            pattern="^(auto|required|off)$",
+            description="Keep jobs from the data directory and from each other: auto where the kernel can, required, or off.",
+        ),
+    ] = "auto"
+    job_writable: Annotated[
+        tuple[str, ...],
+        Meta(description="Folders that jobs may write to beside their own, temporary ones and the user's cache."),
+    ] = ()
+    log_format: Annotated[
+        str,
+        Meta(
+            pattern="^(auto|json|text)$",
+            description="Lines of the server's log: json, text, or auto, which is text on a terminal and json elsewhere.",
+        ),
+    ] = "auto"
+    log_level: Annotated[
+        str,
+        Meta(
+            pattern="^(debug|info|warning|error)$",
+            description="Least that is logged of what the server does: debug, info, warning or error.",
+        ),
+    ] = "info"
+    log_file: Annotated[
+        str, Meta(description="File for the server's log, opened anew when it was moved away; none means stderr.")
+    ] = ""
+    access_log: Annotated[
+        str,
+        Meta(
+            pattern="^(on|off|errors)$",
+            description="Which requests get a line in the log: on is all, errors those refused or failed, off none.",
+        ),
+    ] = "on"
+    secret_key_file: Annotated[
+        str,
+        Meta(description="File with the key that secrets are encrypted with; none means keys/secret.key in data_dir."),
+    ] = ""
     rollout_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Seconds between two looks at the candidates in shadow and canary.")
     ] = 5.0
@@ -98,6 +182,65 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, description="Seconds between two drift checks of every model; 0, or replay mode: only on demand."),
     ] = 0
     session_hours: Annotated[float, Meta(gt=0, le=8760, description="Hours until an idle browser session ends.")] = 12
+    session_days: Annotated[
+        float, Meta(gt=0, le=365, description="Days until a browser session ends, however much it is used.")
+    ] = 7
+    password_min: Annotated[int, Meta(ge=8, le=128, description="Fewest characters of a password.")] = 12
+    signin_tries: Annotated[
+        int,
+        Meta(ge=1, le=100, description="Wrong passwords in a row for one account before each next try has to wait."),
+    ] = 5
+    signin_wait: Annotated[
+        float, Meta(ge=1, le=86400, description="Longest of these waits in seconds; the first is 1, and each doubles.")
+    ] = 900
+    signin_rate: Annotated[
+        int, Meta(ge=1, le=100000, description="Wrong passwords, tokens and login links a minute from one address.")
+    ] = 30
+    outgoing_allow: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Hosts, addresses or networks, not on the public internet, that the server may send requests to."
+        ),
+    ] = ()
+    outgoing_ca: Annotated[
+        str, Meta(description="PEM file with further authorities whose certificates the server's own requests trust.")
+    ] = ""
+    oidc_issuer: Annotated[
+        str,
+        Meta(description="Issuer of the OpenID Connect provider to sign in with, as its discovery document says it."),
+    ] = ""
+    oidc_name: Annotated[
+        str, Meta(max_length=60, description="What the sign-in page calls the provider; none means its host name.")
+    ] = ""
+    oidc_client_id: Annotated[str, Meta(description="Id that the provider gave this server as its client.")] = ""
+    oidc_client_secret_file: Annotated[
+        str,
+        Meta(description="File with the client's secret, mode 0600; none for a public client, which has no secret."),
+    ] = ""
+    oidc_scopes: Annotated[
+        tuple[str, ...], Meta(description="Scopes to ask the provider for; openid is always among them.")
+    ] = ("openid", "profile", "email")
+    oidc_name_claim: Annotated[
+        str, Meta(min_length=1, description="Claim that names a new account; what stands before an @ is taken.")
+    ] = "preferred_username"
+    oidc_groups_claim: Annotated[
+        str,
+        Meta(min_length=1, description="Claim with a person's groups; a dot leads into an object: realm_access.roles."),
+    ] = "groups"
+    oidc_groups: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="What a group at the provider is here, such as ml-engineers=vision:member or leads=everyone:admin."
+        ),
+    ] = ()
+    oidc_default_role: Annotated[
+        str,
+        Meta(description="Role on the box of people in none of the groups in oidc_groups; none keeps them out."),
+    ] = ""
+    oidc_require: Annotated[
+        tuple[str, ...],
+        Meta(description="Claims, such as hd=example.org, that all must be as said for anyone to sign in."),
+    ] = ()
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -22,7 +22,7 @@ def test_the_reference_page_is_up_to_date(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_each_route_says_what_it_does() -> None:
-    assert [path for path, _, what in generate.routes() if not what] == []
+    assert [path for path, _, _, what in generate.routes() if not what] == []
 
 
 def test_each_command_has_a_help_line_and_an_example() -> None:

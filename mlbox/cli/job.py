@@ -12,7 +12,7 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.errors import MlboxError, TimedOut
-from mlbox.records import Job, JobState, Priority
+from mlbox.records import Job, JobState, Priority, QueueEntry
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: submit, follow, stop, retry.")
 COLUMNS = ("id", "spec.name", "state", "user", "spec.priority", "created_at", "reason")
@@ -39,8 +39,13 @@ def submit(
         list[str] | None, typer.Option(help="Dataset version that it reads; may be given again.")
     ] = None,
     experiment: Annotated[str, typer.Option(help="Experiment that its run belongs to.")] = "",
+    team: Annotated[str, typer.Option(help="Whose job it is; its members see it.", envvar="MLBOX_TEAM")] = "everyone",
     param: Annotated[list[str] | None, typer.Option(help="KEY=VALUE to record; may be given again.")] = None,
     env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for its environment; may be given again.")] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VARIABLE]", help="Secret for its environment; may be given again."),
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Follow its log and end as it ends.")] = False,
     output: OutputOption = Output.table,
 ) -> None:
@@ -61,8 +66,10 @@ def submit(
             timeout_seconds=timeout,
             datasets=dataset or (),
             experiment=experiment,
+            team=team,
             hyperparameters=read_pairs(param or (), name="param"),
             env=read_pairs(env or (), name="env"),
+            secrets=secret or (),
         )
     show_one(job, output, columns=("id", "state", "run_id"))
     if wait:
@@ -90,6 +97,17 @@ def ps(
     with connect() as client:
         jobs = client.get("/api/v1/jobs", list[Job], limit=1000)
     show([job for job in jobs if all_ or job.ended_at is None], COLUMNS, output)
+
+
+@app.command(epilog="Example: mlbox queue")
+def queue(output: OutputOption = Output.table) -> None:
+    """Show what waits or runs, oldest first.
+
+    Of another team's job it shows team, GPUs and expected end.
+    """
+    with connect() as client:
+        entries = client.get("/api/v1/queue", list[QueueEntry])
+    show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)
 
 
 @app.command("show", epilog="Example: mlbox job show 0198c0ffee...")

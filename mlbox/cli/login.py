@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import sys
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,31 +25,45 @@ Token = Annotated[str | None, typer.Option(help="The token; asked for, unseen, w
 Once = Annotated[
     str | None, typer.Option(metavar="LINK", help="A one-time login link instead of a token; it names the box, too.")
 ]
+User = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Sign in with this user's password, asked for unseen, instead of a token."),
+]
+
+Ca = Annotated[
+    str | None,
+    typer.Option("--ca", metavar="FILE", help="PEM file of the authority that signed the box's certificate."),
+]
 
 
 @app.command(epilog="Example: mlbox login http://box:8265")
-def login(url: Url = None, token: Token = None, once: Once = None) -> None:
+def login(url: Url = None, token: Token = None, once: Once = None, user: User = None, ca: Ca = None) -> None:
     """Store a box's address and a token, in a file that only you can read."""
+    if ca is not None:
+        os.environ[context.CA] = str(Path(ca).absolute())  # for every client that is made below
     if once is not None:
         url, secret = _split_link(once)
-        token = _redeem(url, secret)
+        token = _redeem(url, {"once": secret})
     if url is None:
         raise InvalidInput("No box was named.", hint="For example: mlbox login http://127.0.0.1:8265", field="url")
-    token = (token if token is not None else _ask()).strip()
+    if user is not None and token is None:
+        token = _redeem(url, {"user": user, "password": _ask("Password").rstrip("\r\n")})
+    token = (token if token is not None else _ask("Token")).strip()
     with Client(url, token, timeout_seconds=20) as client:
         who = client.get("/api/v1/whoami", Principal)
-    context.save(client.url, token)
+    context.save(client.url, token, ca=context.ca_of(client.url))
     note(f"You are {who.name} ({who.role}) on {client.url}.")
 
 
-def _ask() -> str:
-    """The token: typed unseen at a terminal, else the first line of stdin."""
+def _ask(what: str) -> str:
+    """A token or password: typed unseen at a terminal, else the first line of stdin."""
     if sys.stdin.isatty():
-        typed: str = typer.prompt("Token", hide_input=True, err=True)
+        typed: str = typer.prompt(what, hide_input=True, err=True)
         return typed
     line = sys.stdin.readline()
     if not line.strip():
-        raise InvalidInput("No token was given.", hint="Give --token, or write it to stdin.", field="token")
+        hint = "Give --token, or write it to stdin." if what == "Token" else "Write it to stdin."
+        raise InvalidInput(f"No {what.lower()} was given.", hint=hint, field=what.lower())
     return line
 
 
@@ -64,7 +80,7 @@ def _split_link(link: str) -> tuple[str, str]:
     return f"{parts.scheme}://{parts.netloc}", secret
 
 
-def _redeem(url: str, secret: str) -> str:
+def _redeem(url: str, proof: dict[str, str]) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]", "-", f"login-{platform.node()}")[:100]
     with Client(url, "", timeout_seconds=20) as client:
-        return client.post("/api/v1/login", NewToken, {"once": secret, "name": name}).secret
+        return client.post("/api/v1/login", NewToken, {**proof, "name": name}).secret

@@ -33,6 +33,7 @@ COMMANDS = {
     "status": Entry("status", "Show the box, who you are on it, and its health.", "status"),
     "submit": Entry("job", "Send the code in a folder to the box and run a command in it.", "submit"),
     "ps": Entry("job", "List the jobs that wait or run.", "ps"),
+    "queue": Entry("job", "Show what waits or runs, oldest first.", "queue"),
     "logs": Entry("job", "Print what a job printed.", "logs"),
     "stop": Entry("job", "Take a job off the queue, or end it.", "stop"),
     # nouns
@@ -52,6 +53,9 @@ COMMANDS = {
     "clock": Entry("clock", "Domain time of a box in replay mode."),
     "config": Entry("config", "Print each setting with its value and where it came from.", "config"),
     "context": Entry("context", "Which box the commands talk to."),
+    "identity": Entry("identity", "Whose account a person of the sign-in provider uses."),
+    "secret": Entry("secret", "Secrets for jobs: set, list by name, remove."),
+    "team": Entry("team", "Teams: members, roles, and what is private."),
     "token": Entry("token", "Bearer tokens."),
     "user": Entry("user", "People and services that may sign in."),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import msgspec
 import typer
@@ -11,18 +12,18 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import Model, ModelVersion, Promotion, PromotionPolicy
+from mlbox.records import Model, ModelVersion, Promotion, PromotionPolicy, Tenure
 
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
 
-Ref = Annotated[str, typer.Argument(metavar="MODEL/VERSION", help="For example flight-delay/3.")]
+Ref = Annotated[str, typer.Argument(metavar="MODEL/VERSION", help="For example flight-delay/3, or flight-delay@3.")]
 Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it stays in the record.")]
 VERSION_COLUMNS = ("version", "stage", "trained_by", "dataset", "metrics", "created_at")
 
 
 def split(ref: str) -> tuple[str, int]:
-    """`MODEL/VERSION` as its parts; raises InvalidInput."""
-    model, _, version = ref.rpartition("/")
+    """`MODEL/VERSION` or `MODEL@VERSION` as its parts; raises InvalidInput."""
+    model, _, version = ref.replace("@", "/").rpartition("/")
     if not model or not version.isdigit():
         raise InvalidInput(f"{ref!r} is not MODEL/VERSION.", hint="For example flight-delay/3.", field="ref")
     return model, int(version)
@@ -73,14 +74,14 @@ def status(ref: Ref, output: OutputOption = Output.table) -> None:
 
 @app.command(epilog="Example: mlbox model approve flight-delay/3 -m 'shadow looks right'")
 def approve(ref: Ref, comment: Comment = "") -> None:
-    """Approve a promotion that waits; whoever trained, submitted or proposed it is refused."""
-    _act(ref, "approve", comment)
+    """Approve a version that waits; whoever trained, submitted or proposed it is refused."""
+    _decide(ref, "approve", comment)
 
 
 @app.command(epilog="Example: mlbox model reject flight-delay/3 -m 'worse on short routes'")
 def reject(ref: Ref, comment: Comment = "") -> None:
-    """Reject a promotion that waits."""
-    _act(ref, "reject", comment)
+    """Reject a version that waits."""
+    _decide(ref, "reject", comment)
 
 
 @app.command(epilog="Example: mlbox model withdraw flight-delay/3")
@@ -102,6 +103,84 @@ def archive(ref: Ref) -> None:
     with connect() as client:
         found = client.post(f"/api/v1/models/{model}/versions/{version}/archive", ModelVersion)
     typer.echo(f"{found.ref} is {found.stage}.", err=True)
+
+
+@app.command(epilog="Example: mlbox model stage churn/3 Staging")
+def stage(
+    ref: Ref,
+    target: Annotated[str, typer.Argument(metavar="STAGE", help="None, Staging, Production or Archived.")],
+) -> None:
+    """Move a version to another stage, by the rules of its promotion."""
+    model, version = split(ref)
+    with connect() as client:
+        moved = client.post(f"/api/v1/models/{model}/versions/{version}/stage", ModelVersion, {"stage": target})
+    typer.echo(f"{moved.ref} is {moved.stage}.", err=True)
+
+
+@app.command(epilog="Example: mlbox model history churn --at 2026-03-03")
+def history(
+    model: str,
+    at: Annotated[str, typer.Option(help="A moment such as 2026-03-03T12:00Z, or a day.")] = "",
+    output: OutputOption = Output.table,
+) -> None:
+    """Show which version was in which stage and under which alias, who put it there, and who approved."""
+    columns = ("kind", "name", "version", "since", "until", "by", "approved_by", "reason")
+    with connect() as client:
+        given = {"at": at} if at else {}
+        show(client.get(f"/api/v1/models/{model}/history", list[Tenure], **given), columns, output)
+
+
+@app.command(epilog="Example: mlbox model describe churn --purpose 'to keep customers' --expires 2027-01-01T00:00Z")
+def describe(
+    model: str,
+    purpose: Annotated[str | None, typer.Option(help="What the model is for.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Whose it is.")] = None,
+    expires: Annotated[str | None, typer.Option(help="When someone must look at it again.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Set a model's facts, which a promotion asks for."""
+    facts = {"purpose": purpose, "owner": owner, "expires_at": expires}
+    body = {name: fact for name, fact in facts.items() if fact is not None}
+    with connect() as client:
+        sent = client.request("PATCH", f"/api/v1/models/{model}", body=body)
+    show_one(msgspec.json.decode(sent, type=Model), output)
+
+
+@app.command(epilog="Example: mlbox model alias churn/3 champion")
+def alias(ref: Ref, name: str) -> None:
+    """Let a free name stand for a version."""
+    model, version = split(ref)
+    with connect() as client:
+        client.request("PUT", f"/api/v1/models/{model}/aliases/{quote(name, safe='')}", body={"version": version})
+    typer.echo(f"{model}@{name} is {model}/{version}.", err=True)
+
+
+@app.command(epilog="Example: mlbox model unalias churn champion")
+def unalias(model: str, name: str) -> None:
+    """Take an alias away."""
+    with connect() as client:
+        client.request("DELETE", f"/api/v1/models/{model}/aliases/{quote(name, safe='')}")
+    typer.echo(f"{model} has no alias {name}.", err=True)
+
+
+@app.command(epilog="Example: mlbox model rename churn leavers")
+def rename(model: str, new_name: str) -> None:
+    """Give a model that does not serve another name."""
+    with connect() as client:
+        client.post(f"/api/v1/models/{model}/rename", Model, {"name": new_name})
+    typer.echo(f"{model} is now {new_name}.", err=True)
+
+
+@app.command(epilog="Example: mlbox model delete churn/2")
+def delete(what: Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="A model, or one version.")]) -> None:
+    """Delete a version or a whole model; refused in Production and on the way there."""
+    path = f"/api/v1/models/{what}"
+    if "/" in what or "@" in what:
+        model, version = split(what)
+        path = f"/api/v1/models/{model}/versions/{version}"
+    with connect() as client:
+        client.request("DELETE", path)
+    typer.echo(f"{what} is deleted.", err=True)
 
 
 @app.command(epilog="Example: mlbox model policy flight-delay --set policy.json")
@@ -136,6 +215,14 @@ def _promotion(ref: str, found: list[Promotion]) -> Promotion:
     if not of_version:
         raise NotFound(f"{ref} was never proposed.", hint=f"`mlbox model promote {ref}` does that.", field="ref")
     return of_version[0]
+
+
+def _decide(ref: str, decision: str, comment: str) -> None:
+    model, version = split(ref)
+    with connect() as client:
+        path = f"/api/v1/models/{model}/versions/{version}/{decision}"
+        after = client.post(path, Promotion, {"comment": comment})
+    typer.echo(f"{ref} is {after.state}.", err=True)
 
 
 def _act(ref: str, action: str, comment: str) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show, show_one
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.records import Run
 
 app = typer.Typer(no_args_is_help=True, help="Runs: what training recorded.")
@@ -23,6 +23,33 @@ def ls(
     with connect() as client:
         found = client.get("/api/v1/runs", list[Run], experiment=experiment, limit=limit)
         show(found, ("id", "name", "status", "user", "dataset", "started_at", "params"), output)
+
+
+@app.command(epilog="Example: mlbox run sync")
+def sync() -> None:
+    """Send what runs logged while their box was away, in order; what was sent before counts once."""
+    from mlbox.errors import Conflict
+    from mlbox.sdk.delivery import Delivery
+    from mlbox.sdk.spool import Spool, left_over
+
+    folders = left_over()
+    with connect() as client:
+        for folder in folders:
+            try:
+                spool = Spool(folder)
+            except Conflict:
+                note(f"{folder.name} is being sent by its own process.")
+                continue
+            delivery = Delivery(client, folder.name, spool)
+            refused = []
+            while not spool.empty:
+                refused += delivery.step()
+            spool.close()
+            for error in refused:
+                note(f"{folder.name}: not taken: {error}")
+            note(f"{folder.name}: sent{f', {len(refused)} refused and kept in {folder}' if refused else ''}.")
+    if not folders:
+        note("Nothing waits to be sent.")
 
 
 @app.command("show", epilog="Example: mlbox run show 0198c0ffee...")

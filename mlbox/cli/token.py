@@ -12,27 +12,32 @@ from mlbox.records import NewToken, Principal, Role, Token
 
 app = typer.Typer(no_args_is_help=True, help="Bearer tokens.")
 
-COLUMNS = ("id", "user", "name", "role", "created_at", "expires_at")
+COLUMNS = ("id", "user", "name", "role", "expires_at", "used_at", "created_at")
+"""The role is the most that a token may do; its user may do less."""
 
 
 @app.command("ls", epilog="Example: mlbox token ls -o json")
 def ls(output: OutputOption = Output.table) -> None:
-    """List tokens, without their secrets: your own, or everyone's as an admin."""
+    """List tokens, without their secrets: your own, or everyone's as an admin; the role is the most that one may do."""
     with connect() as client:
         show(client.get("/api/v1/tokens", list[Token], limit=1000), COLUMNS, output)
 
 
-@app.command(epilog="Example: mlbox token create --name ci --role viewer -o id")
+@app.command(epilog="Example: mlbox token create --name ci --role viewer --expires 30d -o id")
 def create(
     name: Annotated[str, typer.Option(help="What it is for.")],
     user: Annotated[str | None, typer.Option(help="Whose; yours when not given.")] = None,
-    role: Annotated[Role | None, typer.Option(help="The most it may do; its user's role when not given.")] = None,
+    role: Annotated[Role | None, typer.Option(help="The most it may do; all that its user may when not given.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(metavar="SPAN", help="How long it lives: 90m, 12h, 30d, 52w; for ever when not given.")
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Make a token and show its secret, this once; `-o id` prints the secret alone."""
     with connect() as client:
         owner = user or client.get("/api/v1/whoami", Principal).name
-        made = client.post("/api/v1/tokens", NewToken, {"user": owner, "name": name, "role": role})
+        body = {"user": owner, "name": name, "role": role, "expires": expires}
+        made = client.post("/api/v1/tokens", NewToken, body)
     if output is Output.id:
         typer.echo(made.secret)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,19 +10,24 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mlbox.errors import InvalidInput
 from mlbox.scheduler import shim
-from mlbox.store.artifacts import safe_join
+from mlbox.scheduler.isolation import NOT_ISOLATED, OWN, Isolation
+from mlbox.store.artifacts import make_below, open_below
 from mlbox.store.datadir import write_atomic
 
-_INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "TMPDIR", "XDG_CACHE_HOME", "SSL_CERT_FILE")
+_INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "XDG_CACHE_HOME", "SSL_CERT_FILE")
 """What a job gets of the server's environment: nothing that could hold a secret."""
+CONFINE = "confine.json"
+MOST_TMP = 64
+"""Bytes; a socket's whole path has 107, and Python's multiprocessing adds some 35."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class Folder:
 
     def __init__(self, root: Path, job_id: str, number: int) -> None:
         self.path = root / job_id / str(number)
+        short = root.parent / "t" / f"{job_id[-12:]}-{number}"
+        self.tmp = short if len(str(short)) <= MOST_TMP else Path(tempfile.gettempdir()) / f"mlbox-{short.name}"
+        """For temporary files: a path so short that sockets in it have room for their names."""
 
     @property
     def log(self) -> Path:
@@ -60,22 +69,46 @@ class Folder:
         return self.path / shim.LOG
 
     def prepare(
-        self, command: Sequence[str], env: Mapping[str, str], snapshot: Path | None, limits: dict[str, Any]
+        self,
+        command: Sequence[str],
+        env: Mapping[str, str],
+        snapshot: Path | None,
+        limits: dict[str, Any],
+        isolation: Isolation = NOT_ISOLATED,
     ) -> None:
         """Lay out the folder: the code, and what the shim is to run. Doing it again changes nothing that matters."""
-        work = self.path / "work"
-        work.mkdir(parents=True, exist_ok=True)
+        work, site = self.path / "work", self.path / "site"
+        for name in OWN:
+            (self.path / name).mkdir(parents=True, exist_ok=True)
+        self.tmp.mkdir(parents=True, exist_ok=True, mode=0o700)
+        env = {**env, "TMPDIR": str(self.tmp), "MLBOX_SPOOL": str(self.path / "spool")}
+        rules = isolation.rules_of(self.path, self.tmp)
+        if rules is not None:
+            for module in isolation.importable():
+                with contextlib.suppress(FileExistsError):
+                    (site / module.name).symlink_to(module)
+            env["PYTHONPATH"] = os.pathsep.join(filter(None, [env.get("PYTHONPATH"), str(site)]))
+            write_atomic(self.path / CONFINE, json.dumps(rules).encode())
+            limits = {**limits, "confine": str(self.path / CONFINE)}
         if snapshot is not None:
             unpack(snapshot, work)
         content = {"command": list(command), "cwd": str(work), "env": dict(env), **limits}
         write_atomic(self.path / shim.SPEC, json.dumps(content).encode())
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """Start a shim, which runs the command unless another one already did."""
-        with (self.path / "shim.log").open("ab") as errors:
+    def clear(self) -> None:
+        """Remove the temporary files, once the attempt has ended."""
+        shutil.rmtree(self.tmp, ignore_errors=True)
+
+    def start(self, env: Mapping[str, str] = {}, mask: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
+        """Start a shim, which runs the command unless another one already did.
+
+        `env` is what of the environment must not lie on disk; `mask` what must not be in the log, by the names that replace it.
+        """
+        given = {"env": dict(env), "mask": dict(mask)}
+        with (self.path / "shim.log").open("ab") as errors, in_memory(given) as private:
             return subprocess.Popen(
                 [sys.executable, "-I", "-S", shim.__file__, str(self.path)],
-                stdin=subprocess.DEVNULL,
+                stdin=private,
                 stdout=errors,
                 stderr=errors,
                 start_new_session=True,
@@ -117,6 +150,14 @@ class Folder:
         return True
 
 
+def in_memory(content: dict[str, Any]) -> BinaryIO:
+    """JSON in a file without a name, on no disk, whole before anyone reads it."""
+    file = os.fdopen(os.memfd_create("mlbox-private"), "w+b")
+    file.write(json.dumps(content).encode())
+    file.seek(0)
+    return file
+
+
 def _is_zombie(pid: int) -> bool:
     """Whether a process has ended and only waits for its parent to hear of it."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -155,9 +196,9 @@ def unpack(snapshot: Path, target: Path) -> None:
 def _unpack_one(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
     if member.isdir() and member.name.strip("./") == "":  # the folder itself
         return
-    path = safe_join(target, member.name.removeprefix("./"))
+    name = member.name.removeprefix("./")
     if member.isdir():
-        path.mkdir(parents=True, exist_ok=True)
+        make_below(target, name)
         return
     content = archive.extractfile(member) if member.isreg() else None
     if content is None:
@@ -166,7 +207,5 @@ def _unpack_one(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path)
             hint="Leave it out.",
             field="snapshot",
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with open_below(target, name, mode=0o700 if member.mode & 0o100 else 0o600) as file:
         shutil.copyfileobj(content, file)
-    path.chmod(0o700 if member.mode & 0o100 else 0o600)

@@ -14,21 +14,27 @@ import select
 import selectors
 import subprocess
 import threading
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.ids import new_id
-from mlbox.records import Job, JobSpec, JobState, RunStatus
+from mlbox.records import Job, JobSpec, JobState, QueueEntry, RunStatus
 from mlbox.scheduler.attempts import Ended, Folder, environment
 from mlbox.scheduler.gpus import Gpu, Inventory
+from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
 from mlbox.scheduler.policy import Need, Resources, Waiting, decide, place
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.asking import asking
 from mlbox.store.jobs import ACTIVE, Jobs
+from mlbox.store.secrets import Given, Secrets
+from mlbox.store.teams import EVERYONE
 from mlbox.store.tracking import Tracker
 
 BACKOFF_SECONDS = 2.0
@@ -44,6 +50,25 @@ _RUN_STATUS: dict[JobState, RunStatus] = {
     "stopped": "KILLED",
 }
 _log = logging.getLogger(__name__)
+
+
+def default_experiment(team: str) -> str:
+    """Where the runs of a team's jobs go when nothing else is said."""
+    return "default" if team == EVERYONE else f"{team}.default"
+
+
+def _entry(job: Job, known: bool) -> QueueEntry:
+    limit = job.spec.timeout_seconds
+    began = job.attempts[-1].started_at if job.attempts and job.state != "queued" else None
+    entry = QueueEntry(
+        team=job.spec.team,
+        state=job.state,
+        gpus=job.spec.gpus,
+        expected_end=began + timedelta(seconds=limit) if began and limit else None,
+    )
+    if not known:
+        return entry
+    return msgspec.structs.replace(entry, id=job.id, user=job.user, name=job.spec.name, reason=job.reason)
 
 
 class Scheduler:
@@ -64,7 +89,10 @@ class Scheduler:
         memory_gb: float = 0,
         retries: int = 0,
         grace_seconds: float = 10,
+        secrets: Secrets | None = None,
+        isolation: Isolation = NOT_ISOLATED,
     ) -> None:
+        self.isolation = isolation
         self._jobs = jobs
         self._tracker = tracker
         self._access = access
@@ -81,6 +109,7 @@ class Scheduler:
         )
         self._retries = retries
         self._grace = grace_seconds
+        self._secrets = secrets
         self._watched: dict[str, int] = {}
         """The pidfd of each active job's shim."""
         self._selector = selectors.DefaultSelector()
@@ -114,6 +143,17 @@ class Scheduler:
         """Jobs, newest first."""
         return self._jobs.page(state=state, user=user, limit=limit, after=after)
 
+    def queue(self) -> list[QueueEntry]:
+        """What waits or runs, oldest first, of every team; of other teams' no more than what it takes to plan."""
+        with asking(None):
+            jobs = self._jobs.in_states(("queued", *ACTIVE))
+        seen = self._jobs.visible_jobs([job.id for job in jobs])
+        return [_entry(job, job.id in seen) for job in jobs]
+
+    def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that whoever asks may know of."""
+        return self._jobs.visible_jobs(job_ids)
+
     def stop(self, job_id: str, *, actor: str) -> Job:
         """Take a job off the queue, or end it; raises Conflict for one that has ended."""
         job = self._jobs.ask_to_stop(job_id, actor=actor)
@@ -144,7 +184,7 @@ class Scheduler:
 
     def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
         return self._tracker.start_run(
-            experiment=spec.experiment or "default",
+            experiment=spec.experiment or default_experiment(spec.team),
             user=user,
             name=spec.name,
             job_id=job_id,
@@ -251,15 +291,20 @@ class Scheduler:
         try:
             own = {
                 "MLBOX_URL": self._url,
-                "MLBOX_TOKEN": self._token(job),
                 "MLBOX_JOB_ID": job.id,
                 "MLBOX_RUN_ID": job.run_id or "",
+                "MLFLOW_TRACKING_URI": self._url,  # an mlflow in the job logs to the job's run
+                "MLFLOW_RUN_ID": job.run_id or "",
             }
             env = environment(spec.env, own, job.attempts[-1].gpus)
             snapshot = self._artifacts.path(spec.snapshot) if spec.snapshot else None
             limits = {"timeout_seconds": spec.timeout_seconds, "grace_seconds": self._grace}
-            folder.prepare(spec.command, env, snapshot, limits)
-            process = folder.start()
+            given = self._secrets.of_job(job) if self._secrets else Given()
+            folder.prepare(spec.command, env, snapshot, limits, self.isolation)
+            token = self._token(job)
+            process = folder.start(
+                {**given.env, "MLBOX_TOKEN": token, "MLFLOW_TRACKING_TOKEN": token}, given.masking(token)
+            )
         except Exception as err:  # whatever is wrong with one job must not hold up the others
             _log.exception("The job %s could not be started.", job.id)
             self._finish(job, Ended(exit_code=None, error=f"could not be started: {err}"))
@@ -307,6 +352,7 @@ class Scheduler:
     def _finish(self, job: Job, ended: Ended) -> None:
         """Write down how the attempt ended, and queue the job again where it may be tried once more."""
         self._unwatch(job.id)
+        self._folder(job).clear()
         state: JobState = "stopped" if self._jobs.get(job.id).state == "stopping" else _state_after(ended)
         retry_at = None
         retries = self._retries if job.spec.retries is None else job.spec.retries

@@ -3,19 +3,26 @@
 It is started by path, with the standard library alone, in a session of its own. In the attempt's folder it
 - claims the attempt (`claim`, made once): of two shims for one attempt only one runs the command;
 - runs the command in a group of its own, output to `log`;
+- masks in the log what it was told is secret (`mlbox/masking.py`, loaded by path);
 - ends it on SIGTERM or at its time limit: SIGTERM to the group, SIGKILL after the grace;
 - writes how it ended to `status.json`, complete and on disk or not at all.
+
+What is secret (the job's token, its secrets) comes on standard input, from a file that is only in memory: `spec.json` holds
+none of it.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 POLL_SECONDS = 0.2
 CLAIM, LOG, SPEC, STATUS = "claim", "log", "spec.json", "status.json"
@@ -27,14 +34,44 @@ def main(folder: str) -> int:
     stop: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):  # before the claim, by which the server finds whom to signal
         signal.signal(number, lambda received, _: stop.append(received))
+    private = json.loads(sys.stdin.buffer.read() or b"{}")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if not claim():
         return 0
     with open(SPEC) as file:
         spec = json.load(file)
-    status = run(spec, stop)
+    spec["env"].update(private.get("env", {}))
+    status = run_masked(spec, stop, private["mask"]) if private.get("mask") else run(spec, stop)
     write_whole(STATUS, json.dumps({**status, "ended": time.time()}).encode())
-    os.unlink(SPEC)  # it holds the job's token
+    os.unlink(SPEC)
     return 0
+
+
+def run_masked(spec: dict[str, Any], stop: list[int], secrets: dict[str, str]) -> dict[str, Any]:
+    """Run the command with its output through a pipe, from which it reaches the log without the secrets."""
+    masking = load_masking()
+    ended = threading.Event()
+    reading, writing = os.pipe()
+    with open(LOG, "ab", buffering=0) as log, open(reading, "rb") as pipe, open(writing, "wb") as output:
+        arguments = (pipe.fileno(), log.fileno(), masking.Masker(secrets), ended.is_set)
+        pump = threading.Thread(target=masking.pump, args=arguments)
+        pump.start()
+        try:
+            return run(spec, stop, output)
+        finally:
+            ended.set()
+            pump.join()
+
+
+def load_masking() -> Any:
+    """`mlbox.masking`, by its path: the package is not on that of a process that is started by path."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    found = importlib.util.spec_from_file_location("masking", os.path.join(package, "masking.py"))
+    assert found is not None
+    assert found.loader is not None
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def claim() -> bool:
@@ -54,24 +91,27 @@ def claim() -> bool:
     return True
 
 
-def run(spec: dict[str, Any], stop: list[int]) -> dict[str, Any]:
-    """Run the command until it ends, is stopped or runs out of time; how it ended."""
+def run(spec: dict[str, Any], stop: list[int], output: BinaryIO | None = None) -> dict[str, Any]:
+    """Run the command until it ends, is stopped or runs out of time; how it ended. It prints to the log, or to `output`."""
     limit = spec.get("timeout_seconds")
     end = time.monotonic() + limit if limit else None
     with open(LOG, "ab", buffering=0) as log:
         try:
             child = subprocess.Popen(
-                spec["command"],
+                confined(spec),
                 cwd=spec["cwd"],
                 env=spec["env"],
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output or log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
         except OSError as err:
             log.write(f"mlbox: the command cannot be started: {err}\n".encode())
             return {"exit_code": 127, "error": f"the command cannot be started: {err}"}
+        finally:
+            if output is not None:
+                output.close()  # so that the pipe ends with those who write to it
         timed_out = False
         while child.poll() is None and not stop:
             timed_out = end is not None and time.monotonic() >= end
@@ -82,6 +122,20 @@ def run(spec: dict[str, Any], stop: list[int]) -> dict[str, Any]:
             terminate(child, spec["grace_seconds"])
         signal_group(child.pid, signal.SIGKILL)  # what the command left behind
         return {"exit_code": child.returncode, "timed_out": timed_out, "stopped": bool(stop) and not timed_out}
+
+
+def confined(spec: dict[str, Any]) -> list[str]:
+    """The command, behind `confine` where the attempt is to be confined; raises OSError where there is no such program."""
+    command: list[str] = spec["command"]
+    if not spec.get("confine"):
+        return command
+    found = shutil.which(
+        os.path.join(spec["cwd"], command[0]) if "/" in command[0] else command[0], path=spec["env"]["PATH"]
+    )
+    if found is None:
+        raise FileNotFoundError(2, "No such file or directory", command[0])
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "confine.py")
+    return [sys.executable, "-I", "-S", program, spec["confine"], *command]
 
 
 def terminate(child: subprocess.Popen[bytes], grace_seconds: float) -> None:

@@ -15,7 +15,8 @@ import msgspec
 
 from mlbox import context
 from mlbox.client import Client
-from mlbox.errors import TimedOut
+from mlbox.errors import InvalidInput, TimedOut, Unavailable
+from mlbox.ids import new_id
 from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Run, html_table
 from mlbox.sdk.datasets import Dataset
 from mlbox.sdk.runs import ActiveRun, patiently
@@ -66,11 +67,12 @@ class Box:
         words = {key: str(value) for key, value in params.items()}
         adopted = os.environ.get(RUN_ID)
         if adopted and os.environ.get(JOB_ID):
-            active = ActiveRun(self.client, self.client.get(f"/api/v1/runs/{adopted}", Run), of_job=True)
+            active = ActiveRun(self.client, adopted, record=self._told_of(adopted))
             active.log_params(words)
             active.log_tags(tags)
             return active
-        body = {
+        body: dict[str, Any] = {
+            "id": new_id(),
             "experiment": experiment,
             "name": name,
             "params": words,
@@ -78,7 +80,14 @@ class Box:
             "dataset": dataset,
             "git_commit": git_commit(Path.cwd()),
         }
-        return ActiveRun(self.client, self.client.post("/api/v1/runs", Run, body))
+        return ActiveRun(self.client, body["id"], start=body)
+
+    def _told_of(self, run_id: str) -> Run | None:
+        """The run as the box knows it; None while the box does not answer."""
+        try:
+            return self.client.get(f"/api/v1/runs/{run_id}", Run)
+        except (Unavailable, TimedOut):
+            return None
 
     def submit(
         self,
@@ -88,6 +97,7 @@ class Box:
         workdir: Path | str = ".",
         datasets: Sequence[str] = (),
         experiment: str = "",
+        team: str = "everyone",
         gpus: float = 0,
         cpus: float = 1,
         memory_gb: float = 4,
@@ -96,9 +106,14 @@ class Box:
         timeout_seconds: float | None = None,
         hyperparameters: Mapping[str, Any] = {},
         env: Mapping[str, str] = {},
+        secrets: Sequence[str] = (),
         tags: Mapping[str, str] = {},
     ) -> Job:
-        """Send the code in a folder to the box and have a command (words, or one line of them) run in it as a job."""
+        """Send the code in a folder to the box and have a command (words, or one line of them) run in it as a job.
+
+        A secret is NAME or NAME=VARIABLE, of the job's team or of everyone, or TEAM/NAME=VARIABLE; its value is in the job's
+        environment.
+        """
         folder = Path(workdir)
         snapshot = self.client.send("POST", "/api/v1/snapshots", content=pack(folder))
         spec = JobSpec(
@@ -106,6 +121,7 @@ class Box:
             name=name,
             snapshot=msgspec.json.decode(snapshot)["sha256"],
             env=dict(env),
+            secrets=by_variable(secrets),
             gpus=gpus,
             cpus=cpus,
             memory_gb=memory_gb,
@@ -115,6 +131,7 @@ class Box:
             hyperparameters={key: str(value) for key, value in hyperparameters.items()},
             datasets=tuple(datasets),
             experiment=experiment,
+            team=team,
             tags=dict(tags),
             git_commit=git_commit(folder),
         )
@@ -153,6 +170,20 @@ class Box:
         body = {"entities": list(entities), "features": list(features), "keys": list(keys)}
         found = self.client.post(f"/api/v1/models/{quote(model, safe='')}/predict", list[dict[str, Any]], body)
         return [row["score"] for row in found]
+
+
+def by_variable(secrets: Sequence[str]) -> dict[str, str]:
+    """Secrets as NAME or NAME=VARIABLE, by variable; raises InvalidInput for two in one."""
+    found: dict[str, str] = {}
+    for text in secrets:
+        name, _, variable = text.partition("=")
+        variable = variable or name.rpartition("/")[2]
+        if variable in found:
+            raise InvalidInput(
+                f"Two secrets are to be in the variable {variable!r}.", hint="Write NAME=VARIABLE.", field="secrets"
+            )
+        found[variable] = name
+    return found
 
 
 def connect(url: str | None = None, token: str | None = None) -> Box:

@@ -2,6 +2,9 @@
 
 Each gate states what it requires and what was measured, in words and units that a person can act on. Evidence that could
 not be had fails its gate with the reason; nothing passes for want of a measurement.
+
+A version that mlbox cannot serve answers nobody through mlbox, so the gates that load, time and score it do not apply: it is
+governed by the approval, of which `UNSERVED` holds what the approver is told; a policy may ask for more.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from mlbox.records import DatasetVersion, GateResult, ModelVersion, PromotionPolicy, Record, Run
+from mlbox.records import DatasetVersion, GateResult, Model, ModelVersion, PromotionPolicy, Record, Run
+from mlbox.store.promotions import HOW_TO_SERVE
 
 
 class Evidence(Record, frozen=True, kw_only=True):
@@ -19,6 +23,8 @@ class Evidence(Record, frozen=True, kw_only=True):
 
     version: ModelVersion
     policy: PromotionPolicy
+    model: Model | None = None
+    now: datetime | None = None
     run: Run | None = None
     dataset: DatasetVersion | None = None
     champion: ModelVersion | None = None
@@ -131,6 +137,52 @@ def sanity(evidence: Evidence) -> Outcome:
     return Outcome(math.isfinite(low) and math.isfinite(high) and low < high, required, f"{low:.4f} to {high:.4f}")
 
 
+def facts(evidence: Evidence) -> Outcome:
+    """Someone owns the model, it says what for, and it was looked at within its time."""
+    model = evidence.model
+    required = "an owner, a purpose and an expiry that is ahead"
+    if model is None:
+        return Outcome(False, required, evidence.problems.get("facts", "not known"))
+    purpose = model.purpose or evidence.version.description
+    expires = model.expires_at
+    past = expires is not None and evidence.now is not None and expires <= evidence.now
+    missing = [name for name, value in (("owner", model.owner), ("purpose", purpose)) if not value.strip()]
+    if missing:
+        return Outcome(False, required, f"no {' and no '.join(missing)}: `mlbox model describe {model.name}`")
+    until = (
+        expires.date().isoformat() if expires else f"{evidence.policy.lifetime_days:g} days after the first approval"
+    )
+    words = f"owner {model.owner}, {'expired on' if past else 'expires'} {until}, for: {purpose:.80}"
+    return Outcome(not past, required, words)
+
+
+def declared(evidence: Evidence) -> Outcome:
+    """What is known of where a version came from; for one that is not served, all of it may be a client's word."""
+    version = evidence.version
+    named = [
+        f"run {version.run_id[:12]} ({version.lineage})" if version.run_id else f"no run ({version.lineage})",
+        version.dataset or "no dataset version",
+        f"commit {version.git_commit[:12]}" if version.git_commit else "no git commit",
+    ]
+    if evidence.policy.unserved == "gates":
+        return Outcome(lineage(evidence).passed, "a run, a dataset version and a git commit", ", ".join(named))
+    return Outcome(True, "nothing: the approver decides", ", ".join([*named, *version.flags]))
+
+
+def stated(evidence: Evidence) -> Outcome:
+    """The model's facts; for a version that is not served the approver may do without a purpose."""
+    found = facts(evidence)
+    if evidence.policy.unserved == "gates" or evidence.model is None:
+        return found
+    return Outcome(True, "nothing: the approver decides", found.measured)
+
+
+def not_served(evidence: Evidence) -> Outcome:
+    """Says that the gates on serving do not apply, and how they would."""
+    why = evidence.version.unservable or "it has no ONNX file."
+    return Outcome(True, "nothing: clients load it", f"not servable: {why} {HOW_TO_SERVE}")
+
+
 GATES: dict[str, Gate] = {
     "lineage": lineage,
     "signature": signature,
@@ -139,13 +191,23 @@ GATES: dict[str, Gate] = {
     "latency": latency,
     "parity": parity,
     "sanity": sanity,
+    "facts": facts,
 }
-"""All gates, in the order in which people read them."""
+"""The gates of what is to be served, in the order in which people read them."""
+UNSERVED: dict[str, Gate] = {"lineage": declared, "size": size, "facts": stated, "serving": not_served}
+"""The gates of a version that mlbox cannot serve."""
+
+
+def gates_for(evidence: Evidence) -> dict[str, Gate]:
+    """The gates that apply to a version."""
+    if evidence.version.servable:
+        return GATES
+    return UNSERVED | {"metric": metric} if evidence.policy.unserved == "gates" else UNSERVED
 
 
 def evaluate(evidence: Evidence, now: datetime) -> list[GateResult]:
     """Every gate's result."""
-    outcomes = {name: gate(evidence) for name, gate in GATES.items()}
+    outcomes = {name: gate(evidence) for name, gate in gates_for(evidence).items()}
     return [
         GateResult(gate=name, passed=o.passed, required=o.required, measured=o.measured, at=now)
         for name, o in outcomes.items()

@@ -160,7 +160,7 @@ class Monitor:
     def latest(self, model: str) -> list[DriftResult]:
         """The results of a model's last check, by feature; none before the first."""
         rows = self._db.all(
-            "SELECT result FROM drift WHERE model = :model AND check_id ="
+            "SELECT result FROM drift WHERE model = :model AND visible('model', :model) AND check_id ="
             " (SELECT check_id FROM drift WHERE model = :model ORDER BY check_id DESC LIMIT 1) ORDER BY feature",
             {"model": model},
         )
@@ -169,7 +169,8 @@ class Monitor:
     def history(self, model: str, feature: str, limit: int = 1000) -> list[DriftResult]:
         """A feature's last results, oldest first."""
         rows = self._db.all(
-            "SELECT result FROM drift WHERE model = ? AND feature = ? ORDER BY id DESC LIMIT ?", (model, feature, limit)
+            "SELECT result FROM drift WHERE model = ? AND feature = ? AND visible('model', model) ORDER BY id DESC LIMIT ?",
+            (model, feature, limit),
         )
         return [msgspec.json.decode(row["result"], type=DriftResult) for row in reversed(rows)]
 

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError
+from mlbox.errors import MlboxError, TimedOut
 from mlbox.records import DatasetVersion, GateResult, ModelVersion, Promotion, Run
 from mlbox.serve import gates
 from mlbox.serve.check import measure_latency, read_sample, score_onnx
@@ -51,6 +51,7 @@ class Promoter:
         self._artifacts = artifacts
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlbox-gates")
+        self._testing: dict[str, Future[None]] = {}
 
     def promote(self, model: str, number: int, *, actor: str) -> Promotion:
         """Propose a version and begin to test it; returns at once, with the promotion in `testing`."""
@@ -65,7 +66,22 @@ class Promoter:
                 self._submit(promotion)
 
     def _submit(self, promotion: Promotion) -> Future[None]:
-        return self._pool.submit(self._test, promotion)
+        future = self._pool.submit(self._test, promotion)
+        self._testing[promotion.id] = future
+        future.add_done_callback(lambda _: self._testing.pop(promotion.id, None))
+        return future
+
+    def tested(self, promotion_id: str, seconds: float) -> Promotion:
+        """A promotion once its gates were measured; raises TimedOut when that takes longer."""
+        future = self._testing.get(promotion_id)
+        try:
+            if future is not None:
+                future.result(seconds)
+        except TimeoutError as err:
+            raise TimedOut(
+                f"The gates are still being measured after {seconds:g} s.", hint="Ask again: they go on."
+            ) from err
+        return self._promotions.get(promotion_id)
 
     def _test(self, promotion: Promotion) -> None:
         try:
@@ -99,12 +115,14 @@ class Promoter:
         return gates.Evidence(
             version=version,
             policy=promotion.policy,
+            model=attempt("facts", lambda version: self._registry.model(version.model)),
+            now=self._clock.real(),
             run=attempt("lineage", self._run),
             dataset=attempt("lineage", self._dataset),
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
-            p95_ms=attempt("latency", self._latency),
-            parity=attempt("parity", self._parity),
-            scores=attempt("sanity", self._scores),
+            p95_ms=attempt("latency", self._latency) if version.servable else None,
+            parity=attempt("parity", self._parity) if version.servable else None,
+            scores=attempt("sanity", self._scores) if version.servable else None,
             problems=problems,
         )
 

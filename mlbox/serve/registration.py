@@ -76,8 +76,10 @@ class Registrar:
             NewVersion(
                 model=model,
                 run_id=run.id,
+                experiment=self._tracker.experiment_of(run.id),
                 job_id=run.job_id,
                 dataset=dataset.ref if dataset else None,
+                dataset_hash=dataset.hash if dataset else None,
                 feature_service=ask.feature_service or (dataset.feature_service if dataset else None),
                 features=features,
                 inputs=found.inputs,
@@ -86,14 +88,25 @@ class Registrar:
                 size=artifact.size,
                 reference=self._reference(self._artifacts.path(artifact.sha256), dataset, features),
                 sample=self._sample(ask, run, len(features)),
-                metrics=ask.metrics or _last_metrics(run),
+                metrics=ask.metrics or last_metrics(run),
                 git_commit=run.git_commit,
                 trained_by=run.user,
                 submitted_by=actor,
                 description=ask.description,
                 tags=ask.tags,
+                source=f"runs:/{run.id}/{artifact.path}",
+                lineage="recorded" if run.job_id else "declared",
+                files=(artifact,),
             )
         )
+
+    def features_of(self, dataset: DatasetVersion | None) -> tuple[str, ...]:
+        """The features that a dataset's columns are; raises InvalidInput where there are none."""
+        return self._feature_names(Registration(run_id="", artifact=""), dataset)
+
+    def reference_of(self, model: Path, dataset: DatasetVersion, features: tuple[str, ...]) -> str | None:
+        """What drift of a model is measured against, from the dataset it was trained on; its SHA-256."""
+        return self._reference(model, dataset, features)
 
     def _feature_names(self, ask: Registration, dataset: DatasetVersion | None) -> tuple[str, ...]:
         named = ask.features or ((ask.feature_service,) if ask.feature_service else ())
@@ -137,6 +150,7 @@ class Registrar:
         return artifact.sha256
 
 
-def _last_metrics(run: Run) -> dict[str, float]:
+def last_metrics(run: Run) -> dict[str, float]:
+    """The last finite value of each metric."""
     values = {name: metric.value for name, metric in run.metrics.items()}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -128,7 +128,8 @@ class Rollouts:
 
     def endpoints(self) -> list[Endpoint]:
         """What serves, by model, with the traffic since the candidate's present step began."""
-        return [self._endpoint(model, champion) for model, champion in sorted(self._champions.items())]
+        serving = sorted(self._champions.items())
+        return [self._endpoint(model, champion) for model, champion in serving if self._registry.visible(model)]
 
     def _endpoint(self, model: str, champion: int) -> Endpoint:
         promotion = self._candidates.get(model)
@@ -166,7 +167,7 @@ class Rollouts:
 
     def _refresh(self) -> None:
         with self._lock:
-            self._champions = {v.model: v.version for v in self._registry.in_stage("Production")}
+            self._champions = {v.model: v.version for v in self._registry.in_stage("Production") if v.servable}
             self._candidates = {p.model: p for p in self._promotions.open() if p.state in ("shadow", "canary")}
             here = {(p.id, p.state, p.step) for p in self._candidates.values()}
             self._starts = {key: start for key, start in self._starts.items() if key in here}

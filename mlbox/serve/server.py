@@ -23,7 +23,9 @@ from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import Route, Routes
 from mlbox.serve.rows import Inputs, PredictRow, Values, as_matrix, check_rows
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.asking import asking
 from mlbox.store.features import FeatureStore
+from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.store.registry import Registry
 
 if TYPE_CHECKING:
@@ -75,6 +77,11 @@ class ModelServer:
         Unavailable when a model fails. Either all rows are answered and logged, or none.
         """
         check_rows(rows)
+        self._registry.see(model)
+        with asking(None):  # who may ask a model may have it look at what it needs
+            return self._predict(model, rows, caller, version)
+
+    def _predict(self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None) -> list[Prediction]:
         routes = self._routes_of(model, rows, version)
         inputs = Inputs(self._features, rows)
         answers: dict[int, Prediction] = {}
@@ -191,7 +198,7 @@ class ModelServer:
                 hint=f"`mlbox model promote {model}/{max(stages.values(), default=1)}` begins its way.",
                 field="model",
             )
-        return found
+        return _checked(found)
 
     def _servable(self, model: str, version: int) -> ModelVersion:
         if not 0 < version < 2**63:
@@ -207,7 +214,7 @@ class ModelServer:
                 hint=f"`mlbox model promote {found.ref}` begins its way.",
                 field="version",
             )
-        return found
+        return _checked(found)
 
     def ready(self, model: str, version: int | None = None) -> ModelVersion:
         """The same, once it is in memory; raises Unavailable when it cannot be loaded."""
@@ -229,13 +236,14 @@ class ModelServer:
 
     def warm(self) -> None:
         """Begin to load all that serves, one after the other, and return at once."""
-        for version in [v for stage in SERVING for v in self._registry.in_stage(stage)]:
+        for version in [v for stage in SERVING for v in self._registry.in_stage(stage) if v.servable]:
             self._warm(version.model, version.version)
 
     def _warm(self, model: str, version: int) -> None:
         def load() -> None:
             try:
-                self._loader.get(model, version)
+                if self._registry.version(model, version).servable:
+                    self._loader.get(model, version)
             except MlboxError as err:
                 _log.warning("%s/%s was not loaded ahead: %s", model, version, err)
 
@@ -256,3 +264,13 @@ class ModelServer:
         self._shadows.close()
         self._warming.close()
         self._loader.close()
+
+
+def _checked(version: ModelVersion) -> ModelVersion:
+    if not version.servable:
+        raise NotFound(
+            f"{version.ref} is in {version.stage} for clients to load, and cannot be served: {version.unservable}",
+            hint=HOW_TO_SERVE,
+            field="version",
+        )
+    return version

@@ -74,7 +74,8 @@ class Alerts:
         """Alerts, newest first, from below the id `after`."""
         of_state = "state = :state AND" if state else ""  # a condition of its own, so that an index serves each list
         rows = self._db.all(
-            f"SELECT * FROM alert WHERE {of_state} id < :after ORDER BY id DESC LIMIT :limit",
+            f"SELECT * FROM alert WHERE {of_state} id < :after AND visible('model', labels ->> 'model')"
+            " ORDER BY id DESC LIMIT :limit",
             {"after": after or "~", "state": state, "limit": limit},
         )
         return [_alert(row) for row in rows]

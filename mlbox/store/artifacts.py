@@ -7,14 +7,17 @@ name, fsynced, renamed, and its folder fsynced.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
+import stat
 import tempfile
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
 
-from mlbox.errors import InvalidInput, NotFound, TooLarge, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, TooLarge, Unavailable
 from mlbox.store.datadir import sync_folder
 
 CHUNK_BYTES = 1 << 20
@@ -36,9 +39,10 @@ def _writing() -> Iterator[None]:
 class ArtifactWriter:
     """One upload: write chunks, then commit or abort."""
 
-    def __init__(self, root: Path, limit: int | None) -> None:
+    def __init__(self, root: Path, limit: int | None, setting: str = "max_artifact") -> None:
         self._root = root
         self._limit = limit
+        self._setting = setting
         self._hash = hashlib.sha256()
         self._size = 0
         with _writing():
@@ -51,7 +55,11 @@ class ArtifactWriter:
         self._size += len(chunk)
         if self._limit is not None and self._size > self._limit:
             self.abort()
-            raise TooLarge(f"The upload is larger than {self._limit:,} bytes.", hint="Split it, or raise the limit.")
+            raise TooLarge(
+                f"The upload is larger than {self._limit:,} bytes.",
+                hint=f"Split it, or raise the setting {self._setting}.",
+                field=self._setting,
+            )
         self._hash.update(chunk)
         with _writing():
             self._file.write(chunk)
@@ -100,9 +108,9 @@ class Artifacts:
         for left_over in temporary.iterdir():
             left_over.unlink()
 
-    def writer(self, limit: int | None = None) -> ArtifactWriter:
-        """Begin an upload of at most `limit` bytes."""
-        return ArtifactWriter(self._root, limit)
+    def writer(self, limit: int | None = None, *, setting: str = "max_artifact") -> ArtifactWriter:
+        """Begin an upload of at most `limit` bytes, which is what a setting says."""
+        return ArtifactWriter(self._root, limit, setting)
 
     def put(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
         """Keep the chunks as one file; its SHA-256 and size in bytes."""
@@ -141,22 +149,97 @@ class Artifacts:
             writer.abort()
 
 
+_DRIVE = re.compile(r"[A-Za-z]:")
+_MOST_PATH, _MOST_PART = 1000, 255
+
+
 def check_path(relative: str, *, field: str = "path") -> str:
-    """A user's relative path in its plain form; raises InvalidInput for one that could lead elsewhere."""
-    parts = PurePosixPath(relative).parts
-    odd = any(part in ("..", ".", "/") or "\\" in part or any(ord(c) < 32 for c in part) for part in parts)
-    if not parts or relative.startswith("/") or odd or len(relative) > 1000 or any(len(part) > 255 for part in parts):
+    """A user's relative path in its plain form; raises InvalidInput for one that could lead elsewhere.
+
+    It was decoded once, by whatever read the request. A `%` that is still there would mean something else to whoever decodes
+    once more, so it is refused, with backslashes, control characters, `..`, absolute paths and drive letters.
+    """
+    parts = [part for part in relative.split("/") if part not in ("", ".")]
+    if not parts or relative.startswith("/") or _size(relative) > _MOST_PATH or any(map(_is_odd, parts)):
         raise InvalidInput(
-            f"{relative[:100]!r} is not a relative path.", hint="Use names joined by '/', without '..'.", field=field
+            f"{relative[:100]!r} is not a relative path.",
+            hint="Use names joined by '/', without '..', '%', a backslash or a drive letter, and at most 1,000 bytes.",
+            field=field,
         )
     return "/".join(parts)
 
 
-def safe_join(root: Path, relative: str) -> Path:
-    """The one function that turns a user's relative path into a file: below `root`, whatever links lie on the way."""
-    path = (root / check_path(relative)).resolve()
-    if not path.is_relative_to(root.resolve()):
-        raise InvalidInput(
-            f"{relative[:100]!r} leads out of its folder.", hint="Use a path without links.", field="path"
+def _is_odd(part: str) -> bool:
+    size = _size(part)
+    controls = any(ord(c) < 32 or ord(c) == 127 for c in part)
+    return part == ".." or "%" in part or "\\" in part or controls or size > _MOST_PART or bool(_DRIVE.match(part))
+
+
+def _size(text: str) -> int:
+    """Bytes on disk; what is no Unicode, and so could not be a name there, counts as too long."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return _MOST_PATH + 1
+
+
+def open_below(root: Path, relative: str, *, mode: int | None = None) -> BinaryIO:
+    """The one function that turns a user's relative path into a file: read it, or with a mode make it anew.
+
+    It goes down component by component and follows no link, so nothing that lies below `root`, or is put there meanwhile,
+    can lead out of it. To make a file makes its folders. Raises InvalidInput, or NotFound when reading.
+    """
+    *folders, name = check_path(relative).split("/")
+    flags = os.O_RDONLY if mode is None else os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+    folder = _descend(root, folders, relative, make=mode is not None)
+    try:
+        # Without O_NONBLOCK a named pipe that lies there would hold this thread for ever.
+        fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600, dir_fd=folder)
+    except OSError as err:
+        raise _no_way(relative, err) from err
+    finally:
+        os.close(folder)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise _no_way(relative)
+    if mode is not None:
+        os.fchmod(fd, mode)
+    return os.fdopen(fd, "rb" if mode is None else "wb")
+
+
+def make_below(root: Path, relative: str) -> None:
+    """Make a folder, and those above it, as `open_below` would."""
+    os.close(_descend(root, check_path(relative).split("/"), relative, make=True))
+
+
+def _descend(root: Path, folders: Sequence[str], relative: str, *, make: bool) -> int:
+    """A descriptor of the last of some folders, each opened from the one above it."""
+    here = os.open(root, os.O_DIRECTORY | os.O_CLOEXEC)
+    for folder in folders:
+        try:
+            if make:
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, 0o700, dir_fd=here)
+            below = os.open(folder, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+        except OSError as err:
+            raise _no_way(relative, err) from err
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+_IN_THE_WAY = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO)
+"""A link, a file where a folder should be, a folder where a file should be, a pipe."""
+
+
+def _no_way(relative: str, err: OSError | None = None) -> MlboxError:
+    if isinstance(err, FileNotFoundError):
+        return NotFound(f"There is no file {relative[:100]!r}.", hint="Check its path.", field="path")
+    if err is None or err.errno in _IN_THE_WAY:
+        return InvalidInput(
+            f"{relative[:100]!r} leads over something that is no plain file or folder.",
+            hint="Use a path without links.",
+            field="path",
         )
-    return path
+    return Unavailable(f"{relative[:100]!r} cannot be opened: {err.strerror or err}.", hint="Check the disk.")

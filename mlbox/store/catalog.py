@@ -22,7 +22,7 @@ RESERVED = ("event_time", "arrival_time")
 MAX_TTL_SECONDS = 100 * 366 * 86_400
 ALL = -1
 """As a limit: no limit."""
-_PAGE = "SELECT * FROM {} WHERE (name, version) > (?, ?) ORDER BY name, version LIMIT ?"
+_PAGE = "SELECT * FROM {0} WHERE (name, version) > (?, ?) AND visible('{0}', name) ORDER BY name, version LIMIT ?"
 
 
 class Catalog:
@@ -67,14 +67,17 @@ class Catalog:
 
     def declarations(self, *, limit: int = ALL, after: str | None = None) -> list[Source]:
         """Sources by name as they were declared, without their number of rows, from the one after `after`."""
-        rows = self._db.all("SELECT * FROM source WHERE name > ? ORDER BY name LIMIT ?", (after or "", limit))
+        rows = self._db.all(
+            "SELECT * FROM source WHERE name > ? AND visible('source', name) ORDER BY name LIMIT ?",
+            (after or "", limit),
+        )
         return [_source(row) for row in rows]
 
     def declared(self, name: str) -> Source:
         """One source as it was declared, without its number of rows; raises NotFound."""
-        row = self._db.one("SELECT * FROM source WHERE name = ?", (name,))
+        row = self._db.one("SELECT * FROM source WHERE name = ? AND visible('source', name)", (name,))
         if row is None:
-            raise self._missing("source", name, "SELECT name FROM source")
+            raise self._missing("source", name, "SELECT name FROM source WHERE visible('source', name)")
         return _source(row)
 
     def note_append(self, name: str, rows: int, *, actor: str) -> None:
@@ -106,6 +109,7 @@ class Catalog:
             raise InvalidInput(f"The SQL is longer than {self._max_sql:,} bytes.", hint="Split the view.", field="sql")
         for name in spec.sources:
             self.declared(name)
+        self._db.privacy.shelter("view", spec.name, [("source", name) for name in spec.sources])
 
     def save_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
         """Keep a checked view: the same definition is the same version."""
@@ -136,12 +140,12 @@ class Catalog:
         """`name@vN`, or the latest version of `name`; raises NotFound."""
         name, version = split_ref(ref)
         row = self._db.one(
-            "SELECT * FROM view WHERE name = :name AND (:version IS NULL OR version = :version)"
+            "SELECT * FROM view WHERE name = :name AND visible('view', name) AND (:version IS NULL OR version = :version)"
             " ORDER BY version DESC LIMIT 1",
             {"name": name, "version": version},
         )
         if row is None:
-            raise self._missing("view", ref, "SELECT DISTINCT name FROM view")
+            raise self._missing("view", ref, "SELECT DISTINCT name FROM view WHERE visible('view', name)")
         return _view(row)
 
     # -- services and references ------------------------------------------------------------------------------------
@@ -150,6 +154,7 @@ class Catalog:
         """Bundle features under a name; the same bundle is the same version."""
         check_name(name)
         full = self.resolve(features)
+        self._db.privacy.shelter("service", name, [("view", split_ref(ref.partition(":")[0])[0]) for ref in full])
         text = msgspec.json.encode(full).decode()
 
         def write(tx: Tx) -> int:
@@ -172,12 +177,15 @@ class Catalog:
         """`name@vN`, or the latest version of `name`; raises NotFound."""
         name, version = split_ref(ref)
         row = self._db.one(
-            "SELECT * FROM service WHERE name = :name AND (:version IS NULL OR version = :version)"
+            "SELECT * FROM service WHERE name = :name AND visible('service', name)"
+            " AND (:version IS NULL OR version = :version)"
             " ORDER BY version DESC LIMIT 1",
             {"name": name, "version": version},
         )
         if row is None:
-            raise self._missing("feature service", ref, "SELECT DISTINCT name FROM service")
+            raise self._missing(
+                "feature service", ref, "SELECT DISTINCT name FROM service WHERE visible('service', name)"
+            )
         return _service(row)
 
     def resolve(self, refs: Sequence[str]) -> tuple[str, ...]:

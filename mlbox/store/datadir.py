@@ -18,7 +18,7 @@ import msgspec
 from mlbox.clock import Clock, ReplayClock, SystemClock, from_us, parse_time, to_us
 from mlbox.errors import StartupError
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 """Raised by one whenever a migration is added."""
 
 

@@ -78,6 +78,8 @@ class Datasets:
             raise InvalidInput("as_of is in the future.", hint="Leave it out for now.", field="as_of")
         features = self._features.resolve(spec.features)
         labels = self._labels.label_set(spec.label_set) if spec.label_set else None
+        parts = [("view", split_ref(ref.partition(":")[0])[0]) for ref in features]
+        self._db.privacy.shelter("dataset", spec.name, [*parts, *([("label", labels.name)] if labels else [])])
         spine = self._offline.write(lambda cursor: self._spine(cursor, spec, labels, as_of))
         kept = spine.filter(spine.column("_labelled")).drop_columns(["_labelled"])
         if kept.num_rows == 0:
@@ -107,7 +109,7 @@ class Datasets:
 
     def _spine(self, cursor: Cursor, spec: DatasetSpec, labels: LabelSet | None, as_of: datetime) -> pa.Table:
         """The spine in a fixed order, with the label, and `_labelled` where there is one."""
-        inner = self._features.query_sources(cursor, spec.spine, known=as_of)
+        inner = self._features.query_sources(cursor, spec.spine, known=as_of, dataset=spec.name)
         with explaining("spine"):
             names = [column[0] for column in cursor.execute(f"SELECT * FROM {inner} LIMIT 0").description or ()]
             if "event_time" not in names:
@@ -202,19 +204,23 @@ class Datasets:
         """`name@vN`, or the latest version of `name`; raises NotFound."""
         name, number = split_ref(ref)
         row = self._db.one(
-            "SELECT record FROM dataset WHERE name = :name AND (:version IS NULL OR version = :version)"
+            "SELECT record FROM dataset WHERE name = :name AND visible('dataset', name)"
+            " AND (:version IS NULL OR version = :version)"
             " ORDER BY version DESC LIMIT 1",
             {"name": name, "version": number},
         )
         if row is None:
-            known = [row["name"] for row in self._db.all("SELECT DISTINCT name FROM dataset")]
+            known = [
+                row["name"] for row in self._db.all("SELECT DISTINCT name FROM dataset WHERE visible('dataset', name)")
+            ]
             raise NotFound(f"There is no dataset {ref[:200]!r}.", hint=suggest(name, known), field="dataset")
         return _dataset(row)
 
     def versions(self, name: str | None = None, *, limit: int = 100, after: str | None = None) -> list[DatasetVersion]:
         """All versions, or a dataset's, newest first, from below the id `after`."""
         rows = self._db.all(
-            "SELECT record FROM dataset WHERE id < :after AND (:name IS NULL OR name = :name) ORDER BY id DESC LIMIT :limit",
+            "SELECT record FROM dataset WHERE id < :after AND (:name IS NULL OR name = :name) AND visible('dataset', name)"
+            " ORDER BY id DESC LIMIT :limit",
             {"after": after or "~", "name": name, "limit": limit},
         )
         return [_dataset(row) for row in rows]

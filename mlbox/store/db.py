@@ -12,13 +12,14 @@ Invariants
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from sqlite_utils import Database as Migratable
@@ -29,19 +30,49 @@ from mlbox.errors import MlboxError, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import Event
+from mlbox.store import asking, audit
 
 T = TypeVar("T")
 Row = sqlite3.Row
 _MAX_GROUP = 256
+_PLACES = ",".join("?" * (len(audit.COLUMNS) + 2))
+_INSERT_EVENT = f"INSERT INTO event ({', '.join(audit.COLUMNS)}, previous, hash) VALUES ({_PLACES})"
+
+_Write = tuple[Callable[["Tx"], Any], "Future[Any]", "str | None"]
+"""A function, who waits for it, and the token by which it was asked for."""
+
+
+class Privacy(Protocol):
+    """What whoever asks may know of (see `teams`)."""
+
+    def visible(self, kind: str, name: str | None) -> bool:
+        """True when an object may be known of; every reader has it as the SQL function `visible(kind, name)`."""
+
+    def shelter(self, kind: str, name: str, parts: Sequence[tuple[str, str]]) -> None:
+        """Raise InvalidInput when an object would tell others of private parts, given by kind and name, that it is made of."""
+
+
+class Shared:
+    """The privacy of a file without teams: there is none."""
+
+    def visible(self, kind: str, name: str | None) -> bool:
+        """Always."""
+        return True
+
+    def shelter(self, kind: str, name: str, parts: Sequence[tuple[str, str]]) -> None:
+        """Nothing is private."""
 
 
 class Tx:
     """What a write function may do: run SQL and emit events."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock) -> None:
+    def __init__(self, connection: sqlite3.Connection, clock: Clock, token_id: str | None = None) -> None:
         self._connection = connection
+        self._token_id = token_id
         self._clock = clock
         self.events: list[Event] = []
+        self.head: audit.Head | None = None
+        """The end of the audit chain, where this write made it longer."""
         self.now_us = to_us(clock.real())
         self.domain_us = to_us(clock.now())
 
@@ -73,10 +104,12 @@ class Tx:
             domain_at=from_us(self.domain_us),
             data=data,
         )
-        self.run(
-            "INSERT INTO event (id, type, subject, actor, at_us, domain_us, data) VALUES (?,?,?,?,?,?,?)",
-            (event.id, type, subject, actor, self.now_us, self.domain_us, msgspec.json.encode(data).decode()),
-        )
+        last = self.one("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1")
+        seq, previous = (last["seq"] + 1, last["hash"]) if last is not None else (1, audit.FIRST)
+        text = msgspec.json.encode(data).decode()
+        values = (seq, event.id, type, subject, actor, self._token_id, self.now_us, self.domain_us, text)
+        self.head = audit.Head(seq, audit.link(previous, values))
+        self.run(_INSERT_EVENT, (*values, previous, self.head.hash))
         self.events.append(event)
         return event
 
@@ -84,25 +117,31 @@ class Tx:
 class Database:
     """A SQLite file that is opened, migrated, written by one thread and read by many."""
 
-    def __init__(self, path: Path, migrations: Migrations, clock: Clock, bus: EventBus) -> None:
+    def __init__(
+        self, path: Path, migrations: Migrations, clock: Clock, bus: EventBus, *, privacy: Privacy | None = None
+    ) -> None:
         self.path = path
         self.name = path.stem
+        self.privacy: Privacy = privacy or Shared()
         self._clock = clock
         self._bus = bus
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
         self._readers_lock = threading.Lock()
-        self._queue: queue.SimpleQueue[tuple[Callable[[Tx], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
         self._writer = self._connect(query_only=False)
         migrations.apply(Migratable(self._writer))
         self._writer.commit()
+        self._heads = audit.HeadFile(path.parent / audit.HEADS, self.name)
         self._thread = threading.Thread(target=self._write_loop, name=f"mlbox-write-{self.name}", daemon=True)
         self._thread.start()
 
     def _connect(self, *, query_only: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)
         connection.row_factory = sqlite3.Row
+        connection.create_function("visible", 2, self.privacy.visible)
+        connection.create_function("sha256", 1, _sha256, deterministic=True)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "temp_store=MEMORY"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute(f"PRAGMA query_only={'ON' if query_only else 'OFF'}")
@@ -116,7 +155,7 @@ class Database:
         if self._closed:
             future.set_exception(Unavailable(f"The {self.name} store is closed.", hint="Restart the server."))
             return future
-        self._queue.put((fn, future))
+        self._queue.put((fn, future, principal.token_id if (principal := asking.who()) else None))
         return future
 
     def write(self, fn: Callable[[Tx], T]) -> T:
@@ -137,14 +176,15 @@ class Database:
             if stop:
                 break
 
-    def _commit_group(self, group: list[tuple[Callable[[Tx], Any], Future[Any]]]) -> None:
+    def _commit_group(self, group: list[_Write]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         failed: list[tuple[Future[Any], BaseException]] = []
         events: list[Event] = []
+        head: audit.Head | None = None
         try:
             self._writer.execute("BEGIN IMMEDIATE")
-            for fn, future in group:
-                self._run_one(fn, future, done, failed, events)
+            for fn, future, token_id in group:
+                head = self._run_one(fn, future, token_id, done, failed, events) or head
             self._writer.execute("COMMIT")
         except sqlite3.Error as err:
             if self._writer.in_transaction:
@@ -153,9 +193,11 @@ class Database:
                 f"The {self.name} store could not write: {err}.",
                 hint="Check the disk that holds the data directory.",
             )
-            for _, future in group:
+            for _, future, _ in group:
                 future.set_exception(broken)
             return
+        if head is not None:
+            self._heads.write(head)
         for event in events:
             self._bus.publish(event)
         for future, error in failed:
@@ -167,11 +209,12 @@ class Database:
         self,
         fn: Callable[[Tx], Any],
         future: Future[Any],
+        token_id: str | None,
         done: list[tuple[Future[Any], Any]],
         failed: list[tuple[Future[Any], BaseException]],
         events: list[Event],
-    ) -> None:
-        tx = Tx(self._writer, self._clock)
+    ) -> audit.Head | None:
+        tx = Tx(self._writer, self._clock, token_id)
         self._writer.execute("SAVEPOINT one")
         try:
             value = fn(tx)
@@ -180,10 +223,12 @@ class Database:
                 raise sqlite3.OperationalError(str(err)) from err
             self._writer.execute("ROLLBACK TO one")
             failed.append((future, self._explain(err)))
+            tx.head = None
         else:
             done.append((future, value))
             events.extend(tx.events)
         self._writer.execute("RELEASE one")
+        return tx.head
 
     def _explain(self, err: Exception) -> Exception:
         """SQLite's own errors as ours; triggers raise what a person may read."""
@@ -226,10 +271,11 @@ class Database:
         before: str | None = None,
     ) -> list[Event]:
         """This file's events, newest first, from below the id `before`."""
+        given = {"subject": subject, "actor": actor, "type": type}
+        wanted = "".join(f" AND {name} = :{name}" for name, value in given.items() if value is not None)
         rows = self.all(
-            "SELECT * FROM event WHERE id < :before AND (:subject IS NULL OR subject = :subject)"
-            " AND (:actor IS NULL OR actor = :actor) AND (:type IS NULL OR type = :type) ORDER BY id DESC LIMIT :limit",
-            {"before": before or "~", "subject": subject, "actor": actor, "type": type, "limit": limit},
+            f"SELECT * FROM event WHERE id < :before{wanted} ORDER BY id DESC LIMIT :limit",
+            {"before": before or "~", "limit": limit, **given},
         )
         return [
             Event(
@@ -257,3 +303,8 @@ class Database:
             for connection in self._readers:
                 connection.close()
         self._writer.close()
+        self._heads.close()
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

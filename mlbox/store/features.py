@@ -101,13 +101,14 @@ class FeatureStore(Catalog):
             f"CREATE TABLE IF NOT EXISTS {views.source_table(source.name)} ({typed}, {SEQUENCE} BIGINT NOT NULL)"
         )
 
-    def query_sources(self, cursor: Cursor, sql: str, *, known: datetime) -> str:
-        """A user's SELECT over what of any sources was known at a moment, checked, as a subquery."""
+    def query_sources(self, cursor: Cursor, sql: str, *, known: datetime, dataset: str) -> str:
+        """A user's SELECT over what of any sources was known at a moment, checked for a dataset, as a subquery."""
         declared = self.declarations()
         for source in declared:
             self._ensure_source(cursor, source)
         allowed = [source.name for source in declared]
         select = check_select(cursor, sql, allowed, field="spine", most_bytes=self._max_sql)
+        self._db.privacy.shelter("dataset", dataset, [("source", name) for name in select.tables])
         return views.over_sources(sql, [source for source in declared if source.name in select.tables], known=known)
 
     # -- views ------------------------------------------------------------------------------------------------------
@@ -170,7 +171,7 @@ class FeatureStore(Catalog):
 
     def _plan(self, features: Sequence[str]) -> Plan:
         plan = self._plans.get(tuple(features))
-        if plan is None:
+        if plan is None or not all(self._db.privacy.visible("view", view.name) for view in plan.views):
             full = self.resolve(features)
             refs = dict.fromkeys(feature.partition(":")[0] for feature in full)
             plan = Plan(full, {ref: self.view(ref) for ref in refs})

@@ -6,7 +6,7 @@ something to find.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
@@ -36,6 +36,8 @@ SELECT job.*, (SELECT json_group_array(json_object('number', number, 'started_us
   FROM (SELECT * FROM attempt WHERE job_id = job.id ORDER BY number)) AS attempts
 FROM job
 """
+_VISIBLE = "visible('team', team)"
+"""Only a team knows its jobs; others see in the queue that there is one."""
 
 
 class Jobs:
@@ -48,7 +50,7 @@ class Jobs:
 
     def get(self, job_id: str) -> Job:
         """One job; raises NotFound."""
-        row = self._db.one(f"{_JOB_SQL} WHERE job.id = ?", (job_id,))
+        row = self._db.one(f"{_JOB_SQL} WHERE job.id = ? AND {_VISIBLE}", (job_id,))
         if row is None:
             raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
         return _job(row)
@@ -59,7 +61,7 @@ class Jobs:
         """Jobs, newest first, from below the id `after`."""
         rows = self._db.all(
             f"{_JOB_SQL} WHERE job.id < :after AND (:state IS NULL OR state = :state)"
-            " AND (:user IS NULL OR user = :user) ORDER BY job.id DESC LIMIT :limit",
+            f" AND (:user IS NULL OR user = :user) AND {_VISIBLE} ORDER BY job.id DESC LIMIT :limit",
             {"after": after or "~", "state": state, "user": user, "limit": limit},
         )
         return [_job(row) for row in rows]
@@ -71,8 +73,16 @@ class Jobs:
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
-        rows = self._db.all("SELECT state, count(*) AS n FROM job GROUP BY state")
+        rows = self._db.all(f"SELECT state, count(*) AS n FROM job WHERE {_VISIBLE} GROUP BY state")
         return dict.fromkeys(MOVES, 0) | {row["state"]: row["n"] for row in rows}
+
+    def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that whoever asks may know of."""
+        places = ",".join("?" * len(job_ids))
+        return {
+            row["id"]
+            for row in self._db.all(f"SELECT id FROM job WHERE id IN ({places}) AND {_VISIBLE}", list(job_ids))
+        }
 
     # -- moving -----------------------------------------------------------------------------------------------------
 
@@ -81,8 +91,11 @@ class Jobs:
 
         def write(tx: Tx) -> None:
             tx.run(
-                "INSERT INTO job (id, user, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?)",
-                (job.id, job.user, job.spec.to_json().decode(), job.state, tx.now_us, job.run_id, job.reason),
+                "INSERT INTO job (id, user, team, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    *(job.id, job.user, job.spec.team, job.spec.to_json().decode()),
+                    *(job.state, tx.now_us, job.run_id, job.reason),
+                ),
             )
             tx.emit("job.submitted", f"job:{job.id}", job.user, name=job.spec.name, run=job.run_id)
 

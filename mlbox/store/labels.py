@@ -94,7 +94,10 @@ class Labels:
 
     def sets(self) -> list[LabelSet]:
         """All label sets by name, with their number of rows."""
-        return [self._counted(_label_set(row)) for row in self._db.all("SELECT * FROM label_set ORDER BY name")]
+        return [
+            self._counted(_label_set(row))
+            for row in self._db.all("SELECT * FROM label_set WHERE visible('label', name) ORDER BY name")
+        ]
 
     def label_set(self, name: str) -> LabelSet:
         """One label set, with its number of rows; raises NotFound."""
@@ -115,9 +118,9 @@ class Labels:
         )
 
     def _declared(self, name: str) -> LabelSet:
-        row = self._db.one("SELECT * FROM label_set WHERE name = ?", (name,))
+        row = self._db.one("SELECT * FROM label_set WHERE name = ? AND visible('label', name)", (name,))
         if row is None:
-            known = [row["name"] for row in self._db.all("SELECT name FROM label_set")]
+            known = [row["name"] for row in self._db.all("SELECT name FROM label_set WHERE visible('label', name)")]
             raise NotFound(f"There is no label set {name[:200]!r}.", hint=suggest(name, known), field="label_set")
         return _label_set(row)
 

@@ -15,8 +15,9 @@ from mlbox.clock import from_us
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused
 from mlbox.ids import new_id
 from mlbox.records import Approval, GateResult, ModelVersion, Promotion, PromotionPolicy, PromotionState
+from mlbox.store import decisions
 from mlbox.store.db import Database, Row, Tx
-from mlbox.store.registry import Registry
+from mlbox.store.registry import Registry, note_stage
 
 MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
     "testing": ("rejected", "shadow", "waiting_approval", "withdrawn"),
@@ -29,6 +30,7 @@ MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
     "withdrawn": (),
 }
 """From each state, where a promotion may go."""
+HOW_TO_SERVE = "To serve it, convert it with `mlbox.export_onnx` and register the ONNX file with `run.register`."
 OPEN: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if targets)
 _OPEN_SQL = f"promotion.state IN ({', '.join(repr(s) for s in OPEN)})"
 
@@ -38,7 +40,8 @@ SELECT promotion.*, model_version.version, model.name AS model,
      'at_us', at_us)) FROM (SELECT * FROM gate_result WHERE promotion_id = promotion.id ORDER BY rowid)) AS gates,
   (SELECT json_group_array(json_object('approver', approver, 'decision', decision, 'comment', comment, 'at_us', at_us))
      FROM (SELECT * FROM approval WHERE promotion_id = promotion.id ORDER BY rowid)) AS approvals
-FROM promotion JOIN model_version ON model_version.id = version_id JOIN model ON model.id = model_id
+FROM promotion JOIN model_version ON model_version.id = version_id
+  JOIN model ON model.id = model_id AND model.deleted_us IS NULL
 """
 
 
@@ -53,7 +56,7 @@ class Promotions:
 
     def get(self, promotion_id: str) -> Promotion:
         """One promotion; raises NotFound."""
-        row = self._db.one(f"{_PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
+        row = self._db.one(f"{_PROMOTION_SQL} WHERE promotion.id = ? AND visible('model', model.name)", (promotion_id,))
         if row is None:
             raise NotFound(
                 f"There is no promotion {promotion_id!r}.", hint="`mlbox model status` lists them.", field="id"
@@ -63,14 +66,17 @@ class Promotions:
     def of(self, model: str, version: int) -> list[Promotion]:
         """A version's promotions, newest first."""
         rows = self._db.all(
-            f"{_PROMOTION_SQL} WHERE model.name = ? AND version = ? ORDER BY promotion.id DESC", (model, version)
+            f"{_PROMOTION_SQL} WHERE model.name = ? AND version = ? AND visible('model', model.name)"
+            " ORDER BY promotion.id DESC",
+            (model, version),
         )
         return [_promotion(row) for row in rows]
 
     def open(self, model: str | None = None) -> list[Promotion]:
         """What is under way, oldest first; of one model there is at most one."""
         rows = self._db.all(
-            f"{_PROMOTION_SQL} WHERE {_OPEN_SQL} AND (:model IS NULL OR model.name = :model) ORDER BY promotion.id",
+            f"{_PROMOTION_SQL} WHERE {_OPEN_SQL} AND (:model IS NULL OR model.name = :model)"
+            " AND visible('model', model.name) ORDER BY promotion.id",
             {"model": model},
         )
         return [_promotion(row) for row in rows]
@@ -79,7 +85,7 @@ class Promotions:
         """All promotions, or a model's, newest first, from below an id."""
         rows = self._db.all(
             f"{_PROMOTION_SQL} WHERE promotion.id < :before AND (:model IS NULL OR model.name = :model)"
-            " ORDER BY promotion.id DESC LIMIT :limit",
+            " AND visible('model', model.name) ORDER BY promotion.id DESC LIMIT :limit",
             {"before": before or "~", "model": model, "limit": limit},
         )
         return [_promotion(row) for row in rows]
@@ -92,11 +98,15 @@ class Promotions:
             raise Refused(
                 f"{version.ref} is in stage {version.stage}.", hint="Only a version in None or Staging is promoted."
             )
-        champion = self._registry.by_stage(version.model, "Production")
+        champion = self._champion(version)
         rules = self._registry.policy(version.model).to_json().decode()
 
         def write(tx: Tx) -> str:
-            busy = tx.one(f"{_PROMOTION_SQL} WHERE model.name = ? AND {_OPEN_SQL}", (version.model,))
+            busy = tx.one(
+                f"{_PROMOTION_SQL} WHERE model.name = :model AND {_OPEN_SQL}"
+                " AND (model_version.id = :version OR :servable AND model_version.format = 'onnx')",
+                {"model": version.model, "version": version.id, "servable": version.servable},
+            )
             if busy is not None:
                 raise Conflict(
                     f"{version.model}/{busy['version']} is on its way already ({busy['state']}).",
@@ -123,6 +133,19 @@ class Promotions:
 
         return self.get(self._db.write(write))
 
+    def _champion(self, version: ModelVersion) -> ModelVersion | None:
+        """What a version must be compared with under traffic; raises Refused where it would take an endpoint away."""
+        found = self._registry.by_stage(version.model, "Production")
+        if found is None or not found.servable:
+            return None
+        if not version.servable:
+            raise Refused(
+                f"{found.ref} serves predictions, and {version.ref} cannot be served: {version.unservable}",
+                hint=f"{HOW_TO_SERVE} Or register it under a name of its own.",
+                field="version",
+            )
+        return found
+
     def record_gates(self, promotion_id: str, results: Sequence[GateResult]) -> Promotion:
         """Write down what the gates measured: all passed puts the version into Staging, else the promotion is rejected."""
         if not results:
@@ -140,7 +163,7 @@ class Promotions:
                 _move(tx, promotion, "rejected", "mlbox", f"failed: {', '.join(failed)}")
                 return
             _move(tx, promotion, target, "mlbox", "all gates passed")
-            _set_stage(tx, promotion, "Staging", "mlbox")
+            _set_stage(tx, promotion, "Staging", "mlbox", f"proposed by {promotion.requested_by}, all gates passed")
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -163,9 +186,13 @@ class Promotions:
             tx.run("INSERT INTO approval VALUES (?,?,?,?,?)", (promotion_id, approver, decision, comment, tx.now_us))
             if decision == "reject":
                 _move(tx, promotion, "rejected", approver, comment)
-                _set_stage(tx, promotion, "None", approver)
-            elif promotion.champion is None:
-                _complete(tx, promotion, approver, "first version of the model")
+                _set_stage(tx, promotion, "None", approver, comment)
+                return
+            digest = decisions.record(tx, promotion_id)
+            subject = f"model:{promotion.model}/{promotion.version}"
+            tx.emit("promotion.approved", subject, approver, promotion=promotion_id, decision=digest)
+            if promotion.champion is None:
+                _complete(tx, promotion, approver, comment)
             else:
                 _move(tx, promotion, "canary", approver, comment, step=0)
 
@@ -219,7 +246,7 @@ class Promotions:
             promotion = _load(tx, promotion_id, *sources)
             _move(tx, promotion, target, actor, reason)
             if stage:
-                _set_stage(tx, promotion, stage, actor)
+                _set_stage(tx, promotion, stage, actor, reason)
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -249,25 +276,39 @@ def _move(tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reas
     tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)
 
 
-def _set_stage(tx: Tx, promotion: Promotion, stage: str, actor: str) -> None:
-    tx.run(
-        "UPDATE model_version SET stage = ? WHERE id = (SELECT version_id FROM promotion WHERE id = ?) AND stage <> ?",
-        (stage, promotion.id, stage),
-    )
+def _set_stage(tx: Tx, promotion: Promotion, stage: str, actor: str, reason: str = "") -> None:
+    moved = tx.run(
+        "UPDATE model_version SET stage = :stage, updated_us = :now"
+        " WHERE id = (SELECT version_id FROM promotion WHERE id = :id) AND stage <> :stage RETURNING id",
+        {"stage": stage, "now": tx.now_us, "id": promotion.id},
+    ).fetchone()
+    if moved is not None:
+        note_stage(tx, moved["id"], stage, actor, reason=reason, promotion_id=promotion.id)
     tx.emit("model.stage", f"model:{promotion.model}/{promotion.version}", actor, stage=stage)
 
 
 def _complete(tx: Tx, promotion: Promotion, actor: str, reason: str) -> None:
     """The candidate becomes Production and the former champion Archived, in this one transaction."""
-    _move(tx, promotion, "completed", actor, reason)
     former = tx.one(
-        "UPDATE model_version SET stage = 'Archived' WHERE stage = 'Production'"
-        " AND model_id = (SELECT id FROM model WHERE name = ?) RETURNING version",
+        "SELECT v.id, version FROM model_version v JOIN model m ON m.id = model_id"
+        " WHERE stage = 'Production' AND m.name = ?",
         (promotion.model,),
     )
+    comment = reason
+    if promotion.champion is None:
+        reason = "first version of the model" if former is None else "approved"
+    _move(tx, promotion, "completed", actor, reason)
     if former is not None:
+        tx.run("UPDATE model_version SET stage = 'Archived', updated_us = ? WHERE id = ?", (tx.now_us, former["id"]))
+        replaced = f"replaced by version {promotion.version}"
+        note_stage(tx, former["id"], "Archived", actor, reason=replaced, promotion_id=promotion.id)
         tx.emit("model.stage", f"model:{promotion.model}/{former['version']}", actor, stage="Archived")
-    _set_stage(tx, promotion, "Production", actor)
+    _set_stage(tx, promotion, "Production", actor, comment or reason)
+    lifetime_us = round(promotion.policy.lifetime_days * 86_400_000_000)
+    tx.run(
+        "UPDATE model SET updated_us = :now, expires_us = coalesce(expires_us, :now + :lifetime) WHERE name = :model",
+        {"now": tx.now_us, "lifetime": lifetime_us, "model": promotion.model},
+    )
 
 
 def _check_approver(tx: Tx, promotion: Promotion, approver: str) -> None:

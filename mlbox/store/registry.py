@@ -6,6 +6,7 @@ its run, its dataset version, its features and its artifact, and is immutable bu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,21 +14,35 @@ import msgspec
 from mlbox.clock import from_us
 from mlbox.errors import AlreadyExists, InvalidInput, NotFound
 from mlbox.ids import new_id
-from mlbox.records import Model, ModelFormat, ModelVersion, PromotionPolicy, Record, Stage, TensorSpec, check_name
+from mlbox.records import (
+    Lineage,
+    Model,
+    ModelFormat,
+    ModelVersion,
+    PromotionPolicy,
+    Record,
+    RunArtifact,
+    Stage,
+    TensorSpec,
+    check_name,
+)
 from mlbox.store.db import Database, Row, Tx
 
 _VERSION_SQL = """
 SELECT model_version.*, model.name AS model,
-  (SELECT json_group_object(key, value) FROM version_tag WHERE version_id = model_version.id) AS tags
-FROM model_version JOIN model ON model.id = model_version.model_id
+  (SELECT json_group_object(key, value) FROM version_tag WHERE version_id = model_version.id) AS tags,
+  (SELECT json_group_array(alias) FROM model_alias a WHERE a.model_id = model.id AND a.version = model_version.version)
+    AS aliases
+FROM model_version JOIN model ON model.id = model_version.model_id AND model_version.deleted_us IS NULL
 """
 _MODEL_SQL = """
 SELECT model.*,
   (SELECT json_group_object(key, value) FROM model_tag WHERE model_id = model.id) AS tags,
   (SELECT json_group_object(alias, version) FROM model_alias WHERE model_id = model.id) AS aliases,
   (SELECT json_group_object(stage, latest) FROM
-    (SELECT stage, max(version) AS latest FROM model_version WHERE model_id = model.id GROUP BY stage)) AS stages
-FROM model
+    (SELECT stage, max(version) AS latest FROM model_version
+      WHERE model_id = model.id AND deleted_us IS NULL GROUP BY stage)) AS stages
+FROM (SELECT * FROM model WHERE deleted_us IS NULL) AS model
 """
 
 
@@ -37,8 +52,11 @@ class NewVersion(Record, frozen=True, kw_only=True):
     model: str
     format: ModelFormat = "onnx"
     run_id: str | None = None
+    experiment: str | None = None
+    """Of the run; what it tells is as private as it."""
     job_id: str | None = None
     dataset: str | None = None
+    dataset_hash: str | None = None
     feature_service: str | None = None
     features: tuple[str, ...] = ()
     inputs: tuple[TensorSpec, ...] = ()
@@ -53,6 +71,13 @@ class NewVersion(Record, frozen=True, kw_only=True):
     submitted_by: str
     description: str = ""
     tags: dict[str, str] = {}
+    source: str | None = None
+    run_link: str = ""
+    logged_model: str | None = None
+    lineage: Lineage = "recorded"
+    unservable: str = ""
+    files: tuple[RunArtifact, ...] = ()
+    """What the version is made of, by path: it stays, whatever is logged under the same names later."""
 
 
 class Registry:
@@ -79,14 +104,16 @@ class Registry:
 
     def models(self, *, limit: int = 100, after: str | None = None) -> list[Model]:
         """Models by name, from the one after `after`."""
-        rows = self._db.all(f"{_MODEL_SQL} WHERE name > ? ORDER BY name LIMIT ?", (after or "", limit))
+        rows = self._db.all(
+            f"{_MODEL_SQL} WHERE name > ? AND visible('model', name) ORDER BY name LIMIT ?", (after or "", limit)
+        )
         return [_model(row) for row in rows]
 
     def model(self, name: str) -> Model:
         """One model; raises NotFound."""
-        row = self._db.one(f"{_MODEL_SQL} WHERE name = ?", (name,))
+        row = self._db.one(f"{_MODEL_SQL} WHERE name = ? AND visible('model', name)", (name,))
         if row is None:
-            raise NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
+            raise _no_model(name)
         return _model(row)
 
     # -- versions ---------------------------------------------------------------------------------------------------
@@ -94,6 +121,7 @@ class Registry:
     def register(self, new: NewVersion) -> ModelVersion:
         """Add a version, and the model with it if it is the first. The number is the model's last plus one."""
         check_name(new.model, field="model")
+        self._shelter(new)
 
         def write(tx: Tx) -> int:
             model_id = _model_id(tx, new.model) or _insert_model(tx, new.model, new.submitted_by, new.description)
@@ -113,15 +141,39 @@ class Registry:
 
         return self.version(new.model, self._db.write(write))
 
+    def _shelter(self, new: NewVersion) -> None:
+        parts = [("view", ref.partition("@")[0].partition(":")[0]) for ref in new.features]
+        parts += [("dataset", new.dataset.partition("@")[0])] if new.dataset else []
+        parts += [("experiment", new.experiment)] if new.experiment else []
+        self._db.privacy.shelter("model", new.model, parts)
+
+    def see(self, model: str) -> None:
+        """Raise NotFound for a model that whoever asks may not know of; costs no query."""
+        if not self.visible(model):
+            raise _no_model(model)
+
+    def visible(self, model: str) -> bool:
+        """True when whoever asks may know of a model."""
+        return self._db.privacy.visible("model", model)
+
     def version(self, model: str, number: int) -> ModelVersion:
         """One version; raises NotFound."""
-        row = self._db.one(f"{_VERSION_SQL} WHERE model.name = ? AND version = ?", (model, number))
+        row = self._db.one(
+            f"{_VERSION_SQL} WHERE model.name = ? AND version = ? AND visible('model', model.name)", (model, number)
+        )
         if row is None:
             raise NotFound(
                 f"There is no version {number} of a model {model!r}.",
                 hint="`mlbox model ls` lists them.",
                 field="version",
             )
+        return _version(row)
+
+    def version_of_id(self, version_id: str) -> ModelVersion:
+        """One version by its id; raises NotFound."""
+        row = self._db.one(f"{_VERSION_SQL} WHERE model_version.id = ? AND visible('model', model.name)", (version_id,))
+        if row is None:
+            raise NotFound(f"There is no model version {version_id[:80]!r}.", hint="`mlbox model ls` lists them.")
         return _version(row)
 
     def versions(self, model: str, *, limit: int = 100, before: int | None = None) -> list[ModelVersion]:
@@ -137,25 +189,72 @@ class Registry:
     def by_stage(self, model: str, stage: Stage) -> ModelVersion | None:
         """The newest version in a stage."""
         row = self._db.one(
-            f"{_VERSION_SQL} WHERE model.name = ? AND stage = ? ORDER BY version DESC LIMIT 1", (model, stage)
+            f"{_VERSION_SQL} WHERE model.name = ? AND stage = ? AND visible('model', model.name)"
+            " ORDER BY version DESC LIMIT 1",
+            (model, stage),
         )
         return _version(row) if row else None
 
     def in_stage(self, stage: Stage) -> list[ModelVersion]:
         """All versions in a stage, of all models."""
-        return [_version(row) for row in self._db.all(f"{_VERSION_SQL} WHERE stage = ? ORDER BY model.name", (stage,))]
+        rows = self._db.all(
+            f"{_VERSION_SQL} WHERE stage = ? AND visible('model', model.name) ORDER BY model.name", (stage,)
+        )
+        return [_version(row) for row in rows]
+
+    def by_alias(self, model: str, alias: str) -> ModelVersion:
+        """The version that an alias stands for; raises NotFound."""
+        number = self.model(model).aliases.get(alias)
+        if number is None:
+            raise NotFound(
+                f"The model {model!r} has no alias {alias[:80]!r}.", hint=f"`mlbox model show {model}`.", field="alias"
+            )
+        return self.version(model, number)
+
+    def files(self, model: str, number: int) -> list[RunArtifact]:
+        """What a version is made of, by path, as it was when it was registered."""
+        return self.files_of(self.version(model, number).id)
+
+    def files_of(self, version_id: str) -> list[RunArtifact]:
+        """The same by the version's id; raises NotFound."""
+        known = self._db.one(
+            "SELECT name FROM model JOIN model_version v ON v.model_id = model.id"
+            " WHERE v.id = ? AND v.deleted_us IS NULL AND visible('model', name)",
+            (version_id,),
+        )
+        if known is None:
+            raise NotFound(f"There is no model version {version_id[:80]!r}.", hint="`mlbox model ls` lists them.")
+        rows = self._db.all(
+            "SELECT path, sha256, size FROM version_file WHERE version_id = ? ORDER BY path", (version_id,)
+        )
+        return [RunArtifact(path=row["path"], sha256=row["sha256"], size=row["size"]) for row in rows]
+
+    def select_models(self, condition: str, values: Sequence[Any], order: str, limit: int) -> list[Model]:
+        """Models by a condition and an order in SQL, which the caller compiled (see `model_search`)."""
+        rows = self._db.all(
+            f"{_MODEL_SQL} WHERE ({condition}) AND visible('model', name) ORDER BY {order} LIMIT ?", [*values, limit]
+        )
+        return [_model(row) for row in rows]
+
+    def select_versions(self, condition: str, values: Sequence[Any], order: str, limit: int) -> list[ModelVersion]:
+        """Versions, likewise."""
+        rows = self._db.all(
+            f"{_VERSION_SQL} WHERE ({condition}) AND visible('model', model.name) ORDER BY {order} LIMIT ?",
+            [*values, limit],
+        )
+        return [_version(row) for row in rows]
 
     def of_run(self, run_id: str) -> list[ModelVersion]:
         """The versions that a run brought forth."""
-        return [
-            _version(row)
-            for row in self._db.all(f"{_VERSION_SQL} WHERE run_id = ? ORDER BY model_version.id", (run_id,))
-        ]
+        rows = self._db.all(
+            f"{_VERSION_SQL} WHERE run_id = ? AND visible('model', model.name) ORDER BY model_version.id", (run_id,)
+        )
+        return [_version(row) for row in rows]
 
     def archive(self, model: str, number: int, *, actor: str) -> ModelVersion:
-        """Take a version out of use; the one in Production is replaced, not archived."""
+        """Take a version out of use; one that serves from Production is replaced, not archived."""
         version = self.version(model, number)
-        if version.stage == "Production":
+        if version.stage == "Production" and version.servable:
             raise InvalidInput(
                 f"{version.ref} is in Production and cannot be archived.",
                 hint="Promote another version: the former one is archived with it.",
@@ -163,8 +262,29 @@ class Registry:
             )
 
         def write(tx: Tx) -> None:
-            tx.run("UPDATE model_version SET stage = 'Archived' WHERE id = ? AND stage <> 'Archived'", (version.id,))
+            moved = tx.run(
+                "UPDATE model_version SET stage = 'Archived', updated_us = ? WHERE id = ? AND stage <> 'Archived'",
+                (tx.now_us, version.id),
+            )
+            if moved.rowcount:
+                note_stage(tx, version.id, "Archived", actor)
             tx.emit("model.archived", f"model:{version.ref}", actor)
+
+        self._db.write(write)
+        return self.version(model, number)
+
+    def take_back(self, model: str, number: int, *, actor: str) -> ModelVersion:
+        """Bring an archived version back to stage None, from where it may be proposed again."""
+        version = self.version(model, number)
+
+        def write(tx: Tx) -> None:
+            moved = tx.run(
+                "UPDATE model_version SET stage = 'None', updated_us = ? WHERE id = ? AND stage = 'Archived'",
+                (tx.now_us, version.id),
+            )
+            if moved.rowcount:
+                note_stage(tx, version.id, "None", actor)
+                tx.emit("model.stage", f"model:{version.ref}", actor, stage="None")
 
         self._db.write(write)
         return self.version(model, number)
@@ -211,6 +331,10 @@ class Registry:
         return self._db.write(write)
 
 
+def _no_model(name: str) -> NotFound:
+    return NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
+
+
 def check_policy(policy: PromotionPolicy) -> None:
     """A ramp rises to 100 % and nothing is negative; raises InvalidInput with the field."""
     percents = [step.percent for step in policy.steps]
@@ -232,7 +356,10 @@ def _model_id(tx: Tx, name: str) -> str | None:
 
 def _insert_model(tx: Tx, name: str, owner: str, purpose: str) -> str:
     model_id = new_id()
-    tx.run("INSERT INTO model VALUES (?,?,?,?,?)", (model_id, name, owner, purpose, tx.now_us))
+    tx.run(
+        "INSERT INTO model (id, name, owner, purpose, created_us, updated_us) VALUES (?,?,?,?,?,?)",
+        (model_id, name, owner, purpose, tx.now_us, tx.now_us),
+    )
     tx.emit("model.created", f"model:{name}", owner)
     return model_id
 
@@ -240,7 +367,8 @@ def _insert_model(tx: Tx, name: str, owner: str, purpose: str) -> str:
 _JSON_FIELDS = ("features", "inputs", "outputs", "metrics")
 _PLAIN_FIELDS = (
     *("format", "run_id", "job_id", "dataset", "feature_service", "artifact", "size", "reference", "sample"),
-    *("git_commit", "trained_by", "submitted_by", "description"),
+    *("git_commit", "trained_by", "submitted_by", "description", "source", "run_link", "logged_model", "lineage"),
+    *("unservable", "dataset_hash"),
 )
 
 
@@ -250,6 +378,7 @@ def _insert_version(tx: Tx, model_id: str, number: int, new: NewVersion) -> None
         "model_id": model_id,
         "version": number,
         "created_us": tx.now_us,
+        "updated_us": tx.now_us,
         **{name: getattr(new, name) for name in _PLAIN_FIELDS},
         **{name: msgspec.json.encode(getattr(new, name)).decode() for name in _JSON_FIELDS},
     }
@@ -257,6 +386,18 @@ def _insert_version(tx: Tx, model_id: str, number: int, new: NewVersion) -> None
         f"INSERT INTO model_version ({', '.join(values)}) VALUES ({', '.join(':' + name for name in values)})", values
     )
     tx.many("INSERT INTO version_tag VALUES (?,?,?)", [(values["id"], key, value) for key, value in new.tags.items()])
+    tx.many("INSERT INTO version_file VALUES (?,?,?,?)", [(values["id"], f.path, f.sha256, f.size) for f in new.files])
+    tx.run("UPDATE model SET updated_us = ? WHERE id = ?", (tx.now_us, model_id))
+
+
+def note_stage(
+    tx: Tx, version_id: str, stage: str, actor: str, *, reason: str = "", promotion_id: str | None = None
+) -> None:
+    """Write down, in the transaction that makes it, that a version came into a stage."""
+    tx.run(
+        "INSERT INTO stage_change (version_id, stage, actor, reason, promotion_id, at_us) VALUES (?,?,?,?,?,?)",
+        (version_id, stage, actor, reason, promotion_id, tx.now_us),
+    )
 
 
 def _model(row: Row) -> Model:
@@ -266,6 +407,8 @@ def _model(row: Row) -> Model:
         owner=row["owner"],
         purpose=row["purpose"],
         created_at=from_us(row["created_us"]),
+        updated_at=from_us(row["updated_us"]),
+        expires_at=from_us(row["expires_us"]) if row["expires_us"] is not None else None,
         tags=msgspec.json.decode(row["tags"]),
         aliases=msgspec.json.decode(row["aliases"]),
         stages=msgspec.json.decode(row["stages"]),
@@ -276,8 +419,9 @@ def _version(row: Row) -> ModelVersion:
     return msgspec.convert(
         {
             **{name: row[name] for name in ("id", "model", "version", "stage", *_PLAIN_FIELDS)},
-            **{name: msgspec.json.decode(row[name]) for name in (*_JSON_FIELDS, "tags")},
+            **{name: msgspec.json.decode(row[name]) for name in (*_JSON_FIELDS, "tags", "aliases")},
             "created_at": from_us(row["created_us"]),
+            "updated_at": from_us(row["updated_us"]),
         },
         type=ModelVersion,
     )

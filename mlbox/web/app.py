@@ -13,33 +13,57 @@ from litestar.types import ASGIApp
 
 from mlbox import __version__
 from mlbox.records import Principal
-from mlbox.web import events_stream, metrics, ops, pages, v2
-from mlbox.web.api import datasets, features, jobs, labels, login, models, monitoring, predict, runs
+from mlbox.web import events_stream, metrics, mlflow, oidc, ops, pages, v2
+from mlbox.web.api import (
+    accounts,
+    datasets,
+    features,
+    identities,
+    jobs,
+    labels,
+    login,
+    models,
+    monitoring,
+    predict,
+    registry,
+    runs,
+    teams,
+)
 from mlbox.web.api import ops as box_api
+from mlbox.web.api import secrets as secrets_api
 from mlbox.web.auth import AuthMiddleware
+from mlbox.web.authorise import Asking, check_handlers, guard
 from mlbox.web.box import Box
+from mlbox.web.edge import Edge
+from mlbox.web.limits import check_request, limited
 from mlbox.web.pages.errors import ErrorHandler
 from mlbox.web.pages.headers import add_headers
 from mlbox.web.pages.view import provide_view
 
 ADAPTERS: tuple[Any, ...] = (
     login,
+    oidc,
+    accounts,
+    identities,
     box_api,
+    teams,
     features,
     labels,
     datasets,
     runs,
     models,
+    registry,
     predict,
     monitoring,
     jobs,
+    secrets_api,
     v2,
+    mlflow,
     metrics,
     events_stream,
     pages,
 )
 """Everything that answers over one box: each module has a list `handlers`."""
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def _principal(request: Request[Any, Any, Any]) -> Principal:
@@ -47,14 +71,22 @@ def _principal(request: Request[Any, Any, Any]) -> Principal:
     return principal
 
 
-def create_app(box: Box) -> AuthMiddleware:
+def create_app(box: Box) -> Edge:
     """The app over an opened box; closing the box is the caller's."""
-    hosts = LOOPBACK | {box.settings.host.lower()} | {name.lower() for name in box.settings.allowed_host}
-    app = Litestar(
-        route_handlers=[
-            *(ops.livez, ops.readyz, ops.version),
-            *(handler for adapter in ADAPTERS for handler in adapter.handlers),
-        ],
+    return Edge(AuthMiddleware(Asking(cast(ASGIApp, create_router(box))), box.door), box.settings)
+
+
+def create_router(box: Box) -> Litestar:
+    """Every route, behind whatever finds out who asks."""
+    handlers = [
+        *(ops.livez, ops.readyz, ops.version),
+        *(handler for adapter in ADAPTERS for handler in adapter.handlers),
+    ]
+    check_handlers(handlers)
+    return Litestar(
+        route_handlers=handlers,
+        guards=[guard(box), check_request(box.settings)],
+        request_class=limited(box.settings),
         dependencies={
             "box": Provide(lambda: box, sync_to_thread=False),
             "principal": Provide(_principal, sync_to_thread=False),
@@ -73,4 +105,3 @@ def create_app(box: Box) -> AuthMiddleware:
         ),
         logging_config=None,
     )
-    return AuthMiddleware(cast(ASGIApp, app), box.access, hosts)

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
+import logging
+import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,8 +20,9 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mlbox.errors import StartupError
 from mlbox.events import EventBus
-from mlbox.records import Event
+from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.gpus import inventory
+from mlbox.scheduler.isolation import isolation
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.predlog import PredictionLog
@@ -26,26 +30,43 @@ from mlbox.serve.promotion import Promoter
 from mlbox.serve.registration import Registrar
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
+from mlbox.serve.sources import Addresses, SourceRegistrar
+from mlbox.serve.stages import Stages
 from mlbox.settings import Settings
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
-from mlbox.store.db import Database
+from mlbox.store.db import Database, Privacy, Shared
 from mlbox.store.features import FeatureStore
+from mlbox.store.history import History
+from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
 from mlbox.store.jobs import Jobs
+from mlbox.store.keyfile import FOLDER, KeyFile
 from mlbox.store.labels import Labels
+from mlbox.store.logged_models import LoggedModels
+from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
+from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
+from mlbox.store.quota import Quota
 from mlbox.store.registry import Registry
+from mlbox.store.roles import ACTIONS, at_least
+from mlbox.store.runsearch import RunSearch
+from mlbox.store.secrets import Secrets
+from mlbox.store.teams import Teams
 from mlbox.store.tracking import Tracker
+from mlbox.web.door import Door
+from mlbox.web.sign_on import open_sign_on
 
 if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
 
+_log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -55,6 +76,7 @@ class Box:
 
     def __init__(self, settings: Settings, *, url: str) -> None:
         self.settings = settings
+        limit_names(settings.max_name)
         self.url = url
         """Where jobs reach this server."""
         self._stack = contextlib.ExitStack()
@@ -66,12 +88,22 @@ class Box:
             self.clock = self.data_dir.clock()
             self.bus = EventBus()
             self._databases: dict[str, Database] = {}
+            self._privacy: Privacy = Shared()
             self._stores: dict[str, Callable[[], None]] = {}
+            access = self._open(opening, "access", migrations.access)
+            self._privacy = self.teams = Teams(access)
             self.access = Access(
-                self._open(opening, "access", migrations.access),
+                access,
                 self.clock,
                 session_life=timedelta(hours=settings.session_hours),
+                session_most=timedelta(days=settings.session_days),
+                passwords=Passwords(shortest=settings.password_min),
+                bus=self.bus,
             )
+            opening.callback(self.access.close)
+            self.door = Door(self.access, self.clock, settings, self.call)
+            self.identities = Identities(access, self.access, self.teams)
+            self.sign_on = open_sign_on(settings, self.identities, self.clock)
             self._open_tracking(opening)
             self._open_features(opening)
             self._open_datasets(opening)
@@ -86,12 +118,19 @@ class Box:
     def _open_tracking(self, opening: contextlib.ExitStack) -> None:
         self.artifacts = Artifacts(self.data_dir.root / "artifacts")
         self._stores["artifacts"] = self.artifacts.check
-        self.tracker = Tracker(self._open(opening, "tracking", migrations.tracking), self.artifacts, self.clock)
+        db = self._open(opening, "tracking", migrations.tracking)
+        self.tracker = Tracker(db, self.artifacts, self.clock)
+        self.experiments = self.tracker.groups
+        self.logged_models = LoggedModels(db)
+        self.run_search = RunSearch(self.tracker, self.experiments)
 
     def _open_datasets(self, opening: contextlib.ExitStack) -> None:
         db = self._open(opening, "datasets", migrations.datasets)
         self.labels = Labels(db, self.offline, self.clock)
         self.datasets = Datasets(db, self.offline, self.features, self.labels, self.artifacts, self.clock)
+        self.quota = Quota(
+            self._databases["tracking"], db, self.teams.team_of, self.clock, allowed=self.settings.upload_quota
+        )
 
     def _open_serving(self, opening: contextlib.ExitStack) -> None:
         db = self._open(opening, "registry", migrations.registry)
@@ -102,6 +141,14 @@ class Box:
             self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock
         )
         opening.callback(self.promoter.close)
+        self.addresses = Addresses(self.logged_models)
+        self.sources = SourceRegistrar(
+            self.registry, self.registrar, self.tracker, self.addresses, self.datasets, self.artifacts
+        )
+        self.stages = Stages(self.registry, self.promotions, self.promoter)
+        self.curation = Curation(db, self.registry)
+        self.history = History(db, self.registry)
+        self.model_search = ModelSearch(self.registry)
         self.predictions = PredictionLog(
             self.data_dir.root / "predictions",
             queue_limit=self.settings.log_queue,
@@ -132,6 +179,12 @@ class Box:
 
     def _open_scheduler(self, opening: contextlib.ExitStack) -> None:
         settings = self.settings
+        own = self.data_dir.root / FOLDER / "secret.key"
+        key_file = KeyFile(Path(settings.secret_key_file or own), marked=not settings.secret_key_file)
+        db = self._open(opening, "secrets", migrations.secrets)
+        self.secrets = Secrets(db, key_file, self._may_use_secrets, self.bus)
+        if lost := self.secrets.lost():
+            _log.warning("The key of these secrets is not usable (%s): %s.", key_file.path, ", ".join(lost))
         self.scheduler = Scheduler(
             Jobs(self._open(opening, "jobs", migrations.jobs)),
             self.tracker,
@@ -145,8 +198,20 @@ class Box:
             memory_gb=settings.memory_gb,
             retries=settings.job_retries,
             grace_seconds=settings.job_grace,
+            isolation=isolation(
+                settings.job_isolation,
+                self.data_dir.root,
+                settings.job_writable,
+                keys=(settings.tls_key,) if settings.tls_key else (),
+            ),
+            secrets=self.secrets,
         )
         opening.callback(self.scheduler.close)
+
+    def _may_use_secrets(self, user: str, team: str) -> bool:
+        account = self.access.user(user)
+        held = self.teams.role_in(Principal(name=user, role=account.role), team)
+        return account.disabled_at is None and at_least(held, ACTIONS["secret.use"].role)
 
     def _open_monitoring(self, opening: contextlib.ExitStack) -> None:
         self.monitor = Monitor(
@@ -192,7 +257,7 @@ class Box:
     def _open(self, opening: contextlib.ExitStack, name: str, schema: Migrations) -> Database:
         path = self.data_dir.root / f"{name}.sqlite"
         try:
-            database = Database(path, schema, self.clock, self.bus)
+            database = Database(path, schema, self.clock, self.bus, privacy=self._privacy)
         except sqlite3.Error as err:
             raise StartupError(
                 f"The store {path} cannot be opened: {err}.",
@@ -212,12 +277,41 @@ class Box:
         before: str | None = None,
     ) -> list[Event]:
         """The audit log: the events of all stores in one list, newest first."""
-        found = [
-            event
-            for database in self._databases.values()
-            for event in database.events(subject=subject, actor=actor, type=type, limit=limit, before=before)
-        ]
-        return sorted(found, key=lambda event: event.id, reverse=True)[:limit]
+        shown: list[Event] = []
+        while True:
+            found = [
+                event
+                for database in self._databases.values()
+                for event in database.events(subject=subject, actor=actor, type=type, limit=limit, before=before)
+            ]
+            newest = sorted(found, key=lambda event: event.id, reverse=True)[:limit]
+            shown += self.visible_events(newest)
+            if len(newest) < limit or len(shown) >= limit:
+                return shown[:limit]
+            before = newest[-1].id
+
+    def visible_events(self, events: Sequence[Event]) -> list[Event]:
+        """Those events that are of nothing private to others than whoever asks."""
+        ids: dict[str, set[str]] = {"run": set(), "job": set()}
+        for event in events:
+            noun, _, rest = event.subject.partition(":")
+            ids.get(noun, set()).add(rest)
+            ids["job"].add(str(event.data.get("job")))
+        seen = {"run": self.tracker.visible_runs(ids["run"]), "job": self.scheduler.visible_jobs(ids["job"])}
+        return [event for event in events if self._is_visible(event, seen)]
+
+    def _is_visible(self, event: Event, seen: Mapping[str, set[str]]) -> bool:
+        noun, _, rest = event.subject.partition(":")
+        if event.data.get("job") is not None and event.data["job"] not in seen["job"]:
+            return False
+        if noun in seen:
+            return rest in seen[noun]
+        if noun == "alert":
+            return self.teams.visible("model", event.data.get("labels", {}).get("model"))
+        if noun == "secret":
+            return self.teams.visible("team", event.data.get("team"))
+        # An experiment's name may have any character, and stands there alone.
+        return self.teams.visible(noun, rest if noun == "experiment" else re.split("[@/]", rest, maxsplit=1)[0])
 
     def advance(self, to: datetime, *, actor: str) -> datetime:
         """Move domain time forward, and say so."""
@@ -227,7 +321,8 @@ class Box:
 
     async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call on the bounded pool, off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(fn, *args, **kwargs))
+        work = functools.partial(contextvars.copy_context().run, fn, *args, **kwargs)  # with it goes who asks
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def checks(self) -> dict[str, Callable[[], None]]:
         """A real query per store, by name; each raises when its store is down."""

@@ -19,7 +19,7 @@ from litestar.response import Stream
 
 from mlbox.errors import TooMany
 from mlbox.events import EventBus
-from mlbox.records import Event
+from mlbox.records import Event, Principal
 from mlbox.web.box import Box
 
 QUEUE_LIMIT = 256
@@ -37,26 +37,33 @@ def encode(event: Event) -> bytes:
     return b"id: " + event.id.encode() + b"\ndata: " + msgspec.json.encode(body) + b"\n\n"
 
 
+Seen = Callable[[list[Event]], Awaitable[list[Event]]]
+"""Those of some events that the reader of a stream may know of."""
+
+
 class Feed:
     """One client's queue, filled from the writers' threads and emptied on the event loop."""
 
-    def __init__(self, bus: EventBus, stopping: asyncio.Event, *, limit: int = QUEUE_LIMIT) -> None:
+    def __init__(
+        self, bus: EventBus, stopping: asyncio.Event, *, limit: int = QUEUE_LIMIT, seen: Seen | None = None
+    ) -> None:
         self._bus = bus
+        self._seen = seen
         self._stopping = stopping
         self._limit = limit
-        self._waiting: deque[bytes] = deque()
+        self._waiting: deque[Event | None] = deque()
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
     def _heard(self, event: Event) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the server has ended
-            self._loop.call_soon_threadsafe(self._add, encode(event))
+            self._loop.call_soon_threadsafe(self._add, event)
 
-    def _add(self, message: bytes) -> None:
+    def _add(self, event: Event | None) -> None:
         if len(self._waiting) >= self._limit:
             self._waiting.clear()
-            message = RESYNC
-        self._waiting.append(message)
+            event = None
+        self._waiting.append(event)
         self._wake.set()
 
     async def stream(
@@ -79,9 +86,15 @@ class Feed:
         finally:
             wake.cancel()
         self._wake.clear()
-        messages = b"".join(self._waiting)
+        waited = list(self._waiting)
         self._waiting.clear()
-        return messages or b": still here\n\n"
+        return await self._told(waited) or b": still here\n\n"
+
+    async def _told(self, waited: list[Event | None]) -> bytes:
+        """What of these the reader may know of; None stands for a gap."""
+        events = [event for event in waited if event is not None]
+        seen = {event.id for event in (await self._seen(events) if self._seen else events)}
+        return b"".join(RESYNC if e is None else encode(e) for e in waited if e is None or e.id in seen)
 
 
 def since(box: Box, last: str) -> bytes:
@@ -100,15 +113,19 @@ class _Count:
     open = 0
 
 
-@get("/api/v1/events", summary="Live events as server-sent events", media_type="text/event-stream")
-async def events(request: Request[Any, Any, Any], box: Box) -> Stream:
+@get("/api/v1/events", summary="Live events as server-sent events", media_type="text/event-stream", action="audit.read")
+async def events(request: Request[Any, Any, Any], box: Box, principal: Principal) -> Stream:
     """What happens from now on, or from Last-Event-ID, as `data: {id, type, subject, actor, at}`.
 
     `event: resync` says that there is a gap: read anew.
     """
     if _Count.open >= MAX_STREAMS:
         raise TooMany(f"{MAX_STREAMS} event streams are open already.", hint="Close some tabs.")
-    feed = Feed(box.bus, box.stopping)
+
+    async def seen(found: list[Event]) -> list[Event]:
+        return await box.call(box.visible_events, found) if box.teams.hides_something(principal) else found
+
+    feed = Feed(box.bus, box.stopping, seen=seen)
     last = request.headers.get("last-event-id")
 
     async def missed() -> bytes:

@@ -46,7 +46,7 @@ FAMILIES: Mapping[str, Family] = {
     "ml_predictions_total": Family(
         "counter",
         ("model", "version", "role", "outcome"),
-        "Rows that were scored since the start (outcome ok), and failures (outcome error: one per failed request).",
+        "Rows since the start by outcome: ok where they were scored, error where the model failed on their request.",
     ),
     "ml_prediction_score": Family(
         "histogram", ("model", "version"), "Scores that were given to users: every role but shadow."
@@ -96,11 +96,11 @@ class Histogram:
                 counts[bisect_left(self._buckets, value)] += 1
             self._sums[key] = self._sums.get(key, 0.0) + sum(finite)
 
-    def family(self, name: str) -> Metric:
-        """What was counted, cumulated as Prometheus wants it."""
+    def family(self, name: str, seen: Callable[[str], bool] = lambda _: True) -> Metric:
+        """What was counted of the models that may be seen, cumulated as Prometheus wants it."""
         family = HistogramMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
         with self._lock:
-            found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items()]
+            found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items() if seen(key[0])]
         bounds = [*map(repr, self._buckets[:-1]), "+Inf"]
         for key, counts, total in found:
             upto = [sum(counts[: n + 1]) for n in range(len(counts))]
@@ -133,7 +133,7 @@ class Metrics:
             if row.role != "shadow":
                 groups.setdefault((row.model, row.version), []).append(row)
         for (model, version), given in groups.items():
-            self._scores.observe(model, str(version), [row.score for row in given])
+            self._scores.observe(model, str(version), [row.score for row in given if row.score is not None])
             self._latency.observe(model, str(version), [row.latency_ms / 1000 for row in given])
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -157,8 +157,8 @@ class _BoxCollector:
     def collect(self) -> Iterator[Metric]:
         """Every family; of a store that is down, none."""
         yield _gauge("mlbox_build_info", [((__version__,), 1)])
-        yield self._scores.family("ml_prediction_score")
-        yield self._latency.family("ml_prediction_latency_seconds")
+        yield self._scores.family("ml_prediction_score", self._box.registry.visible)
+        yield self._latency.family("ml_prediction_latency_seconds", self._box.registry.visible)
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
         yield self._predictions()
         sources: dict[str, Callable[[], list[Metric]]] = {
@@ -183,7 +183,8 @@ class _BoxCollector:
             shown.setdefault(labels)
             totals[(*labels, role, "ok")] += rows
             totals[(*labels, role, "error")] += errors
-        return _counter("ml_predictions_total", sorted(totals.items()))
+        seen = [(labels, count) for labels, count in sorted(totals.items()) if self._box.registry.visible(labels[0])]
+        return _counter("ml_predictions_total", seen)
 
     def _drift(self) -> list[Metric]:
         serving = self._box.registry.in_stage("Production")
@@ -226,7 +227,7 @@ def _counter(name: str, samples: Sequence[tuple[tuple[str, ...], float]]) -> Met
     return family
 
 
-@get("/metrics", include_in_schema=False)
+@get("/metrics", include_in_schema=False, action="monitor.read")
 async def metrics(request: Request[Any, Any, Any], box: Box) -> Response[bytes]:
     """Prometheus's page."""
     page, content_type = await box.call(request.app.state.metrics.render, request.headers.get("accept", ""))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.types import Send
 
 from mlbox.errors import InvalidInput, MlboxError, NotFound, TooLarge, TooMany
+from mlbox.web.logs import request_id
 
 _log = logging.getLogger(__name__)
 
@@ -19,20 +24,78 @@ def body_of(err: MlboxError) -> dict[str, Any]:
     return {"error": {"code": err.code, "message": err.message, "hint": err.hint, "field": err.field}}
 
 
+def open_inference(err: MlboxError) -> dict[str, Any]:
+    """The body of an error in the Open Inference Protocol."""
+    return {"error": str(err)}
+
+
+SHAPES: list[tuple[str, Callable[[MlboxError], Any]]] = [("/v2", open_inference)]
+"""By the beginning of the path, how its protocol tells of an error, where that is another way than `body_of`."""
+
+
+def body_at(path: str, err: MlboxError) -> Any:
+    """The JSON body that tells of an error in the protocol of a path, also of one that no handler answers."""
+    for prefix, shape in SHAPES:
+        if path.startswith(prefix) and path[len(prefix) : len(prefix) + 1] in ("", "/"):
+            return shape(err)
+    return body_of(err)
+
+
+BLAMED_ON_THE_REQUEST: dict[type[Exception], Callable[[], MlboxError]] = {
+    RecursionError: lambda: InvalidInput("The body is nested too deeply.", hint="Send flatter JSON.", field="body"),
+    OverflowError: lambda: InvalidInput("A number is too large.", hint="Numbers here have 64 bits at most."),
+    UnicodeError: lambda: InvalidInput("A text in the request is not Unicode.", hint="Send UTF-8."),
+    RequestEntityTooLarge: lambda: TooLarge(
+        "The body is larger than this server takes.",
+        hint="Send less, or raise the setting max_body.",
+        field="max_body",
+    ),
+}
+"""What decoders and stores raise for a value that the types allow and they cannot hold: nesting past the interpreter's limit,
+numbers past 64 bits, bytes that are no UTF-8, half a surrogate pair."""
+
+
 def as_mlbox_error(err: Exception) -> MlboxError:
     """Any exception as one of the tree; what was not raised on purpose says nothing of its inside."""
     if isinstance(err, MlboxError):
         return err
     if isinstance(err, ValidationException):
         return _invalid(err)
-    if isinstance(err, RecursionError):  # the JSON decoder's, which stops at the interpreter's limit
-        return InvalidInput("The body is nested too deeply.", hint="Send flatter JSON.", field="body")
+    for kind, of_the_request in BLAMED_ON_THE_REQUEST.items():
+        if isinstance(err, kind):
+            return of_the_request()
+    if isinstance(err, InternalServerException):
+        return _of_the_request(err)
     if isinstance(err, HTTPException):
         ours = MlboxError(err.detail)
         ours.status, ours.code = err.status_code, _code_of(err.status_code)
         return ours
+    return _fault(err)
+
+
+def _under() -> str:
+    return f" under the request id {own}" if (own := request_id.get()) else ""
+
+
+def _of_the_request(err: InternalServerException) -> MlboxError:
+    """What litestar takes for a fault of the server, though the request is to blame.
+
+    It does so for a field of a body that has the name of something injected into handlers, such as `view`.
+    """
+    cause = err.__cause__
+    if isinstance(cause, msgspec.ValidationError):
+        _, _, field = str(cause).partition("`$.")
+        return InvalidInput(f"The request is not valid: {cause}.", hint="See /api/v1/schema.", field=field[:-1] or None)
+    if "disconnected" not in err.detail:
+        return _fault(err)
+    return InvalidInput(
+        "The client went away before its request was whole."
+    )  # nobody is there to read this but the log
+
+
+def _fault(err: Exception) -> MlboxError:
     _log.error("A request failed.", exc_info=err)
-    return MlboxError("mlbox failed on this request.", hint="The server's log has the details.")
+    return MlboxError("mlbox failed on this request.", hint=f"The server's log has the details{_under()}.")
 
 
 def _code_of(status: int) -> str:
@@ -48,7 +111,30 @@ def _invalid(err: ValidationException) -> MlboxError:
     return InvalidInput(f"The request is not valid: {message}.", hint="See /api/v1/schema.", field=field)
 
 
-def handle(_: Request[Any, Any, Any], err: Exception) -> Response[dict[str, Any]]:
-    """Litestar's exception handler for the native API."""
+def handle(request: Request[Any, Any, Any], err: Exception) -> Response[Any]:
+    """Litestar's exception handler for the native API, and for what no handler answers."""
     ours = as_mlbox_error(err)
-    return Response(body_of(ours), status_code=ours.status, media_type="application/json")
+    headers = {name.decode(): value.decode() for name, value in retry_after(ours)}
+    body = body_at(request.url.path, ours)
+    return Response(body, status_code=ours.status, media_type="application/json", headers=headers)
+
+
+def retry_after(err: MlboxError) -> list[tuple[bytes, bytes]]:
+    """The header that says when to come back, where that is known."""
+    seconds = err.retry_seconds if isinstance(err, TooMany) else 0
+    return [(b"retry-after", str(seconds).encode())] if seconds else []
+
+
+async def refuse(send: Send, err: MlboxError, *more: tuple[bytes, bytes], path: str = "/") -> None:
+    """Answer an error where no handler was reached, in the shape of the path's protocol and with further headers."""
+    body = msgspec.json.encode(body_at(path, err))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+        *retry_after(err),
+        *more,
+    ]
+    await send({"type": "http.response.start", "status": err.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

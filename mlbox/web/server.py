@@ -2,30 +2,73 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
+import ipaddress
+import resource
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
 from mlbox.errors import StartupError
 from mlbox.settings import Settings
+from mlbox.web.access_log import AccessLog
 from mlbox.web.app import create_app
 from mlbox.web.box import Box
+from mlbox.web.logs import formatter_of, logging_to
+from mlbox.web.protocol import Bounds, WatchedProtocol, watch
+from mlbox.web.tls import is_open_to_others, server_context
 
 GRACE_SECONDS = 2
 """How long a request in flight may take to finish once the server was told to stop."""
+SPARE_FILES = 1024
+"""Open files besides connections: stores, models, uploads, pipes to jobs."""
+Listener = tuple[socket.socket, ssl.SSLContext | None]
 
 
 class _Server(uvicorn.Server):
     """Tells the box's streams to end as soon as a signal arrives."""
 
-    def __init__(self, config: uvicorn.Config, box: Box) -> None:
+    def __init__(self, config: uvicorn.Config, box: Box, listeners: Sequence[Listener]) -> None:
         super().__init__(config)
         self._box = box
+        self._listeners = listeners
+        self._bounds = Bounds.of(box.settings)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen on each socket, with its own TLS or none; uvicorn's own would have one for all, and no limit on handshakes."""
+        await self.lifespan.startup()
+        if self.lifespan.should_exit:
+            return
+        loop = asyncio.get_running_loop()
+        make = functools.partial(
+            WatchedProtocol,
+            bounds=self._bounds,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        self.servers = []
+        for listener, tls in self._listeners:
+            more: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": self._bounds.read_timeout} if tls else {}
+            self.servers.append(await loop.create_server(make, sock=listener, backlog=self.config.backlog, **more))
+        self.started = True
+
+    async def main_loop(self) -> None:
+        """Serve, and watch for clients that are too slow."""
+        watching = asyncio.create_task(watch(self.server_state.connections, self._bounds))
+        try:
+            await super().main_loop()
+        finally:
+            watching.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -61,16 +104,24 @@ def bind(host: str, port: int) -> socket.socket:
 
 def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
-    listener = bind(settings.host, settings.port)
-    try:
-        box = _open(settings, local_url(listener))
-    except BaseException:
-        listener.close()
-        raise
-    try:
-        _announce(box)
+    tls = server_context(settings)
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(logging_to(settings))
+        listeners: list[Listener] = [(stack.enter_context(contextlib.closing(bind(settings.host, settings.port))), tls)]
+        if tls:  # jobs run on this machine and know no name that its certificate is for
+            plain = bind("127.0.0.1", port_for_jobs(settings.port))
+            listeners.append((stack.enter_context(contextlib.closing(plain)), None))
+        box = _open(settings, local_url(listeners[-1][0]))
+        stack.callback(box.close)
+        _allow_files(settings.max_connections + SPARE_FILES)
+        _announce(box, local_url(listeners[0][0], "https" if tls else "http"))
+        app = AccessLog(create_app(box), sink, formatter_of(settings), settings.access_log)
+        stack.callback(app.close)
         config = uvicorn.Config(
-            create_app(box),
+            app,
+            log_config=None,
+            http=WatchedProtocol,
+            ws="none",
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -78,20 +129,30 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
             lifespan="on",
         )
-        server = _Server(config, box)
-        server.run(sockets=[listener])
+        server = _Server(config, box, listeners)
+        server.run(sockets=[listener for listener, _ in listeners])
         if not server.started:
             raise StartupError("The server did not start.", hint="The lines above say why.")
-    finally:
-        box.close()
-        listener.close()
 
 
-def local_url(listener: socket.socket) -> str:
+def port_for_jobs(port: int) -> int:
+    """The next port, the same one after each restart: jobs outlive the server and come back to where it was."""
+    return port + 1 if 0 < port < 65535 else 0
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit of open files, which is often lower than what the settings allow to be connected."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def local_url(listener: socket.socket, scheme: str = "http") -> str:
     """Where this machine itself reaches the server: a wildcard address is no place to connect to."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _open(settings: Settings, url: str) -> Box:
@@ -106,9 +167,10 @@ def _open(settings: Settings, url: str) -> Box:
         ) from err
 
 
-def _announce(box: Box) -> None:
-    url = box.url
+def _announce(box: Box, url: str) -> None:
     print(f"mlbox listens on {url}", file=sys.stderr)
+    for warning in warnings_of(box.settings):
+        print(f"Warning: {warning}", file=sys.stderr)
     if box.data_dir.fresh:
         print(
             f"Sign in once, within 30 minutes: {url}/login?once={box.access.create_login('admin')}",
@@ -118,3 +180,23 @@ def _announce(box: Box) -> None:
     if box.clock.replay:
         print(f"Replay mode: domain time stands at {box.clock.now().isoformat()}", file=sys.stderr)
     sys.stderr.flush()
+
+
+def warnings_of(settings: Settings) -> list[str]:
+    """What is dangerous about how the server is reached, and what to do about it."""
+    found = []
+    if not settings.tls_cert and not settings.trusted_proxy and not _is_loopback(settings.host):
+        found.append(
+            f"{settings.host} is reached from other machines without TLS, so whoever is on the way reads tokens. Give --tls-cert"
+            " and --tls-key, or listen on 127.0.0.1 behind a proxy that speaks TLS and is named by --trusted-proxy."
+        )
+    if settings.tls_key and is_open_to_others(Path(settings.tls_key)):
+        found.append(f"Everyone on this machine may read {settings.tls_key}. Run: chmod o-r {settings.tls_key}")
+    return found
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -29,13 +29,25 @@ async def receive_rows(
         return await box.call(box.uploads.parse, upload, format, columns, required=required)
 
 
-async def receive_artifact(box: Box, request: Request[Any, Any, Any], limit: int) -> tuple[str, int]:
-    """Keep a request's body in the artifact store; its SHA-256 and size. The handler sets `request_max_body_size=None`."""
-    writer = await box.call(box.artifacts.writer, limit)
+async def receive_artifact(
+    box: Box, request: Request[Any, Any, Any], limit: int, *, owner: str | None = None
+) -> tuple[str, int]:
+    """Keep a request's body in the artifact store; its SHA-256 and size. The handler sets `request_max_body_size=None`.
+
+    `owner` is the name that it is kept under: it counts against the quota of the team that owns it.
+    """
+    room = await box.call(box.quota.room, owner) if owner is not None else None
+    if room is not None and room < limit:
+        writer = await box.call(box.artifacts.writer, room, setting="upload_quota")
+    else:
+        writer = await box.call(box.artifacts.writer, limit)
     try:
         async for chunk in body_of(request):
             await box.call(writer.write, chunk)
-        return await box.call(writer.commit)
+        kept = await box.call(writer.commit)
+        if owner is not None:
+            box.quota.add(owner, kept[1])
+        return kept
     except BaseException:
         writer.abort()
         raise

@@ -21,9 +21,8 @@ from mlbox.ids import new_id
 from mlbox.records import ModelVersion, Prediction, Principal
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.web.api.predict import default_key
-from mlbox.web.auth import require
 from mlbox.web.box import Box
-from mlbox.web.problems import as_mlbox_error
+from mlbox.web.problems import as_mlbox_error, open_inference
 from mlbox.web.v2_tensors import Tensor, flat
 
 SCORE = "score"
@@ -47,28 +46,28 @@ class InferRequest(msgspec.Struct):
     outputs: list[InferOutput] = []
 
 
-def problem(_: Request[Any, Any, Any], err: Exception) -> Response[dict[str, str]]:
+def problem(_: Request[Any, Any, Any], err: Exception) -> Response[dict[str, Any]]:
     """Every error in this protocol's shape."""
     ours = as_mlbox_error(err)
-    return Response({"error": str(ours)}, status_code=ours.status)
+    return Response(open_inference(ours), status_code=ours.status)
 
 
 # -- the server and its models ----------------------------------------------------------------------------------------------
 
 
-@get("/v2", exception_handlers={Exception: problem})
+@get("/v2", exception_handlers={Exception: problem}, action="model.read")
 async def server_metadata() -> dict[str, Any]:
     """Name, version, extensions."""
     return {"name": "mlbox", "version": __version__, "extensions": ["parameters"]}
 
 
-@get("/v2/health/live", exception_handlers={Exception: problem})
+@get("/v2/health/live", exception_handlers={Exception: problem}, action="model.read")
 async def live() -> dict[str, bool]:
     """The process answers."""
     return {"live": True}
 
 
-@get("/v2/health/ready", exception_handlers={Exception: problem})
+@get("/v2/health/ready", exception_handlers={Exception: problem}, action="model.read")
 async def ready(box: Box) -> Response[dict[str, bool]]:
     """Models can be asked, 503 where not; both names, because the standard's text has the wrong one."""
     checks = box.checks()
@@ -81,7 +80,9 @@ async def ready(box: Box) -> Response[dict[str, bool]]:
 
 
 @get(
-    ["/v2/models/{model:str}", "/v2/models/{model:str}/versions/{version:int}"], exception_handlers={Exception: problem}
+    ["/v2/models/{model:str}", "/v2/models/{model:str}/versions/{version:int}"],
+    exception_handlers={Exception: problem},
+    action="model.read",
 )
 async def model_metadata(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
     """A model's tensors."""
@@ -99,6 +100,7 @@ async def model_metadata(box: Box, model: str, version: int | None = None) -> di
 @get(
     ["/v2/models/{model:str}/ready", "/v2/models/{model:str}/versions/{version:int}/ready"],
     exception_handlers={Exception: problem},
+    action="model.read",
 )
 async def model_ready(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
     """The model serves and is in memory; 404 where it does not serve, 503 where it cannot be loaded."""
@@ -112,13 +114,14 @@ async def model_ready(box: Box, model: str, version: int | None = None) -> dict[
 @post(
     ["/v2/models/{model:str}/infer", "/v2/models/{model:str}/versions/{version:int}/infer"],
     status_code=200,
+    accepts=("application/octet-stream", ""),  # tritonclient names no type
     exception_handlers={Exception: problem},
+    action="model.predict",
 )
 async def infer(
     request: Request[Any, Any, Any], box: Box, principal: Principal, model: str, version: int | None = None
 ) -> Response[bytes]:
     """Score the rows of a request."""
-    require(principal, "member")
     if BINARY in request.headers:
         raise InvalidInput(
             "Binary tensors are not taken; `data` in the JSON is.",

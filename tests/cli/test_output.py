@@ -46,7 +46,10 @@ def test_programs_get_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     show([ANN, BEA], COLUMNS, Output.jsonl)
     assert [msgspec.json.decode(line, type=User) for line in capsys.readouterr().out.splitlines()] == [ANN, BEA]
     show([ANN], COLUMNS, Output.csv)
-    assert capsys.readouterr().out == "id,name,role,created_at\n1,ann,admin,2026-01-02T03:04:05Z\n"
+    assert (
+        capsys.readouterr().out
+        == "id,name,role,created_at,kind,disabled_at\n1,ann,admin,2026-01-02T03:04:05Z,person,\n"
+    )
 
 
 def test_one_record_is_a_list_of_its_fields_that_are_set(capsys: pytest.CaptureFixture[str]) -> None:

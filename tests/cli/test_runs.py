@@ -12,7 +12,7 @@ from tests.conftest import Server
 def test_experiments_and_their_runs_are_listed_and_shown(box_cli: Callable[..., Ran], server: Server) -> None:
     for name in ("delay", "delay", "other"):
         server.http.post("/api/v1/runs", json={"experiment": name})
-    assert [one["name"] for one in json.loads(box_cli("exp", "ls", "-o", "json").out)] == ["delay", "other"]
+    assert [one["name"] for one in json.loads(box_cli("exp", "ls", "-o", "json").out)] == ["Default", "delay", "other"]
     shown = json.loads(box_cli("exp", "show", "delay", "-o", "json").out)
     runs = json.loads(box_cli("run", "ls", "--experiment", "delay", "-o", "json").out)
     assert [run["experiment_id"] for run in runs] == [shown["id"]] * 2

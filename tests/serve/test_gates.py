@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbox.records import DatasetVersion, Metric, ModelVersion, PromotionPolicy, Run, TensorSpec
+from mlbox.records import DatasetVersion, Metric, Model, ModelVersion, PromotionPolicy, Run, TensorSpec
 from mlbox.serve.gates import GATES, Evidence, evaluate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -58,6 +58,8 @@ GOOD = Evidence(
     policy=PromotionPolicy(),
     run=RUN,
     dataset=DATASET,
+    model=Model(id="m", name="delay", owner="ann", purpose="to warn passengers", created_at=NOW),
+    now=NOW,
     p95_ms=1.0,
     parity=1e-6,
     scores=(0.1, 0.9),
@@ -66,11 +68,11 @@ GOOD = Evidence(
 
 def evidence(**changes: Any) -> Evidence:
     """The good evidence with changes; `version_…` and `policy_…` change the record within."""
-    inner = {"version": VERSION, "policy": GOOD.policy}
-    for name in [name for name in changes if name.startswith(("version_", "policy_"))]:
+    inner = {"version": VERSION, "policy": GOOD.policy, "model": GOOD.model}
+    for name in [name for name in changes if name.startswith(("version_", "policy_", "model_"))]:
         record, _, field = name.partition("_")
         inner[record] = msgspec.structs.replace(inner[record], **{field: changes.pop(name)})
-    return msgspec.structs.replace(GOOD, **inner, **changes)
+    return msgspec.structs.replace(GOOD, **inner | changes)
 
 
 def test_a_good_version_passes_every_gate_and_each_says_what_it_measured() -> None:
@@ -103,6 +105,10 @@ def test_a_good_version_passes_every_gate_and_each_says_what_it_measured() -> No
         ("sanity", {"scores": None}, "not measured"),
         ("sanity", {"scores": (0.5, 0.5)}, "0.5000 to 0.5000"),
         ("sanity", {"scores": (math.nan, math.nan)}, "nan to nan"),
+        ("facts", {"model_purpose": ""}, "no purpose"),
+        ("facts", {"model_owner": ""}, "no owner"),
+        ("facts", {"model_expires_at": NOW}, "expired on 2026-01-01"),
+        ("facts", {"model": None, "problems": {"facts": "the registry is down"}}, "the registry is down"),
     ],
 )
 def test_what_fails_a_gate_fails_that_gate_alone_and_is_named(
@@ -136,3 +142,26 @@ def test_a_candidate_may_be_worse_than_the_champion_by_the_margin_and_no_more(
     )
     allowed = candidate >= champion - margin if higher else candidate <= champion + margin
     assert GATES["metric"](found).passed == allowed
+
+
+LOADED = {"version_format": "other", "version_unservable": "it has no ONNX file.", "version_dataset": None}
+
+
+def test_a_version_that_cannot_be_served_is_for_the_approver_and_says_how_to_convert_it() -> None:
+    results = {r.gate: r for r in evaluate(evidence(**LOADED, version_lineage="declared", p95_ms=None), NOW)}
+    assert list(results) == ["lineage", "size", "facts", "serving"]
+    assert all(result.passed for result in results.values())
+    assert "(declared), no dataset version" in results["lineage"].measured
+    assert "not servable: it has no ONNX file." in results["serving"].measured
+    assert "mlbox.export_onnx" in results["serving"].measured
+
+
+def test_a_policy_may_hold_it_to_lineage_facts_and_metric_too() -> None:
+    strict = {**LOADED, "policy_unserved": "gates", "model_purpose": "", "version_metrics": {}, "dataset": None}
+    failed = [result.gate for result in evaluate(evidence(**strict), NOW) if not result.passed]
+    assert failed == ["lineage", "facts", "metric"]
+
+
+def test_without_a_file_it_does_not_pass() -> None:
+    failed = [result.gate for result in evaluate(evidence(**LOADED, version_size=0), NOW) if not result.passed]
+    assert failed == ["size"]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbox.errors import InvalidInput, NotFound, TooLarge, Unavailable
-from mlbox.store.artifacts import Artifacts, safe_join
+from mlbox.store.artifacts import Artifacts, check_path, make_below, open_below
 
 
 @pytest.fixture
@@ -102,20 +105,126 @@ def test_an_unknown_hash_is_not_found(artifacts: Artifacts, digest: str) -> None
         artifacts.path(digest)
 
 
-@given(st.text(alphabet=st.sampled_from("ab./\\\0\n~"), max_size=12))
+HALF = chr(0xD800)
+"""Half a surrogate pair: no text, and no name on a disk."""
+ODD = (
+    *("..", "/", "\\", "\0", "\n", "\x7f", "%", "%2e%2e", "%2f", "C:", "c:\\x", HALF),
+    *("~", ".", "a", "b", "\u2025", "\uff0e"),
+)
+
+
+@given(st.lists(st.sampled_from(ODD) | st.text(max_size=4), max_size=8).map("/".join) | st.text(max_size=20))
 def test_a_users_path_stays_below_its_folder_or_is_refused(relative: str) -> None:
-    root = Path("/srv/data")
-    try:
-        path = safe_join(root, relative)
-    except InvalidInput:
+    plain = ""
+    with contextlib.suppress(InvalidInput):
+        plain = check_path(relative)
+    if not plain:
         return
+    root = Path("/srv/data")
+    path = Path(os.path.normpath(root / plain))
     assert path.is_relative_to(root)
     assert path != root
+    assert str(path) == f"{root}/{plain}"
+    assert check_path(plain) == plain
+    assert not set(plain) & set("%\\\0")
+    assert plain.isprintable() or all(ord(c) > 127 for c in plain if not c.isprintable())
 
 
-def test_a_link_out_of_the_folder_is_refused(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    (root / "link").symlink_to(tmp_path)
-    with pytest.raises(InvalidInput, match="leads out"):
-        safe_join(root, "link/secret")
+REFUSED = (
+    *("", "/", ".", "..", "a/..", "../a", "a/../b", "/etc/passwd", "//a", "a\\b", "a%2fb", "a%b"),
+    *("C:/x", "c:x", "a/D:", "a\0b", "a\nb", "a\x7f", HALF),
+    *("a" * 256, "é" * 128, "/".join("a" * 200 for _ in range(6))),
+)
+
+
+@pytest.mark.parametrize("relative", REFUSED)
+def test_a_path_that_could_mean_something_else_is_refused(relative: str) -> None:
+    with pytest.raises(InvalidInput, match="is not a relative path"):
+        check_path(relative)
+
+
+PLAIN = {"a": "a", "a//b/": "a/b", "./a/./b": "a/b", "...": "...", "~/x": "~/x", "ab:c": "ab:c", "é?#": "é?#"}
+
+
+@pytest.mark.parametrize(("relative", "plain"), PLAIN.items())
+def test_a_plain_path_is_taken(relative: str, plain: str) -> None:
+    assert check_path(relative) == plain
+
+
+def test_a_file_is_made_and_read_below_its_folder(tmp_path: Path) -> None:
+    with open_below(tmp_path, "a/b/c.bin", mode=0o640) as file:
+        file.write(b"content")
+    with open_below(tmp_path, "a//b/./c.bin") as file:
+        assert file.read() == b"content"
+    assert (tmp_path / "a/b/c.bin").stat().st_mode & 0o777 == 0o640
+    make_below(tmp_path, "d/e")
+    assert (tmp_path / "d/e").is_dir()
+    with pytest.raises(NotFound, match="There is no file"):
+        open_below(tmp_path, "a/b/other")
+    with pytest.raises(InvalidInput, match="no plain file or folder"):
+        open_below(tmp_path, "a/b")
+    with pytest.raises(InvalidInput, match="no plain file or folder"):
+        open_below(tmp_path, "a/b/c.bin/d")
+
+
+def test_no_link_and_no_pipe_is_followed_wherever_it_lies(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "inner").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret").write_text("secret")
+    (root / "folder").symlink_to(outside)
+    (root / "inner" / "file").symlink_to(outside / "secret")
+    (root / "own").symlink_to(root / "inner")  # even a link that stays inside
+    (root / "dangling").symlink_to(outside / "new")
+    os.mkfifo(root / "pipe")
+    for relative in ("folder/secret", "inner/file", "own/x", "dangling", "pipe"):
+        for mode in (None, 0o600):
+            with pytest.raises(InvalidInput, match="no plain file or folder"):
+                open_below(root, relative, mode=mode)
+    with pytest.raises(InvalidInput, match="no plain file or folder"):
+        make_below(root, "folder/new")
+    assert sorted(path.name for path in outside.iterdir()) == ["secret"]
+    assert (outside / "secret").read_text() == "secret"
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(tmp_path: Path) -> None:
+    """Somebody swaps a folder for a link and back as fast as they can; no write ever lands outside."""
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "d").mkdir(parents=True)
+    outside.mkdir()
+    done, swaps = threading.Event(), 0
+
+    def swap() -> None:
+        nonlocal swaps
+        for number in itertools.count():
+            if done.is_set():
+                return
+            with contextlib.suppress(OSError):
+                (root / "d").rename(tmp_path / f"was-{number}")
+            with contextlib.suppress(OSError):  # the other one was quicker, and made the folder anew
+                (root / "d").symlink_to(outside)
+                swaps += 1
+                (root / "d").unlink()
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    written = 0
+    try:
+        while written < 200 or swaps < 200:
+            with contextlib.suppress(InvalidInput, NotFound):
+                open_below(root, f"d/{written}", mode=0o600).close()
+                written += 1
+    finally:
+        done.set()
+        swapping.join()
+    assert list(outside.iterdir()) == []
+
+
+def test_nothing_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = len(os.listdir("/proc/self/fd"))
+    for relative in ("a/b/c", "link/x", "nothing/here"):
+        for mode in (None, 0o600):
+            with contextlib.suppress(InvalidInput, NotFound):
+                open_below(tmp_path, relative, mode=mode).close()
+    assert len(os.listdir("/proc/self/fd")) == before

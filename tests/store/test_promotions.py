@@ -125,9 +125,9 @@ def test_one_promotion_of_a_model_at_a_time(registry: Registry, promotions: Prom
     [
         "UPDATE model_version SET stage = 'Production'",
         "UPDATE model_version SET stage = 'Staging'",
-        "INSERT INTO model_version SELECT 'x', model_id, 9, 'Production', format, run_id, job_id, dataset, feature_service,"
-        " features, inputs, outputs, artifact, size, reference, sample, metrics, git_commit, trained_by, submitted_by,"
-        " description, created_us FROM model_version",
+        "INSERT INTO model_version (id, model_id, version, stage, format, features, inputs, outputs, size, metrics, trained_by,"
+        " submitted_by, description, created_us) SELECT 'x', model_id, 9, 'Production', format, features, inputs, outputs, size,"
+        " metrics, trained_by, submitted_by, description, created_us FROM model_version",
         "UPDATE model_version SET trained_by = 'nobody'",
         "UPDATE promotion SET requested_by = 'nobody'",
         "INSERT INTO approval SELECT id, 'ann', 'approve', '', 0 FROM promotion",
@@ -147,7 +147,7 @@ def test_completing_by_raw_sql_without_approval_does_not_open_production(
 ) -> None:
     promotion = promotions.record_gates(promotions.propose(register(registry), actor="dora").id, [gate()])
     db.write(lambda tx: tx.run("UPDATE promotion SET state = 'completed' WHERE id = ?", (promotion.id,)).rowcount)
-    with pytest.raises(Unavailable, match="Production takes passed gates and an approval"):
+    with pytest.raises(Unavailable, match="what was decided about is not what is there"):
         db.write(lambda tx: tx.run("UPDATE model_version SET stage = 'Production'").rowcount)
 
 
@@ -174,7 +174,7 @@ def test_every_change_is_in_the_audit_log(db: Database, registry: Registry, prom
     types = [row["type"] for row in db.all("SELECT type FROM event WHERE subject = 'model:delay/1' ORDER BY id")]
     assert types == [
         *("model.registered", "promotion.proposed", "promotion.waiting_approval", "model.stage"),
-        *("promotion.completed", "model.stage"),
+        *("promotion.approved", "promotion.completed", "model.stage"),
     ]
 
 

@@ -120,6 +120,7 @@ class Spy:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         db.row_factory = sqlite3.Row
+        db.create_function("visible", 2, lambda kind, name: True)
         self._db = db
 
     def all(self, sql: str, parameters: object = ()) -> list[sqlite3.Row]:

@@ -71,7 +71,7 @@ class Site:
         sample = io.BytesIO()
         np.savez(sample, inputs=inputs, outputs=1 / (1 + np.exp(-weight * inputs[:, 0])))
         self.put(f"/api/v1/runs/{run}/artifacts/s.npz", sample.getvalue())
-        body = {"run_id": run, "artifact": "m.onnx", "sample": "s.npz"}
+        body = {"run_id": run, "artifact": "m.onnx", "sample": "s.npz", "description": "to score"}
         return self.post("/api/v1/models/score/versions", body)
 
     def promote(self, version: int) -> dict[str, Any]:

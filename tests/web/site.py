@@ -22,7 +22,7 @@ from mlbox.serve.reference import make_reference, store_reference
 from mlbox.settings import Settings
 from mlbox.store.datasets import DatasetSpec
 from mlbox.store.registry import NewVersion
-from mlbox.web.app import create_app
+from mlbox.web.app import create_app, create_router
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box
 from tests.conftest import wait_for
@@ -39,6 +39,13 @@ def open_box(folder: Path, **settings: Any) -> Box:
         Settings(data_dir=str(folder), replay_clock=START.isoformat(), gpus="none", **settings),
         url="http://localhost",
     )
+
+
+def routes_of(box: Box) -> list[Any]:
+    """Every route of the app."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LitestarDeprecationWarning)
+        return list(create_router(box).routes)
 
 
 class Site:
@@ -126,62 +133,75 @@ class Filled:
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
             *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing"),
-            *(f"/monitoring/churn/{FEATURE}", "/audit", "/audit?actor=ada", "/admin", "/api"),
+            *(f"/monitoring/churn/{FEATURE}", "/audit", "/audit?actor=ada", "/admin", "/account", "/api"),
         ]
 
 
 EMPTY_PAGES = [
     *("/", "/features", "/datasets", "/labels", "/jobs", "/runs", "/models", "/approvals"),
-    *("/endpoints", "/monitoring", "/audit", "/admin", "/api"),
+    *("/endpoints", "/monitoring", "/audit", "/admin", "/account", "/api"),
 ]
 
 
-def fill(box: Box) -> Filled:
-    """Data, a job, runs, a model in Production with a candidate that waits, predictions that drift."""
-    for name in ("ada", "grace"):
+def fill(box: Box, own: str = "") -> Filled:
+    """Data, a job, runs, a model in Production with a candidate that waits, predictions that drift.
+
+    Every name begins with `own`: a team's name and a dot, and whatever follows.
+    """
+    known = [user.name for user in box.access.users()]
+    for name in {"ada", "grace"} - set(known):
         box.access.create_user(name, "approver", actor="admin")
-    _data(box)
-    run, other = _run(box, "first"), _run(box, NASTY[:250])
-    job = box.scheduler.submit(JobSpec(command=("python", "-c", "print('hello <b>there</b>')")), user="ada")
+    _data(box, own)
+    run, other = _run(box, "first", own), _run(box, NASTY[:250], own)
+    command = ("python", "-c", "print('hello <b>there</b>')")
+    spec = JobSpec(command=command, name=f"{own}job", team=box.teams.team_of(own), experiment=f"{own}churn")
+    job = box.scheduler.submit(spec, user="ada")
     wait_for(lambda: box.scheduler.job(job.id).ended_at, what="the job to end")
-    waiting = _models(box, run)
-    _predictions(box)
-    box.monitor.check("churn")
+    waiting = _models(box, run, own)
+    _predictions(box, own)
+    box.monitor.check(f"{own}churn")
     return Filled(run, other, job.id, waiting)
 
 
-def _data(box: Box) -> None:
+def _data(box: Box, own: str) -> None:
     who, times = Column(name="who", dtype="STRING"), [START + timedelta(hours=hour) for hour in range(200)]
     columns = (who, Column(name="moment", dtype="TIMESTAMP"), Column(name="amount", dtype="FP64", unit="€"))
-    box.features.add_source("sales", columns, "moment", None, actor="ada")
+    box.features.add_source(f"{own}sales", columns, "moment", None, actor="ada")
     rng = np.random.default_rng(0)
     people = [f"p{index % 20}" for index in range(200)]
     moments = pa.array(times, pa.timestamp("us", "UTC"))
     amounts = rng.normal(10, 3, 200).tolist()
-    box.features.append("sales", pa.table({"who": people, "moment": moments, "amount": amounts}), actor="ada")
+    box.features.append(f"{own}sales", pa.table({"who": people, "moment": moments, "amount": amounts}), actor="ada")
     view = ViewSpec(
-        name="spend",
+        name=f"{own}spend",
         join_keys=(who,),
         features=(Column(name="amount", dtype="FP64", description=NASTY),),
-        sql="SELECT who, amount, moment AS event_time FROM sales",
-        sources=("sales",),
+        sql=f'SELECT who, amount, moment AS event_time FROM "{own}sales"',
+        sources=(f"{own}sales",),
         description=NASTY,
         ttl_seconds=7 * 86400,
     )
     box.features.apply_view(view, actor="ada")
-    box.features.apply_service("all", [FEATURE], actor="ada")
-    box.labels.create("left", (who,), Column(name="left", dtype="INT64"), actor="ada")
+    box.features.apply_service(f"{own}all", [own + FEATURE], actor="ada")
+    box.labels.create(f"{own}left", (who,), Column(name="left", dtype="INT64"), actor="ada")
     known = pa.array([moment + timedelta(hours=1) for moment in times], pa.timestamp("us", "UTC"))
     labels = {"who": people, "event_time": moments, "known_at": known, "left": [i % 2 for i in range(200)]}
-    box.labels.append("left", pa.table(labels), actor="ada")
-    box.advance(START + timedelta(days=30), actor="admin")
-    spine = "SELECT who, moment AS event_time FROM sales"
-    box.datasets.create(DatasetSpec(name="churn", spine=spine, features=(FEATURE,), label_set="left"), actor="ada")
+    box.labels.append(f"{own}left", pa.table(labels), actor="ada")
+    if box.clock.now() < START + timedelta(days=30):
+        box.advance(START + timedelta(days=30), actor="admin")
+    spine = f'SELECT who, moment AS event_time FROM "{own}sales"'
+    box.datasets.create(
+        DatasetSpec(name=f"{own}churn", spine=spine, features=(own + FEATURE,), label_set=f"{own}left"), actor="ada"
+    )
 
 
-def _run(box: Box, name: str) -> str:
+def _run(box: Box, name: str, own: str) -> str:
     run = box.tracker.start_run(
-        experiment="churn", user="ada", name=name, dataset="churn@v1", params={"lr": "0.1", NASTY[:200]: NASTY}
+        experiment=f"{own}churn",
+        user="ada",
+        name=name,
+        dataset=f"{own}churn@v1",
+        params={"lr": "0.1", NASTY[:200]: NASTY},
     )
     now = box.clock.real()
     metrics = [
@@ -195,46 +215,46 @@ def _run(box: Box, name: str) -> str:
     return run.id
 
 
-def _version(box: Box, run: str) -> ModelVersion:
-    table = pa.table({FEATURE: np.random.default_rng(1).normal(10, 3, 500)})
+def _version(box: Box, run: str, own: str) -> ModelVersion:
+    table = pa.table({own + FEATURE: np.random.default_rng(1).normal(10, 3, 500)})
     return box.registry.register(
         NewVersion(
-            model="churn",
+            model=f"{own}churn",
             run_id=run,
-            dataset="churn@v1",
-            features=(FEATURE,),
+            dataset=f"{own}churn@v1",
+            features=(own + FEATURE,),
             trained_by="ada",
             submitted_by="ada",
             metrics={"auc": 0.71},
             size=1234,
-            reference=store_reference(box.artifacts, make_reference(table, [FEATURE])),
+            reference=store_reference(box.artifacts, make_reference(table, [own + FEATURE])),
             description=NASTY,
         )
     )
 
 
-def _models(box: Box, run: str) -> Promotion:
+def _models(box: Box, run: str, own: str) -> Promotion:
     gates = [GateResult(gate=g, passed=True, required=NASTY, measured="1", at=START) for g in ("lineage", "size")]
     promotions = box.promotions
-    first = promotions.record_gates(promotions.propose(_version(box, run), actor="ada").id, gates)
+    first = promotions.record_gates(promotions.propose(_version(box, run, own), actor="ada").id, gates)
     promotions.decide(first.id, approver="grace", decision="approve", comment=NASTY)
-    second = promotions.record_gates(promotions.propose(_version(box, run), actor="ada").id, gates)
+    second = promotions.record_gates(promotions.propose(_version(box, run, own), actor="ada").id, gates)
     return promotions.shadow_done(second.id, "seen enough")
 
 
-def _predictions(box: Box) -> None:
+def _predictions(box: Box, own: str) -> None:
     rng = np.random.default_rng(2)
     rows = [
         Prediction(
             id=new_id(),
-            model="churn",
+            model=f"{own}churn",
             version=1,
             role="champion",
             at=box.clock.real(),
             domain_at=box.clock.now(),
             caller="ada",
             entity={"who": NASTY},
-            features={FEATURE: float(value)},
+            features={own + FEATURE: float(value)},
             score=0.5,
             latency_ms=1.5,
         )

@@ -22,7 +22,6 @@ from mlbox.web.box import Box
 from mlbox.web.pages import form
 from mlbox.web.pages.headers import POLICY
 from mlbox.web.pages.phrases import PHRASES
-from mlbox.web.pages.runs import thin
 from mlbox.web.pages.signin import local_path
 from mlbox.web.pages.view import part
 from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box
@@ -348,16 +347,6 @@ def test_a_store_that_is_down_takes_only_its_own_part_of_the_overview(
     assert answer.status_code == 200
     assert "The monitoring store could not be read." in answer.text
     assert "model answers" in answer.text
-
-
-def test_points_that_are_no_numbers_are_not_drawn() -> None:
-    from mlbox.records import Metric
-
-    points = [Metric(key="k", value=v, step=n, at=START) for n, v in enumerate([1.0, float("nan"), float("inf"), 2.0])]
-    assert thin(points) == [(0, 1.0), (3, 2.0)]
-    many = [Metric(key="k", value=float(n), step=n, at=START) for n in range(10_000)]
-    assert len(thin(many)) <= 602
-    assert thin(many)[-1] == (9999, 9999.0)
 
 
 def test_pages_cost_the_idle_server_no_heavy_library() -> None:

@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 datasets = Migrations("datasets")
 
@@ -25,3 +25,8 @@ def m001_labels_and_datasets(db: Database) -> None:
         BEGIN SELECT RAISE(ABORT, 'a dataset version is immutable'); END;
         """,
     )
+
+
+@migration(datasets)
+def m002_audit_chain(db: Database) -> None:
+    chain_events(db)

@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 features = Migrations("features")
 
@@ -28,3 +28,8 @@ def m001_definitions(db: Database) -> None:
         ) STRICT;
         """,
     )
+
+
+@migration(features)
+def m002_audit_chain(db: Database) -> None:
+    chain_events(db)

@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 jobs = Migrations("jobs")
 
@@ -26,3 +26,19 @@ def m001_jobs(db: Database) -> None:
         ) STRICT, WITHOUT ROWID;
         """,
     )
+
+
+@migration(jobs)
+def m002_team(db: Database) -> None:
+    run_script(
+        db,
+        """
+        ALTER TABLE job ADD COLUMN team TEXT NOT NULL DEFAULT 'everyone';
+        CREATE INDEX job_team ON job (team, id);
+        """,
+    )
+
+
+@migration(jobs)
+def m003_audit_chain(db: Database) -> None:
+    chain_events(db)

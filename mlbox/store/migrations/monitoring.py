@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 monitoring = Migrations("monitoring")
 
@@ -29,3 +29,8 @@ def m001_drift_and_alerts(db: Database) -> None:
         CREATE INDEX alert_state ON alert (state, id);
         """,
     )
+
+
+@migration(monitoring)
+def m002_audit_chain(db: Database) -> None:
+    chain_events(db)

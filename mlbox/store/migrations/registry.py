@@ -7,15 +7,30 @@ on any code path being careful:
 - Staging takes an open promotion whose gates all passed;
 - Production takes a completed promotion with gates passed and an approval, and no rejection;
 - an approver is never the version's trainer or submitter, nor who asked for the promotion;
-- gate results and approvals are never changed or deleted.
+- gate results and approvals are never changed or deleted;
+- what a version is made of and where it comes from stays; only a dataset that was not known may be named later.
 """
 
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 registry = Migrations("registry")
+_DECIDED = """
+SELECT p.id AS promotion_id, json_array(
+  p.id, p.champion, p.requested_by, p.policy,
+  v.id, v.model_id, v.version, v.format, v.artifact, v.reference, v.sample, v.inputs, v.outputs, v.features, v.run_id,
+  v.dataset, v.dataset_hash, v.source, v.trained_by, v.submitted_by,
+  (SELECT json_group_array(json_array(path, sha256)) FROM
+    (SELECT path, sha256 FROM version_file WHERE version_id = v.id ORDER BY path)),
+  (SELECT json_group_array(json_array(gate, passed, required, measured)) FROM
+    (SELECT * FROM gate_result WHERE promotion_id = p.id ORDER BY gate)),
+  (SELECT json_group_array(json_array(approver, decision, at_us)) FROM
+    (SELECT * FROM approval WHERE promotion_id = p.id ORDER BY approver))) AS subject
+FROM promotion p JOIN model_version v ON v.id = p.version_id
+"""
+"""What was decided about a promotion, as text: version, data, policy, gates, approvals."""
 
 
 @migration(registry)
@@ -123,3 +138,114 @@ def m001_models(db: Database) -> None:
         BEGIN SELECT RAISE(ABORT, 'an approval is kept'); END;
         """,
     )
+
+
+@migration(registry)
+def m002_everything_registers(db: Database) -> None:
+    """Versions of any kind with their files, sources and facts; names that change; the history of stages and aliases."""
+    run_script(
+        db,
+        """
+        ALTER TABLE model ADD COLUMN updated_us INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE model ADD COLUMN expires_us INTEGER;
+        ALTER TABLE model ADD COLUMN deleted_us INTEGER;
+        UPDATE model SET updated_us = created_us;
+        CREATE TABLE former_name (
+          model_id TEXT NOT NULL REFERENCES model (id), name TEXT NOT NULL, until_us INTEGER NOT NULL,
+          PRIMARY KEY (model_id, until_us)
+        ) STRICT;
+
+        ALTER TABLE model_version ADD COLUMN source TEXT;
+        ALTER TABLE model_version ADD COLUMN run_link TEXT NOT NULL DEFAULT '';
+        ALTER TABLE model_version ADD COLUMN logged_model TEXT;
+        ALTER TABLE model_version ADD COLUMN lineage TEXT NOT NULL DEFAULT 'recorded';
+        ALTER TABLE model_version ADD COLUMN unservable TEXT NOT NULL DEFAULT '';
+        ALTER TABLE model_version ADD COLUMN updated_us INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE model_version ADD COLUMN deleted_us INTEGER;
+        UPDATE model_version SET updated_us = created_us;
+        CREATE INDEX model_version_source ON model_version (source) WHERE source IS NOT NULL;
+        CREATE TABLE version_file (
+          version_id TEXT NOT NULL REFERENCES model_version (id), path TEXT NOT NULL, sha256 TEXT NOT NULL,
+          size INTEGER NOT NULL, PRIMARY KEY (version_id, path)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE stage_change (
+          id INTEGER PRIMARY KEY, version_id TEXT NOT NULL REFERENCES model_version (id), stage TEXT NOT NULL,
+          actor TEXT NOT NULL, reason TEXT NOT NULL, promotion_id TEXT REFERENCES promotion (id), at_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX stage_change_version ON stage_change (version_id, id);
+        CREATE TABLE alias_change (
+          id INTEGER PRIMARY KEY, model_id TEXT NOT NULL REFERENCES model (id), alias TEXT NOT NULL, version INTEGER,
+          actor TEXT NOT NULL, at_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX alias_change_model ON alias_change (model_id, id);
+        INSERT INTO stage_change (version_id, stage, actor, reason, promotion_id, at_us)
+          SELECT v.id, coalesce(json_extract(e.data, '$.stage'), 'Archived'), e.actor, '',
+            (SELECT p.id FROM promotion p WHERE p.version_id = v.id AND p.created_us <= e.at_us ORDER BY p.id DESC LIMIT 1),
+            e.at_us
+          FROM event e JOIN model m JOIN model_version v ON v.model_id = m.id
+            AND e.subject = 'model:' || m.name || '/' || v.version
+          WHERE e.type IN ('model.stage', 'model.archived') ORDER BY e.id;
+        INSERT INTO alias_change (model_id, alias, version, actor, at_us)
+          SELECT a.model_id, a.alias, a.version, m.owner, m.created_us FROM model_alias a JOIN model m ON m.id = a.model_id;
+
+        DROP TRIGGER who_made_it_stays;
+        CREATE TRIGGER who_made_it_stays
+        BEFORE UPDATE OF trained_by, submitted_by, artifact, run_id, source, logged_model, lineage, model_id, version
+        ON model_version BEGIN SELECT RAISE(ABORT, 'a version is immutable'); END;
+        CREATE TRIGGER dataset_stays BEFORE UPDATE OF dataset ON model_version WHEN OLD.dataset IS NOT NULL
+        BEGIN SELECT RAISE(ABORT, 'a version is immutable'); END;
+        CREATE TRIGGER version_file_stays BEFORE UPDATE ON version_file
+        BEGIN SELECT RAISE(ABORT, 'a version is immutable'); END;
+        CREATE TRIGGER version_file_kept BEFORE DELETE ON version_file
+        WHEN NOT EXISTS (SELECT 1 FROM model_version WHERE id = OLD.version_id AND deleted_us IS NOT NULL)
+        BEGIN SELECT RAISE(ABORT, 'a version is immutable'); END;
+        CREATE TRIGGER production_is_not_deleted BEFORE UPDATE OF deleted_us ON model_version
+        WHEN NEW.deleted_us IS NOT NULL AND OLD.stage = 'Production'
+        BEGIN SELECT RAISE(ABORT, 'a version in Production is not deleted'); END;
+        CREATE TRIGGER stage_change_stays BEFORE UPDATE ON stage_change
+        BEGIN SELECT RAISE(ABORT, 'the history of stages is never changed'); END;
+        CREATE TRIGGER stage_change_kept BEFORE DELETE ON stage_change
+        BEGIN SELECT RAISE(ABORT, 'the history of stages is kept'); END;
+        CREATE TRIGGER alias_change_stays BEFORE UPDATE ON alias_change
+        BEGIN SELECT RAISE(ABORT, 'the history of aliases is never changed'); END;
+        CREATE TRIGGER alias_change_kept BEFORE DELETE ON alias_change
+        BEGIN SELECT RAISE(ABORT, 'the history of aliases is kept'); END;
+        """,
+    )
+
+
+@migration(registry)
+def m003_decisions(db: Database) -> None:
+    """Production takes a decision that is bound by hash to the version, its data and its policy (see `store/decisions.py`)."""
+    run_script(
+        db,
+        """
+        ALTER TABLE model_version ADD COLUMN dataset_hash TEXT;
+        CREATE TABLE decision (
+          promotion_id TEXT PRIMARY KEY REFERENCES promotion (id), digest TEXT NOT NULL, at_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE VIEW decided AS
+        """
+        + _DECIDED
+        + """;
+        INSERT INTO decision SELECT p.id, sha256(s.subject), p.since_us FROM promotion p JOIN decided s ON s.promotion_id = p.id
+          WHERE EXISTS (SELECT 1 FROM approval a WHERE a.promotion_id = p.id AND a.decision = 'approve');
+        CREATE TRIGGER production_takes_a_decision BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage = 'Production' AND OLD.stage <> 'Production' AND NOT EXISTS (
+          SELECT 1 FROM promotion p JOIN decided s ON s.promotion_id = p.id JOIN decision d ON d.promotion_id = p.id
+          WHERE p.version_id = NEW.id AND p.state = 'completed' AND d.digest = sha256(s.subject))
+        BEGIN SELECT RAISE(ABORT, 'what was decided about is not what is there'); END;
+        CREATE TRIGGER decision_stays BEFORE UPDATE ON decision
+        BEGIN SELECT RAISE(ABORT, 'a decision is immutable'); END;
+        CREATE TRIGGER decision_kept BEFORE DELETE ON decision
+        BEGIN SELECT RAISE(ABORT, 'a decision is kept'); END;
+        CREATE TRIGGER dataset_hash_stays BEFORE UPDATE OF dataset_hash ON model_version WHEN OLD.dataset_hash IS NOT NULL
+        BEGIN SELECT RAISE(ABORT, 'a version is immutable'); END;
+        """,
+    )
+
+
+@migration(registry)
+def m004_audit_chain(db: Database) -> None:
+    chain_events(db)

@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store.migrations.base import EVENT_TABLE, migration, run_script
+from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 tracking = Migrations("tracking")
 
@@ -47,3 +47,98 @@ def m001_runs(db: Database) -> None:
         ) STRICT, WITHOUT ROWID;
         """,
     )
+
+
+@migration(tracking)
+def m002_series(db: Database) -> None:
+    """Experiments get numbers, lifecycles and tags; points are clustered by series; runs have inputs, outputs and models."""
+    db.conn.execute("PRAGMA defer_foreign_keys=ON")
+    run_script(
+        db,
+        """
+        ALTER TABLE experiment ADD COLUMN updated_us INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE experiment ADD COLUMN deleted_us INTEGER;
+        UPDATE experiment SET updated_us = created_us;
+        CREATE TEMP TABLE numbered AS
+          SELECT id, CASE name WHEN 'Default' THEN '0' ELSE CAST(row_number() OVER (ORDER BY id) AS TEXT) END AS number
+          FROM experiment;
+        UPDATE run SET experiment_id = (SELECT number FROM numbered WHERE numbered.id = run.experiment_id);
+        UPDATE experiment SET id = (SELECT number FROM numbered WHERE numbered.id = experiment.id);
+        DROP TABLE numbered;
+        INSERT OR IGNORE INTO experiment (id, name, created_us, updated_us) VALUES ('0', 'Default', 0, 0);
+        CREATE TABLE experiment_tag (
+          experiment_id TEXT NOT NULL REFERENCES experiment (id), key TEXT NOT NULL, value TEXT NOT NULL,
+          PRIMARY KEY (experiment_id, key)
+        ) STRICT, WITHOUT ROWID;
+
+        ALTER TABLE run ADD COLUMN deleted_us INTEGER;
+        CREATE INDEX run_begun ON run (experiment_id, started_us DESC, id);
+        CREATE INDEX param_value ON param (key, value);
+        CREATE INDEX tag_value ON tag (key, value);
+
+        -- The last value of each metric, with its extremes. A value is NULL when it is not a number: SQLite keeps no NaN.
+        CREATE TABLE series (
+          id INTEGER PRIMARY KEY, run_id TEXT NOT NULL REFERENCES run (id), key TEXT NOT NULL, step INTEGER NOT NULL,
+          at_us INTEGER NOT NULL, value REAL, low REAL, high REAL, UNIQUE (run_id, key)
+        ) STRICT;
+        CREATE INDEX series_value ON series (key, value, run_id);
+        -- Here what is no number is the text 'nan', because a key has no NULL; the same point sent twice is one row.
+        CREATE TABLE point (
+          series INTEGER NOT NULL REFERENCES series (id), step INTEGER NOT NULL, at_us INTEGER NOT NULL, value ANY NOT NULL,
+          PRIMARY KEY (series, step, at_us, value)
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO series (run_id, key, step, at_us, value, low, high)
+          SELECT run_id, key, step, at_us, value,
+            (SELECT min(value) FROM metric WHERE metric.run_id = last.run_id AND metric.key = last.key),
+            (SELECT max(value) FROM metric WHERE metric.run_id = last.run_id AND metric.key = last.key)
+          FROM last_metric AS last;
+        INSERT INTO point SELECT series.id, metric.step, metric.at_us, coalesce(metric.value, 'nan')
+          FROM metric JOIN series USING (run_id, key);
+        DROP TABLE metric;
+        DROP TABLE last_metric;
+
+        CREATE TABLE dataset (
+          id INTEGER PRIMARY KEY, experiment_id TEXT NOT NULL REFERENCES experiment (id), name TEXT NOT NULL,
+          digest TEXT NOT NULL, source_type TEXT NOT NULL, source TEXT NOT NULL, schema TEXT, profile TEXT,
+          UNIQUE (experiment_id, name, digest)
+        ) STRICT;
+        CREATE TABLE run_dataset (
+          run_id TEXT NOT NULL REFERENCES run (id), dataset INTEGER NOT NULL REFERENCES dataset (id), tags TEXT NOT NULL,
+          PRIMARY KEY (run_id, dataset)
+        ) STRICT, WITHOUT ROWID;
+
+        CREATE TABLE logged_model (
+          id TEXT PRIMARY KEY, experiment_id TEXT NOT NULL REFERENCES experiment (id), name TEXT NOT NULL,
+          type TEXT NOT NULL, status TEXT NOT NULL, message TEXT NOT NULL, run_id TEXT REFERENCES run (id),
+          user TEXT NOT NULL, created_us INTEGER NOT NULL, updated_us INTEGER NOT NULL, deleted_us INTEGER
+        ) STRICT;
+        CREATE INDEX logged_model_experiment ON logged_model (experiment_id, created_us);
+        CREATE INDEX logged_model_run ON logged_model (run_id, name) WHERE run_id IS NOT NULL;
+        CREATE TABLE logged_model_param (
+          model_id TEXT NOT NULL REFERENCES logged_model (id), key TEXT NOT NULL, value TEXT NOT NULL,
+          PRIMARY KEY (model_id, key)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE logged_model_tag (
+          model_id TEXT NOT NULL REFERENCES logged_model (id), key TEXT NOT NULL, value TEXT NOT NULL,
+          PRIMARY KEY (model_id, key)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE logged_model_metric (
+          model_id TEXT NOT NULL REFERENCES logged_model (id), key TEXT NOT NULL, run_id TEXT NOT NULL,
+          dataset_name TEXT NOT NULL, dataset_digest TEXT NOT NULL, step INTEGER NOT NULL, at_us INTEGER NOT NULL,
+          value REAL, PRIMARY KEY (model_id, key, run_id, dataset_name, dataset_digest)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE logged_model_file (
+          model_id TEXT NOT NULL REFERENCES logged_model (id), path TEXT NOT NULL, sha256 TEXT NOT NULL,
+          size INTEGER NOT NULL, added_us INTEGER NOT NULL, PRIMARY KEY (model_id, path)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE run_model (
+          run_id TEXT NOT NULL REFERENCES run (id), model_id TEXT NOT NULL, role TEXT NOT NULL, step INTEGER NOT NULL,
+          PRIMARY KEY (run_id, role, model_id)
+        ) STRICT, WITHOUT ROWID;
+        """,
+    )
+
+
+@migration(tracking)
+def m003_audit_chain(db: Database) -> None:
+    chain_events(db)

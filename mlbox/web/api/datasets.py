@@ -10,18 +10,20 @@ from litestar.response import File
 
 from mlbox.records import DatasetVersion, Principal
 from mlbox.store.datasets import DatasetSpec
-from mlbox.web.auth import require
 from mlbox.web.box import Box
 
 
-@post("/api/v1/datasets")
+@post("/api/v1/datasets", action="dataset.create")
 async def create_dataset(box: Box, principal: Principal, data: DatasetSpec) -> DatasetVersion:
     """Build a version; one whose bytes are those of an earlier version is that version."""
-    require(principal, "member")
-    return await box.call(box.datasets.create, data, actor=principal.name)
+    box.teams.require(principal, "dataset.create", name=data.name)
+    await box.call(box.quota.room, data.name)
+    made = await box.call(box.datasets.create, data, actor=principal.name)
+    box.quota.add(made.name, sum(file.size for file in made.files))
+    return made
 
 
-@get("/api/v1/datasets")
+@get("/api/v1/datasets", action="dataset.read")
 async def list_datasets(
     box: Box, name: str | None = None, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100, after: str | None = None
 ) -> list[DatasetVersion]:
@@ -29,13 +31,13 @@ async def list_datasets(
     return await box.call(box.datasets.versions, name, limit=limit, after=after)
 
 
-@get("/api/v1/datasets/{ref:str}")
+@get("/api/v1/datasets/{ref:str}", action="dataset.read")
 async def get_dataset(box: Box, ref: str) -> DatasetVersion:
     """`NAME@vN`, or the latest version of `NAME`."""
     return await box.call(box.datasets.version, ref)
 
 
-@get("/api/v1/datasets/{ref:str}/files/{file:str}")
+@get("/api/v1/datasets/{ref:str}/files/{file:str}", action="dataset.read")
 async def get_file(box: Box, ref: str, file: str) -> File:
     """One file of a version; its name never stands for other bytes."""
     path = await box.call(box.datasets.file_path, ref, file)

@@ -9,7 +9,6 @@ from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, FeatureService, FeatureView, OnlineRow, Principal, Record, Source, ViewSpec
-from mlbox.web.auth import require
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_rows
 
@@ -52,28 +51,28 @@ class OnlineRequest(Record, frozen=True, kw_only=True):
     entities: tuple[dict[str, Any], ...]
 
 
-@post("/api/v1/sources")
+@post("/api/v1/sources", action="source.create")
 async def create_source(box: Box, principal: Principal, data: NewSource) -> Source:
     """Declare an append-only source; the same declaration again changes nothing."""
-    require(principal, "member")
+    box.teams.require(principal, "source.create", name=data.name)
     return await box.call(
         box.features.add_source, data.name, data.columns, data.event_time, data.arrival_time, actor=principal.name
     )
 
 
-@get("/api/v1/sources")
+@get("/api/v1/sources", action="source.read")
 async def list_sources(box: Box, limit: Limit = 100, after: str | None = None) -> list[Source]:
     """Sources by name, from the one after `after`."""
     return await box.call(box.features.sources, limit=limit, after=after)
 
 
-@get("/api/v1/sources/{name:str}")
+@get("/api/v1/sources/{name:str}", action="source.read")
 async def get_source(box: Box, name: str) -> Source:
     """One source, with its number of rows."""
     return await box.call(box.features.source, name)
 
 
-@post("/api/v1/sources/{name:str}/rows", request_max_body_size=None)
+@post("/api/v1/sources/{name:str}/rows", request_max_body_size=None, action="source.append")
 async def append_rows(
     box: Box,
     principal: Principal,
@@ -82,58 +81,58 @@ async def append_rows(
     format_: Annotated[str, QueryParameter(name="format")] = "",
 ) -> Rows:
     """Add the body's rows (`?format=parquet|csv|arrow`), all or none."""
-    require(principal, "member")
     source = await box.call(box.features.source, name)
     table = await receive_rows(box, request, format_, source.columns, required=(source.event_time,))
     return Rows(rows=await box.call(box.features.append, name, table, actor=principal.name))
 
 
-@post("/api/v1/features/views")
+@post("/api/v1/features/views", action="view.apply")
 async def apply_view(box: Box, principal: Principal, data: ViewSpec) -> FeatureView:
     """Keep a view: a changed definition is its next version, a changed text is not."""
-    require(principal, "member")
+    box.teams.require(principal, "view.apply", name=data.name)
     return await box.call(box.features.apply_view, data, actor=principal.name)
 
 
-@get("/api/v1/features/views")
+@get("/api/v1/features/views", action="view.read")
 async def list_views(box: Box, limit: Limit = 100, after: str | None = None) -> list[FeatureView]:
     """All versions of all views by name and version, from the one after the reference `after`."""
     return await box.call(box.features.views, limit=limit, after=after)
 
 
-@get("/api/v1/features/views/{ref:str}")
+@get("/api/v1/features/views/{ref:str}", action="view.read")
 async def get_view(box: Box, ref: str) -> FeatureView:
     """`NAME@vN`, or the latest version of `NAME`."""
     return await box.call(box.features.view, ref)
 
 
-@post("/api/v1/features/services")
+@post("/api/v1/features/services", action="view.apply")
 async def apply_service(box: Box, principal: Principal, data: NewService) -> FeatureService:
     """Bundle features under a name: another bundle is the next version."""
-    require(principal, "member")
+    box.teams.require(principal, "view.apply", name=data.name)
     return await box.call(box.features.apply_service, data.name, data.features, actor=principal.name)
 
 
-@get("/api/v1/features/services")
+@get("/api/v1/features/services", action="view.read")
 async def list_services(box: Box, limit: Limit = 100, after: str | None = None) -> list[FeatureService]:
     """All versions of all services by name and version, from the one after the reference `after`."""
     return await box.call(box.features.services, limit=limit, after=after)
 
 
-@get("/api/v1/features/services/{ref:str}")
+@get("/api/v1/features/services/{ref:str}", action="view.read")
 async def get_service(box: Box, ref: str) -> FeatureService:
     """`NAME@vN`, or the latest version of `NAME`."""
     return await box.call(box.features.service, ref)
 
 
-@post("/api/v1/features/materialize", status_code=200)
+@post("/api/v1/features/materialize", status_code=200, action="view.materialize")
 async def materialize(box: Box, principal: Principal, data: MaterializeRequest) -> Rows:
     """Bring the online store up to domain time; how many entities changed."""
-    require(principal, "member")
+    if data.view is not None:
+        box.teams.require(principal, "view.materialize", name=data.view)
     return Rows(rows=await box.call(box.features.materialize, data.view))
 
 
-@post("/api/v1/features/online", status_code=200)
+@post("/api/v1/features/online", status_code=200, action="view.read")
 async def online(box: Box, data: OnlineRequest) -> list[OnlineRow]:
     """The latest values of each entity, as of domain time."""
     if len(data.entities) > MAX_ENTITIES:

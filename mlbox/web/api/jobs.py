@@ -9,10 +9,11 @@ import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Job, JobSpec, JobState, Principal, Record
+from mlbox.records import Job, JobSpec, JobState, Principal, QueueEntry, Record
 from mlbox.scheduler.gpus import Gpu
+from mlbox.scheduler.scheduler import default_experiment
 from mlbox.store.jobs import ENDED
-from mlbox.web.auth import require
+from mlbox.web.api.secrets import resolve_secrets
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
 
@@ -28,24 +29,25 @@ class Snapshot(Record, frozen=True, kw_only=True):
     size: int
 
 
-@post("/api/v1/snapshots", request_max_body_size=None)
+@post("/api/v1/snapshots", request_max_body_size=None, action="snapshot.create")
 async def put_snapshot(request: Request[Any, Any, Any], box: Box, principal: Principal) -> Snapshot:
     """Keep a tar.gz of code."""
-    require(principal, "member")
     sha256, size = await receive_artifact(box, request, box.settings.max_artifact)
     return Snapshot(sha256=sha256, size=size)
 
 
-@post("/api/v1/jobs")
+@post("/api/v1/jobs", action="job.submit")
 async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
     """Queue a job."""
-    require(principal, "member")
+    box.teams.require(principal, "job.submit", team=data.team)
+    box.teams.require(principal, "run.create", name=data.experiment or default_experiment(data.team))
     datasets = [(await box.call(box.datasets.version, ref)).ref for ref in data.datasets]
-    spec = msgspec.structs.replace(data, datasets=tuple(datasets))
+    secrets = await resolve_secrets(box, principal, data)
+    spec = msgspec.structs.replace(data, datasets=tuple(datasets), secrets=secrets)
     return await box.call(box.scheduler.submit, spec, user=principal.name)
 
 
-@get("/api/v1/jobs")
+@get("/api/v1/jobs", action="job.read")
 async def list_jobs(
     box: Box,
     state_: Annotated[JobState | None, QueryParameter(name="state")] = None,
@@ -57,29 +59,41 @@ async def list_jobs(
     return await box.call(box.scheduler.jobs, state=state_, user=user, limit=limit, after=after)
 
 
-@get("/api/v1/jobs/{job_id:str}")
+@get("/api/v1/queue", action="job.read")
+async def queue(box: Box) -> list[QueueEntry]:
+    """What waits or runs, oldest first; of another team's job its team, GPUs and expected end."""
+    return await box.call(box.scheduler.queue)
+
+
+@get("/api/v1/jobs/{job_id:str}", action="job.read")
 async def get_job(box: Box, job_id: str) -> Job:
     """One job, with its attempts."""
     return await box.call(box.scheduler.job, job_id)
 
 
-@post("/api/v1/jobs/{job_id:str}/stop", status_code=200)
+def _check_whose(box: Box, principal: Principal, job: Job) -> None:
+    """Of another's job an admin of the team may dispose."""
+    if job.user != principal.name:
+        box.teams.require(principal, "job.change-any", team=job.spec.team)
+
+
+@post("/api/v1/jobs/{job_id:str}/stop", status_code=200, action="job.change")
 async def stop(box: Box, principal: Principal, job_id: str) -> Job:
     """End a job; its user may, and an admin."""
     job = await box.call(box.scheduler.job, job_id)
-    require(principal, "member" if job.user == principal.name else "admin")
+    _check_whose(box, principal, job)
     return await box.call(box.scheduler.stop, job_id, actor=principal.name)
 
 
-@post("/api/v1/jobs/{job_id:str}/retry", status_code=200)
+@post("/api/v1/jobs/{job_id:str}/retry", status_code=200, action="job.change")
 async def retry(box: Box, principal: Principal, job_id: str) -> Job:
     """Queue an ended job again; its user may, and an admin."""
     job = await box.call(box.scheduler.job, job_id)
-    require(principal, "member" if job.user == principal.name else "admin")
+    _check_whose(box, principal, job)
     return await box.call(box.scheduler.retry, job_id, actor=principal.name)
 
 
-@get("/api/v1/jobs/{job_id:str}/logs")
+@get("/api/v1/jobs/{job_id:str}/logs", action="job.read")
 async def logs(
     box: Box,
     job_id: str,
@@ -103,10 +117,10 @@ def _read(path: os.PathLike[str], offset: int) -> bytes:
         return b""
 
 
-@get("/api/v1/gpus")
+@get("/api/v1/gpus", action="job.read")
 async def list_gpus(box: Box) -> list[Gpu]:
     """The GPUs of the box."""
     return box.scheduler.gpus()
 
 
-handlers: list[Any] = [put_snapshot, submit, list_jobs, get_job, stop, retry, logs, list_gpus]
+handlers: list[Any] = [put_snapshot, submit, list_jobs, queue, get_job, stop, retry, logs, list_gpus]

@@ -10,7 +10,6 @@ from litestar.params import QueryParameter
 from mlbox.records import Column, LabelSet, Principal, Record
 from mlbox.store.labels import TIMES
 from mlbox.web.api.features import Rows
-from mlbox.web.auth import require
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_rows
 
@@ -29,20 +28,20 @@ class LabelSetState(LabelSet, frozen=True, kw_only=True):
     known: int
 
 
-@post("/api/v1/labels")
+@post("/api/v1/labels", action="label.create")
 async def create_labels(box: Box, principal: Principal, data: NewLabelSet) -> LabelSet:
     """Declare a label set; the same declaration again changes nothing."""
-    require(principal, "member")
+    box.teams.require(principal, "label.create", name=data.name)
     return await box.call(box.labels.create, data.name, data.keys, data.value, actor=principal.name)
 
 
-@get("/api/v1/labels")
+@get("/api/v1/labels", action="label.read")
 async def list_labels(box: Box) -> list[LabelSet]:
     """All label sets by name."""
     return await box.call(box.labels.sets)
 
 
-@get("/api/v1/labels/{name:str}")
+@get("/api/v1/labels/{name:str}", action="label.read")
 async def get_labels(box: Box, name: str) -> LabelSetState:
     """One label set."""
     found = await box.call(box.labels.label_set, name)
@@ -50,7 +49,7 @@ async def get_labels(box: Box, name: str) -> LabelSetState:
     return LabelSetState(**{field: getattr(found, field) for field in found.__struct_fields__}, known=known)
 
 
-@post("/api/v1/labels/{name:str}/rows", request_max_body_size=None)
+@post("/api/v1/labels/{name:str}/rows", request_max_body_size=None, action="label.append")
 async def append_labels(
     box: Box,
     principal: Principal,
@@ -59,7 +58,6 @@ async def append_labels(
     format_: Annotated[str, QueryParameter(name="format")],
 ) -> Rows:
     """Add the body's rows (keys, event_time, known_at, value), all or none."""
-    require(principal, "member")
     found = await box.call(box.labels.label_set, name)
     columns = (*found.keys, *TIMES, found.value)
     table = await receive_rows(box, request, format_, columns, required=[column.name for column in columns])

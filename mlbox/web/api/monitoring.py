@@ -9,40 +9,38 @@ from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, Principal
-from mlbox.web.auth import require
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
 
 
-@get("/api/v1/monitoring")
+@get("/api/v1/monitoring", action="monitor.read")
 async def summaries(box: Box, limit: Limit = 100, after: str | None = None) -> list[DriftSummary]:
     """The last check of each model in Production, by model name."""
     return await box.call(box.monitor.summaries, limit=limit, after=after)
 
 
-@post("/api/v1/monitoring/{model:str}/check", status_code=200)
+@post("/api/v1/monitoring/{model:str}/check", status_code=200, action="monitor.check")
 async def check(box: Box, principal: Principal, model: str) -> list[DriftResult]:
     """Compare what is served with what the model in Production learned from, now."""
-    require(principal, "member")
     return await box.call(box.monitor.check, model)
 
 
-@get("/api/v1/monitoring/{model:str}")
+@get("/api/v1/monitoring/{model:str}", action="monitor.read")
 async def latest(box: Box, model: str) -> list[DriftResult]:
     """The results of the last check, by feature."""
     await box.call(box.registry.model, model)
     return await box.call(box.monitor.latest, model)
 
 
-@get("/api/v1/monitoring/{model:str}/features/{feature:path}")
+@get("/api/v1/monitoring/{model:str}/features/{feature:path}", action="monitor.read")
 async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> list[DriftResult]:
     """One feature's results, oldest first."""
     await box.call(box.registry.model, model)
     return await box.call(box.monitor.history, model, feature.removeprefix("/"), limit)
 
 
-@get("/api/v1/alerts")
+@get("/api/v1/alerts", action="monitor.read")
 async def alerts(
     box: Box,
     alert_state: Annotated[str | None, QueryParameter(name="state", description="firing or resolved")] = None,

@@ -11,7 +11,6 @@ from mlbox.errors import InvalidInput
 from mlbox.ids import new_id
 from mlbox.records import Prediction, Principal, Record
 from mlbox.serve.server import ModelServer, PredictRow
-from mlbox.web.auth import require
 from mlbox.web.box import Box
 
 
@@ -29,7 +28,8 @@ class Answer(Record, frozen=True, kw_only=True):
     """One row's score and who gave it."""
 
     id: str
-    score: float
+    score: float | None
+    """None when it is no finite number."""
     """Null where the model gave no finite number."""
     version: int
     role: str
@@ -68,14 +68,13 @@ def default_key(entity: dict[str, Any]) -> str:
     return repr(sorted(entity.items(), key=lambda item: item[0])) if entity else new_id()
 
 
-@post("/api/v1/models/{model:str}/predict", status_code=200)
+@post("/api/v1/models/{model:str}/predict", status_code=200, action="model.predict")
 async def predict(box: Box, principal: Principal, model: str, data: PredictRequest) -> list[Answer]:
     """Score rows, in their order."""
-    require(principal, "member")
     return await box.call(answers_of, box.models, model, data, principal.name)
 
 
-@get("/api/v1/predictions")
+@get("/api/v1/predictions", action="monitor.read")
 async def list_predictions(
     box: Box, model: str, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100, after: str | None = None
 ) -> list[Prediction]:

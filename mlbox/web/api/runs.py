@@ -11,13 +11,13 @@ from litestar.params import Parameter
 from litestar.response import File
 
 from mlbox.clock import from_us, to_us
-from mlbox.errors import InvalidInput, NotAuthorised
-from mlbox.records import Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus, check_point
+from mlbox.errors import InvalidInput
+from mlbox.records import MAX_STEP, Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus, check_point
 from mlbox.store.artifacts import check_path
-from mlbox.web.auth import require
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
 
+Step = Annotated[int | None, Parameter(ge=-MAX_STEP, le=MAX_STEP)]
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
 Points = Annotated[int, Parameter(ge=1, le=10_000)]
 NEXT = "X-Mlbox-Next"
@@ -33,6 +33,8 @@ class NewRun(Record, frozen=True, kw_only=True):
     """A run to begin."""
 
     experiment: str
+    id: str | None = None
+    """Made by the client: the same request again begins no other run."""
     name: str = ""
     dataset: str | None = None
     git_commit: str | None = None
@@ -66,34 +68,27 @@ class End(Record, frozen=True, kw_only=True):
 ODD = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def may_write(principal: Principal, run: Run) -> None:
-    """A member may; a job's token may write to the run of its job alone."""
-    if principal.job_id is None:
-        require(principal, "member")
-    elif run.job_id != principal.job_id:
-        raise NotAuthorised("A job's token may write to its own run only.", hint="Log to MLBOX_RUN_ID.")
-
-
-@post("/api/v1/experiments")
+@post("/api/v1/experiments", action="experiment.create")
 async def create_experiment(box: Box, principal: Principal, data: NewExperiment) -> Experiment:
     """The experiment of this name, made if it is new."""
-    require(principal, "member")
+    box.teams.require(principal, "experiment.create", name=data.name)
     return await box.call(box.tracker.experiment, data.name, actor=principal.name)
 
 
-@get("/api/v1/experiments")
+@get("/api/v1/experiments", action="experiment.read")
 async def list_experiments(box: Box) -> list[Experiment]:
     """All experiments by name."""
     return await box.call(box.tracker.experiments)
 
 
-@post("/api/v1/runs")
+@post("/api/v1/runs", action="run.create")
 async def start_run(box: Box, principal: Principal, data: NewRun) -> Run:
     """Begin a run. A job has one already and needs none of its own."""
-    require(principal, "member")
+    box.teams.require(principal, "run.create", name=data.experiment)
     return await box.call(
         box.tracker.start_run,
         experiment=data.experiment,
+        run_id=data.id,
         user=principal.name,
         name=data.name,
         dataset=data.dataset,
@@ -103,22 +98,21 @@ async def start_run(box: Box, principal: Principal, data: NewRun) -> Run:
     )
 
 
-@get("/api/v1/runs")
+@get("/api/v1/runs", action="run.read")
 async def list_runs(box: Box, experiment: str | None = None, limit: Limit = 100, after: str | None = None) -> list[Run]:
     """Runs, newest first."""
     return await box.call(box.tracker.runs, experiment=experiment, limit=limit, after=after)
 
 
-@get("/api/v1/runs/{run_id:str}")
+@get("/api/v1/runs/{run_id:str}", action="run.read")
 async def get_run(box: Box, run_id: str) -> Run:
     """One run, with the last value of each metric."""
     return await box.call(box.tracker.run, run_id)
 
 
-@post("/api/v1/runs/{run_id:str}/log", status_code=204)
+@post("/api/v1/runs/{run_id:str}/log", status_code=204, action="run.write")
 async def log(box: Box, principal: Principal, run_id: str, data: Batch) -> None:
     """Add points, parameters and tags; the same point again changes nothing."""
-    may_write(principal, await box.call(box.tracker.run, run_id))
     now = box.clock.real()
     metrics = [Metric(key=p.key, value=_value(p), step=p.step, at=p.at or now) for p in data.metrics]
     await box.call(box.tracker.log, run_id, metrics=metrics, params=data.params, tags=data.tags)
@@ -136,14 +130,13 @@ def _value(point: Point) -> float:
     return float(point.value)
 
 
-@post("/api/v1/runs/{run_id:str}/end", status_code=200)
+@post("/api/v1/runs/{run_id:str}/end", status_code=200, action="run.write")
 async def end_run(box: Box, principal: Principal, run_id: str, data: End) -> Run:
     """End a run as FINISHED, FAILED or KILLED."""
-    may_write(principal, await box.call(box.tracker.run, run_id))
     return await box.call(box.tracker.end_run, run_id, data.status)
 
 
-@get("/api/v1/runs/{run_id:str}/metrics/{key:path}")
+@get("/api/v1/runs/{run_id:str}/metrics/{key:path}", action="run.read")
 async def history(
     box: Box, run_id: str, key: str, limit: Points = 1000, after: str | None = None
 ) -> Response[list[Metric]]:
@@ -171,24 +164,51 @@ def _position(key: str, cursor: str) -> Metric:
     return point
 
 
-@get("/api/v1/runs/{run_id:str}/artifacts")
+class CurvePoints(Record, frozen=True, kw_only=True):
+    """A metric for a picture: steps and finite values, in order."""
+
+    steps: tuple[int, ...]
+    values: tuple[float, ...]
+    whole: bool
+    """False when points were left out: then these are the least and the greatest of each bucket of steps."""
+
+
+@get("/api/v1/runs/{run_id:str}/curves/{key:path}", action="run.read")
+async def curve(
+    box: Box,
+    run_id: str,
+    key: str,
+    most: Annotated[int, Parameter(ge=2, le=2000)] = 2000,
+    first: Step = None,
+    last: Step = None,
+) -> CurvePoints:
+    """At most about `most` points of a metric, from step `first` to `last`, with every extreme."""
+    found = await box.call(box.tracker.curve, run_id, key.removeprefix("/"), most=most, first=first, last=last)
+    return CurvePoints(
+        steps=tuple(step for step, _ in found.points),
+        values=tuple(value for _, value in found.points),
+        whole=found.whole,
+    )
+
+
+@get("/api/v1/runs/{run_id:str}/artifacts", action="run.read")
 async def list_artifacts(box: Box, run_id: str) -> list[RunArtifact]:
     """A run's files, by path."""
     return await box.call(box.tracker.artifacts_of, run_id)
 
 
-@put("/api/v1/runs/{run_id:str}/artifacts/{path:path}", request_max_body_size=None)
+@put("/api/v1/runs/{run_id:str}/artifacts/{path:path}", request_max_body_size=None, action="run.write")
 async def put_artifact(
     request: Request[Any, Any, Any], box: Box, principal: Principal, run_id: str, path: str
 ) -> RunArtifact:
     """Keep the body as one of the run's files, streamed."""
-    may_write(principal, await box.call(box.tracker.run, run_id))
     plain = check_path(path.removeprefix("/"))
-    sha256, size = await receive_artifact(box, request, box.settings.max_artifact)
+    owner = await box.call(box.tracker.experiment_of, run_id)
+    sha256, size = await receive_artifact(box, request, box.settings.max_artifact, owner=owner)
     return await box.call(box.tracker.add_artifact, run_id, plain, sha256, size)
 
 
-@get("/api/v1/runs/{run_id:str}/artifacts/{path:path}")
+@get("/api/v1/runs/{run_id:str}/artifacts/{path:path}", action="run.read")
 async def get_artifact(box: Box, run_id: str, path: str) -> File | Response[None]:
     """One file of a run."""
     found = await box.call(box.tracker.artifact, run_id, path.removeprefix("/"))
@@ -197,6 +217,6 @@ async def get_artifact(box: Box, run_id: str, path: str) -> File | Response[None
 
 
 handlers: list[Any] = [
-    *(create_experiment, list_experiments, start_run, list_runs, get_run, log, end_run, history),
+    *(create_experiment, list_experiments, start_run, list_runs, get_run, log, end_run, history, curve),
     *(list_artifacts, put_artifact, get_artifact),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mlbox.web.pages import (
+    account,
     admin,
     api_docs,
     approvals,
@@ -18,12 +19,14 @@ from mlbox.web.pages import (
     monitoring,
     overview,
     runs,
+    secrets,
     signin,
     static,
+    teams,
 )
 
 PAGES = (
-    *(signin, static, overview, features, datasets, labels, jobs, runs),
-    *(models, approvals, endpoints, monitoring, audit, admin, api_docs),
+    *(signin, static, overview, features, datasets, labels, jobs, runs, secrets),
+    *(models, approvals, endpoints, monitoring, audit, teams, account, admin, api_docs),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

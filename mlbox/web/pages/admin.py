@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Response, get
 
-from mlbox.store.access import ROLES
+from mlbox.store.roles import ROLES
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
@@ -35,11 +35,12 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
         "next": next_page(view, last),
         "roles": ROLES,
         "stores": _stores(view.box),
+        "isolation": view.box.scheduler.isolation,
         "may_admin": view.may("admin"),
     }
 
 
-@get("/admin", include_in_schema=False)
+@get("/admin", include_in_schema=False, action="box.read")
 async def admin(view: View, after: str | None = None) -> Response[bytes]:
     """Users and tokens; an admin sees everyone's tokens, others their own."""
     return await view.page("admin.html", lambda: _fetch(view, after))

@@ -94,7 +94,7 @@ def _answer(found: Mapping[str, Any]) -> str:
     return ""
 
 
-@get("/api", include_in_schema=False)
+@get("/api", include_in_schema=False, action="box.read")
 async def api(request: Request[Any, Any, Any], view: View) -> Response[bytes]:
     """The API's page."""
 

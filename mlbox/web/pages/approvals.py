@@ -44,7 +44,7 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
     return {"waiting": waiting, "promotions": shown, "next": next_page(view, last)}
 
 
-@get("/approvals", include_in_schema=False)
+@get("/approvals", include_in_schema=False, action="model.read")
 async def approvals(view: View, after: str | None = None) -> Response[bytes]:
     """What waits, then every promotion, newest first."""
     return await view.page("approvals.html", lambda: _fetch(view, after))

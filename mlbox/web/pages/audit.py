@@ -20,7 +20,7 @@ def _fetch(view: View, filters: dict[str, str | None], after: str | None) -> dic
     }
 
 
-@get("/audit", include_in_schema=False)
+@get("/audit", include_in_schema=False, action="audit.read")
 async def audit(
     view: View,
     subject: str | None = None,

@@ -20,7 +20,7 @@ def _list(view: View, name: str | None, after: str | None) -> dict[str, Any]:
     return {"versions": shown, "next": next_page(view, last), "name": name}
 
 
-@get("/datasets", include_in_schema=False)
+@get("/datasets", include_in_schema=False, action="dataset.read")
 async def datasets(view: View, name: str | None = None, after: str | None = None) -> Response[bytes]:
     """All versions, newest first."""
     return await view.page("datasets.html", lambda: _list(view, name, after))
@@ -46,7 +46,7 @@ def _dataset(box: Box, ref: str) -> dict[str, Any]:
     }
 
 
-@get("/datasets/{ref:str}", include_in_schema=False)
+@get("/datasets/{ref:str}", include_in_schema=False, action="dataset.read")
 async def dataset(view: View, ref: str) -> Response[bytes]:
     """One version."""
     return await view.page("dataset.html", lambda: _dataset(view.box, ref))

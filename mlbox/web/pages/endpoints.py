@@ -19,7 +19,7 @@ def _list(box: Box) -> dict[str, Any]:
     return {"served": part(lambda: served(box))}
 
 
-@get("/endpoints", include_in_schema=False)
+@get("/endpoints", include_in_schema=False, action="model.read")
 async def endpoints(view: View) -> Response[bytes]:
     """All endpoints."""
     return await view.page("endpoints.html", lambda: _list(view.box))
@@ -43,7 +43,7 @@ def _endpoint(box: Box, name: str) -> dict[str, Any]:
     }
 
 
-@get("/endpoints/{name:str}", include_in_schema=False)
+@get("/endpoints/{name:str}", include_in_schema=False, action="model.read")
 async def endpoint(view: View, name: str) -> Response[bytes]:
     """One endpoint, and its last predictions."""
     return await view.page("endpoint.html", lambda: _endpoint(view.box, name))

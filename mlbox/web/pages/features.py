@@ -24,7 +24,7 @@ def _list(box: Box) -> dict[str, Any]:
     }
 
 
-@get("/features", include_in_schema=False)
+@get("/features", include_in_schema=False, action="view.read")
 async def features(view: View) -> Response[bytes]:
     """All views, services and sources."""
     return await view.page("features.html", lambda: _list(view.box))
@@ -40,13 +40,13 @@ def _view(box: Box, ref: str) -> dict[str, Any]:
     }
 
 
-@get("/features/{ref:str}", include_in_schema=False)
+@get("/features/{ref:str}", include_in_schema=False, action="view.read")
 async def feature_view(view: View, ref: str) -> Response[bytes]:
     """One version of a view: what it computes, from what, and who uses it."""
     return await view.page("feature.html", lambda: _view(view.box, ref))
 
 
-@get("/sources/{name:str}", include_in_schema=False)
+@get("/sources/{name:str}", include_in_schema=False, action="source.read")
 async def source(view: View, name: str) -> Response[bytes]:
     """One source: its columns, its rows, and the views over it."""
 

@@ -17,6 +17,7 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
+DOWNLOAD_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
 HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
@@ -31,5 +32,7 @@ async def add_headers(message: Message, _: Scope) -> None:
     """A `before_send` hook: add what the handler did not set itself."""
     if message["type"] == "http.response.start":
         headers = MutableScopeHeaders.from_message(message)
+        if "content-disposition" in headers:  # a file of a user's: whatever it says it is, it may do nothing here
+            headers["content-security-policy"] = DOWNLOAD_POLICY
         for name, value in HEADERS.items():
             headers.setdefault(name, value)

@@ -32,6 +32,7 @@ def _list(view: View, state: str | None, user: str | None, after: str | None) ->
         "state": wanted,
         "user": user or "",
         "counts": scheduler.counts(),
+        "others": [entry for entry in scheduler.queue() if entry.id is None],
         "gpus": part(lambda: [(gpu, _holders(active(), gpu.index)) for gpu in scheduler.gpus()]),
     }
 
@@ -53,7 +54,7 @@ def _state(text: str | None) -> JobState | None:
     )
 
 
-@get("/jobs", include_in_schema=False)
+@get("/jobs", include_in_schema=False, action="job.read")
 async def jobs(view: View, state_: State = None, user: str | None = None, after: str | None = None) -> Response[bytes]:
     """All jobs, newest first."""
     return await view.page("jobs.html", lambda: _list(view, state_, user, after))
@@ -62,7 +63,7 @@ async def jobs(view: View, state_: State = None, user: str | None = None, after:
 def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
     job: Job = view.box.scheduler.job(job_id)
     mine = view.principal is not None and job.user == view.principal.name
-    may_act = view.may("member" if mine else "admin")
+    may_act = view.may("member" if mine else "admin", team=job.spec.team)
     shown = attempt or (job.attempts[-1].number if job.attempts else None)
     return {
         "job": job,
@@ -73,7 +74,7 @@ def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
     }
 
 
-@get("/jobs/{job_id:str}", include_in_schema=False)
+@get("/jobs/{job_id:str}", include_in_schema=False, action="job.read")
 async def job(view: View, job_id: str, attempt: int | None = None) -> Response[bytes]:
     """One job; `attempt` chooses whose log is shown."""
     return await view.page("job.html", lambda: _job(view, job_id, attempt))

@@ -19,7 +19,7 @@ def _fetch(box: Box) -> dict[str, Any]:
     return {"sets": part(lambda: [(found, _known(box, found.name)) for found in box.labels.sets()])}
 
 
-@get("/labels", include_in_schema=False)
+@get("/labels", include_in_schema=False, action="label.read")
 async def labels(view: View) -> Response[bytes]:
     """All label sets."""
     return await view.page("labels.html", lambda: _fetch(view.box))

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.records import ModelVersion, Promotion
+from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
 PROMOTIONS = 10
+HISTORY = 50
+"""Stays in a stage or under an alias that a page shows; the API has all."""
 
 
 class Step(NamedTuple):
@@ -27,7 +30,7 @@ def _list(view: View, after: str | None) -> dict[str, Any]:
     return {"models": shown, "next": next_page(view, last)}
 
 
-@get("/models", include_in_schema=False)
+@get("/models", include_in_schema=False, action="model.read")
 async def models(view: View, after: str | None = None) -> Response[bytes]:
     """All models by name."""
     return await view.page("models.html", lambda: _list(view, after))
@@ -95,6 +98,7 @@ def _model(view: View, name: str, after: str | None) -> dict[str, Any]:
         "promotions": [(p, steps(p)) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
         "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
         "drift": part(lambda: worst_first(box, name)),
+        "history": part(lambda: box.history.of(name)[:HISTORY]),
     }
 
 
@@ -103,7 +107,7 @@ def worst_first(box: Box, model: str) -> list[Any]:
     return sorted(box.monitor.latest(model), key=lambda result: -(result.statistic or 0))
 
 
-@get("/models/{name:str}", include_in_schema=False)
+@get("/models/{name:str}", include_in_schema=False, action="model.read")
 async def model(view: View, name: str, after: str | None = None) -> Response[bytes]:
     """One model."""
     return await view.page("model.html", lambda: _model(view, name, after))
@@ -130,13 +134,14 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
     underway = any(p.state in ("testing", "shadow", "waiting_approval", "canary") for p in promotions)
     return {
         "version": version,
-        "nodes": _nodes(version, version.stage == "Production"),
+        "nodes": _nodes(version, version.stage == "Production" and version.servable),
+        "how_to_serve": HOW_TO_SERVE,
         "promotions": [(p, steps(p)) for p in promotions],
-        "may_promote": view.may("member") and version.stage in ("None", "Staging") and not underway,
+        "may_promote": view.may("member", name=version.model) and version.stage in ("None", "Staging") and not underway,
     }
 
 
-@get("/models/{name:str}/{number:int}", include_in_schema=False)
+@get("/models/{name:str}/{number:int}", include_in_schema=False, action="model.read")
 async def version(view: View, name: str, number: int) -> Response[bytes]:
     """One version: where it came from, and its way to Production."""
     return await view.page("version.html", lambda: _version(view, name, number))

@@ -48,7 +48,7 @@ def _state(text: str | None) -> AlertState | None:
     raise InvalidInput(f"{text[:40]!r} is no state of an alert.", hint="firing or resolved.", field="state")
 
 
-@get("/monitoring", include_in_schema=False)
+@get("/monitoring", include_in_schema=False, action="monitor.read")
 async def monitoring(view: View, state_: State = None, after: str | None = None) -> Response[bytes]:
     """The last check of every model that serves, and the alerts."""
     return await view.page("monitoring.html", lambda: _list(view, state_, after))
@@ -110,7 +110,7 @@ def _feature(view: View, model: str, feature: str) -> dict[str, Any]:
     }
 
 
-@get("/monitoring/{model:str}/{feature:str}", include_in_schema=False)
+@get("/monitoring/{model:str}/{feature:str}", include_in_schema=False, action="monitor.read")
 async def feature(view: View, model: str, feature: str) -> Response[bytes]:
     """One feature: its statistic over time, and both distributions."""
     return await view.page("drift.html", lambda: _feature(view, model, feature))

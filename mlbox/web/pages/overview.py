@@ -62,7 +62,7 @@ def _is_new(box: Box) -> bool:
     return found.error is None and not found.value
 
 
-@get("/", include_in_schema=False)
+@get("/", include_in_schema=False, action="box.read")
 async def overview(view: View) -> Response[bytes]:
     """The first page."""
     return await view.page("overview.html", lambda: _fetch(view.box))

@@ -11,8 +11,26 @@ from mlbox.records import Event
 
 PHRASES: dict[str, str] = {
     "user.created": "added the user {name} as {role}",
+    "user.disabled": "disabled the account {name}",
+    "user.enabled": "enabled the account {name} again",
+    "user.link": "made a login link for {name}",
+    "user.password": "set the password of {name}",
+    "user.password_removed": "took the password of {name} away",
+    "user.signed_out": "ended {sessions} sessions of {name}",
+    "user.linked": "let {sub} of {issuer} use the account {name}",
+    "user.unlinked": "took {sub} of {issuer} off the account {name}",
     "token.created": "made a token for {subject}",
     "token.revoked": "revoked a token of {subject}",
+    "team.created": "added the team {name}",
+    "team.removed": "took the team {name} away",
+    "team.member": "made {user} {role} in {name}",
+    "team.left": "took {user} out of {name}",
+    "team.hid": "made the {kind} {name} private to its team",
+    "team.shared": "shared the {kind} {name} with everyone",
+    "secret.set": "set the secret {team}/{name}",
+    "secret.removed": "removed the secret {team}/{name}",
+    "secret.used": "gave the secret {team}/{name} to a job",
+    "secret.rotated": "changed the key of {secrets} secrets",
     "clock.advanced": "moved domain time to {to}",
     "source.created": "declared the source {name}",
     "source.appended": "added {rows} rows to {name}",
@@ -24,6 +42,9 @@ PHRASES: dict[str, str] = {
     "label.appended": "added {rows} outcomes to {name}",
     "dataset.created": "built {name}: {rows} rows",
     "experiment.created": "began the experiment {name}",
+    "experiment.renamed": "renamed the experiment {former} to {name}",
+    "experiment.deleted": "deleted the experiment {name}",
+    "experiment.restored": "restored the experiment {name}",
     "job.submitted": "submitted {name}",
     "job.queued": "put {name} back into the queue",
     "job.starting": "starts {name}",
@@ -39,16 +60,27 @@ PHRASES: dict[str, str] = {
     "run.failed": "saw the run {name} fail",
     "run.killed": "ended the run {name}",
     "run.artifact": "kept {path} of the run {name}",
+    "run.deleted": "deleted the run {name}",
+    "run.restored": "restored the run {name}",
+    "run.artifact_deleted": "deleted {path} of the run {name}",
     "model.created": "began the model {name}",
     "model.registered": "registered {name}, trained by {trained_by}",
     "model.stage": "moved {name} to {stage}",
     "model.archived": "archived {name}",
     "model.tagged": "tagged {name} with {key}",
+    "model.untagged": "took the tag {key} off {name}",
+    "model.described": "described {name}",
+    "model.renamed": "renamed {former} to {name}",
+    "model.deleted": "deleted {name}",
+    "model.alias": "lets {alias} stand for {name}",
+    "model.unaliased": "took the alias {alias} off {name}",
+    "model.linked": "linked {name} to {dataset}",
     "policy.set": "set the promotion policy of {name}",
     "promotion.proposed": "proposed {name} for Production",
     "promotion.shadow": "began the shadow of {name}",
     "promotion.waiting_approval": "asks for someone's approval of {name}",
-    "promotion.canary": "approved {name}: its canary begins",
+    "promotion.approved": "approved {name}",
+    "promotion.canary": "began the canary of {name}",
     "promotion.step": "gave {name} {percent} % of the traffic",
     "promotion.completed": "put {name} into Production",
     "promotion.rejected": "rejected {name}: {reason}",
@@ -61,7 +93,8 @@ PHRASES: dict[str, str] = {
 """By event type, after the actor's name; a type that is not here is written out as it is."""
 
 PAGES = {"model": "/models", "job": "/jobs", "run": "/runs", "dataset": "/datasets", "view": "/features"}
-PAGES |= {"source": "/sources", "user": "/admin", "alert": "/monitoring", "label": "/labels", "service": "/features"}
+PAGES |= {"source": "/sources", "user": "/admin", "team": "/teams", "secret": "/secrets"}
+PAGES |= {"alert": "/monitoring", "label": "/labels", "service": "/features"}
 MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?Z")
 NESTED = {"model", "job", "run", "dataset", "view", "source"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +10,7 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Metric, Run
+from mlbox.records import Run
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
@@ -43,7 +42,7 @@ def _list(view: View, experiment: str | None, after: str | None) -> dict[str, An
     }
 
 
-@get("/runs", include_in_schema=False)
+@get("/runs", include_in_schema=False, action="run.read")
 async def runs(view: View, experiment: str | None = None, after: str | None = None) -> Response[bytes]:
     """All runs, newest first."""
     return await view.page("runs.html", lambda: _list(view, experiment, after))
@@ -52,19 +51,16 @@ async def runs(view: View, experiment: str | None = None, after: str | None = No
 # -- charts -------------------------------------------------------------------------------------------------------------
 
 
-def thin(points: Sequence[Metric], most: int = MAX_POINTS) -> list[tuple[int, float]]:
-    """At most `most` points, evenly chosen, with the last; what is not a number is left out."""
-    finite = [(p.step, p.value) for p in points if p.value is not None and math.isfinite(p.value)]
-    stride = max(1, math.ceil(len(finite) / most))
-    kept = finite[::stride]
-    return kept if not finite or kept[-1] == finite[-1] else [*kept, finite[-1]]
+def drawn_points(box: Box, run_id: str, key: str) -> list[tuple[int, float]]:
+    """A metric's line: every point, or the extremes of each bucket of steps."""
+    return box.tracker.curve(run_id, key, most=MAX_POINTS).points
 
 
 def charts(box: Box, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A chart for each metric that has a history: a line for each run."""
     drawn = []
     for key in sorted({key for run in runs for key in run.metrics}):
-        lines = [(run, thin(box.tracker.history(run.id, key))) for run in runs if key in run.metrics]
+        lines = [(run, drawn_points(box, run.id, key)) for run in runs if key in run.metrics]
         names = dict(zip((run.id for run in runs), titles(runs), strict=True))
         series = [{"label": names[run.id], "points": points} for run, points in lines if points]
         if any(len(line["points"]) > 1 for line in series):
@@ -109,7 +105,7 @@ def _nodes(run: Run, models: Sequence[str]) -> list[Node]:
     return [*nodes, *(Node("model version", ref, f"/models/{ref}") for ref in models)]
 
 
-@get("/runs/{run_id:str}", include_in_schema=False)
+@get("/runs/{run_id:str}", include_in_schema=False, action="run.read")
 async def run(view: View, run_id: str) -> Response[bytes]:
     """One run."""
     return await view.page("run.html", lambda: _run(view, run_id))
@@ -138,7 +134,7 @@ def _table(runs: Sequence[Run], field: str) -> list[tuple[str, list[Any], bool]]
     return [(name, values, len({str(value) for value in values}) > 1) for name, values in rows]
 
 
-@get("/runs/compare", include_in_schema=False)
+@get("/runs/compare", include_in_schema=False, action="run.read")
 async def compare(
     view: View, run_ids: Annotated[list[str] | None, QueryParameter(name="run")] = None
 ) -> Response[bytes]:

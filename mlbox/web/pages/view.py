@@ -18,7 +18,7 @@ from litestar.exceptions import HTTPException
 from mlbox import __version__
 from mlbox.errors import MlboxError
 from mlbox.records import Principal, Role
-from mlbox.store.access import ROLES
+from mlbox.store.roles import at_least
 from mlbox.web.box import Box
 from mlbox.web.pages import form
 from mlbox.web.pages.phrases import link_of, phrase
@@ -33,10 +33,10 @@ HTML = "text/html"
 NAV: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("", (("/", "Overview", "home"),)),
     ("Data", (("/features", "Features", "layers"), ("/datasets", "Datasets", "table"), ("/labels", "Labels", "tag"))),
-    ("Train", (("/jobs", "Jobs", "queue"), ("/runs", "Runs", "curve"))),
+    ("Train", (("/jobs", "Jobs", "queue"), ("/runs", "Runs", "curve"), ("/secrets", "Secrets", "key"))),
     ("Ship", (("/models", "Models", "cube"), ("/approvals", "Approvals", "check"))),
     ("Serve", (("/endpoints", "Endpoints", "bolt"), ("/monitoring", "Monitoring", "pulse"))),
-    ("Govern", (("/audit", "Audit", "book"), ("/admin", "Admin", "people"))),
+    ("Govern", (("/audit", "Audit", "book"), ("/teams", "Teams", "people"), ("/admin", "Admin", "gauge"))),
 )
 """Groups of the navigation: address, name, icon."""
 
@@ -98,10 +98,12 @@ class View:
         """The command that sends a JSON file to the API of this very server."""
         return f'curl --json @{file} -H "Authorization: Bearer $MLBOX_TOKEN" {self.base}/api/v1/{noun}'
 
-    def may(self, role: Role) -> bool:
-        """True when the one who asks has at least this role: what would be refused is not offered."""
-        who = self.principal
-        return who is not None and who.job_id is None and ROLES.index(who.role) >= ROLES.index(role)
+    def may(self, role: Role, *, name: str = "", team: str | None = None) -> bool:
+        """True for who has at least this role in the team that owns a name: what would be refused is not offered."""
+        who, teams = self.principal, self.box.teams
+        return (
+            who is not None and who.job_id is None and at_least(teams.role_in(who, team or teams.team_of(name)), role)
+        )
 
     async def page(
         self, template: str, fetch: Callable[[], Mapping[str, Any]], *, status: int = 200

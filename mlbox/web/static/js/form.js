@@ -1,4 +1,5 @@
 // <mlbox-form>: sends the form inside it to the JSON API, with the page's form token, and says what came of it.
+// A field that the address names as {field} goes into the address, the others into the body.
 //   data-confirm   a question to ask first
 //   data-then      where to go afterwards; without it the page is read anew
 //   data-show      the field of the answer to show instead of leaving (a secret that is shown once)
@@ -14,14 +15,22 @@ class Form extends HTMLElement {
   async send(submitter) {
     const question = submitter?.dataset.confirm ?? this.dataset.confirm;
     if (question && !window.confirm(question)) return;
-    const address = submitter?.getAttribute("formaction") ?? this.form.getAttribute("action");
+    const values = this.values();
+    const address = (submitter?.getAttribute("formaction") ?? this.form.getAttribute("action")).replace(
+      /\{(\w+)\}/g,
+      (_, name) => {
+        const value = values[name] ?? "";
+        delete values[name];
+        return encodeURIComponent(value);
+      },
+    );
     this.say("", "");
     this.busy(true);
     try {
       const response = await fetch(address, {
         method: this.dataset.method ?? "POST",
         headers: { "content-type": "application/json", "x-csrf-token": document.querySelector("meta[name=csrf]").content },
-        body: JSON.stringify(this.values()),
+        body: JSON.stringify(values),
         redirect: "manual",
       });
       await this.answered(response);

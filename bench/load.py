@@ -1,0 +1,127 @@
+"""Load over HTTP/1.1 with as little work of its own as Python allows: keep-alive connections, each with one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import uvloop
+
+
+class Request(NamedTuple):
+    """One request, as bytes on the wire once."""
+
+    method: str
+    path: str
+    body: bytes = b""
+    content_type: str = "application/json"
+
+
+class Load(NamedTuple):
+    """What a load found."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+class Connection:
+    """One kept connection."""
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urlsplit(url)
+        assert parts.hostname
+        assert parts.port
+        self._host, self._port = parts.hostname, parts.port
+        auth = f"Authorization: Bearer {token}\r\n" if token else ""
+        self._head = f"Host: {parts.hostname}:{parts.port}\r\n{auth}"
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def ask(self, request: Request) -> bytes:
+        """Send one request and read its answer; raises RuntimeError for what is not 2xx."""
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 24)
+        assert self._reader is not None
+        head = (
+            f"{request.method} {request.path} HTTP/1.1\r\n{self._head}Content-Type: {request.content_type}\r\n"
+            f"Content-Length: {len(request.body)}\r\n\r\n"
+        )
+        self._writer.write(head.encode() + request.body)
+        answer = await self._reader.readuntil(b"\r\n\r\n")
+        status = int(answer[9:12])
+        body = await self._body(answer.lower())
+        if not 200 <= status < 300:
+            raise RuntimeError(f"{request.method} {request.path}: {status} {body[:300]!r}")
+        return body
+
+    async def _body(self, head: bytes) -> bytes:
+        assert self._reader is not None
+        at = head.find(b"content-length:")
+        if at >= 0:
+            return await self._reader.readexactly(int(head[at + 15 : head.index(b"\r\n", at)]))
+        chunks = []
+        while size := int(await self._reader.readline(), 16):
+            chunks.append(await self._reader.readexactly(size))
+            await self._reader.readline()
+        await self._reader.readline()
+        return b"".join(chunks)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def run(url: str, token: str, make: Callable[[int], Request], *, clients: int, seconds: float) -> Load:
+    """Have clients ask, each as soon as it is answered, for some seconds; the n-th request is `make(n)`."""
+
+    async def work() -> Load:
+        end = time.perf_counter() + seconds
+        latencies: list[float] = []
+        count = iter(range(1 << 60))
+
+        async def client() -> None:
+            connection = Connection(url, token)
+            while (began := time.perf_counter()) < end:
+                await connection.ask(make(next(count)))
+                latencies.append(time.perf_counter() - began)
+            connection.close()
+
+        began = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        took = time.perf_counter() - began
+        ordered = sorted(latencies)
+        p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
+        return Load(len(latencies) / took, statistics.median(latencies) * 1000, p99 * 1000)
+
+    return uvloop.run(work())
+
+
+def each(url: str, token: str, requests: list[Request], *, clients: int = 20) -> list[bytes]:
+    """Ask for each of these once; the answers, in their order."""
+
+    async def work() -> list[bytes]:
+        answers: list[bytes] = [b""] * len(requests)
+        waiting = iter(enumerate(requests))
+
+        async def client() -> None:
+            connection = Connection(url, token)
+            for at, request in waiting:
+                answers[at] = await connection.ask(request)
+            connection.close()
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return answers
+
+    return uvloop.run(work())
+
+
+def post(path: str, body: object) -> Request:
+    """A POST of JSON."""
+    return Request("POST", path, json.dumps(body).encode())

@@ -1,0 +1,97 @@
+"""What a job may reach of the machine, and whether this machine can hold it to that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mlbox import context
+from mlbox.errors import StartupError
+from mlbox.scheduler import confine
+
+PACKAGE = Path(__file__).parents[1]
+CREDENTIALS = (
+    *(".ssh", ".gnupg", ".aws", ".azure", ".kube", ".docker", ".netrc", ".git-credentials", ".pgpass", ".pypirc"),
+    *(".config/gcloud", ".config/gh", ".local/state/mlbox"),
+)
+"""Of the home that jobs share with the server: what proves who somebody is."""
+
+
+OWN = ("work", "spool", "site")
+"""The folders in an attempt's that are the job's own."""
+
+
+class Isolation(NamedTuple):
+    """How the jobs of this box are confined."""
+
+    confined: bool
+    state: str
+    """In words, for /readyz and the admin page."""
+    closed: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    """What nobody writes to, wherever it lies: the code that the server runs."""
+
+    def rules_of(self, folder: Path, tmp: Path) -> dict[str, Any] | None:
+        """What the attempt in a folder may reach beside what everyone may read: its own; None where it is not confined."""
+        if not self.confined:
+            return None
+        own = [str(tmp), *(str(folder / name) for name in OWN)]
+        return {"closed": list(self.closed), "fixed": list(self.fixed), "writable": [*self.writable, *own]}
+
+    def importable(self) -> list[Path]:
+        """Modules in folders that a job cannot list, because something closed is below them: as where mlbox runs from a checkout.
+
+        A job finds them through links in a folder of its own.
+        """
+        folders = [Path(path) for path in sys.path if os.path.isabs(path) and _leads_to(path, self.closed)]
+        return [path for folder in folders for path in sorted(folder.iterdir()) if _is_module(path)]
+
+
+NOT_ISOLATED = Isolation(False, "jobs are not isolated")
+
+
+def _leads_to(folder: str, closed: Sequence[str]) -> bool:
+    """True for a folder from which Python imports, and which a job could not list because something closed is below it."""
+    return any(confine.is_below(path, os.path.normpath(folder)) for path in closed)
+
+
+def _is_module(path: Path) -> bool:
+    return path.suffix == ".py" or (path / "__init__.py").exists()
+
+
+def isolation(wanted: str, data_dir: Path, writable: Sequence[str] = (), *, keys: Sequence[str] = ()) -> Isolation:
+    """The isolation of this machine, wanted as the setting says; raises StartupError where it is required and not to be had.
+
+    `keys` are files of the server's own that no job may read, such as that of its certificate's key.
+    """
+    if wanted == "off":
+        return Isolation(False, "jobs are not isolated: job_isolation is off; a job can read what the server can")
+    version = confine.version()
+    if not version:
+        if wanted == "required":
+            raise StartupError(
+                "Jobs cannot be isolated: this kernel has no Landlock, and job_isolation is required.",
+                hint="Use Linux 5.13 or newer with landlock among its security modules, or set job_isolation to auto.",
+            )
+        return Isolation(
+            False, "jobs are not isolated: this kernel has no Landlock; a job can read what the server can"
+        )
+    home = Path.home()
+    closed = [
+        data_dir.resolve(),
+        context.path().parent,
+        *(path for name in CREDENTIALS if (path := home / name).exists()),
+        *(Path(key).resolve() for key in keys),
+    ]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache")
+    return Isolation(
+        True,
+        f"jobs are isolated by Landlock {version}",
+        tuple(str(path) for path in closed),
+        (str(cache), *(str(Path(path).resolve()) for path in writable)),
+        tuple(str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix, PACKAGE)),
+    )

@@ -1,0 +1,184 @@
+"""Series of metric points: one series for each metric of a run, its points clustered by step.
+
+Beside its points a series keeps its last value and its extremes, so that a page of runs reads no points. The last value is
+that of the highest step, then of the latest time. SQLite keeps no NaN: in a series it is NULL, in a point the text 'nan'.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mlbox.clock import from_us, to_us
+from mlbox.records import MAX_STEP, Metric
+from mlbox.store.db import Database, Row, Tx
+
+MAX_CURVE = 2000
+"""Points of a curve at most."""
+
+_UPSERT = """
+INSERT INTO series (run_id, key, step, at_us, value, low, high) VALUES (:run, :key, :step, :at, :value, :low, :high)
+ON CONFLICT (run_id, key) DO UPDATE SET
+  value = iif((excluded.step, excluded.at_us) >= (step, at_us), excluded.value, value),
+  at_us = iif((excluded.step, excluded.at_us) >= (step, at_us), excluded.at_us, at_us),
+  step = max(step, excluded.step),
+  low = coalesce(min(low, excluded.low), low, excluded.low), high = coalesce(max(high, excluded.high), high, excluded.high)
+RETURNING id
+"""
+
+
+class Last(NamedTuple):
+    """The last value of a metric, with its extremes."""
+
+    metric: Metric
+    extremes: tuple[float, float] | None
+
+
+class Curve(NamedTuple):
+    """A drawn series: for each bucket of steps its first, least, greatest and last point, in order."""
+
+    points: list[tuple[int, float]]
+    whole: bool
+    """True when no point was left out."""
+
+
+def write_points(tx: Tx, run_id: str, metrics: Iterable[Metric]) -> None:
+    """Add points; one that is there already changes nothing."""
+    by_key: dict[str, list[Metric]] = {}
+    for metric in metrics:
+        by_key.setdefault(metric.key, []).append(metric)
+    for key, points in by_key.items():
+        last = max(points, key=lambda point: (point.step, point.at))
+        numbers = [value for point in points if (value := stored(point.value)) is not None]
+        row = tx.one(
+            _UPSERT,
+            {
+                "run": run_id,
+                "key": key,
+                "step": last.step,
+                "at": to_us(last.at),
+                "value": stored(last.value),
+                "low": min(numbers, default=None),
+                "high": max(numbers, default=None),
+            },
+        )
+        assert row is not None
+        rows = [(row["id"], point.step, to_us(point.at), sortable(point.value)) for point in points]
+        tx.many("INSERT OR IGNORE INTO point VALUES (?,?,?,?)", rows)
+
+
+def last_of(db: Database, run_ids: Sequence[str]) -> dict[str, dict[str, Last]]:
+    """The last value of each metric of these runs."""
+    found: dict[str, dict[str, Last]] = {run_id: {} for run_id in run_ids}
+    for start in range(0, len(run_ids), 500):
+        ids = run_ids[start : start + 500]
+        places = ",".join("?" * len(ids))
+        for row in db.all(f"SELECT * FROM series WHERE run_id IN ({places}) ORDER BY run_id, key", ids):
+            extremes = None if row["low"] is None else (row["low"], row["high"])
+            found[row["run_id"]][row["key"]] = Last(_metric(row["key"], row), extremes)
+    return found
+
+
+def history(db: Database, run_id: str, key: str, *, limit: int | None, after: Metric | None) -> list[Metric]:
+    """A series' points, by step and time: all, or at most `limit` from above the point `after`."""
+    last = (after.step, to_us(after.at), sortable(after.value)) if after else (-MAX_STEP - 1, 0, 0)
+    rows = db.all(
+        "SELECT value, step, at_us FROM point WHERE series = (SELECT id FROM series WHERE run_id = ? AND key = ?)"
+        " AND (step, at_us, value) > (?, ?, ?) ORDER BY step, at_us, value LIMIT ?",
+        (run_id, key, *last, -1 if limit is None else limit),
+    )
+    return [_metric(key, row) for row in rows]
+
+
+# -- curves -------------------------------------------------------------------------------------------------------------
+
+_BUCKETS = """
+SELECT (step - :first) / :width AS bucket, step, value, min(value) AS least
+FROM point WHERE series = :series AND step BETWEEN :first AND :last AND typeof(value) = 'real'
+  AND value > :below AND value < :above GROUP BY bucket
+"""
+
+
+def curve(
+    db: Database, run_id: str, key: str, *, most: int = MAX_CURVE, first: int | None = None, last: int | None = None
+) -> Curve:
+    """A series for a picture, from step `first` to `last`: all finite points, or the extremes of `most / 2` buckets."""
+    found = db.one("SELECT id FROM series WHERE run_id = ? AND key = ?", (run_id, key))
+    if found is None:
+        return Curve([], True)
+    ends = {
+        "series": found["id"],
+        "first": -MAX_STEP if first is None else first,
+        "last": MAX_STEP if last is None else last,
+    }
+    some = db.all(
+        "SELECT step, value FROM point WHERE series = :series AND step BETWEEN :first AND :last LIMIT :most",
+        {**ends, "most": most + 1},
+    )
+    if len(some) <= most:
+        return Curve([(row["step"], row["value"]) for row in some if is_finite(row["value"])], True)
+    span = db.one(
+        "SELECT (SELECT min(step) FROM point WHERE series = :series AND step >= :first) AS low,"
+        " (SELECT max(step) FROM point WHERE series = :series AND step <= :last) AS high",
+        ends,
+    )
+    assert span is not None
+    return Curve(_extremes(db, found["id"], span["low"], span["high"], max(1, most // 2)), False)
+
+
+def _extremes(db: Database, series: int, low: int, high: int, buckets: int) -> list[tuple[int, float]]:
+    """The least and the greatest of each bucket, where they are: SQLite takes bare columns from the row of the extreme."""
+    width = max(1, math.ceil((high - low + 1) / buckets))
+    given = {"series": series, "first": low, "last": high, "width": width, "below": -math.inf, "above": math.inf}
+    least = db.all(_BUCKETS, given)
+    greatest = db.all(_BUCKETS.replace("min(value)", "max(value)"), given)
+    return sorted({(row["step"], row["value"]) for row in (*least, *greatest)})
+
+
+def sampled(
+    db: Database, run_id: str, key: str, *, most: int, first: int | None = None, last: int | None = None
+) -> list[Metric]:
+    """At most about `most` points from step `first` to `last`: the latest of each bucket of steps, and the first of all."""
+    found = db.one("SELECT id FROM series WHERE run_id = ? AND key = ?", (run_id, key))
+    if found is None:
+        return []
+    low, high = -MAX_STEP if first is None else first, MAX_STEP if last is None else last
+    given = {"series": found["id"], "low": low, "high": high, "most": most}
+    within = "FROM point WHERE series = :series AND step BETWEEN :low AND :high"
+    rows = db.all(f"SELECT step, at_us, value {within} ORDER BY step, at_us, value LIMIT :most + 1", given)
+    if len(rows) > most:
+        ends = db.one(f"SELECT min(step) AS low, max(step) AS high {within}", given)
+        assert ends is not None
+        width = max(1, math.ceil((ends["high"] - ends["low"]) / max(1, most - 1)))
+        given |= {"width": width, "start": ends["low"]}
+        rows = db.all(
+            f"SELECT max(step) AS step, at_us, value {within} GROUP BY (step - :start + :width - 1) / :width ORDER BY step",
+            given,
+        )
+    return [_metric(key, row) for row in rows]
+
+
+def is_finite(value: object) -> bool:
+    """True for a number that can be drawn."""
+    return isinstance(value, float | int) and math.isfinite(value)
+
+
+# -- in the database ----------------------------------------------------------------------------------------------------
+
+
+def stored(value: float | None) -> float | None:
+    """A value as a series has it."""
+    return None if value is None or math.isnan(value) else float(value)
+
+
+def sortable(value: float | None) -> float | str:
+    """A value as the key of points has it."""
+    kept = stored(value)
+    return "nan" if kept is None else kept
+
+
+def _metric(key: str, row: Row | Mapping[str, Any]) -> Metric:
+    value = row["value"]
+    plain = math.nan if value is None or value == "nan" else value
+    return Metric(key=key, value=plain, step=row["step"], at=from_us(row["at_us"]))

@@ -1,0 +1,19 @@
+"""MLflow's REST API over the tracker and the registry: `web/mlflow` only translates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlbox.web.mlflow import artifacts, experiments, logged_models, metrics, models, runs, server_info, versions
+
+handlers: list[Any] = [
+    *experiments.handlers,
+    *runs.handlers,
+    *metrics.handlers,
+    *artifacts.handlers,
+    *logged_models.handlers,
+    *server_info.handlers,
+    *models.handlers,
+    *versions.handlers,
+]
+"""Everything that an MLflow client asks."""

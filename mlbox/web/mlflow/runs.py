@@ -1,0 +1,547 @@
+"""MLflow's runs, as an adapter over the tracker.
+
+Who began a run is whoever the token is of; what the client says of its user stays the tag `mlflow.user`. A run's name is its
+tag `mlflow.runName`, whichever of the two is set.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from litestar import Request
+
+from mlbox.errors import Conflict, InvalidInput
+from mlbox.records import DatasetInput, Metric, Principal, Run, RunModel, RunStatus
+from mlbox.web.box import Box
+from mlbox.web.mlflow import metrics as points
+from mlbox.web.mlflow import scope, wire
+from mlbox.web.mlflow.experiments import ALIVE, SCHEME, ViewType
+from mlbox.web.mlflow.metrics import Point
+from mlbox.web.mlflow.models import Tag, tags_message
+from mlbox.web.mlflow.wire import Message, get, paths, post
+
+NAME_TAG, USER_TAG, COMMIT_TAG = "mlflow.runName", "mlflow.user", "mlflow.source.git.commit"
+MODELS_TAG = "mlflow.log-model.history"
+MOST_RUNS = 50_000
+MOST_METRICS, MOST_PARAMS, MOST_TAGS, MOST_ENTITIES, MOST_BYTES = 1000, 100, 100, 1000, 1_000_000
+MOST_PARAM, MOST_TAG = 6000, 8000
+_FIRST = (
+    "amber",
+    "brisk",
+    "calm",
+    "clever",
+    "eager",
+    "gentle",
+    "keen",
+    "lucky",
+    "merry",
+    "nimble",
+    "proud",
+    "quiet",
+    "sunny",
+)
+_SECOND = (
+    "badger",
+    "crane",
+    "dolphin",
+    "falcon",
+    "heron",
+    "ibex",
+    "koala",
+    "lark",
+    "marten",
+    "otter",
+    "puffin",
+    "raven",
+)
+
+
+class ById(Message, frozen=True, kw_only=True):
+    """What names a run; every request about one is one of these."""
+
+    run_id: str = ""
+    run_uuid: str = ""
+
+
+class Create(Message, frozen=True, kw_only=True):
+    """A run to begin."""
+
+    experiment_id: str = "0"
+    user_id: str = ""
+    run_name: str = ""
+    start_time: int | None = None
+    tags: tuple[Tag, ...] = ()
+
+
+class Update(ById, frozen=True, kw_only=True):
+    """A change of a run."""
+
+    status: RunStatus | None = None
+    end_time: int | None = None
+    run_name: str = ""
+
+
+class Search(Message, frozen=True, kw_only=True):
+    """A search of runs."""
+
+    experiment_ids: tuple[str, ...] = ()
+    filter: str = ""
+    run_view_type: ViewType = "ACTIVE_ONLY"
+    max_results: int | None = None
+    order_by: tuple[str, ...] = ()
+    page_token: str = ""
+
+
+class SetTag(ById, frozen=True, kw_only=True):
+    """A tag to set, or a parameter to log."""
+
+    key: str
+    value: str = ""
+
+
+class DeleteTag(ById, frozen=True, kw_only=True):
+    """A tag to take away."""
+
+    key: str
+
+
+class LogMetric(Point, frozen=True, kw_only=True):
+    """One point."""
+
+    run_id: str = ""
+    run_uuid: str = ""
+
+
+class LogBatch(ById, frozen=True, kw_only=True):
+    """What is logged at once, all or none."""
+
+    metrics: tuple[Point, ...] = ()
+    params: tuple[Tag, ...] = ()
+    tags: tuple[Tag, ...] = ()
+
+
+class LogModel(ById, frozen=True, kw_only=True):
+    """The description of a model that a client of 2.x logged as artifacts."""
+
+    model_json: str = ""
+
+
+class Dataset(Message, frozen=True, kw_only=True):
+    """Data that a run read."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    schema: str = ""
+    profile: str = ""
+
+
+class DatasetTags(Message, frozen=True, kw_only=True):
+    """Data, and what the run says of it."""
+
+    dataset: Dataset
+    tags: tuple[Tag, ...] = ()
+
+
+class ModelRef(Message, frozen=True, kw_only=True):
+    """A logged model, and the step at which it was made."""
+
+    model_id: str
+    step: int = 0
+
+
+class LogInputs(ById, frozen=True, kw_only=True):
+    """The data and the models that a run read."""
+
+    datasets: tuple[DatasetTags, ...] = ()
+    models: tuple[ModelRef, ...] = ()
+
+
+class LogOutputs(ById, frozen=True, kw_only=True):
+    """The models that a run made."""
+
+    models: tuple[ModelRef, ...] = ()
+
+
+# -- in MLflow's words --------------------------------------------------------------------------------------------------
+
+
+def address(experiment_id: str, run_id: str) -> str:
+    """Where a run's artifacts are."""
+    return f"{SCHEME}{experiment_id}/{run_id}/artifacts"
+
+
+def info(run: Run) -> dict[str, Any]:
+    """A run without what it logged."""
+    return {
+        "run_id": run.id,
+        "run_uuid": run.id,
+        "run_name": run.name,
+        "experiment_id": run.experiment_id,
+        "user_id": run.user,
+        "status": run.status,
+        "start_time": wire.millis(run.started_at),
+        **({} if run.ended_at is None else {"end_time": wire.millis(run.ended_at)}),
+        "artifact_uri": address(run.experiment_id, run.id),
+        "lifecycle_stage": "active" if run.deleted_at is None else "deleted",
+    }
+
+
+def messages(box: Box, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Runs as MLflow writes them."""
+    read = box.tracker.inputs_of([run.id for run in runs])
+    return [_message(run, *read[run.id]) for run in runs]
+
+
+def _message(run: Run, datasets: Sequence[DatasetInput], models: Sequence[RunModel]) -> dict[str, Any]:
+    own = {NAME_TAG: run.name, USER_TAG: run.user, COMMIT_TAG: run.git_commit}
+    tags = {**{key: value for key, value in own.items() if value}, **run.tags}
+    return {
+        "info": info(run),
+        "data": {
+            "metrics": [points.message(metric) for metric in run.metrics.values()],
+            "params": tags_message(run.params),
+            "tags": tags_message(tags),
+        },
+        "inputs": {
+            "dataset_inputs": [_dataset(data) for data in datasets],
+            "model_inputs": [{"model_id": model.model_id} for model in models if model.role == "input"],
+        },
+        "outputs": {
+            "model_outputs": [{"model_id": m.model_id, "step": m.step} for m in models if m.role == "output"],
+        },
+    }
+
+
+def _dataset(data: DatasetInput) -> dict[str, Any]:
+    plain = {name: getattr(data, name) for name in ("name", "digest", "source_type", "source", "schema", "profile")}
+    return {"tags": tags_message(data.tags), "dataset": {name: value for name, value in plain.items() if value}}
+
+
+def named(box: Box, run_id: str) -> dict[str, Any]:
+    """The answer that is a run."""
+    return {"run": messages(box, [box.tracker.run(run_id)])[0]}
+
+
+# -- the life of a run --------------------------------------------------------------------------------------------------
+
+
+@post(paths("runs/create"), action="run.create")
+async def create(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Begin a run; one without a name gets one."""
+    asked = await wire.decode(request, Create)
+    tags = _tags(asked.tags)
+    name = asked.run_name or tags.get(NAME_TAG) or _any_name()
+    if asked.run_name and tags.get(NAME_TAG, name) != name:
+        raise wire.invalid("run_name", asked.run_name, f"The tag {NAME_TAG} says {tags[NAME_TAG]!r:.80}.")
+    started = None if asked.start_time is None else points.moment(asked.start_time, "start_time")
+
+    def work() -> dict[str, Any]:
+        group = scope.experiment(box, principal, asked.experiment_id, "run.create")
+        if group.deleted_at is not None:
+            raise InvalidInput(
+                f"The experiment {group.id} must be in the 'active' state. Current state is deleted.",
+                field="experiment_id",
+            )
+        made = box.tracker.start_run(
+            experiment=group.name,
+            user=principal.name,
+            name=name,
+            started=started,
+            git_commit=tags.get(COMMIT_TAG, "")[:64] or None,
+            tags={**tags, NAME_TAG: name},
+        )
+        return {"run": messages(box, [made])[0]}
+
+    return await box.call(work)
+
+
+def _any_name() -> str:
+    return f"{random.choice(_FIRST)}-{random.choice(_SECOND)}-{random.randrange(1000)}"  # noqa: S311 no secret
+
+
+@get(paths("runs/get"), action="run.read")
+async def get_run(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """One run, with the last value of each metric."""
+    asked = await wire.decode(request, ById)
+    return await box.call(lambda: named(box, scope.run(box, principal, "run.read", asked.run_id or asked.run_uuid)))
+
+
+@post(paths("runs/update"), action="run.write")
+async def update(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Another status, end or name. The run of a job ends with its job, whatever the script says."""
+    asked = await wire.decode(request, Update)
+    ended = None if asked.end_time is None else points.moment(asked.end_time, "end_time")
+
+    def work() -> dict[str, Any]:
+        run_id = scope.run(box, principal, "run.write", asked.run_id or asked.run_uuid)
+        name = asked.run_name or None
+        if name is not None:
+            _check_value("run_name", name, points.MAX_KEY)
+            box.tracker.log(run_id, tags={NAME_TAG: name}, name=name)
+        return {"run_info": info(box.tracker.change(run_id, status=asked.status, ended=ended))}
+
+    return await box.call(work)
+
+
+@post(paths("runs/delete"), action="run.delete")
+async def delete(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Delete softly."""
+    asked = await wire.decode(request, ById)
+
+    def work() -> dict[str, Any]:
+        scope.no_job(principal)
+        box.tracker.delete(
+            scope.run(box, principal, "run.delete", asked.run_id or asked.run_uuid), actor=principal.name
+        )
+        return {}
+
+    return await box.call(work)
+
+
+@post(paths("runs/restore"), action="run.delete")
+async def restore(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Take a deletion back."""
+    asked = await wire.decode(request, ById)
+
+    def work() -> dict[str, Any]:
+        scope.no_job(principal)
+        box.tracker.restore(
+            scope.run(box, principal, "run.delete", asked.run_id or asked.run_uuid), actor=principal.name
+        )
+        return {}
+
+    return await box.call(work)
+
+
+@post(paths("runs/search"), action="run.read")
+async def search(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Runs by filter and order, in pages."""
+    asked = await wire.decode(request, Search)
+    scope.no_job(principal)
+    if not asked.experiment_ids:
+        raise scope.missing("experiment_ids")
+    limit = wire.page_size(asked.max_results, default=1000, most=MOST_RUNS)
+    after = wire.read_token(asked.page_token)
+
+    def work() -> dict[str, Any]:
+        page = box.run_search.runs(
+            asked.experiment_ids,
+            asked.filter,
+            order_by=asked.order_by,
+            alive=ALIVE[asked.run_view_type],
+            limit=limit,
+            after=after,
+        )
+        return {"runs": messages(box, page.found), **wire.next_page(page.next)}
+
+    return await box.call(work)
+
+
+# -- what runs log ------------------------------------------------------------------------------------------------------
+
+
+def _tags(tags: Sequence[Tag], place: str = "tags") -> dict[str, str]:
+    for number, tag in enumerate(tags):
+        points.check_key(tag.key, f"{place}[{number}].key")
+        _check_value(f"{place}[{number}].value", tag.value, MOST_TAG)
+    return {tag.key: tag.value for tag in tags}
+
+
+def _params(params: Sequence[Tag]) -> dict[str, str]:
+    for number, param in enumerate(params):
+        points.check_key(param.key, f"params[{number}].key")
+        _check_value(f"params[{number}].value", param.value, MOST_PARAM)
+    found = {param.key: param.value for param in params}
+    if len(found) < len(params):
+        twice = sorted({one.key for one in params if [p.key for p in params].count(one.key) > 1})
+        raise InvalidInput(f"Duplicate parameter keys have been submitted: {twice}.", field="params")
+    return found
+
+
+def _check_value(parameter: str, value: str, most: int) -> None:
+    if len(value) > most:
+        raise InvalidInput(
+            f"'{parameter}' exceeds the maximum length of {most} characters: {value[:40]!r}... has {len(value):,}.",
+            field=parameter,
+        )
+
+
+def _log(
+    box: Box,
+    principal: Principal,
+    run_id: str,
+    *,
+    given: Sequence[Point] = (),
+    params: Mapping[str, str] = {},
+    tags: Mapping[str, str] = {},
+    place: bool = False,
+) -> dict[str, Any]:
+    metrics = [points.metric_of(one, f"metrics[{n}]." if place else "") for n, one in enumerate(given)]
+    models: dict[str, list[tuple[Metric, str, str]]] = {}
+    for one, metric in zip(given, metrics, strict=True):
+        if one.model_id:
+            models.setdefault(one.model_id, []).append((metric, one.dataset_name, one.dataset_digest))
+    scope.run(box, principal, "run.write", run_id)
+    for model_id in models:
+        scope.model(box, principal, "run.write", model_id)
+    try:
+        box.tracker.log(run_id, metrics=metrics, params=params, tags=tags, name=tags.get(NAME_TAG), models=models)
+    except Conflict as err:
+        raise InvalidInput(
+            f"Changing param values is not allowed for run ID='{run_id}'. {err.message}", hint=err.hint, field=err.field
+        ) from err
+    return {}
+
+
+@post(paths("runs/log-metric"), action="run.write")
+async def log_metric(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Add one point."""
+    asked = await wire.decode(request, LogMetric)
+    return await box.call(lambda: _log(box, principal, asked.run_id or asked.run_uuid, given=[asked]))
+
+
+@post(paths("runs/log-parameter"), action="run.write")
+async def log_parameter(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Add one parameter."""
+    asked = await wire.decode(request, SetTag)
+    points.check_key(asked.key, "key")
+    _check_value("value", asked.value, MOST_PARAM)
+    params = {asked.key: asked.value}
+    return await box.call(lambda: _log(box, principal, asked.run_id or asked.run_uuid, params=params))
+
+
+@post(paths("runs/set-tag"), action="run.write")
+async def set_tag(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Tag a run."""
+    asked = await wire.decode(request, SetTag)
+    points.check_key(asked.key, "key")
+    _check_value("value", asked.value, MOST_TAG)
+    tags = {asked.key: asked.value}
+    return await box.call(lambda: _log(box, principal, asked.run_id or asked.run_uuid, tags=tags))
+
+
+@post(paths("runs/delete-tag"), action="run.write")
+async def delete_tag(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Take a tag away."""
+    asked = await wire.decode(request, DeleteTag)
+
+    def work() -> dict[str, Any]:
+        box.tracker.delete_tag(scope.run(box, principal, "run.write", asked.run_id or asked.run_uuid), asked.key)
+        return {}
+
+    return await box.call(work)
+
+
+@post(paths("runs/log-batch"), action="run.write")
+async def log_batch(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Add points, parameters and tags, all or none."""
+    size = len(await request.body())
+    if size > MOST_BYTES:
+        raise InvalidInput(
+            f"Batched logging API requests must be at most {MOST_BYTES} bytes in length, got one of length {size}.",
+            field="body",
+        )
+    asked = await wire.decode(request, LogBatch)
+    counts = {"metrics": len(asked.metrics), "params": len(asked.params), "tags": len(asked.tags)}
+    limits = {"metrics": MOST_METRICS, "params": MOST_PARAMS, "tags": MOST_TAGS}
+    for what, count in {**counts, "entities": sum(counts.values())}.items():
+        most = limits.get(what, MOST_ENTITIES)
+        if count > most:
+            raise InvalidInput(
+                f"A batch logging request can contain at most {most} {what}. Got {count} {what}."
+                f" Please split up {what} across multiple requests and try again.",
+                field=what,
+            )
+    params, tags = _params(asked.params), _tags(asked.tags)
+    run_id = asked.run_id or asked.run_uuid
+    return await box.call(
+        lambda: _log(box, principal, run_id, given=asked.metrics, params=params, tags=tags, place=True)
+    )
+
+
+@post(paths("runs/log-model"), action="run.write")
+async def log_model(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Note a model that a client of 2.x logged: it goes into the tag `mlflow.log-model.history`, as MLflow has it."""
+    asked = await wire.decode(request, LogModel)
+    try:
+        model = msgspec.json.decode(asked.model_json, type=dict[str, Any])
+    except msgspec.MsgspecError as err:
+        raise wire.invalid("model_json", asked.model_json[:80], "It is not a JSON object.") from err
+    absent = [name for name in ("artifact_path", "flavors", "utc_time_created", "run_id") if name not in model]
+    if absent:
+        raise wire.invalid("model_json", asked.model_json[:80], f"It has no {', '.join(absent)}.")
+
+    def work() -> dict[str, Any]:
+        run_id = scope.run(box, principal, "run.write", asked.run_id or asked.run_uuid)
+        known = box.tracker.run(run_id).tags.get(MODELS_TAG, "[]")
+        history = [*msgspec.json.decode(known), model]
+        box.tracker.log(run_id, tags={MODELS_TAG: msgspec.json.encode(history).decode()})
+        return {}
+
+    return await box.call(work)
+
+
+# -- inputs and outputs -------------------------------------------------------------------------------------------------
+
+
+def _data(number: int, given: DatasetTags) -> DatasetInput:
+    data = given.dataset
+    for field, most in (
+        ("name", 500),
+        ("digest", 36),
+        ("source", 65_535),
+        ("schema", 1_048_575),
+        ("profile", 16_777_215),
+    ):
+        _check_value(f"datasets[{number}].dataset.{field}", getattr(data, field), most)
+    for field in ("name", "digest"):
+        if not getattr(data, field):
+            raise scope.missing(f"datasets[{number}].dataset.{field}")
+    for tag in given.tags:
+        _check_value(f"datasets[{number}].tags.key", tag.key, 255)
+        _check_value(f"datasets[{number}].tags.value", tag.value, 500)
+    plain = {name: getattr(data, name) for name in ("name", "digest", "source_type", "source", "schema", "profile")}
+    return DatasetInput(**plain, tags={tag.key: tag.value for tag in given.tags})
+
+
+@post(paths("runs/log-inputs"), action="run.write")
+async def log_inputs(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Note the data and the models that a run read."""
+    asked = await wire.decode(request, LogInputs)
+    datasets = [_data(number, one) for number, one in enumerate(asked.datasets)]
+    return await box.call(
+        _note, box, principal, asked.run_id or asked.run_uuid, datasets, _models(asked.models, "input")
+    )
+
+
+@post(paths("runs/outputs"), action="run.write")
+async def log_outputs(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
+    """Note the models that a run made."""
+    asked = await wire.decode(request, LogOutputs)
+    models = _models(asked.models, "output")
+    return await box.call(_note, box, principal, asked.run_id or asked.run_uuid, [], models)
+
+
+def _models(given: Sequence[ModelRef], role: Literal["input", "output"]) -> list[RunModel]:
+    return [RunModel(model_id=one.model_id, role=role, step=one.step) for one in given]
+
+
+def _note(
+    box: Box, principal: Principal, run_id: str, datasets: list[DatasetInput], models: list[RunModel]
+) -> dict[str, Any]:
+    scope.run(box, principal, "run.write", run_id)
+    for model in models:
+        scope.model(box, principal, "run.read", model.model_id)
+    box.tracker.add_inputs(run_id, datasets, models)
+    return {}
+
+
+handlers: list[Any] = [
+    *(create, get_run, update, delete, restore, search),
+    *(log_metric, log_parameter, set_tag, delete_tag, log_batch, log_model, log_inputs, log_outputs),
+]
