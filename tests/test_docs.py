@@ -48,3 +48,15 @@ def test_each_error_is_in_the_tree_that_is_drawn() -> None:
     drawn = re.findall(r"(\w+)\s+(\d{3}) (\w+)\s+exit (\d+)", errors.__doc__ or "")
     assert drawn == [(e.__name__, str(e.status), e.code, str(e.exit_code)) for e in errors._walk(errors.MlboxError)]
     assert set(generate.EXIT_CODES) >= {e.exit_code for e in errors.BY_CODE.values()}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_every_endpoint_of_mlflows_is_in_its_reference() -> None:
+    page = (generate.REFERENCE / "mlflow.md").read_text()
+    served = {path for path, *_ in generate.routes() if path.startswith("/api/") and "mlflow" in path}
+    assert len(served) > 50
+    for path in served:
+        method = re.sub(r"^/api/[23]\.0/(mlflow/)?", "", path)
+        noun, _, verb = method.partition("/")
+        named = method in page or (f"`{noun}" in page and all(word in page for word in verb.split("/") if word[0] != "{"))
+        assert named, path

@@ -308,3 +308,68 @@ def test_the_stream_of_events_is_silent_about_what_is_private(zoo: Zoo) -> None:
 
 def test_every_kind_is_in_the_walk() -> None:
     assert {kind for kind, _ in PRIVATE} == set(get_args(Kind))
+
+
+MLFLOW = "/api/2.0/mlflow"
+
+
+def through_mlflow(zoo: Zoo, run: str, own: str) -> list[tuple[str, str, Any]]:
+    """Requests of MLflow's client that name something, or search for it."""
+    model, experiment = f"{own}churn", f"{own}churn"
+    return [
+        ("GET", f"experiments/get-by-name?experiment_name={experiment}", None),
+        ("GET", f"runs/get?run_id={run}", None),
+        ("GET", f"metrics/get-history?run_id={run}&metric_key=auc", None),
+        ("GET", f"artifacts/list?run_id={run}", None),
+        ("POST", "runs/log-parameter", {"run_id": run, "key": "a", "value": "b"}),
+        ("POST", "runs/log-batch", {"run_id": run, "tags": [{"key": "a", "value": "b"}]}),
+        ("POST", "runs/update", {"run_id": run, "status": "FAILED"}),
+        ("POST", "runs/delete", {"run_id": run}),
+        ("GET", f"registered-models/get?name={model}", None),
+        ("PATCH", "registered-models/update", {"name": model, "description": "x"}),
+        ("POST", "registered-models/rename", {"name": model, "new_name": "taken"}),
+        ("DELETE", "registered-models/delete", {"name": model}),
+        ("POST", "registered-models/get-latest-versions", {"name": model}),
+        ("POST", "registered-models/set-tag", {"name": model, "key": "a", "value": "b"}),
+        ("POST", "registered-models/alias", {"name": model, "alias": "champion", "version": "1"}),
+        ("GET", f"registered-models/alias?name={model}&alias=champion", None),
+        ("GET", f"model-versions/get?name={model}&version=1", None),
+        ("GET", f"model-versions/get-download-uri?name={model}&version=1", None),
+        ("POST", "model-versions/create", {"name": "mine", "source": f"runs:/{run}/model", "run_id": run}),
+        ("POST", "model-versions/create", {"name": "mine", "source": f"models:/{model}/1"}),
+        ("POST", "model-versions/transition-stage", {"name": model, "version": "1", "stage": "Archived"}),
+        ("POST", "model-versions/set-tag", {"name": model, "version": "1", "key": "a", "value": "b"}),
+    ]
+
+
+def test_what_is_private_is_not_there_for_an_mlflow_client(zoo: Zoo) -> None:
+    nowhere = through_mlflow(zoo, "0" * 32, OWN.replace(MARK, "nought"))
+    for (method, path, body), (_, other, empty) in zip(through_mlflow(zoo, zoo.private.run, OWN), nowhere, strict=True):
+        theirs = zoo.ask("otto", method, f"{MLFLOW}/{path}", json=body)
+        nothing = zoo.ask("otto", method, f"{MLFLOW}/{other}", json=empty)
+        assert theirs.status_code >= 400, (path, theirs.text)
+        said = theirs.text.replace(MARK, "nought").replace(zoo.private.run, "0" * 32)
+        assert (theirs.status_code, said) == (nothing.status_code, nothing.text), path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "experiments/search", {"max_results": 1000}),
+        ("POST", "experiments/search", {"max_results": 1000, "filter": f"name LIKE '%{MARK}%'"}),
+        ("POST", "runs/search", {"experiment_ids": [str(number) for number in range(20)], "max_results": 1000}),
+        ("GET", "registered-models/search?max_results=1000", None),
+        ("GET", f"registered-models/search?max_results=1000&filter=name LIKE '%{MARK}%'", None),
+        ("GET", "model-versions/search?max_results=1000", None),
+        ("GET", f"model-versions/search?max_results=1000&filter=name='{OWN}churn'", None),
+        ("POST", "logged-models/search", {"experiment_ids": [str(number) for number in range(20)]}),
+    ],
+)
+def test_no_search_of_an_mlflow_client_finds_what_is_private(zoo: Zoo, method: str, path: str, body: Any) -> None:
+    answer = zoo.ask("otto", method, f"{MLFLOW}/{path}", json=body)
+    assert answer.status_code in (200, 404), answer.text
+    assert not [secret for secret in zoo.secrets() if secret in answer.text]
+    mine = zoo.ask("mia", method, f"{MLFLOW}/{path}", json=body)
+    assert mine.status_code == 200
+    if "logged" not in path:
+        assert [secret for secret in zoo.secrets() if secret in mine.text], "the walk finds it for a member"
