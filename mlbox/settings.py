@@ -343,7 +343,7 @@ def _convert(name: str, value: Any, origin: str, file: Path | None) -> Any:
         if isinstance(converted, float) and not math.isfinite(converted):
             raise msgspec.ValidationError("not a finite number")
         return converted
-    except msgspec.ValidationError as err:
+    except (msgspec.ValidationError, UnicodeEncodeError) as err:  # a variable may hold bytes that are no UTF-8
         where = {"flag": f"The flag {flag_name(name)}", "env": f"The variable {env_name(name)}"}
         place = where.get(origin, f"The setting {name} in {file}")
         raise InvalidInput(f"{place} is {value!r}, but takes a {kind(name)}.", hint=describe(name), field=name) from err

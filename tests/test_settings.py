@@ -121,3 +121,8 @@ def test_every_setting_does_something() -> None:
     code = "".join(path.read_text() for path in Path(settings.__file__).parent.rglob("*.py"))
     idle = [name for name in settings.Settings.__struct_fields__ if f"settings.{name}" not in code]
     assert idle == []
+
+
+def test_a_variable_that_is_no_text_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInput, match="MLBOX_LOG_LEVEL"):
+        load({}, environ={"MLBOX_LOG_LEVEL": "\ud800"})
