@@ -58,5 +58,7 @@ def test_every_endpoint_of_mlflows_is_in_its_reference() -> None:
     for path in served:
         method = re.sub(r"^/api/[23]\.0/(mlflow/)?", "", path)
         noun, _, verb = method.partition("/")
-        named = method in page or (f"`{noun}" in page and all(word in page for word in verb.split("/") if word[0] != "{"))
+        named = method in page or (
+            f"`{noun}" in page and all(word in page for word in verb.split("/") if word[0] != "{")
+        )
         assert named, path
