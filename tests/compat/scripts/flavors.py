@@ -35,7 +35,7 @@ def log(flavor: Any, model: Any, name: str, **more: Any) -> str:
     return str(info.registered_model_version)
 
 
-names = {flavor: f"{flavor}-{MAJOR}" for flavor in ("sklearn", "onnx", "pytorch")}
+names = {flavor: f"flavor-{flavor}-{MAJOR}" for flavor in ("sklearn", "onnx", "pytorch")}
 signature = infer_signature(X, classifier.predict(X))
 sklearn_format = {"serialization_format": "cloudpickle"} if MAJOR >= 3 else {}
 assert log(mlflow.sklearn, classifier, names["sklearn"], signature=signature, **sklearn_format) == "1"
