@@ -106,7 +106,11 @@ class Catalog:
                 field="ttl_seconds",
             )
         if len(spec.sql.encode()) > self._max_sql:
-            raise InvalidInput(f"The SQL is longer than {self._max_sql:,} bytes.", hint="Split the view.", field="sql")
+            raise InvalidInput(
+                f"The SQL is longer than {self._max_sql:,} bytes.",
+                hint="Split the view, or raise the setting max_sql.",
+                field="sql",
+            )
         for name in spec.sources:
             self.declared(name)
         self._db.privacy.shelter("view", spec.name, [("source", name) for name in spec.sources])

@@ -225,12 +225,14 @@ class LoggedModels:
 
         self._db.write(write)
 
-    def delete(self, model_id: str) -> None:
+    def delete(self, model_id: str, *, actor: str) -> None:
         """Delete softly."""
+        subject = f"experiment:{self.experiment_of(model_id)}"
 
         def write(tx: Tx) -> None:
             _require(tx, model_id)
             tx.run("UPDATE logged_model SET deleted_us = ? WHERE id = ?", (tx.now_us, model_id))
+            tx.emit("experiment.model_deleted", subject, actor, model=model_id)
 
         self._db.write(write)
 
@@ -255,9 +257,10 @@ class LoggedModels:
 
         self._db.write(write)
 
-    def drop_file(self, model_id: str, path: str) -> None:
+    def drop_file(self, model_id: str, path: str, *, actor: str) -> None:
         """Take a file, or all files below a folder, off a model; raises NotFound."""
         plain = check_path(path)
+        subject = f"experiment:{self.experiment_of(model_id)}"
 
         def write(tx: Tx) -> None:
             _require(tx, model_id)
@@ -267,6 +270,7 @@ class LoggedModels:
             )
             if not done.rowcount:
                 raise NotFound(f"The model has no file {plain[:200]!r}.", field="path")
+            tx.emit("experiment.model_file_deleted", subject, actor, model=model_id, path=plain)
 
         self._db.write(write)
 

@@ -354,17 +354,17 @@ class Tracker:
         self._db.write(write)
         return RunArtifact(path=plain, sha256=sha256, size=size)
 
-    def drop_artifact(self, run_id: str, path: str) -> None:
+    def drop_artifact(self, run_id: str, path: str, *, actor: str) -> None:
         """Take a file, or all files below a folder, off a run; raises NotFound."""
         plain = check_path(path)
 
         def write(tx: Tx) -> None:
-            row = require_run(tx, run_id)
+            require_run(tx, run_id)
             below = (run_id, plain, f"{plain}/", f"{plain}0")  # "0" is what follows "/"
             done = tx.run("DELETE FROM artifact WHERE run_id = ? AND (path = ? OR (path > ? AND path < ?))", below)
             if not done.rowcount:
                 raise NotFound(f"The run has no artifact {plain[:200]!r}.", field="path")
-            tx.emit("run.artifact_deleted", f"run:{run_id}", row["user"], path=plain)
+            tx.emit("run.artifact_deleted", f"run:{run_id}", actor, path=plain)
 
         self._db.write(write)
 

@@ -40,7 +40,11 @@ def check_select(
 ) -> Select:
     """One SELECT that reads allowed tables only; raises InvalidInput for anything else."""
     if len(sql.encode()) > most_bytes:
-        raise InvalidInput(f"The SQL is longer than {most_bytes:,} bytes.", hint="Make it shorter.", field=field)
+        raise InvalidInput(
+            f"The SQL is longer than {most_bytes:,} bytes.",
+            hint="Make it shorter, or raise the setting max_sql.",
+            field=field,
+        )
     try:
         tree = _tree(cursor, sql, field)
         volatile = _volatile_functions(cursor)

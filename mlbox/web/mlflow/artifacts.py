@@ -151,7 +151,7 @@ async def remove(request: Request[Any, Any, Any], box: Box, principal: Principal
         scope.no_job(principal)
         place, _ = _writable(box, principal, path)
         drop = box.logged_models.drop_file if place.kind == "model" else box.tracker.drop_artifact
-        drop(place.id, place.path)
+        drop(place.id, place.path, actor=principal.name)
         return {}
 
     return await box.call(work)

@@ -179,7 +179,7 @@ async def delete_model(
     def work() -> dict[str, Any]:
         scope.no_job(principal)
         scope.model(box, principal, "run.write", model_id)
-        box.logged_models.delete(model_id)
+        box.logged_models.delete(model_id, actor=principal.name)
         return {}
 
     return await box.call(work)
