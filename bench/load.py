@@ -28,6 +28,8 @@ class Load(NamedTuple):
     per_second: float
     p50_ms: float
     p99_ms: float
+    failed: int = 0
+    """Requests that were answered with an error; they count as no throughput."""
 
 
 class Connection:
@@ -84,21 +86,28 @@ def run(url: str, token: str, make: Callable[[int], Request], *, clients: int, s
     async def work() -> Load:
         end = time.perf_counter() + seconds
         latencies: list[float] = []
+        failures: list[RuntimeError] = []
         count = iter(range(1 << 60))
 
         async def client() -> None:
             connection = Connection(url, token)
             while (began := time.perf_counter()) < end:
-                await connection.ask(make(next(count)))
-                latencies.append(time.perf_counter() - began)
+                try:
+                    await connection.ask(make(next(count)))
+                except RuntimeError as err:
+                    failures.append(err)
+                else:
+                    latencies.append(time.perf_counter() - began)
             connection.close()
 
         began = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
         took = time.perf_counter() - began
+        if not latencies:
+            raise failures[0]
         ordered = sorted(latencies)
         p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
-        return Load(len(latencies) / took, statistics.median(latencies) * 1000, p99 * 1000)
+        return Load(len(latencies) / took, statistics.median(latencies) * 1000, p99 * 1000, len(failures))
 
     return uvloop.run(work())
 

@@ -226,6 +226,7 @@ def compare(report: Report, kind: str, found: dict[str, list[Load]]) -> None:
     for name in found:
         report.tell(f"{kind}: {name}", rate[name], "per s")
         report.tell(f"{kind}: {name}, median", p50[name], "ms")
+        report.tell(f"{kind}: {name}, answered with an error", sum(one.failed for one in found[name]), "requests")
     if "mlflow" in found:
         report.at_least(f"{kind}: throughput over MLflow's", rate["mlbox"] / rate["mlflow"], 10, "times")
         report.at_most(f"{kind}: median latency over MLflow's", p50["mlbox"] / p50["mlflow"], 1 / 3, "times")
