@@ -139,11 +139,7 @@ async def take(request: Request[Any, Any, Any], box: Box, principal: Principal, 
 
 def _of_query(query: bytes, kind: type[Any]) -> dict[str, Any]:
     """The query string's fields: those that are lists may be given more than once."""
-    lists = {
-        field.encode_name
-        for field in msgspec.structs.fields(kind)
-        if isinstance(field.default, tuple) or field.default_factory is not msgspec.NODEFAULT
-    }
+    lists = _lists(kind)  # type: ignore[arg-type]  # a class is hashable
     found: dict[str, Any] = {}
     for key, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True):
         if key in lists:
@@ -153,19 +149,33 @@ def _of_query(query: bytes, kind: type[Any]) -> dict[str, Any]:
     return found
 
 
+@functools.cache
+def _lists(kind: type[Any]) -> frozenset[str]:
+    return frozenset(
+        field.encode_name
+        for field in msgspec.structs.fields(kind)
+        if isinstance(field.default, tuple) or field.default_factory is not msgspec.NODEFAULT
+    )
+
+
 def _convert(given: Any, kind: type[T]) -> T:
     if not isinstance(given, dict):
         raise InvalidInput("The body is not a JSON object.", field="body")
     present = {key: value for key, value in given.items() if value is not None}
-    for field in msgspec.structs.fields(kind):  # type: ignore[arg-type]
-        if field.required and field.encode_name not in present:
-            raise _missing(field.encode_name)
+    for name in _required(kind):  # type: ignore[arg-type]  # a class is hashable
+        if name not in present:
+            raise _missing(name)
     try:
         return msgspec.convert(present, kind, strict=False)
     except msgspec.ValidationError as err:
         _, _, where = str(err).rpartition("`$.")
         parameter = where.rstrip("`").partition(".")[0].partition("[")[0]
         raise invalid(parameter, present.get(parameter), f"{str(err).partition(' - at')[0]}.") from err
+
+
+@functools.cache
+def _required(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(field.encode_name for field in msgspec.structs.fields(kind) if field.required)
 
 
 def _missing(parameter: str) -> InvalidInput:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from litestar.datastructures import MutableScopeHeaders
 from litestar.types import Message, Scope
 
 POLICY = "; ".join(
@@ -17,22 +16,25 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-DOWNLOAD_POLICY = "sandbox; default-src 'none'; frame-ancestors 'none'"
+DOWNLOAD_POLICY = b"sandbox; default-src 'none'; frame-ancestors 'none'"
 HEADERS = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
     # With no-referrer a browser would send `Origin: null` with a form, and the sign-in could not tell whose it is.
-    "referrer-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
+    b"referrer-policy": b"same-origin",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cache-control": b"no-store",
 }
+_ALL = tuple(HEADERS.items())
 
 
 async def add_headers(message: Message, _: Scope) -> None:
     """A `before_send` hook: add what the handler did not set itself."""
-    if message["type"] == "http.response.start":
-        headers = MutableScopeHeaders.from_message(message)
-        if "content-disposition" in headers:  # a file of a user's: whatever it says it is, it may do nothing here
-            headers["content-security-policy"] = DOWNLOAD_POLICY
-        for name, value in HEADERS.items():
-            headers.setdefault(name, value)
+    if message["type"] != "http.response.start":
+        return
+    given = {name.lower() for name, _ in message["headers"]}
+    if b"content-disposition" in given:  # a file of a user's: whatever it says it is, it may do nothing here
+        kept = [(name, value) for name, value in message["headers"] if name.lower() != b"content-security-policy"]
+        message["headers"] = [*kept, (b"content-security-policy", DOWNLOAD_POLICY)]
+        given.add(b"content-security-policy")
+    message["headers"] = [*message["headers"], *(field for field in _ALL if field[0] not in given)]
