@@ -12,19 +12,26 @@ from typing import Any, NamedTuple
 
 from mlbox.clock import from_us, to_us
 from mlbox.records import MAX_STEP, Metric
+from mlbox.store import rollups
 from mlbox.store.db import Database, Row, Tx
 
 MAX_CURVE = 2000
 """Points of a curve at most."""
+_ENDS = 8
+"""Buckets that a picture has besides those asked for, where parts of it meet."""
 
 _UPSERT = """
-INSERT INTO series (run_id, key, step, at_us, value, low, high) VALUES (:run, :key, :step, :at, :value, :low, :high)
+INSERT INTO series (run_id, key, step, at_us, value, low, high, points, fresh, dirty_low, dirty_high)
+VALUES (:run, :key, :step, :at, :value, :low, :high, :count, :count, :first, :step)
 ON CONFLICT (run_id, key) DO UPDATE SET
   value = iif((excluded.step, excluded.at_us) >= (step, at_us), excluded.value, value),
   at_us = iif((excluded.step, excluded.at_us) >= (step, at_us), excluded.at_us, at_us),
   step = max(step, excluded.step),
-  low = coalesce(min(low, excluded.low), low, excluded.low), high = coalesce(max(high, excluded.high), high, excluded.high)
-RETURNING id
+  low = coalesce(min(low, excluded.low), low, excluded.low), high = coalesce(max(high, excluded.high), high, excluded.high),
+  points = points + excluded.points, fresh = fresh + excluded.fresh,
+  dirty_low = min(coalesce(dirty_low, excluded.dirty_low), excluded.dirty_low),
+  dirty_high = max(coalesce(dirty_high, excluded.dirty_high), excluded.dirty_high)
+RETURNING id, points, fresh, dirty_low, dirty_high, rolled_high, grain
 """
 
 
@@ -61,11 +68,15 @@ def write_points(tx: Tx, run_id: str, metrics: Iterable[Metric]) -> None:
                 "value": stored(last.value),
                 "low": min(numbers, default=None),
                 "high": max(numbers, default=None),
+                "count": len(points),
+                "first": min(point.step for point in points),
             },
         )
         assert row is not None
         rows = [(row["id"], point.step, to_us(point.at), sortable(point.value)) for point in points]
         tx.many("INSERT OR IGNORE INTO point VALUES (?,?,?,?)", rows)
+        if rollups.is_due(row):
+            rollups.roll(tx, row)
 
 
 def last_of(db: Database, run_ids: Sequence[str]) -> dict[str, dict[str, Last]]:
@@ -93,18 +104,12 @@ def history(db: Database, run_id: str, key: str, *, limit: int | None, after: Me
 
 # -- curves -------------------------------------------------------------------------------------------------------------
 
-_BUCKETS = """
-SELECT (step - :first) / :width AS bucket, step, value, min(value) AS least
-FROM point WHERE series = :series AND step BETWEEN :first AND :last AND typeof(value) = 'real'
-  AND value > :below AND value < :above GROUP BY bucket
-"""
-
 
 def curve(
     db: Database, run_id: str, key: str, *, most: int = MAX_CURVE, first: int | None = None, last: int | None = None
 ) -> Curve:
     """A series for a picture, from step `first` to `last`: all finite points, or the extremes of `most / 2` buckets."""
-    found = db.one("SELECT id FROM series WHERE run_id = ? AND key = ?", (run_id, key))
+    found = db.one("SELECT * FROM series WHERE run_id = ? AND key = ?", (run_id, key))
     if found is None:
         return Curve([], True)
     ends = {
@@ -118,22 +123,28 @@ def curve(
     )
     if len(some) <= most:
         return Curve([(row["step"], row["value"]) for row in some if is_finite(row["value"])], True)
-    span = db.one(
+    span = _span(db, found["id"], ends["first"], ends["last"])
+    return Curve(rollups.extremes(db, found, *span, max(1, most // 2 - _ENDS)), False)
+
+
+def _span(db: Database, series: int, first: int, last: int) -> tuple[int, int]:
+    """The first and the last step of a series that has points from `first` to `last`: two seeks."""
+    row = db.one(
         "SELECT (SELECT min(step) FROM point WHERE series = :series AND step >= :first) AS low,"
         " (SELECT max(step) FROM point WHERE series = :series AND step <= :last) AS high",
-        ends,
+        {"series": series, "first": first, "last": last},
     )
-    assert span is not None
-    return Curve(_extremes(db, found["id"], span["low"], span["high"], max(1, most // 2)), False)
+    assert row is not None
+    return row["low"], row["high"]
 
 
-def _extremes(db: Database, series: int, low: int, high: int, buckets: int) -> list[tuple[int, float]]:
-    """The least and the greatest of each bucket, where they are: SQLite takes bare columns from the row of the extreme."""
-    width = max(1, math.ceil((high - low + 1) / buckets))
-    given = {"series": series, "first": low, "last": high, "width": width, "below": -math.inf, "above": math.inf}
-    least = db.all(_BUCKETS, given)
-    greatest = db.all(_BUCKETS.replace("min(value)", "max(value)"), given)
-    return sorted({(row["step"], row["value"]) for row in (*least, *greatest)})
+_LATEST = """
+WITH RECURSIVE edge (step) AS (SELECT :low UNION ALL SELECT step + :width FROM edge WHERE step < :high)
+SELECT step, max(at_us) AS at_us, value FROM point WHERE series = :series AND step IN (
+  SELECT (SELECT max(step) FROM point WHERE series = :series AND step <= edge.step AND step > edge.step - :width) FROM edge
+) GROUP BY step ORDER BY step
+"""
+"""The latest point up to each edge: a seek for each of them, however long the series is."""
 
 
 def sampled(
@@ -148,14 +159,9 @@ def sampled(
     within = "FROM point WHERE series = :series AND step BETWEEN :low AND :high"
     rows = db.all(f"SELECT step, at_us, value {within} ORDER BY step, at_us, value LIMIT :most + 1", given)
     if len(rows) > most:
-        ends = db.one(f"SELECT min(step) AS low, max(step) AS high {within}", given)
-        assert ends is not None
-        width = max(1, math.ceil((ends["high"] - ends["low"]) / max(1, most - 1)))
-        given |= {"width": width, "start": ends["low"]}
-        rows = db.all(
-            f"SELECT max(step) AS step, at_us, value {within} GROUP BY (step - :start + :width - 1) / :width ORDER BY step",
-            given,
-        )
+        start, end = _span(db, found["id"], low, high)
+        given |= {"low": start, "high": end, "width": max(1, math.ceil((end - start) / max(1, most - 1)))}
+        rows = db.all(_LATEST, given)
     return [_metric(key, row) for row in rows]
 
 

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.records import Metric
-from mlbox.store import migrations
+from mlbox.store import migrations, rollups
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
 from mlbox.store.tracking import Tracker
@@ -56,3 +58,73 @@ def test_a_long_series_keeps_its_extremes(tracker: Tracker) -> None:
     sampled = tracker.sampled(run, "m", most=100)
     assert len(sampled) <= 101
     assert (sampled[0].step, sampled[-1].step) == (0, 19_999)
+
+
+points = st.lists(
+    st.tuples(
+        st.one_of(st.integers(-300, 300), st.integers(-(2**63) + 1, 2**63 - 1)),
+        st.one_of(st.floats(-9, 9), st.sampled_from([math.nan, math.inf, -math.inf])),
+    ),
+    min_size=1,
+    max_size=40,
+)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batches=st.lists(points, min_size=1, max_size=8),
+    view=st.tuples(st.integers(-320, 320), st.integers(0, 640)),
+    few=st.booleans(),
+)
+def test_rolled_series_draw_the_extremes_of_their_points(
+    tracker: Tracker,
+    monkeypatch: pytest.MonkeyPatch,
+    batches: list[list[tuple[int, float]]],
+    view: tuple[int, int],
+    few: bool,
+) -> None:
+    """Whatever order points come in, each batch rolls, and any part of the series shows its least and greatest value."""
+    monkeypatch.setattr(rollups, "ROLL_AT", 8)
+    monkeypatch.setattr(rollups, "_OCCUPANCY", 2)
+    run = tracker.start_run(experiment="e", user="ann").id
+    for batch in batches:
+        tracker.log(run, metrics=[Metric(key="m", value=value, step=step, at=NOW) for step, value in batch])
+    first, last = (view[0], view[0] + view[1]) if few else (None, None)
+    every = [point for batch in batches for point in batch]
+    shown = [(s, v) for s, v in every if math.isfinite(v) and (first is None or first <= s <= (last or 0))]
+    drawn, _ = tracker.curve(run, "m", most=24, first=first, last=last)
+    assert set(drawn) <= set(shown)
+    assert len(drawn) <= 24
+    for extreme in (min, max):
+        values = [value for _, value in shown]
+        if values:
+            assert extreme(value for _, value in drawn) == extreme(values)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batches=st.lists(points, min_size=2, max_size=8))
+def test_every_bucket_that_is_not_dirty_has_its_extremes(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch, batches: list[list[tuple[int, float]]]
+) -> None:
+    monkeypatch.setattr(rollups, "ROLL_AT", 8)
+    monkeypatch.setattr(rollups, "_OCCUPANCY", 2)
+    run = tracker.start_run(experiment="e", user="ann").id
+    for batch in batches:
+        tracker.log(run, metrics=[Metric(key="m", value=value, step=step, at=NOW) for step, value in batch])
+    (series,) = tracker.select("SELECT * FROM series WHERE run_id = ?", (run,))
+    finite = [(step, value) for batch in batches for step, value in batch if math.isfinite(value)]
+    for level in range(rollups.LEVELS if series["rolled_high"] is not None else 0):
+        shift = series["grain"] + rollups.FINER * level
+        expected: dict[int, list[float]] = {}
+        for step, value in finite:
+            expected.setdefault(step >> shift, []).append(value)
+        kept = {
+            row["bucket"]: (row["low"], row["high"])
+            for row in tracker.select("SELECT * FROM rollup WHERE series = ? AND level = ?", (series["id"], level))
+        }
+        for bucket, values in expected.items():
+            dirty = series["dirty_low"] is not None and (
+                series["dirty_low"] >> shift <= bucket <= series["dirty_high"] >> shift
+            )
+            if not dirty:
+                assert kept[bucket] == (min(values), max(values))

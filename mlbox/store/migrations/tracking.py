@@ -142,3 +142,27 @@ def m002_series(db: Database) -> None:
 @migration(tracking)
 def m003_audit_chain(db: Database) -> None:
     chain_events(db)
+
+
+@migration(tracking)
+def m004_rollups(db: Database) -> None:
+    """Long series have the extremes of their buckets beside their points (see `rollups`)."""
+    run_script(
+        db,
+        """
+        ALTER TABLE series ADD COLUMN points INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE series ADD COLUMN fresh INTEGER NOT NULL DEFAULT 0;
+        ALTER TABLE series ADD COLUMN dirty_low INTEGER;
+        ALTER TABLE series ADD COLUMN dirty_high INTEGER;
+        ALTER TABLE series ADD COLUMN rolled_high INTEGER;
+        ALTER TABLE series ADD COLUMN grain INTEGER;
+        UPDATE series SET points = (SELECT count(*) FROM point WHERE point.series = series.id), dirty_high = step,
+          dirty_low = (SELECT min(step) FROM point WHERE point.series = series.id);
+        UPDATE series SET fresh = points;
+        CREATE TABLE rollup (
+          series INTEGER NOT NULL REFERENCES series (id) ON DELETE CASCADE, level INTEGER NOT NULL, bucket INTEGER NOT NULL,
+          low REAL NOT NULL, low_step INTEGER NOT NULL, high REAL NOT NULL, high_step INTEGER NOT NULL,
+          PRIMARY KEY (series, level, bucket)
+        ) STRICT, WITHOUT ROWID;
+        """,
+    )
