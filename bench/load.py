@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import statistics
 import time
@@ -129,6 +130,57 @@ def each(url: str, token: str, requests: list[Request], *, clients: int = 20) ->
         return answers
 
     return uvloop.run(work())
+
+
+def send(url: str, token: str, path: str, block: bytes, count: int) -> float:
+    """PUT so many copies of a block as one body; the seconds it took."""
+    connection = _blocking(url)
+    try:
+        began = time.perf_counter()
+        connection.putrequest("PUT", path)
+        for name, value in {
+            **_authorised(token),
+            "Content-Type": "application/octet-stream",
+            "Content-Length": str(len(block) * count),
+        }.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        for _ in range(count):
+            connection.send(block)
+        _checked(connection.getresponse(), path).read()
+        return time.perf_counter() - began
+    finally:
+        connection.close()
+
+
+def fetch(url: str, token: str, path: str, block: bytes) -> tuple[float, int]:
+    """GET a file that is made of copies of a block, and compare it: the seconds it took, and its size."""
+    connection, got = _blocking(url), memoryview(bytearray(len(block)))
+    try:
+        began, size = time.perf_counter(), 0
+        connection.request("GET", path, headers=_authorised(token))
+        answer = _checked(connection.getresponse(), path)
+        while count := answer.readinto(got[size % len(block) :]):
+            assert got[size % len(block) :][:count] == memoryview(block)[size % len(block) :][:count]
+            size += count
+        return time.perf_counter() - began, size
+    finally:
+        connection.close()
+
+
+def _blocking(url: str) -> http.client.HTTPConnection:
+    parts = urlsplit(url)
+    return http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=300, blocksize=1 << 20)
+
+
+def _authorised(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _checked(answer: http.client.HTTPResponse, path: str) -> http.client.HTTPResponse:
+    if not 200 <= answer.status < 300:
+        raise RuntimeError(f"{path}: {answer.status} {answer.read()[:300]!r}")
+    return answer
 
 
 def post(path: str, body: object) -> Request:

@@ -67,6 +67,7 @@ class Sizes(NamedTuple):
     many_runs: int
     points: int
     artifact_mb: int
+    drawn: int
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,7 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = options(__doc__ or "", arguments)
     if chosen.setup:
         return setup()
-    sizes = Sizes(1.5, 2, 1000, 4000, 20_000, 64) if chosen.quick else Sizes(4, 5, 10_000, 100_000, 100_000, 1024)
+    sizes = (
+        Sizes(1.5, 2, 1000, 4000, 20_000, 256, 500_000)
+        if chosen.quick
+        else Sizes(4, 5, 10_000, 100_000, 100_000, 5120, 10_000_000)
+    )
     report = Report("tracking", conditions={"clients": str(CLIENTS), **{k: str(v) for k, v in sizes._asdict().items()}})
     with tempfile.TemporaryDirectory() as folder, mlbox(Path(folder)) as ours:
         with mlflow(Path(folder)) as theirs:
@@ -93,8 +98,8 @@ def main(arguments: list[str] | None = None) -> int:
 def setup() -> int:
     """MLflow in a venv of its own."""
     if not (HOME / "bin" / "mlflow").exists():
-        subprocess.run(["uv", "venv", "--quiet", str(HOME)], check=True)
-        subprocess.run(["uv", "pip", "install", "--quiet", "--python", str(HOME / "bin/python"), VERSION], check=True)
+        subprocess.run([sys.executable, "-m", "venv", str(HOME)], check=True)
+        subprocess.run([str(HOME / "bin/python"), "-m", "pip", "install", "--quiet", VERSION], check=True)
     return 0
 
 
@@ -388,27 +393,23 @@ def history_seconds(peer: Peer, run: str, points: int) -> float:
 
 def artifacts(report: Report, peers: list[Peer], sizes: Sizes) -> None:
     """One large file up and down."""
-    content = os.urandom(1 << 20) * sizes.artifact_mb
+    block = os.urandom(1 << 20)
     for peer in peers:
         experiment, runs = home_of(peer)
         path = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/{runs[0]}/artifacts/big.bin"
+        count = sizes.artifact_mb if peer.name == "mlbox" else min(sizes.artifact_mb, 512)
         before = peer.memory_mb()
-        began = time.perf_counter()
-        load.each(peer.url, peer.token, [Request("PUT", path, content, "application/octet-stream")], clients=1)
-        up = sizes.artifact_mb * 1.048576 / (time.perf_counter() - began)
-        began = time.perf_counter()
-        got = peer.get(path)
-        down = sizes.artifact_mb * 1.048576 / (time.perf_counter() - began)
-        assert got == content
+        up = load.send(peer.url, peer.token, path, block, count)
+        down, size = load.fetch(peer.url, peer.token, path, block)
+        assert size == count << 20, (size, count)
+        for way, seconds in (("up", up), ("down", down)):
+            rate = count * 1.048576 / seconds
+            if peer.name == "mlbox":
+                report.at_least(f"artifact {way}: mlbox", rate, 200, "MB/s")
+            else:
+                report.tell(f"artifact {way}: {peer.name}", rate, "MB/s")
         if peer.name == "mlbox":
-            report.at_least("artifact up: mlbox", up, 200, "MB/s")
-            report.at_least("artifact down: mlbox", down, 200, "MB/s")
-            report.at_most(
-                f"memory grown by {sizes.artifact_mb:,} MiB each way: mlbox", peer.memory_mb() - before, 32, "MB"
-            )
-        else:
-            report.tell(f"artifact up: {peer.name}", up, "MB/s")
-            report.tell(f"artifact down: {peer.name}", down, "MB/s")
+            report.at_most(f"memory grown by {count:,} MiB each way: mlbox", peer.memory_mb() - before, 32, "MB")
 
 
 # -- mlbox alone --------------------------------------------------------------------------------------------------------
@@ -420,6 +421,31 @@ def only_ours(report: Report, ours: Peer, sizes: Sizes) -> None:
     many = in_turn([ours], {ours.name: search(populate(ours, sizes.many_runs))}, 5)[ours.name]
     report.tell(f"search of {sizes.many_runs:,} runs: mlbox", many * 1000, "ms")
     report.at_most(f"search of {sizes.many_runs:,} runs over {sizes.many_runs // 10:,}", many / few, 2, "times")
+    curves(report, ours, sizes.drawn)
+
+
+def curves(report: Report, ours: Peer, total: int) -> None:
+    """A picture of one series among many points: all of them its own, or spread over a thousand series."""
+    run = home_of(ours)[1][0]
+    load.each(ours.url, ours.token, [single_series(run, first) for first in range(0, total, 1000)], clients=4)
+    many = home_of(ours)[1][0]
+    load.each(ours.url, ours.token, [thousand_series(many, n) for n in range(total // 1000)], clients=4)
+    for what, path in {
+        f"curve of {total:,} points in one series": f"{run}/curves/loss",
+        f"curve of a tenth of {total:,} points in one series": f"{run}/curves/loss?first={total // 3}&last={total // 3 + total // 10}",
+        f"curve of one of 1,000 series, {total:,} points in all": f"{many}/curves/m500",
+    }.items():
+        request = Request("GET", f"/api/v1/runs/{path}")
+        took = [seconds_of(ours, request) for _ in range(6)][1:]
+        report.at_most(what, statistics.median(took) * 1000, 100, "ms")
+
+
+def thousand_series(run: str, step: int) -> Request:
+    """One point of each of a thousand series."""
+    metrics = [
+        {"key": f"m{at}", "value": at * 0.1 + step, "timestamp": 1_700_000_000_000, "step": step} for at in range(1000)
+    ]
+    return post(f"{API}/runs/log-batch", {"run_id": run, "metrics": metrics})
 
 
 if __name__ == "__main__":

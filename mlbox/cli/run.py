@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,3 +58,15 @@ def show_run(run_id: Annotated[str, typer.Argument(metavar="RUN")], output: Outp
     """Show a run with its parameters and the last value of each metric."""
     with connect() as client:
         show_one(client.get(f"/api/v1/runs/{run_id}", Run), output)
+
+
+@app.command("points", epilog="Example: mlbox run points 0198c0ffee... points.parquet")
+def points(
+    run_id: Annotated[str, typer.Argument(metavar="RUN")],
+    target: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write them.")],
+    key: Annotated[str | None, typer.Option(help="Only this metric.")] = None,
+) -> None:
+    """Write every point of a run's metrics to a Parquet file: key, step, at, value."""
+    with connect() as client:
+        size = client.download(f"/api/v1/runs/{run_id}/points", target, key=key)
+    note(f"{target}: {size:,} bytes.")

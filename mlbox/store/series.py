@@ -42,6 +42,14 @@ class Last(NamedTuple):
     extremes: tuple[float, float] | None
 
 
+class Point(NamedTuple):
+    """One point of a series; its time is in microseconds since 1970."""
+
+    step: int
+    at_us: int
+    value: float
+
+
 class Curve(NamedTuple):
     """A drawn series: for each bucket of steps its first, least, greatest and last point, in order."""
 
@@ -91,15 +99,20 @@ def last_of(db: Database, run_ids: Sequence[str]) -> dict[str, dict[str, Last]]:
     return found
 
 
-def history(db: Database, run_id: str, key: str, *, limit: int | None, after: Metric | None) -> list[Metric]:
+def history(db: Database, run_id: str, key: str, *, limit: int | None, after: Point | None) -> list[Point]:
     """A series' points, by step and time: all, or at most `limit` from above the point `after`."""
-    last = (after.step, to_us(after.at), sortable(after.value)) if after else (-MAX_STEP - 1, 0, 0)
+    last = (after.step, after.at_us, sortable(after.value)) if after else (-MAX_STEP - 1, 0, 0)
     rows = db.all(
-        "SELECT value, step, at_us FROM point WHERE series = (SELECT id FROM series WHERE run_id = ? AND key = ?)"
+        "SELECT step, at_us, value FROM point WHERE series = (SELECT id FROM series WHERE run_id = ? AND key = ?)"
         " AND (step, at_us, value) > (?, ?, ?) ORDER BY step, at_us, value LIMIT ?",
         (run_id, key, *last, -1 if limit is None else limit),
     )
-    return [_metric(key, row) for row in rows]
+    return [Point(step, at_us, math.nan if value == "nan" else value) for step, at_us, value in rows]
+
+
+def keys_of(db: Database, run_id: str) -> list[str]:
+    """The metrics that a run has, by name."""
+    return [row["key"] for row in db.all("SELECT key FROM series WHERE run_id = ? ORDER BY key", (run_id,))]
 
 
 # -- curves -------------------------------------------------------------------------------------------------------------

@@ -288,10 +288,17 @@ class Tracker:
 
         self._db.write(write)
 
-    def history(self, run_id: str, key: str, *, limit: int | None = None, after: Metric | None = None) -> list[Metric]:
+    def history(
+        self, run_id: str, key: str, *, limit: int | None = None, after: series.Point | None = None
+    ) -> list[series.Point]:
         """A metric's points, by step and time: all, or at most `limit` from above the point `after`."""
         self.experiment_of(run_id)
         return series.history(self._db, run_id, key, limit=limit, after=after)
+
+    def metric_keys(self, run_id: str) -> list[str]:
+        """The names of a run's metrics."""
+        self.experiment_of(run_id)
+        return series.keys_of(self._db, run_id)
 
     def curve(
         self, run_id: str, key: str, *, most: int = series.MAX_CURVE, first: int | None = None, last: int | None = None

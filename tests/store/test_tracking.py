@@ -146,7 +146,7 @@ def test_a_history_read_in_pages_is_the_history(
         assert len(page) <= limit
         paged += page
     assert repr(paged) == repr(whole)
-    assert [(m.step, m.at) for m in whole] == sorted((m.step, m.at) for m in whole)
+    assert [(m.step, m.at_us) for m in whole] == sorted((m.step, m.at_us) for m in whole)
     assert len(whole) == len({(step, seconds, str(value)) for step, seconds, value in points})
 
 

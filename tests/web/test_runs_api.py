@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import Server, wait_for
@@ -165,3 +168,22 @@ def test_domain_time_moves_in_replay_mode_only(box: Server, make_server: Callabl
     assert "cannot go back" in back.json()["error"]["message"]
     assert replay.http.post("/api/v1/clock", json={"to": "2013-03-01T00:00:00"}).status_code == 400
     assert replay.http.get("/api/v1/audit", params={"type": "clock.advanced"}).json()[0]["actor"] == "admin"
+
+
+def test_every_point_of_a_run_is_exported_as_parquet(box: Server, tmp_path: Path) -> None:
+    run_id = run_of(box)
+    values = [1.5, "NaN", "-Infinity", 0.25]
+    points = [{"key": key, "value": v, "step": n} for key in ("loss", "auc/val") for n, v in enumerate(values)]
+    assert box.http.post(f"/api/v1/runs/{run_id}/log", json={"metrics": points}).status_code == 204
+    answer = box.http.get(f"/api/v1/runs/{run_id}/points")
+    assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+    table = pq.read_table(io.BytesIO(answer.content))
+    assert table.column("key").to_pylist() == ["auc/val"] * 4 + ["loss"] * 4
+    assert table.column("step").to_pylist() == [0, 1, 2, 3] * 2
+    assert repr(table.column("value").to_pylist()[:4]) == "[1.5, nan, -inf, 0.25]"
+    assert str(table.schema.field("at").type) == "timestamp[us, tz=UTC]"
+    one = pq.read_table(io.BytesIO(box.http.get(f"/api/v1/runs/{run_id}/points", params={"key": "loss"}).content))
+    assert (one.num_rows, set(one.column("key").to_pylist())) == (4, {"loss"})
+    empty = pq.read_table(io.BytesIO(box.http.get(f"/api/v1/runs/{run_of(box)}/points").content))
+    assert empty.num_rows == 0
+    assert box.http.get(f"/api/v1/runs/{'0' * 32}/points").status_code == 404

@@ -14,6 +14,7 @@ from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput
 from mlbox.records import MAX_STEP, Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus, check_point
 from mlbox.store.artifacts import check_path
+from mlbox.store.series import Point as Place
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
 
@@ -145,17 +146,18 @@ async def history(
     last = _position(name, after) if after is not None else None
     points = await box.call(box.tracker.history, run_id, name, limit=limit, after=last)
     more = len(points) == limit
-    return Response(points, headers={NEXT: _cursor(points[-1])} if more else {})
+    found = [Metric(key=name, value=point.value, step=point.step, at=from_us(point.at_us)) for point in points]
+    return Response(found, headers={NEXT: _cursor(points[-1])} if more else {})
 
 
-def _cursor(point: Metric) -> str:
-    return f"{point.step},{to_us(point.at)},{point.value!r}"
+def _cursor(point: Place) -> str:
+    return f"{point.step},{point.at_us},{point.value!r}"
 
 
-def _position(key: str, cursor: str) -> Metric:
+def _position(key: str, cursor: str) -> Place:
     try:
         step, at_us, value = cursor.split(",")
-        point = Metric(key=key, step=int(step), at=from_us(int(at_us)), value=float(value))
+        point = Place(int(step), to_us(from_us(int(at_us))), float(value))
     except (ValueError, OverflowError) as err:
         raise InvalidInput(
             f"{cursor[:80]!r} is no place in a history.", hint=f"Send what {NEXT} said.", field="after"

@@ -12,6 +12,7 @@ from litestar import Request
 from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput
 from mlbox.records import MAX_STEP, Metric, Principal
+from mlbox.store import series
 from mlbox.web.box import Box
 from mlbox.web.mlflow import scope, wire
 from mlbox.web.mlflow.wire import Message, get, paths
@@ -118,9 +119,9 @@ def message(metric: Metric) -> dict[str, Any]:
 
 def shown(value: float | None) -> float | str:
     """A value in JSON."""
-    if value is None or math.isnan(value):
-        return "NaN"
-    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is not None and math.isfinite(value):
+        return value
+    return "NaN" if value is None or math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 @get(paths("metrics/get-history"), action="run.read")
@@ -137,18 +138,23 @@ async def history(request: Request[Any, Any, Any], box: Box, principal: Principa
         run_id = scope.run(box, principal, "run.read", asked.run_id or asked.run_uuid)
         points = box.tracker.history(run_id, asked.metric_key, limit=limit, after=_position(asked, place))
         more = limit is not None and len(points) == limit
-        after = [points[-1].step, to_us(points[-1].at), shown(points[-1].value)] if more else None
-        return {"metrics": [message(point) for point in points], **wire.next_page(after)}
+        after = [points[-1].step, points[-1].at_us, shown(points[-1].value)] if more else None
+        key = asked.metric_key
+        found = [
+            {"key": key, "value": shown(value), "timestamp": at_us // 1000, "step": step}
+            for step, at_us, value in points
+        ]
+        return {"metrics": found, **wire.next_page(after)}
 
     return await box.call(work)
 
 
-def _position(asked: History, place: list[Any] | None) -> Metric | None:
+def _position(asked: History, place: list[Any] | None) -> series.Point | None:
     if place is None:
         return None
     try:
         step, at_us, value = place
-        return Metric(key=asked.metric_key, value=float(value), step=int(step), at=from_us(int(at_us)))
+        return series.Point(int(step), to_us(from_us(int(at_us))), float(value))
     except (TypeError, ValueError, OverflowError) as err:
         raise wire.invalid("page_token", asked.page_token, "Send what next_page_token said.") from err
 
