@@ -295,6 +295,7 @@ def populate(peer: Peer, runs: int) -> str:
             post(f"{API}/runs/create", {"experiment_id": experiment, "start_time": 1_700_000_000_000 + n})
             for n in range(runs)
         ],
+        clients=4,
     )
     rng = random.Random(0)
     logs = [
@@ -308,7 +309,7 @@ def populate(peer: Peer, runs: int) -> str:
         )
         for answer in made
     ]
-    load.each(peer.url, peer.token, logs)
+    load.each(peer.url, peer.token, logs, clients=4)
     return experiment
 
 
@@ -430,9 +431,10 @@ def curves(report: Report, ours: Peer, total: int) -> None:
     load.each(ours.url, ours.token, [single_series(run, first) for first in range(0, total, 1000)], clients=4)
     many = home_of(ours)[1][0]
     load.each(ours.url, ours.token, [thousand_series(many, n) for n in range(total // 1000)], clients=4)
+    third, tenth = total // 3, total // 10
     for what, path in {
         f"curve of {total:,} points in one series": f"{run}/curves/loss",
-        f"curve of a tenth of {total:,} points in one series": f"{run}/curves/loss?first={total // 3}&last={total // 3 + total // 10}",
+        f"curve of a tenth of {total:,} points in one series": f"{run}/curves/loss?first={third}&last={third + tenth}",
         f"curve of one of 1,000 series, {total:,} points in all": f"{many}/curves/m500",
     }.items():
         request = Request("GET", f"/api/v1/runs/{path}")

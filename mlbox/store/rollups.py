@@ -50,10 +50,12 @@ JOIN (SELECT above, max(high) AS high, high_step FROM some GROUP BY above) USING
 
 
 def is_due(series: Row) -> bool:
-    """True when enough of a series is dirty: of one whose points come in any order a fourth, as all of it is made again."""
-    if series["rolled_high"] is None or series["dirty_low"] >= series["rolled_high"]:
+    """True when enough of a series is dirty, and about a fourth of what would be read to make its rollups is new."""
+    if series["fresh"] < ROLL_AT or series["rolled_high"] is None:
         return bool(series["fresh"] >= ROLL_AT)
-    return bool(series["fresh"] >= max(ROLL_AT, series["points"] // 4))
+    low, high = series["dirty_low"], series["dirty_high"]
+    whole = max(high, series["rolled_high"]) - min(low, series["rolled_low"]) + 1
+    return bool(4 * series["fresh"] >= series["points"] * ((high - low + 1) / whole))
 
 
 def roll(tx: Tx, series: Row) -> None:
@@ -76,8 +78,8 @@ def roll(tx: Tx, series: Row) -> None:
         tx.run(_OF_ROLLUPS, given)
     tx.run(
         "UPDATE series SET fresh = 0, dirty_low = NULL, dirty_high = NULL, grain = ?,"
-        " rolled_high = max(coalesce(rolled_high, ?), ?) WHERE id = ?",
-        (grain, high, high, series["id"]),
+        " rolled_low = min(coalesce(rolled_low, ?), ?), rolled_high = max(coalesce(rolled_high, ?), ?) WHERE id = ?",
+        (grain, low, low, high, high, series["id"]),
     )
 
 

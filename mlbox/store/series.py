@@ -31,7 +31,7 @@ ON CONFLICT (run_id, key) DO UPDATE SET
   points = points + excluded.points, fresh = fresh + excluded.fresh,
   dirty_low = min(coalesce(dirty_low, excluded.dirty_low), excluded.dirty_low),
   dirty_high = max(coalesce(dirty_high, excluded.dirty_high), excluded.dirty_high)
-RETURNING id, points, fresh, dirty_low, dirty_high, rolled_high, grain
+RETURNING id, points, fresh, dirty_low, dirty_high, rolled_low, rolled_high, grain
 """
 
 

@@ -154,6 +154,7 @@ def m004_rollups(db: Database) -> None:
         ALTER TABLE series ADD COLUMN fresh INTEGER NOT NULL DEFAULT 0;
         ALTER TABLE series ADD COLUMN dirty_low INTEGER;
         ALTER TABLE series ADD COLUMN dirty_high INTEGER;
+        ALTER TABLE series ADD COLUMN rolled_low INTEGER;
         ALTER TABLE series ADD COLUMN rolled_high INTEGER;
         ALTER TABLE series ADD COLUMN grain INTEGER;
         UPDATE series SET points = (SELECT count(*) FROM point WHERE point.series = series.id), dirty_high = step,
