@@ -406,6 +406,38 @@ class OnlineRow(Record, frozen=True, kw_only=True):
     statuses: dict[str, Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]]
 
 
+class Deleted(Record, frozen=True, kw_only=True):
+    """Something that was deleted and can be taken back."""
+
+    id: str
+    """`KIND:ID`; a kind is run, experiment, logged-model, model or version."""
+    name: str
+    owner: str
+    """The experiment or model that it belongs to, which says whose it is."""
+    deleted_at: datetime
+    deleted_by: str = ""
+    goes_at: datetime
+    """When the retention is over; the next collection after it removes it for good."""
+    place: str
+    """`after` of the next page."""
+
+
+class Collected(Record, frozen=True, kw_only=True):
+    """What a collection removed for good, or would remove."""
+
+    runs: int
+    experiments: int
+    logged_models: int
+    versions: int
+    """Deleted versions whose files went; who made and approved them stays known."""
+    files: int
+    bytes: int
+    """Freed on disk."""
+    dry_run: bool
+    cutoff: datetime
+    """What was deleted before went."""
+
+
 class FeatureService(Record, frozen=True, kw_only=True):
     """A named bundle of features that models depend on, by view version: `view@vN:feature`."""
 

@@ -63,6 +63,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     max_body: Annotated[int, Meta(ge=1024, description="Largest request body in bytes, artifacts aside.")] = 10 * MIB
     max_artifact: Annotated[int, Meta(ge=1024, description="Largest single artifact in bytes.")] = 4096 * MIB
+    deleted_days: Annotated[
+        float,
+        Meta(ge=0, le=36500, description="Days for which a deletion can be taken back before it is removed for good."),
+    ] = 30
+    collect_hours: Annotated[
+        float,
+        Meta(ge=0, description="Hours between two removals of what was deleted long ago; 0: only by `mlbox gc`."),
+    ] = 24
     max_upload: Annotated[int, Meta(ge=1024, description="Largest upload of rows in bytes, streamed.")] = 1024 * MIB
     upload_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Most seconds that an upload may take to parse.")

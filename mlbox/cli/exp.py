@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show, show_one
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.client import Client
 from mlbox.errors import NotFound
 from mlbox.records import Experiment
 
@@ -25,9 +26,20 @@ def ls(output: OutputOption = Output.table) -> None:
 def show_experiment(name: Annotated[str, typer.Argument()], output: OutputOption = Output.table) -> None:
     """Show one experiment; `mlbox run ls --experiment NAME` lists its runs."""
     with connect() as client:
-        found = client.get("/api/v1/experiments", list[Experiment])
-    for experiment in found:
+        show_one(_named(client, name), output)
+
+
+@app.command("delete", epilog="Example: mlbox exp delete delay")
+def delete(name: Annotated[str, typer.Argument()]) -> None:
+    """Delete an experiment with its runs; `mlbox restore` takes it back while the server keeps it."""
+    with connect() as client:
+        found = _named(client, name)
+        client.delete(f"/api/v1/experiments/{found.id}")
+    note(f"Deleted. `mlbox restore experiment:{found.id}` takes it back.")
+
+
+def _named(client: Client, name: str) -> Experiment:
+    for experiment in client.get("/api/v1/experiments", list[Experiment]):
         if experiment.name == name:
-            show_one(experiment, output)
-            return
+            return experiment
     raise NotFound(f"There is no experiment {name!r}.", hint="`mlbox exp ls` lists them.", field="name")

@@ -50,6 +50,9 @@ COMMANDS = {
     "source": Entry("source", "Append-only tables that features are made of."),
     "model": Entry("model", "Models: versions, promotion, what serves."),
     # administration
+    "deleted": Entry("deleted", "List what was deleted and can be taken back.", "deleted"),
+    "restore": Entry("deleted", "Take a deletion back.", "restore"),
+    "gc": Entry("deleted", "Remove for good what was deleted long ago, and free its files.", "gc"),
     "clock": Entry("clock", "Domain time of a box in replay mode."),
     "config": Entry("config", "Print each setting with its value and where it came from.", "config"),
     "context": Entry("context", "Which box the commands talk to."),

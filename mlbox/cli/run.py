@@ -70,3 +70,11 @@ def points(
     with connect() as client:
         size = client.download(f"/api/v1/runs/{run_id}/points", target, key=key)
     note(f"{target}: {size:,} bytes.")
+
+
+@app.command("delete", epilog="Example: mlbox run delete 0198c0ffee...")
+def delete(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+    """Delete a run; `mlbox restore` takes it back while the server keeps it."""
+    with connect() as client:
+        client.delete(f"/api/v1/runs/{run_id}")
+    note(f"Deleted. `mlbox restore run:{run_id}` takes it back.")

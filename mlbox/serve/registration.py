@@ -72,6 +72,7 @@ class Registrar:
                 hint="Name the features in the order of the input's columns.",
                 field="features",
             )
+        self._artifacts.keep([artifact.sha256])
         return self._registry.register(
             NewVersion(
                 model=model,

@@ -151,6 +151,7 @@ class SourceRegistrar:
         run = self._tracker.run(found.run_id) if found.run_id else None
         if job_id is not None and (run is None or run.job_id != job_id):
             raise NotAuthorised("A job's token may register its own run's artifacts only.", hint="Use a user's token.")
+        self._artifacts.keep(file.sha256 for file in found.files)
         if found.version is not None:
             return self._registry.register(_copy(model, found, ask, actor))
         dataset = self._dataset(run, ask.tags)

@@ -13,7 +13,9 @@ import os
 import re
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,8 +41,9 @@ def _writing() -> Iterator[None]:
 class ArtifactWriter:
     """One upload: write chunks, then commit or abort."""
 
-    def __init__(self, root: Path, limit: int | None, setting: str = "max_artifact") -> None:
+    def __init__(self, root: Path, limit: int | None, setting: str, lock: threading.Lock) -> None:
         self._root = root
+        self._lock = lock
         self._limit = limit
         self._setting = setting
         self._hash = hashlib.sha256()
@@ -80,12 +83,14 @@ class ArtifactWriter:
         return digest, self._size
 
     def _place(self, target: Path) -> None:
-        if target.exists():
-            self._temporary.unlink()
-        else:
-            target.parent.mkdir(exist_ok=True)
-            self._temporary.chmod(0o440)
-            self._temporary.rename(target)
+        with self._lock:
+            if target.exists():
+                os.utime(target)
+                self._temporary.unlink()
+            else:
+                target.parent.mkdir(exist_ok=True)
+                self._temporary.chmod(0o440)
+                self._temporary.rename(target)
         # Also for content that was there: whoever put it there may not have come to this yet, or was killed before it.
         for folder in (target.parent, self._root):
             sync_folder(folder)
@@ -103,6 +108,8 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._lock = threading.Lock()
+        """Held while a file is put in its place, told to be in use, or removed."""
         temporary = root / "tmp"
         temporary.mkdir(parents=True, exist_ok=True)
         for left_over in temporary.iterdir():
@@ -110,7 +117,7 @@ class Artifacts:
 
     def writer(self, limit: int | None = None, *, setting: str = "max_artifact") -> ArtifactWriter:
         """Begin an upload of at most `limit` bytes, which is what a setting says."""
-        return ArtifactWriter(self._root, limit, setting)
+        return ArtifactWriter(self._root, limit, setting, self._lock)
 
     def put(self, chunks: Iterable[bytes], *, limit: int | None = None) -> tuple[str, int]:
         """Keep the chunks as one file; its SHA-256 and size in bytes."""
@@ -138,6 +145,40 @@ class Artifacts:
     def read(self, sha256: str) -> bytes:
         """A file's content."""
         return self.path(sha256).read_bytes()
+
+    def keep(self, digests: Iterable[str]) -> None:
+        """Say that these files are about to be named, so that they are not removed meanwhile; raises NotFound."""
+        with self._lock:
+            for sha256 in digests:
+                os.utime(self.path(sha256))
+
+    def unused_since(self, span: timedelta) -> Iterator[str]:
+        """The files that were put here, or about to be named, longer ago than this by the disk's own clock."""
+        limit = self._now() - span.total_seconds()
+        for folder in self._root.iterdir():
+            if len(folder.name) == 2:
+                yield from (folder.name + file.name for file in folder.iterdir() if file.stat().st_mtime <= limit)
+
+    def remove(self, sha256: str, *, unused_for: timedelta, dry_run: bool = False) -> int | None:
+        """Remove a file, unless it came into use again; the bytes that it took on disk, or None."""
+        path = self._root / sha256[:2] / sha256[2:]
+        with self._lock, _writing():
+            try:
+                found = path.stat()
+            except FileNotFoundError:
+                return None
+            if found.st_mtime > self._now() - unused_for.total_seconds():
+                return None
+            if not dry_run:
+                path.unlink()
+        return found.st_blocks * 512
+
+    def _now(self) -> float:
+        """The time by the clock that the files' times are of."""
+        probe = self._root / "tmp" / "clock"
+        with _writing():
+            probe.touch()
+            return probe.stat().st_mtime
 
     def check(self) -> None:
         """Write and drop a byte: the folder takes uploads."""

@@ -115,8 +115,47 @@ class Curation:
                 (tx.now_us, model.id),
             )
             tx.run("INSERT OR REPLACE INTO former_name VALUES (?,?,?)", (model.id, name, tx.now_us))
-            tx.run("UPDATE model SET name = ?, deleted_us = ? WHERE id = ?", (f"~{model.id}", tx.now_us, model.id))
+            tx.run(
+                "UPDATE model SET name = ?, deleted_us = ? WHERE id = ?", (f"~{model.id}~{name}", tx.now_us, model.id)
+            )
             tx.emit("model.deleted", f"model:{name}", actor)
+
+        self._db.write(write)
+
+    def restore(self, model_id: str, name: str, *, actor: str) -> None:
+        """Take back that a model was deleted, with the versions that went with it; raises Conflict when its name is taken."""
+
+        def write(tx: Tx) -> None:
+            row = tx.one(
+                "SELECT deleted_us FROM model WHERE id = ? AND deleted_us IS NOT NULL AND removed_us IS NULL",
+                (model_id,),
+            )
+            if row is None:
+                raise NotFound("The model is not deleted any more.", field="model")
+            if tx.one("SELECT 1 FROM model WHERE name = ?", (name,)) is not None:
+                raise Conflict(
+                    f"There is another model {name!r} by now.", hint="Rename that one, then restore.", field="model"
+                )
+            tx.run("UPDATE model SET name = ?, deleted_us = NULL WHERE id = ?", (name, model_id))
+            tx.run(
+                "UPDATE model_version SET deleted_us = NULL WHERE model_id = ? AND deleted_us = ? AND removed_us IS NULL",
+                (model_id, row["deleted_us"]),
+            )
+            tx.run("DELETE FROM former_name WHERE model_id = ? AND until_us = ?", (model_id, row["deleted_us"]))
+            tx.emit("model.restored", f"model:{name}", actor)
+
+        self._db.write(write)
+
+    def restore_version(self, version_id: str, ref: str, *, actor: str) -> None:
+        """Take back that a version was deleted."""
+
+        def write(tx: Tx) -> None:
+            done = tx.run(
+                "UPDATE model_version SET deleted_us = NULL WHERE id = ? AND removed_us IS NULL", (version_id,)
+            )
+            if not done.rowcount:
+                raise NotFound("The version's files were removed meanwhile.", field="version")
+            tx.emit("model.restored", f"model:{ref}", actor)
 
         self._db.write(write)
 

@@ -200,7 +200,7 @@ def _row(tx: Tx, name: str) -> Row | None:
 
 
 def _insert(tx: Tx, name: str, actor: str) -> Row:
-    number = tx.one("SELECT max(CAST(id AS INTEGER)) + 1 AS next FROM experiment")
+    number = tx.one("UPDATE experiment_number SET last = last + 1 RETURNING last AS next")
     assert number is not None
     tx.run(
         "INSERT INTO experiment (id, name, created_us, updated_us) VALUES (?,?,?,?)",

@@ -1,4 +1,4 @@
-"""How much of the disk a team may keep: the bytes of its runs' artifacts and of its dataset versions.
+"""How much of the disk a team may keep: the bytes of its runs' artifacts, its logged models and its dataset versions.
 
 Content that is kept once, because it is the same, counts for each team that named it: a quota that depended on what others
 happen to have uploaded would tell of it.
@@ -68,6 +68,12 @@ class Quota:
         for row in self._tracking.all(
             "SELECT experiment.name, sum(artifact.size) AS size FROM artifact JOIN run ON run.id = artifact.run_id"
             " JOIN experiment ON experiment.id = run.experiment_id GROUP BY experiment.id"
+        ):
+            found[self._team_of(row["name"])] += row["size"]
+        for row in self._tracking.all(
+            "SELECT experiment.name, sum(file.size) AS size FROM logged_model_file AS file"
+            " JOIN logged_model ON logged_model.id = file.model_id"
+            " JOIN experiment ON experiment.id = logged_model.experiment_id GROUP BY experiment.id"
         ):
             found[self._team_of(row["name"])] += row["size"]
         for row in self._datasets.all(

@@ -202,6 +202,8 @@ class Tracker:
 
         def write(tx: Tx) -> None:
             row = _row_of(tx, run_id)
+            if row["deleted_us"] == 0:
+                raise Conflict("The run is being removed for good.", hint="It is too late.", field="run_id")
             if row["deleted_us"] is not None:
                 tx.run("UPDATE run SET deleted_us = NULL WHERE id = ?", (run_id,))
                 tx.emit("run.restored", f"run:{run_id}", actor)

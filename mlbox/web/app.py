@@ -20,6 +20,7 @@ from mlbox.web import events_stream, metrics, mlflow, oidc, ops, pages, v2
 from mlbox.web.api import (
     accounts,
     datasets,
+    deleted,
     features,
     identities,
     jobs,
@@ -65,6 +66,7 @@ ADAPTERS: tuple[Any, ...] = (
     v2,
     mlflow,
     metrics,
+    deleted,
     events_stream,
     pages,
 )

@@ -55,6 +55,7 @@ from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
 from mlbox.store.quota import Quota
 from mlbox.store.registry import Registry
+from mlbox.store.retention import Retention
 from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
@@ -111,6 +112,7 @@ class Box:
             self._open_scheduler(opening)
             self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
             opening.callback(self._pool.shutdown, cancel_futures=True)
+            self._open_retention(opening)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
             self._stack = opening.pop_all()
@@ -227,6 +229,19 @@ class Box:
         )
         opening.callback(self.monitor.close)
         self.monitor.start()
+
+    def _open_retention(self, opening: contextlib.ExitStack) -> None:
+        self.retention = Retention(
+            self._databases,
+            self.artifacts,
+            self.tracker,
+            self.curation,
+            self.clock,
+            days=self.settings.deleted_days,
+            every_hours=self.settings.collect_hours,
+        )
+        opening.callback(self.retention.close)
+        self.retention.start()
 
     def _open_features(self, opening: contextlib.ExitStack) -> None:
         root, settings = self.data_dir.root, self.settings

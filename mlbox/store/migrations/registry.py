@@ -249,3 +249,15 @@ def m003_decisions(db: Database) -> None:
 @migration(registry)
 def m004_audit_chain(db: Database) -> None:
     chain_events(db)
+
+
+@migration(registry)
+def m005_removal(db: Database) -> None:
+    """A version that was deleted long ago loses its files, and can be restored no more (see `retention`)."""
+    run_script(
+        db,
+        """
+        ALTER TABLE model ADD COLUMN removed_us INTEGER;
+        ALTER TABLE model_version ADD COLUMN removed_us INTEGER;
+        """,
+    )

@@ -167,3 +167,15 @@ def m004_rollups(db: Database) -> None:
         ) STRICT, WITHOUT ROWID;
         """,
     )
+
+
+@migration(tracking)
+def m005_experiment_number(db: Database) -> None:
+    """The number of an experiment that was removed for good is not given again."""
+    run_script(
+        db,
+        """
+        CREATE TABLE experiment_number (last INTEGER NOT NULL) STRICT;
+        INSERT INTO experiment_number SELECT max(CAST(id AS INTEGER)) FROM experiment;
+        """,
+    )

@@ -11,6 +11,7 @@ from mlbox.web.pages import (
     approvals,
     audit,
     datasets,
+    deleted,
     endpoints,
     features,
     jobs,
@@ -26,7 +27,7 @@ from mlbox.web.pages import (
 )
 
 PAGES = (
-    *(signin, static, overview, features, datasets, labels, jobs, runs, secrets),
+    *(signin, static, overview, features, datasets, deleted, labels, jobs, runs, secrets),
     *(models, approvals, endpoints, monitoring, audit, teams, account, admin, api_docs),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

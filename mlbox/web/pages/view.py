@@ -36,7 +36,15 @@ NAV: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("Train", (("/jobs", "Jobs", "queue"), ("/runs", "Runs", "curve"), ("/secrets", "Secrets", "key"))),
     ("Ship", (("/models", "Models", "cube"), ("/approvals", "Approvals", "check"))),
     ("Serve", (("/endpoints", "Endpoints", "bolt"), ("/monitoring", "Monitoring", "pulse"))),
-    ("Govern", (("/audit", "Audit", "book"), ("/teams", "Teams", "people"), ("/admin", "Admin", "gauge"))),
+    (
+        "Govern",
+        (
+            ("/audit", "Audit", "book"),
+            ("/deleted", "Deleted", "bin"),
+            ("/teams", "Teams", "people"),
+            ("/admin", "Admin", "gauge"),
+        ),
+    ),
 )
 """Groups of the navigation: address, name, icon."""
 

@@ -1,0 +1,376 @@
+"""What was deleted: how long it can be taken back, and how its bytes are freed in the end.
+
+A deletion is soft. Once it is older than the retention, `collect` removes its rows for good, then every file of the artifacts
+that no row names any more. Nothing that is needed elsewhere goes: the run that a version was made by keeps its rows as long
+as the version, and a version's own rows (who, when, by whose approval) are kept for ever; only its files go.
+
+Killed at any point it has lost nothing: rows go run by run, files only after the rows that named them, and the next pass
+goes on. A file that was put there or named within `grace` stays, as whoever did so may not have said what it is for.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from mlbox.clock import Clock, from_us, to_us
+from mlbox.errors import InvalidInput, MlboxError, NotFound
+from mlbox.records import Collected, Deleted
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.curation import Curation
+from mlbox.store.db import Database, Row, Tx
+from mlbox.store.tracking import Tracker
+
+GRACE = timedelta(hours=1)
+POINTS_AT_ONCE = 20_000
+"""So few in one write, because everyone else's writes wait for it."""
+_log = logging.getLogger(__name__)
+
+_HELD_RUNS = "SELECT DISTINCT run_id FROM model_version WHERE run_id IS NOT NULL AND {kept}"
+_HELD_MODELS = "SELECT DISTINCT logged_model FROM model_version WHERE logged_model IS NOT NULL AND {kept}"
+_KEPT = "removed_us IS NULL AND NOT coalesce(deleted_us <= :cutoff, 0)"
+_RUN_GOES = "coalesce(run.deleted_us <= :cutoff, 0) AND run.id NOT IN (SELECT value FROM json_each(:runs))"
+_MODEL_GOES = (
+    "coalesce(logged_model.deleted_us <= :cutoff, 0) AND logged_model.id NOT IN (SELECT value FROM json_each(:models))"
+)
+_EXPERIMENT_GOES = "coalesce(experiment.deleted_us <= :cutoff, 0)"
+
+_ACTOR = "(SELECT actor FROM event WHERE subject = {subject} AND type = '{type}' ORDER BY id DESC LIMIT 1)"
+_EXPERIMENT_NAME = "(SELECT name FROM experiment WHERE id = {table}.experiment_id)"
+_OF_TRACKING = {
+    "run": (
+        "SELECT id, name, deleted_us, "
+        + _EXPERIMENT_NAME.format(table="run")
+        + " AS home, "
+        + _ACTOR.format(subject="'run:' || run.id", type="run.deleted")
+        + " AS actor FROM run WHERE deleted_us > 0"
+    ),
+    "experiment": (
+        "SELECT id, name, deleted_us, name AS home, "
+        + _ACTOR.format(subject="'experiment:' || name", type="experiment.deleted")
+        + " AS actor FROM experiment"
+    ),
+    "logged-model": (
+        "SELECT id, name, deleted_us, "
+        + _EXPERIMENT_NAME.format(table="logged_model")
+        + " AS home, NULL AS actor FROM logged_model"
+    ),
+}
+_ORIGINAL = "substr(name, instr(substr(name, 2), '~') + 2)"
+"""A deleted model's own name: it is `~ID~NAME`, so that the name is free (see `Curation.delete`)."""
+_OF_REGISTRY = {
+    "model": f"SELECT * FROM (SELECT id, {_ORIGINAL} AS name, deleted_us, {_ORIGINAL} AS home, "
+    + _ACTOR.format(subject=f"'model:' || {_ORIGINAL}", type="model.deleted")
+    + " AS actor FROM model WHERE deleted_us IS NOT NULL AND removed_us IS NULL)",
+    "version": "SELECT * FROM (SELECT v.id AS id, m.name || '/' || v.version AS name, v.deleted_us AS deleted_us,"
+    " m.name AS home, "
+    + _ACTOR.format(subject="'model:' || m.name || '/' || v.version", type="model.deleted")
+    + " AS actor FROM model_version v JOIN model m ON m.id = v.model_id WHERE m.deleted_us IS NULL AND v.removed_us IS NULL)",
+}
+KINDS = (*_OF_TRACKING, *_OF_REGISTRY)
+
+
+class Retention:
+    """The bin of one box."""
+
+    def __init__(
+        self,
+        databases: dict[str, Database],
+        artifacts: Artifacts,
+        tracker: Tracker,
+        curation: Curation,
+        clock: Clock,
+        *,
+        days: float,
+        every_hours: float = 0,
+    ) -> None:
+        self._tracking, self._registry = databases["tracking"], databases["registry"]
+        self._datasets, self._jobs = databases["datasets"], databases["jobs"]
+        self._artifacts = artifacts
+        self._tracker = tracker
+        self._curation = curation
+        self._clock = clock
+        self.kept_for = timedelta(days=days)
+        self._every = every_hours * 3600
+        self._collecting = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # -- the bin ----------------------------------------------------------------------------------------------------
+
+    def deleted(self, *, limit: int = 100, after: str | None = None) -> list[Deleted]:
+        """What was deleted and can be taken back, the latest first, from below the item `after`."""
+        at, _, last = (after or "").partition("~")
+        if after and not at.isdigit():
+            raise InvalidInput(f"{after[:80]!r} is no place in this list.", hint="Send a row's `place`.", field="after")
+        given = {"at": int(at) if at else 1 << 62, "last": last, "limit": limit}
+        found = [
+            (row, kind)
+            for database, sources in ((self._tracking, _OF_TRACKING), (self._registry, _OF_REGISTRY))
+            for kind, source in sources.items()
+            for row in database.all(_page(source, kind), {**given, "kind": kind})
+        ]
+        found.sort(key=lambda one: (-one[0]["deleted_us"], f"{one[1]}:{one[0]['id']}"))
+        return [self._item(row, kind) for row, kind in found[:limit]]
+
+    def _item(self, row: Row, kind: str) -> Deleted:
+        item = f"{kind}:{row['id']}"
+        at = from_us(row["deleted_us"])
+        return Deleted(
+            id=item,
+            name=row["name"],
+            owner=row["home"],
+            deleted_at=at,
+            deleted_by=row["actor"] or "",
+            goes_at=at + self.kept_for,
+            place=f"{row['deleted_us']}~{item}",
+        )
+
+    def find(self, item: str) -> Deleted:
+        """One thing that was deleted, by `KIND:ID`; raises NotFound."""
+        kind, _, own = item.partition(":")
+        source = _OF_TRACKING.get(kind) or _OF_REGISTRY.get(kind)
+        database = self._tracking if kind in _OF_TRACKING else self._registry
+        visible = f"deleted_us IS NOT NULL AND visible('{_kind_of_home(kind)}', home)"
+        row = database.one(f"SELECT * FROM ({source}) WHERE id = ? AND {visible}", (own,)) if source else None
+        if row is None:
+            raise NotFound(
+                f"Nothing that was deleted is called {item[:100]!r}.", hint="`mlbox deleted` lists it.", field="item"
+            )
+        return self._item(row, kind)
+
+    def restore(self, item: str, *, actor: str) -> Deleted:
+        """Take a deletion back; raises NotFound, and Conflict where its name has been taken meanwhile."""
+        found = self.find(item)
+        kind, _, own = item.partition(":")
+        if kind == "run":
+            self._tracker.restore(own, actor=actor)
+        elif kind == "experiment":
+            self._tracker.groups.restore(own, actor=actor)
+        elif kind == "logged-model":
+            self._tracking.write(lambda tx: _restore_logged(tx, own, found.owner, actor))
+        elif kind == "model":
+            self._curation.restore(own, found.name, actor=actor)
+        else:
+            self._curation.restore_version(own, found.name, actor=actor)
+        return found
+
+    # -- freeing ----------------------------------------------------------------------------------------------------
+
+    def collect(
+        self, *, older_than: timedelta | None = None, grace: timedelta = GRACE, dry_run: bool = False, actor: str
+    ) -> Collected:
+        """Remove for good what was deleted longer ago than the retention, and the files that nothing names.
+
+        With `dry_run` nothing is removed, and the answer says what would be. One pass runs at a time.
+        """
+        kept_for = self.kept_for if older_than is None else older_than
+        cutoff = self._clock.real() - kept_for
+        with self._collecting:
+            given = self._given(cutoff)
+            runs = self._ids("run", _RUN_GOES, given)
+            models = self._ids("logged_model", _MODEL_GOES, given)
+            versions = self._versions(given)
+            experiments = 0
+            if not dry_run:
+                for run_id in runs:
+                    self._remove_run(run_id, given)
+                for model_id in models:
+                    self._tracking.write(functools.partial(_remove_logged, model_id=model_id))
+                for version_id in versions:
+                    self._registry.write(functools.partial(_remove_files, version_id=version_id))
+                self._registry.write(lambda tx: _close_models(tx, given))
+                experiments = self._tracking.write(lambda tx: _remove_experiments(tx, given))
+            files, size = self._sweep(given, grace, dry_run=dry_run)
+        done = Collected(
+            runs=len(runs),
+            experiments=experiments,
+            logged_models=len(models),
+            versions=len(versions),
+            files=files,
+            bytes=size,
+            dry_run=dry_run,
+            cutoff=cutoff,
+        )
+        if not dry_run and (runs or models or versions or experiments or files):
+            counted = {name: value for name, value in msgspec.structs.asdict(done).items() if isinstance(value, int)}
+            self._tracking.write(lambda tx: tx.emit("box.collected", "box:artifacts", actor, **counted))
+        return done
+
+    def _given(self, cutoff: datetime) -> dict[str, Any]:
+        us = to_us(cutoff)
+        held = {
+            name: [row[0] for row in self._registry.all(sql.format(kept=_KEPT), {"cutoff": us})]
+            for name, sql in (("runs", _HELD_RUNS), ("models", _HELD_MODELS))
+        }
+        return {"cutoff": us, **{name: msgspec.json.encode(ids).decode() for name, ids in held.items()}}
+
+    def _ids(self, table: str, condition: str, given: dict[str, Any]) -> list[str]:
+        return [row["id"] for row in self._tracking.all(f"SELECT id FROM {table} WHERE {condition}", given)]
+
+    def _versions(self, given: dict[str, Any]) -> list[str]:
+        rows = self._registry.all(
+            "SELECT id FROM model_version WHERE deleted_us <= :cutoff AND removed_us IS NULL", given
+        )
+        return [row["id"] for row in rows]
+
+    def _remove_run(self, run_id: str, given: dict[str, Any]) -> None:
+        if not self._tracking.write(lambda tx: _claim(tx, run_id, given)):
+            return  # it was restored meanwhile
+        while self._tracking.write(lambda tx: _remove_points(tx, run_id)):
+            pass
+        self._tracking.write(lambda tx: _remove_run(tx, run_id))
+
+    def _sweep(self, given: dict[str, Any], grace: timedelta, *, dry_run: bool) -> tuple[int, int]:
+        """Remove the files that nothing names; how many, and the bytes that they took on disk."""
+        named = set(self._named(given))
+        count = size = 0
+        for sha256 in self._artifacts.unused_since(grace):
+            if sha256 in named or self._stopping.is_set():
+                continue
+            freed = self._artifacts.remove(sha256, unused_for=grace, dry_run=dry_run)
+            count += freed is not None
+            size += freed or 0
+        return count, size
+
+    def _named(self, given: dict[str, Any]) -> Iterator[str]:
+        """Every digest that a row names, but for what goes."""
+        for database, sql in (
+            (self._tracking, f"SELECT sha256 FROM artifact JOIN run ON run.id = run_id WHERE NOT ({_RUN_GOES})"),
+            (
+                self._tracking,
+                "SELECT sha256 FROM logged_model_file JOIN logged_model ON logged_model.id = model_id"
+                f" WHERE NOT ({_MODEL_GOES})",
+            ),
+            (
+                self._registry,
+                f"SELECT sha256 FROM version_file JOIN model_version ON model_version.id = version_id WHERE {_KEPT}",
+            ),
+            *(
+                (self._registry, f"SELECT {column} FROM model_version WHERE {column} IS NOT NULL AND {_KEPT}")
+                for column in ("artifact", "reference", "sample")
+            ),
+            (
+                self._datasets,
+                "SELECT json_extract(file.value, '$.sha256') FROM dataset, json_each(dataset.record, '$.files') AS file",
+            ),
+            (self._jobs, "SELECT json_extract(spec, '$.snapshot') FROM job"),
+        ):
+            yield from (row[0] for row in database.all(sql, given) if row[0])
+
+    # -- by itself --------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Collect every so many hours of real time, where that is set."""
+        if self._every > 0 and not self._clock.replay:
+            self._thread = threading.Thread(target=self._loop, name="mlbox-retention", daemon=True)
+            self._thread.start()
+
+    def _loop(self) -> None:
+        while not self._stopping.wait(self._every):
+            try:
+                self.collect(actor="system")
+            except MlboxError as err:
+                _log.warning("What was deleted could not be removed: %s", err)
+
+    def close(self) -> None:
+        """Stop."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def _kind_of_home(kind: str) -> str:
+    return "model" if kind in _OF_REGISTRY else "experiment"
+
+
+def _page(source: str, kind: str) -> str:
+    return (
+        f"SELECT * FROM ({source}) WHERE deleted_us IS NOT NULL AND visible('{_kind_of_home(kind)}', home)"
+        " AND (deleted_us < :at OR (deleted_us = :at AND :kind || ':' || id > :last))"
+        " ORDER BY deleted_us DESC, id LIMIT :limit"
+    )
+
+
+def _restore_logged(tx: Tx, model_id: str, experiment: str, actor: str) -> None:
+    tx.run("UPDATE logged_model SET deleted_us = NULL WHERE id = ?", (model_id,))
+    tx.emit("experiment.model_restored", f"experiment:{experiment}", actor, model=model_id)
+
+
+def _claim(tx: Tx, run_id: str, given: dict[str, Any]) -> bool:
+    """Make sure that a run cannot be restored any more: a time of deletion of 0 says that it is being removed."""
+    done = tx.run(
+        "UPDATE run SET deleted_us = 0 WHERE id = :run AND deleted_us <= :cutoff",
+        {"run": run_id, "cutoff": given["cutoff"]},
+    )
+    return bool(done.rowcount)
+
+
+def _remove_points(tx: Tx, run_id: str) -> int:
+    """Some of a run's points; how many."""
+    done = tx.run(
+        "DELETE FROM point WHERE (series, step, at_us, value) IN (SELECT series, step, at_us, value FROM point"
+        " WHERE series IN (SELECT id FROM series WHERE run_id = ?) LIMIT ?)",
+        (run_id, POINTS_AT_ONCE),
+    )
+    return done.rowcount
+
+
+def _remove_run(tx: Tx, run_id: str) -> None:
+    home = tx.one(
+        "SELECT experiment.name FROM experiment JOIN run ON experiment_id = experiment.id WHERE run.id = ?", (run_id,)
+    )
+    assert home is not None
+    tx.run("UPDATE logged_model SET run_id = NULL WHERE run_id = ?", (run_id,))
+    for table in ("series", "param", "tag", "artifact", "run_dataset", "run_model"):
+        tx.run(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+    tx.run("DELETE FROM run WHERE id = ?", (run_id,))
+    tx.emit("experiment.run_removed", f"experiment:{home['name']}", "system", run=run_id)
+
+
+def _remove_logged(tx: Tx, model_id: str) -> None:
+    for suffix in ("param", "tag", "metric", "file"):
+        tx.run(f"DELETE FROM logged_model_{suffix} WHERE model_id = ?", (model_id,))
+    tx.run("DELETE FROM run_model WHERE model_id = ?", (model_id,))
+    tx.run("DELETE FROM logged_model WHERE id = ?", (model_id,))
+
+
+def _remove_files(tx: Tx, version_id: str) -> None:
+    """Take a version's files off it, unless it was restored meanwhile."""
+    done = tx.run(
+        "UPDATE model_version SET removed_us = ? WHERE id = ? AND deleted_us IS NOT NULL", (tx.now_us, version_id)
+    )
+    if done.rowcount:
+        tx.run("DELETE FROM version_file WHERE version_id = ?", (version_id,))
+
+
+def _close_models(tx: Tx, given: dict[str, Any]) -> None:
+    tx.run(
+        f"UPDATE model SET removed_us = {tx.now_us} WHERE deleted_us <= :cutoff AND removed_us IS NULL",
+        {"cutoff": given["cutoff"]},
+    )
+
+
+def _remove_experiments(tx: Tx, given: dict[str, Any]) -> int:
+    """Deleted experiments that nothing is left of; how many."""
+    rows: Sequence[Row] = tx.all(
+        f"SELECT id, name FROM experiment WHERE {_EXPERIMENT_GOES}"
+        " AND NOT EXISTS (SELECT 1 FROM run WHERE experiment_id = experiment.id)"
+        " AND NOT EXISTS (SELECT 1 FROM logged_model WHERE experiment_id = experiment.id)",
+        given,
+    )
+    for row in rows:
+        tx.run(
+            "DELETE FROM run_dataset WHERE dataset IN (SELECT id FROM dataset WHERE experiment_id = ?)", (row["id"],)
+        )
+        tx.run("DELETE FROM dataset WHERE experiment_id = ?", (row["id"],))
+        tx.run("DELETE FROM experiment_tag WHERE experiment_id = ?", (row["id"],))
+        tx.run("DELETE FROM experiment WHERE id = ?", (row["id"],))
+        tx.emit("experiment.removed", f"experiment:{row['name']}", "system")
+    return len(rows)

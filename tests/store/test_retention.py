@@ -1,0 +1,188 @@
+"""What was deleted comes back while it is kept, and then its bytes are freed; what anything names stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mlbox.errors import Conflict, NotFound
+from mlbox.records import Metric, RunArtifact
+from mlbox.settings import Settings
+from mlbox.store.registry import NewVersion
+from mlbox.store.retention import KINDS
+from mlbox.web.box import Box
+
+DAY = timedelta(days=1)
+NOW = timedelta(0)
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Iterator[Box]:
+    opened = Box(Settings(data_dir=str(tmp_path / "data"), gpus="none", collect_hours=0), url="http://localhost")
+    yield opened
+    opened.close()
+
+
+def run_with(box: Box, *contents: bytes, experiment: str = "e") -> str:
+    run = box.tracker.start_run(experiment=experiment, user="ann").id
+    for number, content in enumerate(contents):
+        digest, size = box.artifacts.put([content])
+        box.tracker.add_artifact(run, f"{number}.bin", digest, size)
+    box.tracker.log(
+        run, metrics=[Metric(key="m", value=1.0, step=s, at=box.clock.real()) for s in range(50)], tags={"a": "b"}
+    )
+    return run
+
+
+def is_kept(box: Box, content: bytes) -> bool:
+    digest, _ = box.artifacts.put([b"x"])
+    import hashlib
+
+    try:
+        box.artifacts.path(hashlib.sha256(content).hexdigest())
+    except NotFound:
+        return False
+    return bool(digest)
+
+
+def version_of(box: Box, run: str, content: bytes) -> int:
+    digest, size = box.artifacts.put([content])
+    new = NewVersion(
+        model="churn",
+        format="other",
+        run_id=run,
+        experiment="e",
+        size=size,
+        trained_by="ann",
+        submitted_by="ann",
+        files=(RunArtifact(path="model.bin", sha256=digest, size=size),),
+    )
+    return box.registry.register(new).version
+
+
+def test_a_deleted_run_is_listed_comes_back_and_goes_only_after_its_time(box: Box) -> None:
+    run = run_with(box, b"weights")
+    box.tracker.delete(run, actor="ann")
+    (found,) = box.retention.deleted()
+    assert (found.id, found.owner, found.deleted_by) == (f"run:{run}", "e", "ann")
+    assert found.goes_at - found.deleted_at == timedelta(days=30)
+    done = box.retention.collect(grace=NOW, actor="root")
+    assert (done.runs, done.files) == (0, 0)
+    assert is_kept(box, b"weights")
+    box.retention.restore(found.id, actor="bob")
+    assert box.tracker.run(run).deleted_at is None
+    assert box.retention.deleted() == []
+
+
+def test_what_is_removed_frees_its_bytes_and_nothing_else(box: Box) -> None:
+    gone, kept = run_with(box, b"g" * 9000, b"shared"), run_with(box, b"kept", b"shared")
+    loose = box.artifacts.put([b"never named"])[0]
+    box.tracker.delete(gone, actor="ann")
+    before = box.retention.collect(older_than=NOW, grace=NOW, dry_run=True, actor="root")
+    assert (before.runs, before.files, before.dry_run) == (1, 2, True)
+    assert is_kept(box, b"g" * 9000)
+    done = box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert (done.runs, done.files) == (1, 3)  # with what `is_kept` put there
+    assert done.bytes >= 9000
+    with pytest.raises(NotFound):
+        box.tracker.run(gone)
+    with pytest.raises(NotFound):
+        box.artifacts.path(loose)
+    assert not is_kept(box, b"g" * 9000)
+    assert is_kept(box, b"shared")
+    assert is_kept(box, b"kept")
+    assert len(box.tracker.history(kept, "m")) == 50
+    assert box.tracker.select("SELECT count(*) FROM point", ())[0][0] == 50
+    assert [event.type for event in box.events(type="box.collected")] == ["box.collected"]
+    again = box.retention.collect(older_than=NOW, grace=timedelta(hours=1), actor="root")
+    assert (again.runs, again.files) == (0, 0)
+
+
+def test_a_file_that_came_into_use_a_moment_ago_stays(box: Box) -> None:
+    digest, _ = box.artifacts.put([b"about to be named"])
+    assert box.retention.collect(older_than=NOW, actor="root").files == 0
+    assert box.artifacts.path(digest).exists()
+
+
+def test_a_run_that_a_version_was_made_by_stays_as_long_as_the_version(box: Box) -> None:
+    run = run_with(box, b"weights")
+    number = version_of(box, run, b"model")
+    box.tracker.delete(run, actor="ann")
+    assert box.retention.collect(older_than=NOW, grace=NOW, actor="root").runs == 0
+    assert is_kept(box, b"weights")
+    box.curation.delete_version("churn", number, actor="ann")
+    done = box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert (done.runs, done.versions) == (1, 1)
+    assert not is_kept(box, b"model")
+    assert "version" not in {item.id.partition(":")[0] for item in box.retention.deleted()}
+
+
+def test_models_and_versions_come_back_with_their_files(box: Box) -> None:
+    run = run_with(box, b"weights")
+    first, second = version_of(box, run, b"one"), version_of(box, run, b"two")
+    box.curation.delete_version("churn", second, actor="ann")
+    (version,) = box.retention.deleted()
+    assert version.name == f"churn/{second}"
+    box.curation.delete("churn", actor="bob")
+    (model,) = (item for item in box.retention.deleted() if item.id.startswith("model:"))
+    assert (model.name, model.deleted_by) == ("churn", "bob")
+    box.retention.collect(grace=NOW, actor="root")
+    box.retention.restore(model.id, actor="ann")
+    assert [v.version for v in box.registry.versions("churn")] == [first]
+    box.retention.restore(version.id, actor="ann")
+    assert [v.version for v in box.registry.versions("churn")] == [second, first]
+    assert is_kept(box, b"two")
+    box.curation.delete("churn", actor="bob")
+    box.registry.create_model("churn", actor="ann")
+    (model,) = box.retention.deleted()
+    with pytest.raises(Conflict, match="another model"):
+        box.retention.restore(model.id, actor="ann")
+    box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert box.retention.deleted() == []
+    with pytest.raises(NotFound):
+        box.retention.restore(model.id, actor="ann")
+
+
+def test_an_experiment_goes_with_its_runs_and_its_name_is_free(box: Box) -> None:
+    run_with(box, b"weights", experiment="old")
+    own = box.experiments.by_name("old").id
+    box.experiments.delete(own, actor="ann")
+    assert {item.id.partition(":")[0] for item in box.retention.deleted()} == {"experiment", "run"}
+    done = box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert (done.experiments, done.runs) == (1, 1)
+    assert box.tracker.experiment("old", actor="ann").id != own
+
+
+def test_the_list_is_read_page_by_page(box: Box) -> None:
+    runs = [run_with(box) for _ in range(5)]
+    for run in runs[:3]:
+        box.tracker.delete(run, actor="ann")
+    version_of(box, runs[4], b"m")
+    box.curation.delete("churn", actor="ann")
+    box.experiments.delete(box.experiments.by_name("e").id, actor="ann")
+    whole = [item.id for item in box.retention.deleted()]
+    assert len(whole) == 7
+    paged: list[str] = []
+    place = None
+    while page := box.retention.deleted(limit=2, after=place):
+        paged += [item.id for item in page]
+        place = page[-1].place
+    assert paged == whole
+    assert {item.partition(":")[0] for item in whole} <= set(KINDS)
+
+
+def test_logged_models_come_back_and_go(box: Box) -> None:
+    run = run_with(box)
+    digest, size = box.artifacts.put([b"logged"])
+    model = box.logged_models.create(experiment_id=box.experiments.by_name("e").id, name="m", run_id=run, user="ann").id
+    box.logged_models.add_file(model, "model.pkl", digest, size)
+    box.logged_models.delete(model, actor="ann")
+    (item,) = box.retention.deleted()
+    box.retention.restore(item.id, actor="ann")
+    assert box.logged_models.get(model).id == model
+    box.logged_models.delete(model, actor="ann")
+    done = box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert (done.logged_models, done.files) == (1, 1)
