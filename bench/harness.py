@@ -54,15 +54,20 @@ class Report:
 
     def at_most(self, name: str, value: float, limit: float, unit: str) -> None:
         """A figure that must not be above the limit."""
-        self.figures.append(Figure(name, value, unit, f"<= {limit:g}", value <= limit))
+        self._add(Figure(name, value, unit, f"<= {limit:g}", value <= limit))
 
     def at_least(self, name: str, value: float, limit: float, unit: str) -> None:
         """A figure that must not be below the limit."""
-        self.figures.append(Figure(name, value, unit, f">= {limit:g}", value >= limit))
+        self._add(Figure(name, value, unit, f">= {limit:g}", value >= limit))
 
     def tell(self, name: str, value: float, unit: str) -> None:
         """A figure without a goal: a peer, a raw limit."""
-        self.figures.append(Figure(name, value, unit, "", True))
+        self._add(Figure(name, value, unit, "", True))
+
+    def _add(self, figure: Figure) -> None:
+        """Keep a figure, and show it at once: a long benchmark that is cut short has not run for nothing."""
+        self.figures.append(figure)
+        print(f"{figure.name}: {figure.value:.4g} {figure.unit} {figure.goal}", file=sys.stderr, flush=True)
 
     def skip(self, name: str, reason: str) -> None:
         """A figure that could not be measured here."""

@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = ""
     max_body: Annotated[int, Meta(ge=1024, description="Largest request body in bytes, artifacts aside.")] = 10 * MIB
-    max_artifact: Annotated[int, Meta(ge=1024, description="Largest single artifact in bytes.")] = 4096 * MIB
+    max_artifact: Annotated[int, Meta(ge=1024, description="Largest single artifact in bytes.")] = 65536 * MIB
     deleted_days: Annotated[
         float,
         Meta(ge=0, le=36500, description="Days for which a deletion can be taken back before it is removed for good."),

@@ -95,7 +95,7 @@ class Loader:
         if version.artifact is None:
             raise NotFound(f"{version.ref} has no artifact to serve.", hint="Register it with one.", field="version")
         try:
-            path = self._artifacts.path(version.artifact)
+            path = self._artifacts.verified(version.artifact)
             if version.artifact not in self._checked:
                 inspect_onnx(path, width=len(version.features))
                 self._checked.add(version.artifact)

@@ -146,6 +146,17 @@ class Artifacts:
         """A file's content."""
         return self.path(sha256).read_bytes()
 
+    def verified(self, sha256: str) -> Path:
+        """Where a file lies, once all of it was read and found to be what it was; raises NotFound, or Unavailable."""
+        path = self.path(sha256)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                raise Unavailable(
+                    f"The file {sha256} is not what it was when it was kept.",
+                    hint="Restore it from a backup: the disk may be failing.",
+                )
+        return path
+
     def keep(self, digests: Iterable[str]) -> None:
         """Say that these files are about to be named, so that they are not removed meanwhile; raises NotFound."""
         with self._lock:

@@ -225,12 +225,12 @@ class Datasets:
         )
         return [_dataset(row) for row in rows]
 
-    def file_path(self, ref: str, file: str) -> Path:
-        """Where one of a version's files lies; raises NotFound."""
+    def file_of(self, ref: str, file: str) -> DataFile:
+        """One of a version's files; raises NotFound."""
         version = self.version(ref)
         for known in version.files:
             if known.path == file:
-                return self._artifacts.path(known.sha256)
+                return known
         raise NotFound(
             f"{version.ref} has no file {file[:200]!r}.",
             hint=suggest(file, [f.path for f in version.files]),
@@ -243,7 +243,7 @@ class Datasets:
         import pyarrow.parquet as pq
 
         version = self.version(ref)
-        return pa.concat_tables(pq.read_table(self._artifacts.path(file.sha256)) for file in version.files)
+        return pa.concat_tables(pq.read_table(self._artifacts.verified(file.sha256)) for file in version.files)
 
 
 def statistics(cursor: Cursor, table: pa.Table, columns: tuple[Column, ...]) -> dict[str, dict[str, Any]]:

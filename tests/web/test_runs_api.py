@@ -187,3 +187,37 @@ def test_every_point_of_a_run_is_exported_as_parquet(box: Server, tmp_path: Path
     empty = pq.read_table(io.BytesIO(box.http.get(f"/api/v1/runs/{run_of(box)}/points").content))
     assert empty.num_rows == 0
     assert box.http.get(f"/api/v1/runs/{'0' * 32}/points").status_code == 404
+
+
+def test_a_download_is_resumed_by_range_and_checked(box: Server) -> None:
+    run_id = run_of(box)
+    content = bytes(range(256)) * 9000
+    path = f"/api/v1/runs/{run_id}/artifacts/w.bin"
+    digest = box.http.put(path, content=content).json()["sha256"]
+    whole = box.http.get(path)
+    assert whole.content == content
+    tag = whole.headers["etag"]
+    assert tag == f'"{digest}"'
+    rest = box.http.get(path, headers={"Range": "bytes=1000000-", "If-Range": tag})
+    assert (rest.status_code, rest.content) == (206, content[1_000_000:])
+    assert rest.headers["content-range"] == f"bytes 1000000-{len(content) - 1}/{len(content)}"
+    other = box.http.get(path, headers={"Range": "bytes=1000000-", "If-Range": '"another"'})
+    assert (other.status_code, other.content) == (200, content)
+    assert box.http.get(path, headers={"If-None-Match": tag}).status_code == 304
+    assert box.http.get(path, headers={"Range": f"bytes={len(content)}-"}).status_code == 416
+
+
+def test_a_file_that_is_broken_on_disk_is_never_handed_out_as_whole(box: Server) -> None:
+    run_id = run_of(box)
+    content = b"weights" * 400_000
+    path = f"/api/v1/runs/{run_id}/artifacts/w.bin"
+    digest = box.http.put(path, content=content).json()["sha256"]
+    file = box.data_dir / "artifacts" / digest[:2] / digest[2:]
+    file.chmod(0o600)
+    with file.open("r+b") as opened:
+        opened.seek(1000)
+        opened.write(b"X")
+    with pytest.raises(httpx.RemoteProtocolError):
+        box.http.get(path)
+    events = box.http.get("/api/v1/audit", params={"type": "artifact.broken"}).json()
+    assert [event["subject"] for event in events] == [f"artifact:{digest}"]

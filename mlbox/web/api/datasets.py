@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import get, post
+from litestar import Request, Response, get, post
 from litestar.params import Parameter
-from litestar.response import File
 
 from mlbox.records import DatasetVersion, Principal
 from mlbox.store.datasets import DatasetSpec
 from mlbox.web.box import Box
+from mlbox.web.downloads import send_file
 
 
 @post("/api/v1/datasets", action="dataset.create")
@@ -38,10 +38,11 @@ async def get_dataset(box: Box, ref: str) -> DatasetVersion:
 
 
 @get("/api/v1/datasets/{ref:str}/files/{file:str}", action="dataset.read")
-async def get_file(box: Box, ref: str, file: str) -> File:
-    """One file of a version; its name never stands for other bytes."""
-    path = await box.call(box.datasets.file_path, ref, file)
-    return File(path, filename=file, media_type="application/vnd.apache.parquet")
+async def get_file(request: Request[Any, Any, Any], box: Box, ref: str, file: str) -> Response[Any]:
+    """One file of a version, or the part of it that the header Range asks for; its name never stands for other bytes."""
+    found = await box.call(box.datasets.file_of, ref, file)
+    path = await box.call(box.artifacts.path, found.sha256)
+    return send_file(box, request, path, found.sha256, found.size, name=file)
 
 
 handlers: list[Any] = [create_dataset, list_datasets, get_dataset, get_file]

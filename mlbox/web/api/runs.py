@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from litestar import Request, Response, get, post, put
 from litestar.params import Parameter
-from litestar.response import File
 
 from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput
@@ -16,6 +15,7 @@ from mlbox.records import MAX_STEP, Experiment, Metric, Principal, Record, Run, 
 from mlbox.store.artifacts import check_path
 from mlbox.store.series import Point as Place
 from mlbox.web.box import Box
+from mlbox.web.downloads import send_file
 from mlbox.web.uploads import receive_artifact
 
 Step = Annotated[int | None, Parameter(ge=-MAX_STEP, le=MAX_STEP)]
@@ -211,11 +211,11 @@ async def put_artifact(
 
 
 @get("/api/v1/runs/{run_id:str}/artifacts/{path:path}", action="run.read")
-async def get_artifact(box: Box, run_id: str, path: str) -> File | Response[None]:
-    """One file of a run."""
+async def get_artifact(request: Request[Any, Any, Any], box: Box, run_id: str, path: str) -> Response[Any]:
+    """One file of a run, or the part of it that the header Range asks for."""
     found = await box.call(box.tracker.artifact, run_id, path.removeprefix("/"))
     file = await box.call(box.artifacts.path, found.sha256)
-    return File(file, filename=found.path.rpartition("/")[2], etag=None, media_type="application/octet-stream")
+    return send_file(box, request, file, found.sha256, found.size, name=found.path.rpartition("/")[2])
 
 
 handlers: list[Any] = [

@@ -6,27 +6,23 @@ registered, so those can only be read.
 
 from __future__ import annotations
 
-import asyncio
-import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from litestar import Request, Response
-from litestar.response import Stream
 
-from mlbox.errors import InvalidInput, NotAuthorised, NotFound
+from mlbox.errors import NotAuthorised, NotFound
 from mlbox.records import Principal, RunArtifact
 from mlbox.serve.sources import KEPT
 from mlbox.store.artifacts import check_path
 from mlbox.web.box import Box
+from mlbox.web.downloads import send_file
 from mlbox.web.mlflow import scope, wire
 from mlbox.web.mlflow.runs import address
 from mlbox.web.mlflow.wire import PREFIXES, Message, delete, get, paths, put
 from mlbox.web.uploads import receive_artifact
 
-CHUNK = 1 << 20
-_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 FILES = [f"{prefix}/2.0/mlflow-artifacts/artifacts/{{path:path}}" for prefix in PREFIXES]
 FOLDERS = [f"{prefix}/2.0/mlflow-artifacts/artifacts" for prefix in PREFIXES]
 
@@ -172,52 +168,7 @@ def _find(box: Box, principal: Principal, path: str) -> tuple[Path, RunArtifact]
 async def download(request: Request[Any, Any, Any], box: Box, principal: Principal, path: str) -> Response[Any]:
     """A file, or the part of it that the header Range asks for."""
     where, file = await box.call(_find, box, principal, path)
-    first, last = _range(request.headers.get("range"), file.size)
-    whole = (first, last) == (0, file.size - 1)
-    headers = {
-        "Content-Length": str(last - first + 1),
-        "Accept-Ranges": "bytes",
-        "ETag": f'"{file.sha256}"',
-        **({} if whole else {"Content-Range": f"bytes {first}-{last}/{file.size}"}),
-    }
-    return Stream(
-        _chunks(where, first, last + 1),
-        status_code=200 if whole else 206,
-        media_type="application/octet-stream",
-        headers=headers,
-    )
-
-
-def _range(header: str | None, size: int) -> tuple[int, int]:
-    """The first and the last byte to send; raises InvalidInput as 416 for a range that the file does not have."""
-    match = _RANGE.fullmatch(header.strip()) if header else None
-    if match is None or match.groups() == ("", ""):
-        return 0, size - 1
-    first, last = match.groups()
-    if not first:
-        begin, end = max(0, size - int(last)), size - 1
-    else:
-        begin, end = int(first), min(int(last) if last else size - 1, size - 1)
-    if begin > end:
-        err = InvalidInput(f"The file has {size:,} bytes.", hint=f"Ask for bytes below {size}.", field="Range")
-        err.status = 416
-        raise err
-    return begin, end
-
-
-async def _chunks(path: Path, first: int, end: int) -> AsyncIterator[bytes]:
-    """A file's bytes from `first` to before `end`, a chunk at a time."""
-    file = await asyncio.to_thread(path.open, "rb", buffering=0)
-    try:
-        file.seek(first)
-        while first < end:
-            chunk = await asyncio.to_thread(file.read, min(CHUNK, end - first))
-            if not chunk:
-                raise OSError(f"{path.name} ends too early")  # what is cut shows as a broken transfer
-            first += len(chunk)
-            yield chunk
-    finally:
-        file.close()
+    return send_file(box, request, where, file.sha256, file.size)
 
 
 handlers: list[Any] = [list_of_run, list_files, upload, remove, download]

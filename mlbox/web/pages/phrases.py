@@ -31,6 +31,7 @@ PHRASES: dict[str, str] = {
     "secret.removed": "removed the secret {team}/{name}",
     "secret.used": "gave the secret {team}/{name} to a job",
     "secret.rotated": "changed the key of {secrets} secrets",
+    "artifact.broken": "found the file {name} broken on disk",
     "box.collected": "removed {runs} runs and {versions} versions for good, and freed {bytes} bytes in {files} files",
     "clock.advanced": "moved domain time to {to}",
     "source.created": "declared the source {name}",
