@@ -6,6 +6,7 @@ time. `Rollouts` applies it and answers the router's question.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datetime import datetime
 from typing import Literal
 
 from mlbox.clock import Clock
-from mlbox.errors import Conflict, MlboxError, NotFound
+from mlbox.errors import Conflict, MlboxError, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Endpoint, Event, Promotion, ServeRole
 from mlbox.serve.routing import Route, Traffic, TrafficSource, bucket
@@ -111,7 +112,8 @@ class Rollouts:
         self._thread: threading.Thread | None = None
         self._bus = bus
         self._unsubscribe = bus.subscribe(self._on_event)
-        self._refresh()
+        with contextlib.suppress(Unavailable):  # the next tick tries again
+            self._refresh()
 
     # -- routing ----------------------------------------------------------------------------------------------------
 

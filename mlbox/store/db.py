@@ -306,5 +306,38 @@ class Database:
         self._heads.close()
 
 
+class DownDatabase(Database):
+    """A file that could not be opened: everything asked of it says so, and the other files go on."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        self.path = path
+        self.name = path.stem
+        self.privacy = Shared()
+        self._reason = reason
+
+    def _down(self) -> Unavailable:
+        return Unavailable(
+            f"The {self.name} store could not be opened: {self._reason}.",
+            hint=f"Check {self.path.name}, or restore it from a backup, and start the server again.",
+        )
+
+    def submit(self, fn: Callable[[Tx], T]) -> Future[T]:
+        """Fails."""
+        future: Future[T] = Future()
+        future.set_exception(self._down())
+        return future
+
+    def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
+        """Raises Unavailable."""
+        raise self._down()
+
+    def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
+        """Raises Unavailable."""
+        raise self._down()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

@@ -7,7 +7,8 @@ may send again after a broken connection; tags are overwritten. A run that ended
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, get_args
 
@@ -257,6 +258,29 @@ class Tracker:
         `name` is another name of the run; `models` has, by logged model, what was measured of it, with the name and the
         digest of the data.
         """
+        write = self._logging(run_id, metrics=metrics, params=params, tags=tags, name=name, models=models)
+        self._db.write(write)
+
+    def submit_log(self, run_id: str, *, check: Callable[[], object], **given: Any) -> Future[None]:
+        """As `log`, without waiting. `check` is asked by the writer, right before it writes, and may raise."""
+        write = self._logging(run_id, **given)
+
+        def checked(tx: Tx) -> None:
+            check()
+            write(tx)
+
+        return self._db.submit(checked)
+
+    def _logging(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[Metric],
+        params: Mapping[str, str],
+        tags: Mapping[str, str],
+        name: str | None,
+        models: Mapping[str, Sequence[tuple[Metric, str, str]]],
+    ) -> Callable[[Tx], None]:
         if len(metrics) > MAX_METRICS:
             raise InvalidInput(
                 f"{len(metrics)} metrics in one batch.", hint=f"Send {MAX_METRICS} at a time.", field="metrics"
@@ -278,7 +302,7 @@ class Tracker:
             for model_id, measured in models.items():
                 _write_measured(tx, run_id, model_id, measured)
 
-        self._db.write(write)
+        return write
 
     def delete_tag(self, run_id: str, key: str) -> None:
         """Take a tag away; raises NotFound."""

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from mlbox.errors import StartupError
+from mlbox.errors import StartupError, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.gpus import inventory
@@ -39,7 +39,7 @@ from mlbox.store.artifacts import Artifacts
 from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
-from mlbox.store.db import Database, Privacy, Shared
+from mlbox.store.db import Database, DownDatabase, Privacy, Shared
 from mlbox.store.features import FeatureStore
 from mlbox.store.history import History
 from mlbox.store.identities import Identities
@@ -174,9 +174,10 @@ class Box:
             most_loaded=self.settings.max_models,
         )
         opening.callback(self.models.close)
-        self.models.warm()
         self._open_monitoring(opening)
-        self.promoter.resume()
+        with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
+            self.models.warm()
+            self.promoter.resume()
         self.rollouts.start()
 
     def _open_scheduler(self, opening: contextlib.ExitStack) -> None:
@@ -185,8 +186,9 @@ class Box:
         key_file = KeyFile(Path(settings.secret_key_file or own), marked=not settings.secret_key_file)
         db = self._open(opening, "secrets", migrations.secrets)
         self.secrets = Secrets(db, key_file, self._may_use_secrets, self.bus)
-        if lost := self.secrets.lost():
-            _log.warning("The key of these secrets is not usable (%s): %s.", key_file.path, ", ".join(lost))
+        with contextlib.suppress(Unavailable):
+            if lost := self.secrets.lost():
+                _log.warning("The key of these secrets is not usable (%s): %s.", key_file.path, ", ".join(lost))
         self.scheduler = Scheduler(
             Jobs(self._open(opening, "jobs", migrations.jobs)),
             self.tracker,
@@ -274,10 +276,13 @@ class Box:
         try:
             database = Database(path, schema, self.clock, self.bus, privacy=self._privacy)
         except sqlite3.Error as err:
-            raise StartupError(
-                f"The store {path} cannot be opened: {err}.",
-                hint="Check its owner and mode, or restore it from a backup.",
-            ) from err
+            if name == "access":  # without it nobody could be let in
+                raise StartupError(
+                    f"The store {path} cannot be opened: {err}.",
+                    hint="Check its owner and mode, or restore it from a backup.",
+                ) from err
+            _log.error("The store %s cannot be opened, and what needs it is down: %s", path, err)
+            database = DownDatabase(path, str(err))
         opening.callback(database.close)
         self._databases[name] = database
         return database

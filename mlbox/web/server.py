@@ -168,7 +168,7 @@ def _open(settings: Settings, url: str) -> Box:
 
 
 def _announce(box: Box, url: str) -> None:
-    print(f"mlbox listens on {url}", file=sys.stderr)
+    sys.stderr.write(f"mlbox listens on {url}\n")  # in one piece, whatever else is written there meanwhile
     for warning in warnings_of(box.settings):
         print(f"Warning: {warning}", file=sys.stderr)
     if box.data_dir.fresh:

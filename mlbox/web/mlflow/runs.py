@@ -6,9 +6,11 @@ tag `mlflow.runName`, whichever of the two is set.
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from litestar import Request
@@ -371,7 +373,14 @@ def _check_value(parameter: str, value: str, most: int) -> None:
         )
 
 
-def _log(
+class Logging(NamedTuple):
+    """What a request logs, and the question whether it may."""
+
+    check: Callable[[], None]
+    what: dict[str, Any]
+
+
+def _logging(
     box: Box,
     principal: Principal,
     run_id: str,
@@ -380,21 +389,47 @@ def _log(
     params: Mapping[str, str] = {},
     tags: Mapping[str, str] = {},
     place: bool = False,
-) -> dict[str, Any]:
+) -> Logging:
     metrics = [points.metric_of(one, f"metrics[{n}]." if place else "") for n, one in enumerate(given)]
     models: dict[str, list[tuple[Metric, str, str]]] = {}
     for one, metric in zip(given, metrics, strict=True):
         if one.model_id:
             models.setdefault(one.model_id, []).append((metric, one.dataset_name, one.dataset_digest))
-    scope.run(box, principal, "run.write", run_id)
-    for model_id in models:
-        scope.model(box, principal, "run.write", model_id)
+
+    def check() -> None:
+        scope.run(box, principal, "run.write", run_id)
+        for model_id in models:
+            scope.model(box, principal, "run.write", model_id)
+
+    name = tags.get(NAME_TAG)
+    return Logging(check, {"metrics": metrics, "params": params, "tags": tags, "name": name, "models": models})
+
+
+def _changed(run_id: str, err: Conflict) -> InvalidInput:
+    return InvalidInput(
+        f"Changing param values is not allowed for run ID='{run_id}'. {err.message}", hint=err.hint, field=err.field
+    )
+
+
+def _log(box: Box, principal: Principal, run_id: str, **given: Any) -> dict[str, Any]:
+    """Log much."""
+    check, what = _logging(box, principal, run_id, **given)
+    check()
     try:
-        box.tracker.log(run_id, metrics=metrics, params=params, tags=tags, name=tags.get(NAME_TAG), models=models)
+        box.tracker.log(run_id, **what)
     except Conflict as err:
-        raise InvalidInput(
-            f"Changing param values is not allowed for run ID='{run_id}'. {err.message}", hint=err.hint, field=err.field
-        ) from err
+        raise _changed(run_id, err) from err
+    return {}
+
+
+async def _log_one(box: Box, principal: Principal, run_id: str, **given: Any) -> dict[str, Any]:
+    """Log one thing: there is so little to do that a thread of its own would cost more, so the writer asks and writes."""
+    check, what = _logging(box, principal, run_id, **given)
+    context = contextvars.copy_context()
+    try:
+        await asyncio.wrap_future(box.tracker.submit_log(run_id, check=lambda: context.run(check), **what))
+    except Conflict as err:
+        raise _changed(run_id, err) from err
     return {}
 
 
@@ -402,7 +437,7 @@ def _log(
 async def log_metric(request: Request[Any, Any, Any], box: Box, principal: Principal) -> dict[str, Any]:
     """Add one point."""
     asked = await wire.decode(request, LogMetric)
-    return await box.call(lambda: _log(box, principal, asked.run_id or asked.run_uuid, given=[asked]))
+    return await _log_one(box, principal, asked.run_id or asked.run_uuid, given=[asked])
 
 
 @post(paths("runs/log-parameter"), action="run.write")
@@ -412,7 +447,7 @@ async def log_parameter(request: Request[Any, Any, Any], box: Box, principal: Pr
     points.check_key(asked.key, "key")
     _check_value("value", asked.value, MOST_PARAM)
     params = {asked.key: asked.value}
-    return await box.call(lambda: _log(box, principal, asked.run_id or asked.run_uuid, params=params))
+    return await _log_one(box, principal, asked.run_id or asked.run_uuid, params=params)
 
 
 @post(paths("runs/set-tag"), action="run.write")
@@ -422,7 +457,7 @@ async def set_tag(request: Request[Any, Any, Any], box: Box, principal: Principa
     points.check_key(asked.key, "key")
     _check_value("value", asked.value, MOST_TAG)
     tags = {asked.key: asked.value}
-    return await box.call(lambda: _log(box, principal, asked.run_id or asked.run_uuid, tags=tags))
+    return await _log_one(box, principal, asked.run_id or asked.run_uuid, tags=tags)
 
 
 @post(paths("runs/delete-tag"), action="run.write")
