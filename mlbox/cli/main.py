@@ -47,8 +47,12 @@ COMMANDS = {
     "alert": Entry("alert", "Alerts."),
     "audit": Entry("audit", "What happened, and who did it."),
     "feature": Entry("feature", "Feature views and services, and what is known of an entity."),
+    "transform": Entry("transform", "On-demand transforms: one function at training and at serving."),
+    "quality": Entry("quality", "Expectations of sources, and the rows that broke them."),
     "source": Entry("source", "Append-only tables that features are made of."),
     "model": Entry("model", "Models: versions, promotion, what serves."),
+    "export": Entry("transfer", "Write experiments, runs and models to a folder.", "export"),
+    "import": Entry("transfer", "Bring experiments, runs and models from MLflow or another box."),
     # administration
     "deleted": Entry("deleted", "List what was deleted and can be taken back.", "deleted"),
     "restore": Entry("deleted", "Take a deletion back.", "restore"),

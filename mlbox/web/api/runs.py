@@ -6,6 +6,7 @@ import math
 from datetime import datetime
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, get, post, put
 from litestar.params import Parameter
 
@@ -41,6 +42,8 @@ class NewRun(Record, frozen=True, kw_only=True):
     git_commit: str | None = None
     params: dict[str, str] = {}
     tags: dict[str, str] = {}
+    started_ms: Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)] | None = None
+    """Milliseconds since 1970, of a run that began earlier, such as one that is brought from elsewhere."""
 
 
 class Point(Record, frozen=True, kw_only=True):
@@ -96,6 +99,7 @@ async def start_run(box: Box, principal: Principal, data: NewRun) -> Run:
         git_commit=data.git_commit,
         params=data.params,
         tags=data.tags,
+        started=None if data.started_ms is None else from_us(data.started_ms * 1000),
     )
 
 
