@@ -107,7 +107,11 @@ def history(db: Database, run_id: str, key: str, *, limit: int | None, after: Po
         " AND (step, at_us, value) > (?, ?, ?) ORDER BY step, at_us, value LIMIT ?",
         (run_id, key, *last, -1 if limit is None else limit),
     )
-    return [Point(step, at_us, math.nan if value == "nan" else value) for step, at_us, value in rows]
+    found = list(map(Point._make, rows))
+    odd = [at for at, point in enumerate(found) if point[2] == "nan"]
+    for at in odd:
+        found[at] = found[at]._replace(value=math.nan)
+    return found
 
 
 def keys_of(db: Database, run_id: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import ipaddress
 import resource
 import signal
@@ -29,6 +30,8 @@ from mlbox.web.tls import is_open_to_others, server_context
 
 GRACE_SECONDS = 2
 """How long a request in flight may take to finish once the server was told to stop."""
+GC_THRESHOLD = 20_000
+"""Objects made, and not freed, between two looks of the garbage collector at the young ones."""
 SPARE_FILES = 1024
 """Open files besides connections: stores, models, uploads, pipes to jobs."""
 Listener = tuple[socket.socket, ssl.SSLContext | None]
@@ -130,9 +133,21 @@ def serve(settings: Settings) -> None:
             lifespan="on",
         )
         server = _Server(config, box, listeners)
+        _settle_memory()
         server.run(sockets=[listener for listener, _ in listeners])
         if not server.started:
             raise StartupError("The server did not start.", hint="The lines above say why.")
+
+
+def _settle_memory() -> None:
+    """Take what lives as long as the server out of the garbage collector's sight, and have it look less often.
+
+    An answer of many rows makes so many objects that the collector would walk all modules and routes for it, again and again:
+    half of the time of a page of 25,000 points went there.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
 
 
 def port_for_jobs(port: int) -> int:
