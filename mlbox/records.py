@@ -406,6 +406,29 @@ class OnlineRow(Record, frozen=True, kw_only=True):
     statuses: dict[str, Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]]
 
 
+class Webhook(Record, frozen=True, kw_only=True):
+    """An address that is told what happens to registered models."""
+
+    id: str
+    name: str
+    url: str
+    events: tuple[str, ...]
+    """MLflow's names, such as model_version.created."""
+    description: str = ""
+    signed: bool = False
+    active: bool = True
+    owner: str = ""
+    """It is told only of what this user may know of."""
+    status: str = ""
+    """What was answered last."""
+    tries: int = 0
+    """How often the next event was tried."""
+    lost: int = 0
+    """Events that were tried too often."""
+    created_at: datetime
+    updated_at: datetime
+
+
 class Deleted(Record, frozen=True, kw_only=True):
     """Something that was deleted and can be taken back."""
 
@@ -444,6 +467,86 @@ class FeatureService(Record, frozen=True, kw_only=True):
     name: str
     version: int
     features: tuple[str, ...]
+    created_by: str
+    created_at: datetime
+
+    @property
+    def ref(self) -> str:
+        """`name@vN`."""
+        return f"{self.name}@v{self.version}"
+
+
+class Expectation(Record, frozen=True, kw_only=True):
+    """What is expected of a column's values; null is allowed unless `max_nulls` says otherwise."""
+
+    column: str
+    dtype: DType | None = None
+    """A type that the value can be read as without loss: a text that is a number, a float that is whole."""
+    min: int | float | str | None = None
+    """Least value, itself included; a time as ISO 8601."""
+    max: int | float | str | None = None
+    values: tuple[str, ...] = ()
+    """All values that a text may have; none means any."""
+    pattern: str = ""
+    """Regular expression (RE2) that the whole text matches."""
+    max_nulls: float | None = None
+    """Greatest share of nulls in one load, 0 to 1; above it every row with a null is held back."""
+
+
+class Quarantined(Record, frozen=True, kw_only=True):
+    """A row that was held back, with what it broke."""
+
+    id: int
+    at: datetime
+    by: str
+    reasons: tuple[str, ...]
+    values: dict[str, Any]
+
+
+class Quality(Record, frozen=True, kw_only=True):
+    """A source's expectations, and what they held back."""
+
+    source: str
+    expectations: tuple[Expectation, ...]
+    quarantined: int
+    reasons: dict[str, int]
+    """How many rows of the quarantine broke each rule; a row may have broken several."""
+
+
+class TransformInput(Record, frozen=True, kw_only=True):
+    """What a transform takes: a feature of a view, or a value that comes with the request."""
+
+    name: str
+    dtype: DType | None = None
+    """Of a value that comes with the request; a feature has its own."""
+    feature: str | None = None
+    """`view:feature`; None means with the request, and in training as a column of the rows."""
+
+
+class TransformSpec(Record, frozen=True, kw_only=True):
+    """What an on-demand transform is to be: one function of its inputs, in a checked subset of Python."""
+
+    name: str
+    inputs: tuple[TransformInput, ...]
+    outputs: tuple[Column, ...]
+    code: str
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class Transform(Record, frozen=True, kw_only=True):
+    """One version of an on-demand transform; its outputs are features, `name@vN:output`."""
+
+    name: str
+    version: int
+    inputs: tuple[TransformInput, ...]
+    outputs: tuple[Column, ...]
+    code: str
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+    digest: str = ""
     created_by: str
     created_at: datetime
 
@@ -870,6 +973,25 @@ class DriftSummary(Record, frozen=True, kw_only=True):
     missing_risen: int = 0
     worst_feature: str | None = None
     worst_statistic: float | None = None
+
+
+class SkewResult(Record, frozen=True, kw_only=True):
+    """How much of what a model was served of one feature is what the offline history says of the same moments."""
+
+    model: str
+    feature: str
+    rows: int
+    """Served values that could be computed anew."""
+    equal: int
+    share: float | None
+    """Of equal values, 0 to 1; None when there are too few to say."""
+    verdict: Literal["not_enough_data", "ok", "alert"]
+    entity: dict[str, Any] | None = None
+    """The latest that differs, with its moment, what was served and what the history says; numbers that JSON lacks as null."""
+    moment: datetime | None = None
+    served: float | None = None
+    recomputed: float | None = None
+    at: datetime
 
 
 AlertState = Literal["firing", "resolved"]

@@ -189,6 +189,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="Seconds between two drift checks of every model; 0, or replay mode: only on demand."),
     ] = 0
+    skew_sample: Annotated[
+        int, Meta(ge=0, le=10000, description="Served rows that each check of skew computes anew; 0 switches it off.")
+    ] = 500
+    skew_limit: Annotated[
+        float, Meta(gt=0, le=1, description="Share of served values below which differing from the history is an alert.")
+    ] = 0.99
     session_hours: Annotated[float, Meta(gt=0, le=8760, description="Hours until an idle browser session ends.")] = 12
     session_days: Annotated[
         float, Meta(gt=0, le=365, description="Days until a browser session ends, however much it is used.")

@@ -8,7 +8,7 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show
-from mlbox.records import DriftResult, DriftSummary
+from mlbox.records import DriftResult, DriftSummary, SkewResult
 
 app = typer.Typer(no_args_is_help=True, help="Drift of what is served.")
 COLUMNS = (
@@ -41,6 +41,19 @@ def show_latest(model: Model, output: OutputOption = Output.table) -> None:
     """Show the last check."""
     with connect() as client:
         _show(client.get(f"/api/v1/monitoring/{model}", list[DriftResult]), output)
+
+
+@app.command(epilog="Example: mlbox monitor skew flight-delay --check")
+def skew(
+    model: Model,
+    check: Annotated[bool, typer.Option("--check", help="Measure now, instead of showing the last time.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show which share of what was served is what the history says of the same moments."""
+    path = f"/api/v1/monitoring/{model}/skew"
+    with connect() as client:
+        found = client.post(path, list[SkewResult]) if check else client.get(path, list[SkewResult])
+    show(found, ("feature", "share", "verdict", "equal", "rows", "served", "recomputed", "entity"), output)
 
 
 def _show(found: list[DriftResult], output: Output) -> None:

@@ -72,6 +72,8 @@ def append(
     with connect(timeout_seconds=600) as client:
         answer = client.upload("POST", f"/api/v1/sources/{name}/rows", file, dict[str, int], format=chosen)
     note(f"{answer['rows']:,} rows added to {name}.")
+    if held := answer.get("quarantined"):
+        note(f"{held:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
 
 
 def read_column(text: str) -> Column:

@@ -30,7 +30,10 @@ def export(
     experiment: Experiments = None,
     model: Models = None,
 ) -> None:
-    """Write experiments, runs and models with all their points and files to a folder that `mlbox import folder` reads."""
+    """Write experiments, runs and models to a folder.
+
+    All their points and files are in it, and `mlbox import folder` reads it.
+    """
     from mlbox.transfer.folder import Writer
     from mlbox.transfer.rest import Rest
 

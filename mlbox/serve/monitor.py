@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -73,6 +73,8 @@ class Monitor:
         self._minimum = minimum
         self._every = every
         self._checking = threading.Lock()
+        self.beside: list[Callable[[str], object]] = []
+        """What else is checked of each model in Production, on the same schedule."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -204,14 +206,18 @@ class Monitor:
     def check_all(self) -> None:
         """Check every model in Production; one that cannot be checked is logged and keeps no other from it."""
         for version in self._registry.in_stage("Production"):
-            if self._stopping.is_set():
-                return
-            try:
-                self.check(version.model)
-            except NotFound as err:
-                _log.debug("%s is not checked for drift: %s", version.ref, err)
-            except Exception as err:  # whatever is wrong with one model's files, the thread lives on
-                _log.warning("%s could not be checked for drift: %s", version.ref, err)
+            for check in (self.check, *self.beside):
+                if self._stopping.is_set():
+                    return
+                self._check_safely(check, version)
+
+    def _check_safely(self, check: Callable[[str], object], version: ModelVersion) -> None:
+        try:
+            check(version.model)
+        except NotFound as err:
+            _log.debug("%s is not checked for drift: %s", version.ref, err)
+        except Exception as err:  # whatever is wrong with one model's files, the thread lives on
+            _log.warning("%s could not be checked for drift: %s", version.ref, err)
 
     def close(self) -> None:
         """Stop checking."""

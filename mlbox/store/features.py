@@ -56,25 +56,37 @@ class FeatureStore(Catalog):
         """Add rows to a source, all or none; how many. Columns are those declared, in any order."""
         found = self.declared(source)
         rows = conform(table, found.columns, required=(found.event_time,))
-        target = views.source_table(source)
 
-        def write(cursor: Cursor) -> None:
+        def write(cursor: Cursor) -> int:
             self._ensure_source(cursor, found)
-            before = dict(self._source_counts(cursor)).get(source, 0)
-            cursor.register("incoming", rows)
-            cursor.execute(
-                f"INSERT INTO {target} SELECT {views.names(found.columns)}, {before} + row_number() OVER () FROM incoming"
-            )
-            cursor.unregister("incoming")
-            cursor.execute(
-                'INSERT INTO "state:source" VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE'
-                " SET appends = appends + 1, row_count = row_count + excluded.row_count",
-                [source, rows.num_rows],
-            )
+            return self._insert(cursor, found, self._screened(cursor, found, rows, actor))
 
-        if rows.num_rows:
-            self._offline.write(write)
-            self.note_append(source, rows.num_rows, actor=actor)
+        added = self._offline.write(write) if rows.num_rows else 0
+        if added:
+            self.note_append(source, added, actor=actor)
+        return added
+
+    def _screened(self, cursor: Cursor, source: Source, rows: pa.Table, actor: str) -> pa.Table:
+        """Those of the rows that go into the source."""
+        return rows
+
+    @classmethod
+    def _insert(cls, cursor: Cursor, source: Source, rows: pa.Table) -> int:
+        """Write rows to a source's table; how many."""
+        if not rows.num_rows:
+            return 0
+        before = dict(cls._source_counts(cursor)).get(source.name, 0)
+        cursor.register("incoming", rows)
+        cursor.execute(
+            f"INSERT INTO {views.source_table(source.name)} SELECT {views.names(source.columns)},"
+            f" {before} + row_number() OVER () FROM incoming"
+        )
+        cursor.unregister("incoming")
+        cursor.execute(
+            'INSERT INTO "state:source" VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE'
+            " SET appends = appends + 1, row_count = row_count + excluded.row_count",
+            [source.name, rows.num_rows],
+        )
         return int(rows.num_rows)
 
     def sources(self, *, limit: int = ALL, after: str | None = None) -> list[Source]:

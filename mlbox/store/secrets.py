@@ -78,6 +78,11 @@ class Secrets:
         """Keep a value, in place of a former one. Raises InvalidInput for one that cannot be kept, without telling it."""
         _check_name(name, "name")
         _check_value(value)
+        self.keep(team, name, value, actor=actor)
+        return self.one(team, name)
+
+    def keep(self, team: str, name: str, value: str, *, actor: str | None = None) -> None:
+        """Keep a value for the box itself, where no actor is named: `team` begins with `~`, as no team's name does."""
         with self._lock:
             key_id, key = self._key_file.current()
             nonce, sealed = _seal(key, key_id, team, name, value.encode())
@@ -87,12 +92,23 @@ class Secrets:
                     "INSERT INTO secret (team, name, key_id, nonce, sealed, set_by, set_us) VALUES (?,?,?,?,?,?,?)"
                     " ON CONFLICT (team, name) DO UPDATE SET key_id = excluded.key_id, nonce = excluded.nonce,"
                     " sealed = excluded.sealed, set_by = excluded.set_by, set_us = excluded.set_us",
-                    (team, name, key_id, nonce, sealed, actor, tx.now_us),
+                    (team, name, key_id, nonce, sealed, actor or "system", tx.now_us),
                 )
-                tx.emit("secret.set", f"secret:{name}", actor, team=team)
+                if actor is not None:
+                    tx.emit("secret.set", f"secret:{name}", actor, team=team)
 
             self._db.write(write)
-        return self.one(team, name)
+
+    def reveal(self, team: str, name: str) -> str:
+        """A value that the box keeps for itself; raises NotFound, or Unavailable where its key is lost."""
+        row = self._db.one("SELECT * FROM secret WHERE team = ? AND name = ?", (team, name))
+        if row is None:
+            raise _missing(team, name)
+        return self._open_all([row])[team, name]
+
+    def drop(self, team: str, name: str) -> None:
+        """Forget a value that the box kept for itself."""
+        self._db.write(lambda tx: tx.run("DELETE FROM secret WHERE team = ? AND name = ?", (team, name)))
 
     def remove(self, team: str, name: str, *, actor: str) -> None:
         """Forget a secret; raises NotFound. A job that is under way keeps what it was given."""
@@ -141,7 +157,7 @@ class Secrets:
     def all(self) -> list[Secret]:
         """The secrets of the teams of whoever asks, by team and name, without their values."""
         known = self._known_keys()
-        rows = self._db.all(f"SELECT * FROM secret WHERE {_VISIBLE} ORDER BY team, name")
+        rows = self._db.all(f"SELECT * FROM secret WHERE {_VISIBLE} AND team NOT LIKE '~%' ORDER BY team, name")
         return [_secret(row, known) for row in rows]
 
     def one(self, team: str, name: str) -> Secret:

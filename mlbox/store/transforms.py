@@ -12,23 +12,20 @@ and every value depends on its own row alone, so both give the same to the last 
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, DType
 from mlbox.store.catalog import suggest
+from mlbox.store.transform_program import BARE, Program, Step, Type
 
 if TYPE_CHECKING:
-    from mlbox.store.transform_ops import Operation, Values
+    from mlbox.store.transform_ops import Operation
 
 MAX_CODE = 8192
 MAX_NODES = 1000
 MAX_DEPTH = 40
-Type = DType | Literal["NULL"]
 _BINARY: dict[type[ast.AST], str] = {
     ast.Add: "+",
     ast.Sub: "-",
@@ -61,75 +58,6 @@ _INSTEAD: dict[type[ast.AST], tuple[str, str]] = {
     ast.JoinedStr: ("an f-string", "Join texts with +, and numbers with str(x)."),
     ast.Is: ("`is`", "Write x is None, is_null(x) or ==."),
 }
-
-
-class Step(NamedTuple):
-    """One operation on slots; its result is the next slot."""
-
-    name: str
-    operation: Operation
-    slots: tuple[int, ...]
-
-
-class Program:
-    """A compiled transform. Slots are its inputs, then its constants, then one for each step."""
-
-    def __init__(
-        self,
-        inputs: Sequence[Column],
-        constants: Sequence[tuple[Type, Any]],
-        steps: Sequence[Step],
-        outputs: Mapping[str, tuple[int, DType]],
-    ) -> None:
-        self.inputs = tuple(inputs)
-        self.outputs = {name: dtype for name, (_, dtype) in outputs.items()}
-        self._slots = [slot for slot, _ in outputs.values()]
-        self._steps = [(step.operation.run, step.slots) for step in steps]
-        self._constants = [constant_values(kind, value) for kind, value in constants]
-        listing = [
-            [[column.name, column.dtype] for column in inputs],
-            [[kind, value.hex() if isinstance(value, float) else value] for kind, value in constants],
-            [[step.name, step.operation.gives, *step.slots] for step in steps],
-            [[name, dtype, slot] for name, (slot, dtype) in outputs.items()],
-        ]
-        self.digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
-        """The same for texts that say the same: names of locals, layout, comments and order of assignments are no part."""
-
-    def run(self, columns: Sequence[Values], rows: int) -> list[Values]:
-        """The outputs for the inputs' values, each as many rows as were given."""
-        import numpy as np
-
-        slots = [*columns, *self._constants]
-        with np.errstate(all="ignore"):
-            for operate, places in self._steps:
-                slots.append(operate(*[slots[place] for place in places]))
-        return [_finished(slots[slot], rows) for slot in self._slots]
-
-
-def constant_values(kind: Type, value: Any) -> Values:
-    """One value for all rows."""
-    import numpy as np
-
-    from mlbox.store.transform_ops import Values
-
-    if kind == "NULL":
-        return Values(np.zeros(1), np.ones(1, bool))
-    dtype = {"BOOL": np.bool_, "INT64": np.int64, "FP64": np.float64, "STRING": object}[kind]
-    return Values(np.array([value], dtype))
-
-
-def _finished(column: Values, rows: int) -> Values:
-    """All rows of a result, NaN in its one usual form: its sign and payload have no meaning and depend on the machine code."""
-    import numpy as np
-
-    data, nulls = column
-    if len(data) != rows:
-        data = np.broadcast_to(data, rows)
-    if nulls is not None and len(nulls) != rows:
-        nulls = np.broadcast_to(nulls, rows)
-    if data.dtype == np.float64:
-        data = np.where(np.isnan(data), np.nan, data)
-    return type(column)(data, nulls)
 
 
 # -- compiling ----------------------------------------------------------------------------------------------------------------
@@ -168,10 +96,11 @@ def _check_size(module: ast.Module) -> None:
     count = depth = 0
     while level:
         count, depth = count + len(level), depth + 1
+        place = next((node for node in level if hasattr(node, "lineno")), level[0])
         if count > MAX_NODES:
-            refuse(level[0], f"the code has more than {MAX_NODES:,} parts.", "Split the transform.")
+            refuse(place, f"the code has more than {MAX_NODES:,} parts.", "Split the transform.")
         if depth > MAX_DEPTH:
-            refuse(level[0], f"the code is nested more than {MAX_DEPTH} deep.", "Use local names for its parts.")
+            refuse(place, f"the code is nested more than {MAX_DEPTH} deep.", "Use local names for its parts.")
         level = [child for node in level for child in ast.iter_child_nodes(node)]
 
 
@@ -285,6 +214,10 @@ class _Compiler:
                 return self._operator(node, "if", [self._slot(node.test), *slots])
             case ast.Call():
                 return self._call(node)
+        return self._other(node)
+
+    @staticmethod
+    def _other(node: ast.expr) -> int:
         what, hint = _INSTEAD.get(type(node), (type(node).__name__, "Use arithmetic, comparisons and the table."))
         if isinstance(node, ast.BinOp):
             what, hint = f"the operator {type(node.op).__name__}", "Use + - * / // % **."
@@ -416,7 +349,7 @@ class _Compiler:
 
     def _null_of(self, wanted: DType) -> int:
         """A null in a type's own form: a text is an object, and a where() of both has to know."""
-        bare = {"BOOL": False, "INT64": 0, "FP64": 0.0, "STRING": "", "TIMESTAMP": 0}[wanted]
+        bare = BARE[wanted]
         kind: Type = "INT64" if wanted == "TIMESTAMP" else wanted
         value = self._make((kind, repr(bare)), (kind, bare), kind)
         operation = next(one for one in self._ops.FUNCTIONS["null_if"] if one.takes[0] == kind)
@@ -481,71 +414,3 @@ def _is_taken(kind: Type, wanted: DType) -> bool:
 
 def _can_be_turned(kind: Type, wanted: DType) -> bool:
     return kind in (wanted, "NULL") or (kind == "INT64" and wanted == "FP64")
-
-
-# -- values in and out ---------------------------------------------------------------------------------------------------------
-
-CHUNK = 65_536
-"""Rows at once: what a transform makes on the way fits into the processor's cache, and its memory has a bound."""
-_BARE: dict[str, Any] = {"BOOL": False, "INT64": 0, "FP64": 0.0, "STRING": "", "TIMESTAMP": 0}
-
-
-def values_of(column: Sequence[Any], dtype: DType) -> Values:
-    """Python values as a column; times in microseconds since 1970, None for null."""
-    import numpy as np
-
-    from mlbox.store.transform_ops import Values
-
-    kind: Any = {"BOOL": np.bool_, "FP64": np.float64, "STRING": object}.get(dtype, np.int64)
-    if None not in column:
-        return Values(np.array(column, kind))
-    bare = _BARE[dtype]
-    nulls = np.array([value is None for value in column], bool)
-    return Values(np.array([bare if value is None else value for value in column], kind), nulls)
-
-
-def plain(column: Values) -> list[Any]:
-    """A column as Python values."""
-    found: list[Any] = column.data.tolist()
-    if column.nulls is None:
-        return found
-    return [None if null else value for value, null in zip(found, column.nulls.tolist(), strict=True)]
-
-
-def from_arrow(column: Any, dtype: DType) -> Values:
-    """An Arrow column, in its dtype's own type and without a zone, as a column."""
-    import pyarrow as pa
-
-    from mlbox.store.transform_ops import Values
-
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    nulls = array.is_null().to_numpy(zero_copy_only=False) if array.null_count else None
-    if dtype == "TIMESTAMP":
-        array = array.cast(pa.int64())
-    if array.null_count:
-        array = array.fill_null(_BARE[dtype])
-    return Values(array.to_numpy(zero_copy_only=False), nulls)
-
-
-def to_arrow(column: Values, dtype: DType) -> Any:
-    """A column as an Arrow array of its dtype; NaN stays NaN."""
-    import pyarrow as pa
-
-    from mlbox.store.casting import arrow_type
-
-    if dtype == "TIMESTAMP":
-        return pa.array(column.data, pa.int64(), mask=column.nulls, from_pandas=False).cast(arrow_type(dtype))
-    return pa.array(column.data, arrow_type(dtype), mask=column.nulls, from_pandas=False)
-
-
-def chunks(rows: int) -> Iterator[tuple[int, int]]:
-    """Where each part of so many rows begins and ends."""
-    for start in range(0, rows, CHUNK):
-        yield start, min(rows, start + CHUNK)
-
-
-def is_same(a: Any, b: Any) -> bool:
-    """True for two values that are the same: NaN is itself, and a zero has a sign."""
-    if isinstance(a, float) and isinstance(b, float):
-        return (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1, a) == math.copysign(1, b))
-    return type(a) is type(b) and bool(a == b)

@@ -94,7 +94,7 @@ class Writer:
             files = []
         self._lines(f"files/{owner.id}.jsonl", (self._blob(source, owner, file) for file in files))
 
-    def _blob(self, source: Source, owner: RunItem | LoggedModelItem, file: File) -> dict[str, Any]:
+    def _blob(self, source: Source, owner: RunItem | LoggedModelItem, file: File) -> File:
         digest, size = hashlib.sha256(), 0
         partial = self._folder / "blobs" / "partial"
         with partial.open("wb") as out:
@@ -108,7 +108,7 @@ class Writer:
         target.parent.mkdir(exist_ok=True)
         partial.replace(target)
         self.counts["files"] += 1
-        return {"path": file.path, "size": size, "sha256": name}
+        return File(file.path, size, name)
 
     def _json(self, name: str, value: Any) -> None:
         self._put(name, [msgspec.json.encode(value)])

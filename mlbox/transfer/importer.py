@@ -385,7 +385,10 @@ class Importer:
     def _model_name(self, name: str) -> str:
         """The name here: what a model's name may not have becomes a dash."""
         plain = self._name(_NO_NAME.sub("-", name).lstrip("._-") or "model")
-        if plain != name and (note := f"The model {name!r} is called {plain!r} here.") not in self.result.notes:
+        if (
+            plain != self._name(name)
+            and (note := f"The model {name!r} is called {plain!r} here.") not in self.result.notes
+        ):
             self.result.notes.append(note)
         return plain
 

@@ -30,9 +30,12 @@ from mlbox.web.api import (
     monitoring,
     points,
     predict,
+    quality,
     registry,
     runs,
+    skew,
     teams,
+    transforms,
 )
 from mlbox.web.api import ops as box_api
 from mlbox.web.api import secrets as secrets_api
@@ -53,6 +56,8 @@ ADAPTERS: tuple[Any, ...] = (
     box_api,
     teams,
     features,
+    transforms,
+    quality,
     labels,
     datasets,
     runs,
@@ -61,6 +66,7 @@ ADAPTERS: tuple[Any, ...] = (
     registry,
     predict,
     monitoring,
+    skew,
     jobs,
     secrets_api,
     v2,

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from mlbox.errors import StartupError, Unavailable
+from mlbox.errors import NotFound, StartupError, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.gpus import inventory
@@ -30,8 +30,10 @@ from mlbox.serve.promotion import Promoter
 from mlbox.serve.registration import Registrar
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
+from mlbox.serve.skew import Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.stages import Stages
+from mlbox.serve.webhooks import Deliverer
 from mlbox.settings import Settings
 from mlbox.store import migrations
 from mlbox.store.access import Access
@@ -40,7 +42,6 @@ from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
 from mlbox.store.db import Database, DownDatabase, Privacy, Shared
-from mlbox.store.features import FeatureStore
 from mlbox.store.history import History
 from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
@@ -50,6 +51,7 @@ from mlbox.store.labels import Labels
 from mlbox.store.logged_models import LoggedModels
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline
+from mlbox.store.ondemand import Transforms
 from mlbox.store.online import Online
 from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
@@ -61,11 +63,14 @@ from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
 from mlbox.store.teams import Teams
 from mlbox.store.tracking import Tracker
+from mlbox.store.webhooks import Webhooks
 from mlbox.web.door import Door
 from mlbox.web.sign_on import open_sign_on
 
 if TYPE_CHECKING:
     from sqlite_utils.migrations import Migrations
+
+    from mlbox.outgoing import Outgoing
 
 _log = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -113,6 +118,7 @@ class Box:
             self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
             opening.callback(self._pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
+            self._open_webhooks(opening)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
             self._stack = opening.pop_all()
@@ -230,7 +236,35 @@ class Box:
             every=self.settings.drift_seconds,
         )
         opening.callback(self.monitor.close)
+        self.skew = Skew(
+            self._databases["monitoring"],
+            self.registry,
+            self.features,
+            self.predictions,
+            self.clock,
+            sample=self.settings.skew_sample,
+            limit=self.settings.skew_limit,
+        )
+        self.monitor.beside.append(self.skew.check)
         self.monitor.start()
+
+    def _open_webhooks(self, opening: contextlib.ExitStack) -> None:
+        self.webhooks = Webhooks(self._databases["registry"], self.secrets)
+        self.deliverer = Deliverer(self.webhooks, self._outgoing, self._account, self.clock, self.bus)
+        opening.callback(self.deliverer.close)
+        self.deliverer.start()
+
+    def _outgoing(self) -> Outgoing:
+        from mlbox.outgoing import Outgoing  # imported late: a box without webhooks needs no HTTP client
+
+        return Outgoing(self.settings.outgoing_allow, ca_file=self.settings.outgoing_ca)
+
+    def _account(self, name: str) -> Principal | None:
+        try:
+            account = self.access.user(name)
+        except NotFound:
+            return None
+        return Principal(name=name, role=account.role) if account.disabled_at is None else None
 
     def _open_retention(self, opening: contextlib.ExitStack) -> None:
         self.retention = Retention(
@@ -263,7 +297,7 @@ class Box:
             seconds=settings.upload_seconds,
             memory_mb=settings.upload_memory_mb,
         )
-        self.features = FeatureStore(
+        self.features = Transforms(
             self._open(opening, "features", migrations.features),
             self.offline,
             self.online,

@@ -64,6 +64,11 @@ FAMILIES: Mapping[str, Family] = {
     "ml_feature_missing_ratio": Family(
         "gauge", ("model", "version", "feature"), "Share of served values that were missing, 0 to 1, at the last check."
     ),
+    "ml_feature_skew_equal_ratio": Family(
+        "gauge",
+        ("model", "feature"),
+        "Share of served values that are what the offline history says, 0 to 1, at the last check; absent without enough data.",
+    ),
     "mlbox_alerts_firing": Family("gauge", ("name",), "Alerts that fire now, up to 1,000."),
     "mlbox_jobs": Family("gauge", ("state",), "Jobs in each state."),
     "mlbox_prediction_log_dropped_total": Family(
@@ -163,6 +168,7 @@ class _BoxCollector:
         yield self._predictions()
         sources: dict[str, Callable[[], list[Metric]]] = {
             "drift": self._drift,
+            "skew": self._skew,
             "alerts": self._alerts,
             "jobs": self._jobs,
         }
@@ -196,6 +202,12 @@ class _BoxCollector:
             _gauge("ml_feature_drift_ks_statistic", distances),
             _gauge("ml_feature_missing_ratio", missing),
         ]
+
+    def _skew(self) -> list[Metric]:
+        serving = self._box.registry.in_stage("Production")
+        found = [result for version in serving for result in self._box.skew.latest(version.model)]
+        shares = [((result.model, result.feature), result.share) for result in found if result.share is not None]
+        return [_gauge("ml_feature_skew_equal_ratio", heapq.nsmallest(MOST_FEATURES, shares, key=lambda one: one[1]))]
 
     def _jobs(self) -> list[Metric]:
         return [_gauge("mlbox_jobs", [((state,), n) for state, n in sorted(self._box.scheduler.counts().items())])]

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mlbox.ids import new_id
-from mlbox.records import GateResult, ModelVersion, Prediction
+from mlbox.records import Column, GateResult, ModelVersion, Prediction, ViewSpec
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.registry import NewVersion
 from mlbox.web.box import Box
@@ -57,3 +57,18 @@ def served(box: Box, values: Iterable[float | None], *, score: float = 0.5, **ch
     ]
     box.predictions.put(rows)
     return rows
+
+
+def with_history(box: Box, temp: float = 7.0) -> None:
+    """The view that the features are of, with one place that was always so warm."""
+    key, numbers = Column(name="place", dtype="STRING"), [Column(name=name, dtype="FP64") for name in ("temp", "wind")]
+    columns = (key, Column(name="hour", dtype="TIMESTAMP"), *numbers)
+    box.features.add_source("stations", columns, "hour", None, actor="ann")
+    hours = pa.array([box.clock.now()], pa.timestamp("us", "UTC"))
+    box.features.append(
+        "stations", pa.table({"place": ["JFK"], "hour": hours, "temp": [temp], "wind": [1.0]}), actor="ann"
+    )
+    sql = "SELECT place, temp, wind, hour AS event_time FROM stations"
+    spec = ViewSpec(name="weather", join_keys=(key,), features=tuple(numbers), sql=sql, sources=("stations",))
+    box.features.apply_view(spec, actor="ann")
+    box.features.materialize()

@@ -17,7 +17,19 @@ from litestar.exceptions import LitestarDeprecationWarning
 
 from mlbox.clock import parse_time
 from mlbox.ids import new_id
-from mlbox.records import Column, GateResult, JobSpec, Metric, ModelVersion, Prediction, Promotion, ViewSpec
+from mlbox.records import (
+    Column,
+    Expectation,
+    GateResult,
+    JobSpec,
+    Metric,
+    ModelVersion,
+    Prediction,
+    Promotion,
+    TransformInput,
+    TransformSpec,
+    ViewSpec,
+)
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.settings import Settings
 from mlbox.store.datasets import DatasetSpec
@@ -128,7 +140,8 @@ class Filled:
     def pages(self) -> list[str]:
         """An address of every kind of page."""
         return [
-            *("/", "/features", "/features/spend@v1", "/sources/sales", "/datasets", "/datasets/churn@v1", "/labels"),
+            *("/", "/features", "/features/spend@v1", "/features/ratio@v1", "/sources/sales"),
+            *("/datasets", "/datasets/churn@v1", "/labels"),
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
@@ -182,6 +195,18 @@ def _data(box: Box, own: str) -> None:
         ttl_seconds=7 * 86400,
     )
     box.features.apply_view(view, actor="ada")
+    transform = TransformSpec(
+        name=f"{own}ratio",
+        inputs=(TransformInput(name="amount", feature=own + FEATURE), TransformInput(name="limit", dtype="FP64")),
+        outputs=(Column(name="share", dtype="FP64", description=NASTY),),
+        code="def ratio(amount, limit):\n    return amount / limit if limit > 0 else 0.0  # <b>" + NASTY,
+        description=NASTY,
+    )
+    box.features.apply_transform(transform, actor="ada")
+    expected = [Expectation(column="amount", min=-1000), Expectation(column="who", pattern="[a-z0-9]+", max_nulls=0)]
+    box.features.expect(f"{own}sales", expected, actor="ada")
+    held = {"who": [NASTY], "moment": moments[:1], "amount": [-5000.0]}
+    box.features.append(f"{own}sales", pa.table(held), actor="ada")
     box.features.apply_service(f"{own}all", [own + FEATURE], actor="ada")
     box.labels.create(f"{own}left", (who,), Column(name="left", dtype="INT64"), actor="ada")
     known = pa.array([moment + timedelta(hours=1) for moment in times], pa.timestamp("us", "UTC"))

@@ -23,7 +23,7 @@ from mlbox.web import metrics
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
 from tests.conftest import Server
-from tests.web.monitored import FEATURES, in_production, served
+from tests.web.monitored import FEATURES, in_production, served, with_history
 from tests.web.site import Site, open_box
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
@@ -106,6 +106,9 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     in_production(box)
     served(box, np.full(200, 50.0))
     box.monitor.check("delay")
+    with_history(box)
+    served(box, np.full(50, 7.0), entity={"place": "JFK"})
+    box.skew.check("delay")
     kinds: dict[str, str] = {}
     labels: dict[str, set[str]] = {}
     for family in read_text(found.render("")[0].decode()):

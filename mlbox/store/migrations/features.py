@@ -33,3 +33,31 @@ def m001_definitions(db: Database) -> None:
 @migration(features)
 def m002_audit_chain(db: Database) -> None:
     chain_events(db)
+
+
+@migration(features)
+def m003_transforms(db: Database) -> None:
+    """On-demand transforms share the names of views."""
+    run_script(
+        db,
+        """
+        CREATE TABLE transform (
+          name TEXT NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL, spec TEXT NOT NULL,
+          created_by TEXT NOT NULL, created_us INTEGER NOT NULL, PRIMARY KEY (name, version)
+        ) STRICT;
+        """,
+    )
+
+
+@migration(features)
+def m004_expectations(db: Database) -> None:
+    """What is expected of a source's columns; the rows that broke it are in the offline store."""
+    run_script(
+        db,
+        """
+        CREATE TABLE expectation (
+          source TEXT NOT NULL, "column" TEXT NOT NULL, spec TEXT NOT NULL, created_by TEXT NOT NULL,
+          created_us INTEGER NOT NULL, PRIMARY KEY (source, "column")
+        ) STRICT;
+        """,
+    )

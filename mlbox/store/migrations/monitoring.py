@@ -34,3 +34,19 @@ def m001_drift_and_alerts(db: Database) -> None:
 @migration(monitoring)
 def m002_audit_chain(db: Database) -> None:
     chain_events(db)
+
+
+@migration(monitoring)
+def m003_skew(db: Database) -> None:
+    """How far what was served agrees with what the offline history says of the same moments."""
+    run_script(
+        db,
+        """
+        CREATE TABLE skew (
+          id INTEGER PRIMARY KEY, model TEXT NOT NULL, feature TEXT NOT NULL, check_id TEXT NOT NULL, at_us INTEGER NOT NULL,
+          result TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX skew_feature ON skew (model, feature, id);
+        CREATE INDEX skew_check ON skew (model, check_id);
+        """,
+    )

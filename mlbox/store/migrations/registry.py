@@ -261,3 +261,19 @@ def m005_removal(db: Database) -> None:
         ALTER TABLE model_version ADD COLUMN removed_us INTEGER;
         """,
     )
+
+
+@migration(registry)
+def m006_webhooks(db: Database) -> None:
+    """Who is told of what happens to models, and how far in this file's events each has come (see `webhooks`)."""
+    run_script(
+        db,
+        """
+        CREATE TABLE webhook (
+          id TEXT PRIMARY KEY, name TEXT NOT NULL, description TEXT NOT NULL, url TEXT NOT NULL, events TEXT NOT NULL,
+          signed INTEGER NOT NULL, active INTEGER NOT NULL, owner TEXT NOT NULL, created_us INTEGER NOT NULL,
+          updated_us INTEGER NOT NULL, deleted_us INTEGER, seq INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0,
+          next_us INTEGER NOT NULL DEFAULT 0, status TEXT NOT NULL DEFAULT '', lost INTEGER NOT NULL DEFAULT 0
+        ) STRICT;
+        """,
+    )

@@ -32,10 +32,11 @@ class NewService(Record, frozen=True, kw_only=True):
     features: tuple[str, ...]
 
 
-class Rows(Record, frozen=True, kw_only=True):
-    """How many rows were written."""
+class Rows(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """How many rows were written, and how many were held back where any were."""
 
     rows: int
+    quarantined: int = 0
 
 
 class MaterializeRequest(Record, frozen=True, kw_only=True):
@@ -80,10 +81,11 @@ async def append_rows(
     name: str,
     format_: Annotated[str, QueryParameter(name="format")] = "",
 ) -> Rows:
-    """Add the body's rows (`?format=parquet|csv|arrow`), all or none."""
+    """Add the body's rows (`?format=parquet|csv|arrow`), all or none; what breaks an expectation goes to the quarantine."""
     source = await box.call(box.features.source, name)
     table = await receive_rows(box, request, format_, source.columns, required=(source.event_time,))
-    return Rows(rows=await box.call(box.features.append, name, table, actor=principal.name))
+    added = await box.call(box.features.append, name, table, actor=principal.name)
+    return Rows(rows=added, quarantined=table.num_rows - added)
 
 
 @post("/api/v1/features/views", action="view.apply")

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlbox.web.mlflow import artifacts, experiments, logged_models, metrics, models, runs, server_info, versions
+from mlbox.web.mlflow import (
+    artifacts,
+    experiments,
+    logged_models,
+    metrics,
+    models,
+    runs,
+    server_info,
+    versions,
+    webhooks,
+)
 
 handlers: list[Any] = [
     *experiments.handlers,
@@ -15,5 +25,6 @@ handlers: list[Any] = [
     *server_info.handlers,
     *models.handlers,
     *versions.handlers,
+    *webhooks.handlers,
 ]
 """Everything that an MLflow client asks."""

@@ -33,9 +33,16 @@ PHRASES: dict[str, str] = {
     "secret.rotated": "changed the key of {secrets} secrets",
     "artifact.broken": "found the file {name} broken on disk",
     "box.collected": "removed {runs} runs and {versions} versions for good, and freed {bytes} bytes in {files} files",
+    "webhook.created": "added the webhook {name} to {url}",
+    "webhook.changed": "changed the webhook {name}",
+    "webhook.deleted": "deleted the webhook {name}",
+    "webhook.failed": "could not tell the webhook {name} of {event}: {reason}",
     "clock.advanced": "moved domain time to {to}",
     "source.created": "declared the source {name}",
     "source.appended": "added {rows} rows to {name}",
+    "source.expected": "said what is expected of {name}",
+    "source.quarantined": "sent {rows} rows to {name} that are held back",
+    "source.resubmitted": "sent held rows of {name} again: {rows} went in, {held} did not",
     "view.applied": "defined the features {name}",
     "view.described": "described the features {name}",
     "view.materialized": "brought {rows} entities of {name} up to date online",
@@ -95,7 +102,8 @@ PHRASES: dict[str, str] = {
     "promotion.rolled_back": "rolled {name} back: {reason}",
     "promotion.withdrawn": "withdrew {name}",
     "drift.checked": "checked {features} features of {name} for drift, the worst has D {worst}",
-    "alert.fired": "raised an alert: {about} drifts",
+    "skew.checked": "compared what {name} was served with its history, at least {lowest} of it is equal",
+    "alert.fired": "raised an alert: {about} {verb}",
     "alert.resolved": "resolved the alert on {about}",
 }
 """By event type, after the actor's name; a type that is not here is written out as it is."""
@@ -134,7 +142,8 @@ def phrase(event: Event) -> str:
     fields = {key: _words(value) for key, value in event.data.items()}
     labels = event.data.get("labels") or {}
     about = " of ".join(str(labels[key]) for key in ("feature", "model") if key in labels)
-    return known.format_map(_Lenient(fields, name=name, subject=name, about=about))
+    verb = "is not served as its history has it" if event.data.get("name") == "training_serving_skew" else "drifts"
+    return known.format_map(_Lenient(fields, name=name, subject=name, about=about, verb=verb))
 
 
 def without_echo(events: Iterable[Event], limit: int) -> list[tuple[Event, int]]:

@@ -1,0 +1,231 @@
+"""Training-serving skew, measured: what was served, computed anew from the offline history as of the same moment.
+
+A model trains on the history. Where the values that it was served are not those that the history has for the moment of the
+request, it answers for another world than the one that it learned: the online store was stale, a row came late and was counted as
+known before it was, someone's code computed a feature in its own way. The share of equal values says how often, per feature.
+
+Rows are sampled by chance from the newest in the prediction log, of every role that users were answered by. Of a row that came
+with ready-made features the ids are compared as well, where it names them; a row without the join keys says nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mlbox.clock import Clock, to_us
+from mlbox.errors import InvalidInput, NotFound
+from mlbox.ids import new_id
+from mlbox.records import Column, ModelVersion, Prediction, SkewResult
+from mlbox.serve.predlog import PredictionLog
+from mlbox.store.alerts import Alerts, Signal
+from mlbox.store.asking import asking
+from mlbox.store.casting import arrow_type
+from mlbox.store.db import Database, Tx
+from mlbox.store.given import given_value
+from mlbox.store.ondemand import Transforms
+from mlbox.store.registry import Registry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SKEW = "training_serving_skew"
+MINIMUM = 20
+"""Fewer rows say nothing."""
+WINDOW = 10_000
+AT = "at:served"
+"""The moment's column: no join key can have this name."""
+SIGNALS: dict[str, Signal] = {"alert": "fire", "not_enough_data": "hold", "ok": "resolve"}
+_log = logging.getLogger(__name__)
+
+
+class Compared(NamedTuple):
+    """One served value and the one that the history has."""
+
+    row: Prediction
+    served: float | None
+    recomputed: float | None
+
+
+class Skew:
+    """Measures skew of models, on demand and beside the checks for drift."""
+
+    def __init__(
+        self,
+        db: Database,
+        registry: Registry,
+        features: Transforms,
+        predictions: PredictionLog,
+        clock: Clock,
+        *,
+        sample: int = 500,
+        limit: float = 0.99,
+        minimum: int = MINIMUM,
+    ) -> None:
+        self._db = db
+        self._alerts = Alerts(db)
+        self._registry = registry
+        self._features = features
+        self._predictions = predictions
+        self._clock = clock
+        self._sample = sample
+        self._limit = limit
+        self._minimum = minimum
+        self._checking = threading.Lock()
+
+    # -- measuring ------------------------------------------------------------------------------------------------------
+
+    def check(self, model: str) -> list[SkewResult]:
+        """Compare a sample of what a model was served; by feature of the version in Production. Raises NotFound without one."""
+        with self._checking:
+            version = self._in_production(model)
+            if not self._sample:
+                return []
+            now = self._clock.now()
+            with asking(None):  # who may ask about a model may have it look at what it needs
+                found = self._compared(version, self._sampled(model))
+            results = [self._result(version.model, name, found.get(name, []), now) for name in version.features]
+            self._db.write(lambda tx: self._save(tx, version, results))
+            return results
+
+    def _in_production(self, model: str) -> ModelVersion:
+        version = self._registry.by_stage(model, "Production")
+        if version is None:
+            self._registry.model(model)
+            raise NotFound(
+                f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
+            )
+        return version
+
+    def _sampled(self, model: str) -> list[Prediction]:
+        served = [row for row in self._predictions.recent(model, WINDOW) if row.role != "shadow" and row.entity]
+        if len(served) <= self._sample:
+            return served
+        return random.Random(served[0].id).sample(served, self._sample)  # noqa: S311  # a sample, not a secret
+
+    def _compared(self, version: ModelVersion, rows: Sequence[Prediction]) -> dict[str, list[Compared]]:
+        """By feature. One that the store no longer has is compared with nothing."""
+        found: dict[str, list[Compared]] = {}
+        for ref in dict.fromkeys(name.partition(":")[0] for name in version.features):
+            names = [name for name in version.features if name.startswith(f"{ref}:")]
+            try:
+                found |= self._of_view(names, [row for row in rows if names[0] in row.features])
+            except (NotFound, InvalidInput) as err:
+                _log.warning("%s of %s cannot be computed anew: %s", ref, version.ref, err)
+        return found
+
+    def _of_view(self, names: Sequence[str], rows: Sequence[Prediction]) -> dict[str, list[Compared]]:
+        import pyarrow as pa
+
+        columns = self._features.asked_with(names)
+        usable = list(_usable(rows, columns))
+        if not usable:
+            return {}
+        arrays = {column.name: _array([ids[column.name] for _, ids in usable], column) for column in columns}
+        moments = pa.array([to_us(row.domain_at) for row, _ in usable], pa.int64()).cast(pa.timestamp("us", "UTC"))
+        table = self._features.historical(names, pa.table({AT: moments, **arrays}), event_time=AT)
+        return {
+            name: [
+                Compared(row, row.features.get(name), _as_served(value))
+                for (row, _), value in zip(usable, table.column(name).to_pylist(), strict=True)
+            ]
+            for name in names
+        }
+
+    def _result(self, model: str, feature: str, found: Sequence[Compared], at: datetime) -> SkewResult:
+        different = [one for one in found if not is_equal(one.served, one.recomputed)]
+        rows, equal = len(found), len(found) - len(different)
+        share = equal / rows if rows >= self._minimum else None
+        result = SkewResult(
+            model=model,
+            feature=feature,
+            rows=rows,
+            equal=equal,
+            share=share,
+            verdict="not_enough_data" if share is None else "alert" if share < self._limit else "ok",
+            at=at,
+        )
+        if not different:
+            return result
+        last = max(different, key=lambda one: one.row.id)
+        return msgspec.structs.replace(
+            result,
+            entity=last.row.entity,
+            moment=last.row.domain_at,
+            served=last.served,
+            recomputed=last.recomputed,
+        )
+
+    def _save(self, tx: Tx, version: ModelVersion, results: Sequence[SkewResult]) -> None:
+        check_id = new_id()
+        tx.many(
+            "INSERT INTO skew (model, feature, check_id, at_us, result) VALUES (?,?,?,?,?)",
+            [(r.model, r.feature, check_id, to_us(r.at), r.to_json().decode()) for r in results],
+        )
+        shares = [r.share for r in results if r.share is not None]
+        lowest = {"lowest": min(shares)} if shares else {}
+        tx.emit("skew.checked", f"model:{version.ref}", "mlbox", features=len(results), **lowest)
+        for result in results:
+            labels = {"model": result.model, "feature": result.feature}
+            words = _words(result, self._limit)
+            self._alerts.apply(tx, SKEW, labels, SIGNALS[result.verdict], summary=words, value=result.share)
+        measured = {result.feature for result in results}
+        for alert in self._alerts.firing(tx, SKEW):
+            if alert.labels["model"] == version.model and alert.labels["feature"] not in measured:
+                reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
+                self._alerts.apply(tx, SKEW, alert.labels, "resolve", summary=reason)
+
+    # -- reading --------------------------------------------------------------------------------------------------------
+
+    def latest(self, model: str) -> list[SkewResult]:
+        """The results of a model's last check, by feature; none before the first."""
+        rows = self._db.all(
+            "SELECT result FROM skew WHERE model = :model AND visible('model', :model) AND check_id ="
+            " (SELECT check_id FROM skew WHERE model = :model ORDER BY check_id DESC LIMIT 1) ORDER BY feature",
+            {"model": model},
+        )
+        return [msgspec.json.decode(row["result"], type=SkewResult) for row in rows]
+
+
+def is_equal(served: float | None, recomputed: float | None) -> bool:
+    """Two missing values are equal, and so are two NaN."""
+    if served is None or recomputed is None:
+        return served is recomputed
+    return served == recomputed or (math.isnan(served) and math.isnan(recomputed))
+
+
+def _as_served(value: Any) -> float | None:
+    """As a model is given it."""
+    return None if value is None or isinstance(value, str | datetime) else float(value)
+
+
+def _usable(rows: Sequence[Prediction], columns: Sequence[Column]) -> Iterator[tuple[Prediction, dict[str, Any]]]:
+    """Rows that name every join key in its type, with the keys."""
+    for row in rows:
+        try:
+            yield row, {column.name: given_value(row.entity[column.name], column, column.name) for column in columns}
+        except (KeyError, InvalidInput):
+            continue
+
+
+def _array(values: Sequence[Any], column: Column) -> pa.Array:
+    import pyarrow as pa
+
+    kind = arrow_type(column.dtype)
+    return pa.array(values, pa.int64() if column.dtype == "TIMESTAMP" else kind).cast(kind)
+
+
+def _words(result: SkewResult, limit: float) -> str:
+    """A result as an alert says it."""
+    if result.share is None:
+        return f"{result.feature} of {result.model}: {result.rows:,} rows are too few to say"
+    verb = "differs from" if result.verdict == "alert" else "agrees with"
+    figures = f"{result.equal:,} of {result.rows:,} served values are equal, {limit:.4g} of them are expected"
+    return f"{result.feature} of {result.model} {verb} its history: {figures}"
