@@ -42,6 +42,7 @@ def box(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 @pytest.fixture(autouse=True)
 def spool(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLBOX_SPOOL", str(tmp_path_factory.mktemp("spool")))
+    monkeypatch.setenv("MLBOX_RECORD", "0")
 
 
 def test_the_public_names_are_few_sorted_and_all_there() -> None:

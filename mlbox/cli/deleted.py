@@ -19,7 +19,7 @@ def ls(
     limit: Annotated[int, typer.Option(help="At most so many.")] = 50,
     output: OutputOption = Output.table,
 ) -> None:
-    """List what was deleted and can be taken back, the latest first."""
+    """List what was deleted and can be taken back."""
     with connect() as client:
         found = client.get("/api/v1/deleted", list[Deleted], limit=limit)
     show(found, ("id", "name", "owner", "deleted_at", "deleted_by", "goes_at"), output)
@@ -42,7 +42,7 @@ def gc(
     grace: Annotated[float, typer.Option(help="Seconds for which a file that came into use stays.")] = 3600,
     output: OutputOption = Output.table,
 ) -> None:
-    """Remove for good what was deleted long ago, and free the files that nothing names."""
+    """Remove for good what was deleted long ago, and free its files."""
     body = {"older_than_days": older_than, "grace_seconds": grace, "dry_run": dry_run}
     with connect(timeout_seconds=3600) as client:
         show_one(client.post("/api/v1/gc", Collected, body=body), output)

@@ -12,8 +12,8 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
-from mlbox.errors import InvalidInput
-from mlbox.records import FeatureService, FeatureView, OnlineRow, Record, Source, ViewSpec
+from mlbox.errors import InvalidInput, NotFound
+from mlbox.records import FeatureService, FeatureView, OnlineRow, Record, Source, Transform, ViewSpec
 
 if TYPE_CHECKING:
     from mlbox.client import Client
@@ -132,15 +132,25 @@ def _read_definitions(file: Path) -> Definitions:
 
 
 def _key_types(client: Client, features: list[str]) -> dict[str, str]:
-    """The types of all join keys of the views that features come from."""
+    """The types of all join keys of the views that features come from, and of what transforms take with the request."""
     refs = [
         full
         for ref in features
         for full in ([ref] if ":" in ref else client.get(f"/api/v1/features/services/{ref}", FeatureService).features)
     ]
-    views = {ref.partition(":")[0] for ref in refs}
-    found = [client.get(f"/api/v1/features/views/{view}", FeatureView) for view in sorted(views)]
-    return {key.name: key.dtype for view in found for key in view.join_keys}
+    types: dict[str, str] = {}
+    waiting = {ref.partition(":")[0] for ref in refs}
+    while waiting:
+        ref = waiting.pop()
+        try:
+            view = client.get(f"/api/v1/features/views/{ref}", FeatureView)
+        except NotFound:
+            transform = client.get(f"/api/v1/features/transforms/{ref}", Transform)
+            types |= {one.name: one.dtype for one in transform.inputs if one.dtype and not one.feature}
+            waiting |= {one.feature.partition(":")[0] for one in transform.inputs if one.feature}
+        else:
+            types |= {key.name: key.dtype for key in view.join_keys}
+    return types
 
 
 def _typed(name: str, text: str, dtype: str) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mlbox.transfer.importer import Result
     from mlbox.transfer.items import Source
 
-app = typer.Typer(no_args_is_help=True, help="Bring experiments, runs and models into this box.")
+app = typer.Typer(no_args_is_help=True, help="Bring experiments, runs and models from MLflow or another box.")
 
 Experiments = Annotated[list[str] | None, typer.Option("--experiment", help="Only this one; may be given again.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="Only this model; may be given again.")]

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from mlbox.client import Client
 from mlbox.errors import MlboxError, TimedOut, Unavailable
 from mlbox.records import ModelVersion, Run, RunArtifact, RunStatus, check_point, html_table
+from mlbox.sdk import surroundings
 from mlbox.sdk.delivery import Delivery
 from mlbox.sdk.export import Exported
 from mlbox.sdk.spool import Spool, spool_root
@@ -71,6 +72,7 @@ class ActiveRun:
         self._away = False
         if start is not None:
             self._begin(start)
+        self._to_record = surroundings.wanted()
         self._thread = threading.Thread(target=self._loop, name="mlbox-run", daemon=True)
         self._thread.start()
         atexit.register(self._at_exit)
@@ -228,7 +230,19 @@ class ActiveRun:
                     _say(f"run {self.id}: not taken: {error} It is kept in {self._spool.folder / 'refused.jsonl'}.")
             self._away = False
 
+    def _record_surroundings(self) -> None:
+        """Into the spool itself: a run that has ended meanwhile waits for this thread before it sends the rest."""
+        folder = Path.cwd()
+        self._spool.add({"op": "log", "tags": surroundings.tags(folder)})
+        for path, content in surroundings.files(folder):
+            self._spool.add({"op": "artifact", "path": path, "file": self._spool.keep(content)})
+
     def _loop(self) -> None:
+        if self._to_record:
+            try:
+                self._record_surroundings()
+            except Exception as err:  # nothing here may end a training
+                _say(f"what run {self.id} runs in could not be recorded: {type(err).__name__}: {err}")
         while not self._stopping.is_set():
             self._wake.wait(AWAY_SECONDS if self._away else FLUSH_SECONDS)
             self._wake.clear()

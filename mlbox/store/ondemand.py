@@ -155,7 +155,7 @@ class Transforms(Screened):
     def resolve(self, refs: Sequence[str]) -> tuple[str, ...]:
         """Full references, those of transforms among them; a reference without a colon is a service."""
         names = {ref.partition(":")[0] for ref in refs if ":" in ref}
-        known = {name: found for name in names if (found := self._find(name)) is not None}
+        known = {name: one for name in names if (one := self._find(name)) is not None}
         full = [_output_of(ref, known) for ref in refs]
         if all(given is None for given in full):
             return super().resolve(refs)
@@ -184,8 +184,9 @@ class Transforms(Screened):
         if found is not None and self._may_see(found):
             return found
         full = self.resolve(features)
-        if full != key and full in self._splits:
-            return self._splits[full]  # what it is made of was seen just now
+        found = self._splits.get(full)
+        if found is not None and self._may_see(found):
+            return found
         of_transforms = [ref for ref in full if self.is_transform(ref.partition(":")[0])]
         refs = dict.fromkeys(ref.partition(":")[0] for ref in of_transforms)
         ready = tuple(self._ready(ref) for ref in refs)

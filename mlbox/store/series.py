@@ -108,9 +108,9 @@ def history(db: Database, run_id: str, key: str, *, limit: int | None, after: Po
         (run_id, key, *last, -1 if limit is None else limit),
     )
     found = list(map(Point._make, rows))
-    odd = [at for at, point in enumerate(found) if point[2] == "nan"]
-    for at in odd:
-        found[at] = found[at]._replace(value=math.nan)
+    for at, row in enumerate(rows):
+        if row["value"] == "nan":
+            found[at] = found[at]._replace(value=math.nan)
     return found
 
 

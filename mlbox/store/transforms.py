@@ -77,6 +77,7 @@ def refuse(node: ast.AST | None, message: str, hint: str) -> NoReturn:
 def _parsed(code: str) -> ast.FunctionDef:
     if len(code.encode(errors="replace")) > MAX_CODE:
         raise InvalidInput(f"The code is longer than {MAX_CODE:,} bytes.", hint="Split the transform.", field="code")
+    code = code.replace("\r\n", "\n").replace("\r", "\n")
     try:
         module = ast.parse(code)
     except SyntaxError as err:
@@ -85,10 +86,20 @@ def _parsed(code: str) -> ast.FunctionDef:
     except (ValueError, MemoryError, RecursionError) as err:
         raise InvalidInput(f"The code cannot be parsed: {err}.", hint="Make it simpler.", field="code") from err
     _check_size(module)
+    if not code.isascii():
+        _count_characters(module, code)
     if len(module.body) != 1 or not isinstance(module.body[0], ast.FunctionDef):
         wrong = next((node for node in module.body if not isinstance(node, ast.FunctionDef)), None)
         refuse(wrong, "the code is not one function.", "Write def NAME(INPUTS): and nothing before or after it.")
     return module.body[0]
+
+
+def _count_characters(module: ast.Module, code: str) -> None:
+    """Python counts a line's bytes, and people its characters."""
+    lines = [line.encode() for line in code.split("\n")]
+    for node in ast.walk(module):
+        if isinstance(node, ast.expr | ast.stmt | ast.arg | ast.keyword):
+            node.col_offset = len(lines[node.lineno - 1][: node.col_offset].decode(errors="ignore"))
 
 
 def _check_size(module: ast.Module) -> None:

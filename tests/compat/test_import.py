@@ -20,7 +20,6 @@ import pytest
 from tests.compat.conftest import HERE, MAJORS, environment, token_of
 from tests.conftest import MLBOX, Server, wait_for
 
-
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 

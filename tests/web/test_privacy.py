@@ -25,7 +25,13 @@ from tests.web.site import FEATURE, Filled, Site, fill, open_box, routes_of
 MARK = "quagga"
 OWN = f"zebra.{MARK}-"
 PRIVATE: list[tuple[Kind, str]] = [
-    *(("source", f"{OWN}sales"), ("view", f"{OWN}spend"), ("view", f"{OWN}ratio"), ("service", f"{OWN}all"), ("label", f"{OWN}left")),
+    *(
+        ("source", f"{OWN}sales"),
+        ("view", f"{OWN}spend"),
+        ("view", f"{OWN}ratio"),
+        ("service", f"{OWN}all"),
+        ("label", f"{OWN}left"),
+    ),
     *(("dataset", f"{OWN}churn"), ("experiment", f"{OWN}churn"), ("model", f"{OWN}churn")),
 ]
 

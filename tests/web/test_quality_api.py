@@ -91,6 +91,13 @@ def test_a_transform_from_a_file_to_a_feature(server: Server, tmp_path: Path) ->
     asked = {"features": ["ratio:used", "spend:amount"], "entities": [{"who": "ann", "limit": 4}]}
     (row,) = server.http.post("/api/v1/features/online", json=asked).json()
     assert row["values"] == {"ratio@v1:used": 2.5, "spend@v1:amount": 10}
+    shown = mlbox(server, "feature", "get", "ratio:used", "-k", "who=ann", "-k", "limit=4", "-o", "json")
+    assert json.loads(shown.stdout) == [{"feature": "ratio@v1:used", "value": 2.5, "status": "PRESENT"}]
+    spine = 'SELECT who, bought AS event_time, 5.0::DOUBLE AS "limit" FROM sales'
+    body = {"name": "train", "spine": spine, "features": ["ratio:used"]}
+    dataset = server.http.post("/api/v1/datasets", json=body)
+    assert dataset.status_code == 201, dataset.text
+    assert [column["name"] for column in dataset.json()["columns"]][-1] == "ratio@v1:used"
     page = server.http.get("/features/ratio@v1", headers={"accept": "text/html"}).text
     assert "on-demand transform" in page
     assert "spend@v1:amount" in page
