@@ -193,7 +193,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=0, le=10000, description="Served rows that each check of skew computes anew; 0 switches it off.")
     ] = 500
     skew_limit: Annotated[
-        float, Meta(gt=0, le=1, description="Share of served values below which differing from the history is an alert.")
+        float,
+        Meta(gt=0, le=1, description="Share of served values below which differing from the history is an alert."),
     ] = 0.99
     session_hours: Annotated[float, Meta(gt=0, le=8760, description="Hours until an idle browser session ends.")] = 12
     session_days: Annotated[
