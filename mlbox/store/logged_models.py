@@ -21,7 +21,7 @@ from mlbox.records import LoggedModel, LoggedModelStatus, ModelMetric, RunArtifa
 from mlbox.store.artifacts import check_path
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.filters import Bound, Clause, Grammar, all_of, attribute, comparison, parse
-from mlbox.store.runsearch import Page, pair_condition, wrong_page
+from mlbox.store.runsearch import Page, Term, after_row, pair_condition, sorting, token_of, values_of
 from mlbox.store.tracking import require_run
 
 MODEL_ID = re.compile("m-[0-9a-f]{32}")
@@ -114,16 +114,17 @@ class LoggedModels:
     ) -> Page:
         """Logged models of these experiments, the newest first; `datasets` say on which data a filter's metrics count."""
         where, values = all_of(parse(filter, MODELS), lambda clause: _compile(clause, datasets))
-        terms, bound = _terms(order_by)
-        if after is not None and (len(after) != 1 or not isinstance(after[0], int) or not 0 <= after[0] < 2**53):
-            raise wrong_page()
-        start = after[0] if after else 0
+        keys, bound, terms = _terms(order_by)
+        beyond, place = after_row(terms, values_of(after)) if after is not None else ("1", [])
         rows = self._db.all(
-            f"{_SQL} WHERE experiment_id IN ({','.join('?' * len(experiment_ids))}) AND deleted_us IS NULL AND {_VISIBLE}"
-            f" AND {where} ORDER BY {terms} LIMIT ? OFFSET ?",
-            [*experiment_ids, *values, *bound, limit + 1, start],
+            f"SELECT * FROM (SELECT found.*, {keys} FROM ({_SQL}"
+            f" WHERE experiment_id IN ({','.join('?' * len(experiment_ids))}) AND deleted_us IS NULL AND {_VISIBLE}"
+            f" AND {where}) AS found) WHERE {beyond} ORDER BY {sorting(terms)} LIMIT ?",
+            [*bound, *experiment_ids, *values, *place, limit + 1],
         )
-        return Page(self._with_metrics(rows[:limit]), [start + limit] if len(rows) > limit else None)
+        shown = rows[:limit]
+        more = [shown[-1][term.sql] for term in terms] if len(rows) > limit else None
+        return Page(self._with_metrics(shown), token_of(more) if more is not None else None)
 
     def _with_metrics(self, rows: Sequence[Row]) -> list[LoggedModel]:
         metrics: dict[str, list[ModelMetric]] = {row["id"]: [] for row in rows}
@@ -275,23 +276,30 @@ class LoggedModels:
         self._db.write(write)
 
 
-def _terms(order_by: Sequence[OrderBy]) -> tuple[str, list[str]]:
-    terms: list[str] = []
+def _terms(order_by: Sequence[OrderBy]) -> tuple[str, list[str], list[Term]]:
+    """Columns that say where a row stands in an order, the values in them, and the order by these columns.
+
+    What has no value comes last. The newest first, and then the id, make the order total, so that a page can begin anywhere.
+    """
+    columns: list[str] = []
     bound: list[str] = []
-    for order in order_by:
-        way = "ASC" if order.ascending else "DESC"
+    terms: list[Term] = []
+    for number, order in enumerate(order_by):
         if order.field.startswith("metrics."):
             given = [order.field.removeprefix("metrics."), *filter(None, (order.dataset_name, order.dataset_digest))]
             names = [n for n in ("dataset_name", "dataset_digest") if getattr(order, n)]
             column = (
-                "(SELECT value FROM logged_model_metric WHERE model_id = logged_model.id AND key = ?"
+                "(SELECT value FROM logged_model_metric WHERE model_id = found.id AND key = ?"
                 f"{''.join(f' AND {name} = ?' for name in names)} ORDER BY at_us DESC, step DESC LIMIT 1)"
             )
-            bound += given
         else:
-            column = _COLUMNS[attribute(MODELS, order.field)[0]]
-        terms.append(f"{column} {way} NULLS LAST")
-    return ", ".join([*terms, "logged_model.created_us DESC", "logged_model.id"]), bound
+            given = []
+            column = _COLUMNS[attribute(MODELS, order.field)[0]].replace("logged_model.", "found.")
+        columns += [f"({column} IS NULL) AS absent{number}", f"coalesce({column}, 0) AS key{number}"]
+        bound += [*given, *given]
+        terms += [Term(f"absent{number}", True), Term(f"key{number}", order.ascending)]
+    columns += ["created_us AS newest", "id AS own"]
+    return ", ".join(columns), bound, [*terms, Term("newest", False), Term("own", True)]
 
 
 def _compile(clause: Clause, datasets: Sequence[tuple[str, str]]) -> Bound:

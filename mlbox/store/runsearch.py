@@ -113,7 +113,7 @@ class RunSearch:
         begin = _place(after, sources)
         rows: list[tuple[int, Row]] = []
         for number in range(begin, len(sources)):
-            place = [_INFINITE.get(value, value) for value in after[1:]] if after and number == begin else None
+            place = values_of(after[1:]) if after and number == begin else None
             sql, given = _query(sources[number], where, bound, place, limit + 1 - len(rows))
             rows += [(number, row) for row in self._tracker.select(sql, given)]
             if len(rows) > limit:
@@ -134,9 +134,9 @@ class RunSearch:
         where, values = all_of(parse(filter, EXPERIMENTS), _compile_experiment)
         terms = _experiment_terms(order_by)
         if after is not None:
-            beyond, more = _beyond(terms, after)
+            beyond, more = after_row(terms, after)
             where, values = f"{where} AND {beyond}", [*values, *more]
-        rows = self._experiments.select(f"{alive_condition(alive)} AND {where}", values, _sorting(terms), limit + 1)
+        rows = self._experiments.select(f"{alive_condition(alive)} AND {where}", values, sorting(terms), limit + 1)
         found: list[Experiment] = [of_row(row) for row in rows[:limit]]
         return Page(found, _after_experiment(rows[limit - 1], terms) if len(rows) > limit else None)
 
@@ -261,20 +261,21 @@ def _joined(order: Order, first: int) -> tuple[str, tuple[Any, ...], list[Term]]
 
 
 def _query(source: Source, where: str, values: list[Any], place: list[Any] | None, limit: int) -> tuple[str, list[Any]]:
-    beyond, more = _beyond(source.terms, place) if place is not None else ("1", [])
+    beyond, more = after_row(source.terms, place) if place is not None else ("1", [])
     columns = ", ".join(["run.id", *(term.sql for term in source.terms)])
     sql = (
         f"SELECT {columns} FROM {source.tables} WHERE {source.condition} AND {where} AND {Tracker.VISIBLE} AND {beyond}"
-        f" ORDER BY {_sorting(source.terms)} LIMIT ?"
+        f" ORDER BY {sorting(source.terms)} LIMIT ?"
     )
     return sql, [*source.values, *values, *more, limit]
 
 
-def _sorting(terms: Sequence[Term]) -> str:
+def sorting(terms: Sequence[Term]) -> str:
+    """Terms as ORDER BY takes them."""
     return ", ".join(f"{term.sql} {'ASC' if term.ascending else 'DESC'}" for term in terms)
 
 
-def _beyond(terms: Sequence[Term], place: Sequence[Any]) -> Bound:
+def after_row(terms: Sequence[Term], place: Sequence[Any]) -> Bound:
     """True for the rows that come after one with these values."""
     if len(place) != len(terms):
         raise wrong_page()
@@ -292,9 +293,19 @@ _INFINITE = {"\0inf": math.inf, "\0-inf": -math.inf}
 """Infinities in a page's token, because JSON has none; no other text begins like that."""
 
 
-def _after_run(source: int, row: Row) -> list[Any]:
+def token_of(values: Sequence[Any]) -> list[Any]:
+    """The values of a row's terms as a page's token has them."""
     infinite = {value: text for text, value in _INFINITE.items()}
-    return [source, *(infinite.get(value, value) for value in tuple(row)[1:])]
+    return [infinite.get(value, value) for value in values]
+
+
+def values_of(token: Sequence[Any]) -> list[Any]:
+    """The values in a page's token."""
+    return [_INFINITE.get(value, value) for value in token]
+
+
+def _after_run(source: int, row: Row) -> list[Any]:
+    return [source, *token_of(tuple(row)[1:])]
 
 
 def _place(after: Sequence[Any] | None, sources: Sequence[Source]) -> int:

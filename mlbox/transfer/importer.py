@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any, NamedTuple
@@ -22,8 +22,8 @@ from urllib.parse import quote
 import msgspec
 
 from mlbox.client import BYTES, Client
-from mlbox.errors import Conflict, MlboxError, NotFound
-from mlbox.records import ModelVersion, Run, RunArtifact
+from mlbox.errors import Conflict, MlboxError, NotFound, Unavailable
+from mlbox.records import Model, ModelVersion, Run, RunArtifact
 from mlbox.transfer.items import (
     ExperimentItem,
     File,
@@ -40,6 +40,7 @@ from mlbox.transfer.rest import API, PROXIED, Rest
 FROM, STATE, STAGE = "mlbox.imported_from", "mlbox.import", "mlbox.imported_stage"
 WHOLE = "whole"
 THREADS = 4
+FILE_TRIES = 4
 POINTS_AT_ONCE, PAIRS_AT_ONCE = 1000, 100
 ENDED = ("FINISHED", "FAILED", "KILLED")
 _RUN_ID = re.compile("[0-9a-f]{32}")
@@ -169,7 +170,8 @@ class Importer:
             return False
         for some in _parts(run.params.items(), PAIRS_AT_ONCE):
             self._client.request("POST", f"/api/v1/runs/{run_id}/log", body={"params": dict(some)})
-        for some in _parts(run.tags.items(), PAIRS_AT_ONCE):
+        tags = _own_tags(run.tags)
+        for some in _parts(tags.items(), PAIRS_AT_ONCE):
             self._client.request("POST", f"/api/v1/runs/{run_id}/log", body={"tags": dict(some)})
         sent = self._send_points(run, run_id)
         if run.datasets:
@@ -241,21 +243,30 @@ class Importer:
     def _send_run_files(self, run: RunItem, run_id: str) -> MlboxError | None:
         try:
             files = self._source.files(run)
-        except NotFound as err:
+        except (NotFound, Unavailable) as err:  # such as a store that the server itself cannot read
             return err
         there = {file.path: file for file in self._client.get(f"/api/v1/runs/{run_id}/artifacts", list[RunArtifact])}
         for file in files:
             known = there.get(file.path)
             if known is not None and known.size == file.size and file.sha256 in ("", known.sha256):
                 continue
-            digest = hashlib.sha256()
-            address = f"/api/v1/runs/{run_id}/artifacts/{quote(file.path)}"
-            body = self._client.send(
-                "PUT", address, content=_hashed(self._source.read(run, file), digest), headers=BYTES
-            )
+            body, sent = self._send_file(run, file, f"/api/v1/runs/{run_id}/artifacts/{quote(file.path)}")
             kept = msgspec.json.decode(body, type=RunArtifact)
-            _check_file(file, kept.sha256, kept.size, digest.hexdigest())
+            _check_file(file, kept.sha256, kept.size, sent)
         return None
+
+    def _send_file(self, owner: RunItem | LoggedModelItem, file: File, address: str) -> tuple[bytes, str]:
+        """Pass a file on, anew where the source breaks off; the answer, and the SHA-256 of what was sent."""
+        tries = 0
+        while True:
+            digest = hashlib.sha256()
+            try:
+                content = _hashed(self._source.read(owner, file), digest)
+                return self._client.send("PUT", address, content=content, headers=BYTES), digest.hexdigest()
+            except Unavailable:
+                tries += 1
+                if tries == FILE_TRIES:
+                    raise
 
     # -- logged models ----------------------------------------------------------------------------------------------
 
@@ -281,18 +292,17 @@ class Importer:
         for file in files:
             if kept.get(file.path) == file.size:
                 continue
-            digest = hashlib.sha256()
-            address = f"/api/2.0/mlflow-artifacts/artifacts/{there.address.removeprefix(PROXIED)}/{quote(file.path)}"
-            self._client.send("PUT", address, content=_hashed(self._source.read(model, file), digest), headers=BYTES)
+            place = f"{there.address.removeprefix(PROXIED)}/{quote(file.path)}"
+            _, sent = self._send_file(model, file, f"/api/2.0/mlflow-artifacts/artifacts/{place}")
             back = hashlib.sha256()
             size = sum(len(piece) for piece in _hashed(self._here.read(there, file), back))
-            _check_file(file, back.hexdigest(), size, digest.hexdigest())
+            _check_file(file, back.hexdigest(), size, sent)
         if there.status != "LOGGED_MODEL_READY":
             self._ask("PATCH", f"logged-models/{there.id}", status="LOGGED_MODEL_READY")
         if model.run_id in self._runs:
             output = {"model_id": there.id, "step": 0}
             self._ask("POST", "runs/outputs", run_id=self._runs[model.run_id], models=[output])
-        tags = [{"key": key, "value": value} for key, value in {**model.tags, STATE: WHOLE}.items()]
+        tags = [{"key": key, "value": value} for key, value in {**_own_tags(model.tags), STATE: WHOLE}.items()]
         self._ask("PATCH", f"logged-models/{there.id}/tags", tags=tags)
         return True
 
@@ -323,11 +333,12 @@ class Importer:
         name = self._model_name(model.name)
         made = False
         try:
-            self._client.request("GET", f"/api/v1/models/{name}")
+            here = self._client.get(f"/api/v1/models/{name}", Model)
         except NotFound:
             self._ask("POST", "registered-models/create", name=name, description=model.description)
-            made = True
-            for key, value in {**model.tags, FROM: f"{self._source.name} {model.name}"}.items():
+            here, made = self._client.get(f"/api/v1/models/{name}", Model), True
+        if FROM not in here.tags:  # set last: without it the others may not all be there
+            for key, value in {**_own_tags(model.tags), FROM: f"{self._source.name} {model.name}"}.items():
                 self._ask("POST", "registered-models/set-tag", name=name, key=key, value=value)
         there = {
             version.tags[FROM]: version.version
@@ -336,14 +347,33 @@ class Importer:
         }
         for version in model.versions:
             ref = f"{name}/{version.version}"
-            self._guarded("versions", ref, functools.partial(self._version, model.name, name, version, there))
+            work = functools.partial(self._version, model.name, name, version, there, here.aliases)
+            self._guarded("versions", ref, work)
         return made
 
-    def _version(self, origin: str, name: str, version: VersionItem, there: dict[str, int]) -> bool:
+    def _version(
+        self, origin: str, name: str, version: VersionItem, there: dict[str, int], aliases: Mapping[str, int]
+    ) -> bool:
         mark = f"{self._source.name} {origin}/{version.version}"
-        if mark in there:
-            return False
-        tags = {**version.tags, FROM: mark, **({STAGE: version.stage} if version.stage != "None" else {})}
+        number = there.get(mark)
+        made = number is None
+        if number is None:
+            number = self._register(name, version, mark)
+        for alias in version.aliases:
+            if alias not in aliases:  # one that is there stands for what somebody chose here
+                self._ask("POST", "registered-models/alias", name=name, alias=alias, version=str(number))
+        if number != version.version:
+            self.result.notes.append(f"{origin}/{version.version} is {name}/{number} here.")
+        if version.stage in ("Staging", "Production"):
+            self.result.notes.append(
+                f"{origin}/{version.version} was in {version.stage}: `mlbox model promote {name}/{number}`,"
+                " and a second person approves it here."
+            )
+        return made
+
+    def _register(self, name: str, version: VersionItem, mark: str) -> int:
+        stage = {STAGE: version.stage} if version.stage != "None" else {}
+        tags = {**_own_tags(version.tags), **stage, FROM: mark}
         made = self._ask(
             "POST",
             "model-versions/create",
@@ -352,18 +382,8 @@ class Importer:
             run_id=self._runs.get(version.run_id, ""),
             description=version.description,
             tags=[{"key": key, "value": value} for key, value in tags.items()],
-        )["model_version"]
-        number = int(made["version"])
-        for alias in version.aliases:
-            self._ask("POST", "registered-models/alias", name=name, alias=alias, version=str(number))
-        if number != version.version:
-            self.result.notes.append(f"{origin}/{version.version} is {name}/{number} here.")
-        if version.stage in ("Staging", "Production"):
-            self.result.notes.append(
-                f"{origin}/{version.version} was in {version.stage}: `mlbox model promote {name}/{number}`,"
-                " and a second person approves it here."
-            )
-        return True
+        )
+        return int(made["model_version"]["version"])
 
     def _source_here(self, version: VersionItem) -> str:
         """Where a version's files are in this box; raises NotFound for what was not imported."""
@@ -400,6 +420,11 @@ class Importer:
             answer = self._client.request(method, address, body=given)
         found: dict[str, Any] = msgspec.json.decode(answer)
         return found
+
+
+def _own_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """A thing's tags without those that an import to its source left there."""
+    return {key: value for key, value in tags.items() if key not in (FROM, STATE)}
 
 
 def _parts(items: Any, size: int) -> Iterator[list[Any]]:

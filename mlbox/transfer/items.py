@@ -137,6 +137,9 @@ class Sum:
     def __hash__(self) -> int:
         return hash((self.count, self._sum))
 
+    def __str__(self) -> str:
+        return f"{self._sum:064x}"
+
 
 def value_of(value: float | str) -> str:
     """A metric's value as points have it: a number, or NaN, Infinity and -Infinity as text."""

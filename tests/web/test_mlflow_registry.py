@@ -367,6 +367,11 @@ def test_what_was_in_production_when(ann: Client, bea: Client) -> None:
     found = ann.http.get("/api/v1/models/past/history", params={"at": today}).json()
     assert {stay["name"] for stay in found} == {"Staging", "Production"}
     assert ann.http.get("/api/v1/models/past/history", params={"at": "3 March"}).status_code == 400
+    page = ann.http.get("/models/past", params={"at": today}).text
+    assert "approved by" in page
+    assert (
+        "No version was in a stage or under an alias on 2020-03-03" in ann.http.get("/models/past?at=2020-03-03").text
+    )
 
 
 def test_a_viewer_reads_and_changes_nothing(ann: Client, eve: Client) -> None:

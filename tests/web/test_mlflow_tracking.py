@@ -204,3 +204,53 @@ def test_logged_models_are_found_by_what_was_measured_of_them(wire: Wire) -> Non
         assert len(found) == count, filter
     outputs = wire.send("GET", "runs/get", run_id=run)["run"]["outputs"]["model_outputs"]
     assert outputs == [{"model_id": made["model_id"], "step": 3}]
+
+
+def test_logged_models_are_read_page_by_page_whatever_goes_and_comes_meanwhile(wire: Wire) -> None:
+    group = wire.experiment("many-logged")
+    run = wire.run(group)["run_id"]
+    values: list[float | str | None] = [0.5, None, 0.9, "Infinity", 0.1, "NaN", 0.9, "-Infinity"]
+    made = []
+    for number, value in enumerate(values):
+        model = wire.send("POST", "logged-models", experiment_id=group, name=f"m{number}", source_run_id=run)["model"][
+            "info"
+        ]
+        made.append(model["model_id"])
+        if value is not None:
+            metric = {"key": "auc", "value": value, "timestamp": 1, "step": 0, "model_id": model["model_id"]}
+            wire.send("POST", "runs/log-batch", run_id=run, metrics=[metric])
+    order = [{"field_name": "metrics.auc", "ascending": False}]
+    asked = {"experiment_ids": [group], "order_by": order, "max_results": 2}
+    whole = wire.send("POST", "logged-models/search", experiment_ids=[group], order_by=order)["models"]
+    names = [model["info"]["name"] for model in whole]
+    assert names[0] == "m3"
+    assert set(names[1:3]) == {"m2", "m6"}
+    assert names[3:6] == ["m0", "m4", "m7"]
+    assert set(names[6:]) == {"m1", "m5"}
+    first = wire.send("POST", "logged-models/search", **asked)
+    wire.send("DELETE", f"logged-models/{made[3]}")
+    newer = wire.send("POST", "logged-models", experiment_id=group, name="newer", source_run_id=run)["model"]["info"]
+    paged, page = [model["info"]["name"] for model in first["models"]], first
+    while token := page.get("next_page_token"):
+        page = wire.send("POST", "logged-models/search", **asked, page_token=token)
+        paged += [model["info"]["name"] for model in page["models"]]
+    assert [name for name in paged if name != newer["name"]] == names
+    other = wire.http.post(
+        f"{API}/logged-models/search", json={"experiment_ids": [group], "page_token": first["next_page_token"]}
+    )
+    assert (other.status_code, other.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
+
+
+def test_an_upload_that_is_cut_half_way_leaves_nothing(wire: Wire) -> None:
+    info = wire.run()
+    root = info["artifact_uri"].removeprefix("mlflow-artifacts:/")
+
+    def half() -> Iterator[bytes]:
+        yield b"x" * 100_000
+        raise ConnectionError("the client is gone")
+
+    with pytest.raises(ConnectionError):
+        wire.http.put(f"/api/2.0/mlflow-artifacts/artifacts/{root}/cut.bin", content=half())
+    listed = wire.send("GET", "artifacts/list", run_id=info["run_id"])
+    assert listed["files"] == []
+    assert wire.http.get(f"/api/2.0/mlflow-artifacts/artifacts/{root}/cut.bin").status_code == 404

@@ -8,6 +8,7 @@ from litestar import Response, get
 
 from mlbox.records import ModelVersion, Promotion
 from mlbox.store.promotions import HOW_TO_SERVE
+from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
@@ -83,8 +84,9 @@ def _reached(promotion: Promotion) -> int:
 # -- one model, one version ---------------------------------------------------------------------------------------------
 
 
-def _model(view: View, name: str, after: str | None) -> dict[str, Any]:
+def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str, Any]:
     box = view.box
+    start, end = span_of(at) if at else (None, None)
     model = box.registry.model(name)
     before = int(after) if after and after.isdecimal() else None
     found = box.registry.versions(name, limit=PAGE_SIZE + 1, before=before)
@@ -98,7 +100,8 @@ def _model(view: View, name: str, after: str | None) -> dict[str, Any]:
         "promotions": [(p, steps(p)) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
         "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
         "drift": part(lambda: worst_first(box, name)),
-        "history": part(lambda: box.history.of(name)[:HISTORY]),
+        "history": part(lambda: box.history.of(name, start=start, end=end)[:HISTORY]),
+        "at": at or "",
     }
 
 
@@ -108,9 +111,9 @@ def worst_first(box: Box, model: str) -> list[Any]:
 
 
 @get("/models/{name:str}", include_in_schema=False, action="model.read")
-async def model(view: View, name: str, after: str | None = None) -> Response[bytes]:
-    """One model."""
-    return await view.page("model.html", lambda: _model(view, name, after))
+async def model(view: View, name: str, after: str | None = None, at: str | None = None) -> Response[bytes]:
+    """One model; `at` chooses a day of its history."""
+    return await view.page("model.html", lambda: _model(view, name, after, at))
 
 
 def _nodes(version: ModelVersion, champion: bool) -> list[Node]:
