@@ -155,7 +155,7 @@ CLIENTS = {
     "smtplib",
     "telnetlib",
 }
-OUTSIDE_THE_SERVER = ("client.py", "context.py", "sdk/", "cli/")
+OUTSIDE_THE_SERVER = ("transfer/", "client.py", "context.py", "sdk/", "cli/")
 WITH_LEAVE = {"outgoing.py", "web/oidc_provider.py"}
 """This module, and one that names httpx's types and asks through it."""
 
