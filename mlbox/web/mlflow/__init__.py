@@ -10,6 +10,7 @@ from mlbox.web.mlflow import (
     logged_models,
     metrics,
     models,
+    runlog,
     runs,
     server_info,
     versions,
@@ -19,6 +20,7 @@ from mlbox.web.mlflow import (
 handlers: list[Any] = [
     *experiments.handlers,
     *runs.handlers,
+    *runlog.handlers,
     *metrics.handlers,
     *artifacts.handlers,
     *logged_models.handlers,
