@@ -24,12 +24,15 @@ from mlbox.store.webhooks import NAMES, Pending, Webhooks
 if TYPE_CHECKING:
     from mlbox.outgoing import Outgoing
 
-MOST_TRIES = 10
+MOST_TRIES = 20
+"""Over about an hour."""
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
 """Seconds before the second try, twice as long each time."""
 AGAIN = frozenset((408, 425, 429))
 """Refusals that may be none the next time, besides 5xx."""
 IDLE_SECONDS = 60.0
+CLOSE_SECONDS = 2.0
+"""An address that does not answer holds up no shutdown: what it was being told is told again by the next server."""
 MOST_SHOWN = 2000
 _log = logging.getLogger(__name__)
 
@@ -78,7 +81,7 @@ class Deliverer:
         self._wake.set()
         self._unsubscribe()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(CLOSE_SECONDS)
 
     def _loop(self) -> None:
         while not self._stopping:
@@ -89,6 +92,9 @@ class Deliverer:
                 pause = self._pause()
             except MlboxError as err:  # the registry is down: look again later
                 _log.warning("Webhooks could not be told: %s", err)
+                pause = IDLE_SECONDS
+            except Exception:  # whatever is wrong with one of them, the thread lives on
+                _log.exception("Webhooks could not be told.")
                 pause = IDLE_SECONDS
             self._wake.wait(pause)
 
@@ -109,12 +115,17 @@ class Deliverer:
         owner = self._owner_of(webhook.owner)
         with asking(owner or Principal(name="", role="viewer")):
             events, upto = self._webhooks.pending(webhook)
-        for event in events if owner is not None else ():
-            if self._stopping or not self._send(webhook, event):
+        if owner is None:
+            self._webhooks.moved(webhook, upto, "its owner may not sign in")
+            return
+        tries = webhook.tries
+        for event in events:
+            if self._stopping or not self._send(webhook, event, tries):
                 return
-        self._webhooks.moved(webhook, upto, "delivered" if events else webhook.status)
+            tries = 0  # each event has its own, whatever became of the one before it
+        self._webhooks.moved(webhook, upto)
 
-    def _send(self, webhook: Webhook, event: Pending) -> bool:
+    def _send(self, webhook: Webhook, event: Pending, tries: int) -> bool:
         """Whether the webhook may go on with what came after this event."""
         try:
             answer = self._post(webhook, event)
@@ -126,11 +137,11 @@ class Deliverer:
             status, final = str(err), True
         except MlboxError as err:
             status, final = str(err), False
-        if final or webhook.tries + 1 >= MOST_TRIES:
+        if final or tries + 1 >= MOST_TRIES:
             _log.warning("The webhook %s did not take %s: %s", webhook.name, event.name, status)
             self._webhooks.gave_up(webhook, event, status)
             return True
-        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**webhook.tries)
+        pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries)
         self._webhooks.failed(webhook, status, to_us(self._clock.real()) + int(pause * 1e6))
         return False
 

@@ -7,6 +7,7 @@ twice but is never lost. A webhook is told only of what its owner may know of.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,7 +31,8 @@ EVENTS: dict[tuple[str, bool], str] = {
 }
 """MLflow's names by our events, and by whether they are about a version."""
 NAMES = tuple(dict.fromkeys(EVENTS.values()))
-MAX_NAME, MAX_URL, MAX_SECRET, MAX_WEBHOOKS = 256, 2000, 500, 100
+MAX_URL, MAX_SECRET, MAX_WEBHOOKS = 2000, 500, 100
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 AT_ONCE = 100
 _SECRETS_OF = "~webhook"
 """Where secrets are kept: no team has such a name."""
@@ -68,14 +70,13 @@ class Webhooks:
     ) -> Webhook:
         """A new webhook, for what happens from now on; raises InvalidInput."""
         _check(name=name, url=url, events=events, secret=secret)
+        if len(self.all()) >= MAX_WEBHOOKS:
+            raise InvalidInput(f"There are {MAX_WEBHOOKS} webhooks.", hint="Delete one first.", field="name")
         own = new_id()
         if secret:
             self._secrets.keep(_SECRETS_OF, _secret_name(own), secret)
 
         def write(tx: Tx) -> None:
-            count = tx.one("SELECT count(*) AS n FROM webhook WHERE deleted_us IS NULL")
-            if count is not None and count["n"] >= MAX_WEBHOOKS:
-                raise InvalidInput(f"There are {MAX_WEBHOOKS} webhooks.", hint="Delete one first.", field="name")
             tx.run(
                 "INSERT INTO webhook (id, name, description, url, events, signed, active, owner, created_us, updated_us, seq)"
                 " VALUES (?,?,?,?,?,?,?,?,?,?, (SELECT coalesce(max(seq), 0) FROM event))",
@@ -221,11 +222,11 @@ class Webhooks:
         source, description = (row["source"], row["description"]) if row is not None else ("", "")
         return {"source": source or "", "run_id": given.get("run"), "tags": tags, "description": description}
 
-    def moved(self, webhook: Webhook, seq: int, status: str) -> None:
-        """A webhook was told of everything up to a place in the log."""
+    def moved(self, webhook: Webhook, seq: int, status: str | None = None) -> None:
+        """A webhook was told of everything up to a place in the log; without a status it keeps the last one."""
         self._db.write(
             lambda tx: tx.run(
-                "UPDATE webhook SET seq = max(seq, ?), tries = 0, next_us = 0, status = ? WHERE id = ?",
+                "UPDATE webhook SET seq = max(seq, ?), tries = 0, next_us = 0, status = coalesce(?, status) WHERE id = ?",
                 (seq, status, webhook.id),
             )
         )
@@ -253,9 +254,11 @@ class Webhooks:
 
 
 def _check(*, name: str | None, url: str | None, events: Sequence[str] | None, secret: str | None) -> None:
-    if name is not None and not 0 < len(name) <= MAX_NAME:
+    if name is not None and not _NAME.fullmatch(name):
         raise InvalidInput(
-            f"Invalid value {name[:80]!r} for parameter 'name' supplied.", hint="1 to 256 characters.", field="name"
+            f"Invalid value {name[:80]!r} for parameter 'name' supplied.",
+            hint="1 to 63 letters, digits, '.', '_' and '-', with a letter or digit at both ends.",
+            field="name",
         )
     if url is not None:
         if len(url) > MAX_URL:

@@ -9,12 +9,24 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlbox.clock import ManualClock
+from mlbox.events import EventBus
+from mlbox.outgoing import Outgoing
+from mlbox.records import Principal
+from mlbox.serve.webhooks import LONGEST_PAUSE, MOST_TRIES, Deliverer
+from mlbox.store import migrations
+from mlbox.store.db import Database
+from mlbox.store.keyfile import KeyFile
+from mlbox.store.registry import Registry
+from mlbox.store.secrets import Secrets
+from mlbox.store.webhooks import Webhooks
 from tests.conftest import Server, wait_for
 
 API = "/api/2.0/mlflow"
@@ -201,6 +213,8 @@ def test_webhooks_are_listed_changed_and_deleted(box: Server, receiver: Receiver
         {"events": [{"entity": "PROMPT", "action": "CREATED"}]},
         {"events": [{"entity": "REGISTERED_MODEL", "action": "DELETED"}]},
         {"name": ""},
+        {"name": "bad name!"},
+        {"name": "n" * 64},
         {"secret": "short"},
         {"status": "ODD"},
     ],
@@ -219,3 +233,33 @@ def test_an_address_inside_is_not_asked(make_server: Callable[..., Server], rece
     assert done["success"] is False
     assert "--outgoing-allow" in done["error_message"]
     assert receiver.got == []
+
+
+def test_a_long_outage_loses_one_event_and_not_those_behind_it(receiver: Receiver, tmp_path: Path) -> None:
+    """Each event has its own tries: driven by hand, so that an hour of pauses takes none."""
+    clock, bus = ManualClock(datetime(2026, 1, 1, tzinfo=UTC)), EventBus()
+    db = Database(tmp_path / "registry.sqlite", migrations.registry, clock, bus)
+    kept = Database(tmp_path / "secrets.sqlite", migrations.secrets, clock, bus)
+    registry = Registry(db)
+    hooks = Webhooks(db, Secrets(kept, KeyFile(tmp_path / "key"), lambda user, team: True))
+    deliverer = Deliverer(
+        hooks, lambda: Outgoing(["127.0.0.1"]), lambda name: Principal(name=name, role="admin"), clock, bus
+    )
+    hooks.create("chat", receiver.url, ["registered_model.created"], owner="root")
+    for name in "abc":
+        registry.create_model(name, actor="root")
+    receiver.status = 503
+    for _ in range(MOST_TRIES):
+        deliverer.deliver()
+        clock.advance(clock.real() + timedelta(seconds=LONGEST_PAUSE))
+    (hook,) = hooks.all()
+    assert (hook.lost, hook.tries) == (1, 1)
+    receiver.status, before = 200, len(receiver.got)
+    while deliverer.deliver():
+        pass
+    (hook,) = hooks.all()
+    assert [json.loads(body)["data"]["name"] for _, body in receiver.got[before:]] == ["b", "c"]
+    assert (hook.status, hook.lost) == ("200", 1)
+    deliverer.close()
+    db.close()
+    kept.close()

@@ -1,0 +1,38 @@
+"""An unmodified MLflow 3 client makes webhooks and is told, in its own words."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.compat.conftest import HERE, environment
+from tests.conftest import Server
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def test_a_client_makes_webhooks_and_is_told(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data", "--outgoing-allow", "127.0.0.1")
+    env = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": server.url,
+        "MLFLOW_TRACKING_TOKEN": server.token,
+        "PYTHONPATH": str(HERE / "scripts"),
+    }
+    try:
+        ran = subprocess.run(
+            [str(environment(3)), "-m", "hooks"],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=200,
+        )
+    finally:
+        server.stop()
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert "HOOKED" in ran.stdout
