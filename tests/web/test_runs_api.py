@@ -186,7 +186,9 @@ def test_every_point_of_a_run_is_exported_as_parquet(box: Server, tmp_path: Path
     assert (one.num_rows, set(one.column("key").to_pylist())) == (4, {"loss"})
     empty = pq.read_table(io.BytesIO(box.http.get(f"/api/v1/runs/{run_of(box)}/points").content))
     assert empty.num_rows == 0
-    assert box.http.get(f"/api/v1/runs/{'0' * 32}/points").status_code == 404
+    for query in ({}, {"key": "loss"}):
+        assert box.http.get(f"/api/v1/runs/{'0' * 32}/points", params=query).status_code == 404
+    assert box.http.get(f"/api/v1/runs/{run_id}/points", params={"key": "other"}).status_code == 404
 
 
 def test_a_download_is_resumed_by_range_and_checked(box: Server) -> None:

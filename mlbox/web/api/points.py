@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from litestar import get
 from litestar.response import Stream
 
+from mlbox.errors import NotFound
 from mlbox.store import series
 from mlbox.web.box import Box
 
@@ -23,7 +24,12 @@ PARQUET = "application/vnd.apache.parquet"
 @get("/api/v1/runs/{run_id:str}/points", action="run.read", media_type=PARQUET)
 async def points(box: Box, run_id: str, key: str | None = None) -> Stream:
     """The points of all metrics, or of one, as Parquet: key, step, at (UTC, microseconds), value. Ordered by key and step."""
-    keys = await box.call(box.tracker.metric_keys, run_id) if key is None else [key]
+    keys = await box.call(
+        box.tracker.metric_keys, run_id
+    )  # also for one: what is not there has to be said before the answer
+    if key is not None and key not in keys:
+        raise NotFound(f"The run has no metric {key[:80]!r}.", hint="`mlbox run show` lists them.", field="key")
+    keys = keys if key is None else [key]
     parts = _parquet(box, run_id, keys)
 
     async def send() -> AsyncIterator[bytes]:
