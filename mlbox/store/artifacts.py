@@ -15,7 +15,6 @@ import stat
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import BinaryIO
 
@@ -163,14 +162,13 @@ class Artifacts:
             for sha256 in digests:
                 os.utime(self.path(sha256))
 
-    def unused_since(self, span: timedelta) -> Iterator[str]:
-        """The files that were put here, or about to be named, longer ago than this by the disk's own clock."""
-        limit = self._now() - span.total_seconds()
+    def unused_since(self, limit: float) -> Iterator[str]:
+        """The files that were put here, or about to be named, no later than this by the disk's own clock (see `now`)."""
         for folder in self._root.iterdir():
             if len(folder.name) == 2:
                 yield from (folder.name + file.name for file in folder.iterdir() if file.stat().st_mtime <= limit)
 
-    def remove(self, sha256: str, *, unused_for: timedelta, dry_run: bool = False) -> int | None:
+    def remove(self, sha256: str, *, unused_since: float, dry_run: bool = False) -> int | None:
         """Remove a file, unless it came into use again; the bytes that it took on disk, or None."""
         path = self._root / sha256[:2] / sha256[2:]
         with self._lock, _writing():
@@ -178,13 +176,13 @@ class Artifacts:
                 found = path.stat()
             except FileNotFoundError:
                 return None
-            if found.st_mtime > self._now() - unused_for.total_seconds():
+            if found.st_mtime > unused_since:
                 return None
             if not dry_run:
                 path.unlink()
         return found.st_blocks * 512
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """The time by the clock that the files' times are of."""
         probe = self._root / "tmp" / "clock"
         with _writing():

@@ -173,19 +173,21 @@ class Retention:
         kept_for = self.kept_for if older_than is None else older_than
         cutoff = self._clock.real() - kept_for
         with self._collecting:
+            # Versions go first: one that was restored until then holds its run and its logged model.
+            versions = self._versions({"cutoff": to_us(cutoff)})
+            if not dry_run:
+                for version_id in versions:
+                    self._registry.write(functools.partial(_remove_files, version_id=version_id))
+                self._registry.write(lambda tx: _close_models(tx, {"cutoff": to_us(cutoff)}))
             given = self._given(cutoff)
             runs = self._ids("run", _RUN_GOES, given)
             models = self._ids("logged_model", _MODEL_GOES, given)
-            versions = self._versions(given)
             experiments = 0
             if not dry_run:
                 for run_id in runs:
                     self._remove_run(run_id, given)
                 for model_id in models:
-                    self._tracking.write(functools.partial(_remove_logged, model_id=model_id))
-                for version_id in versions:
-                    self._registry.write(functools.partial(_remove_files, version_id=version_id))
-                self._registry.write(lambda tx: _close_models(tx, given))
+                    self._tracking.write(functools.partial(_remove_logged, model_id=model_id, cutoff=given["cutoff"]))
                 experiments = self._tracking.write(lambda tx: _remove_experiments(tx, given))
             files, size = self._sweep(given, grace, dry_run=dry_run)
         done = Collected(
@@ -229,12 +231,13 @@ class Retention:
 
     def _sweep(self, given: dict[str, Any], grace: timedelta, *, dry_run: bool) -> tuple[int, int]:
         """Remove the files that nothing names; how many, and the bytes that they took on disk."""
+        limit = self._artifacts.now() - grace.total_seconds()  # before it is read what is named: what comes later stays
         named = set(self._named(given))
         count = size = 0
-        for sha256 in self._artifacts.unused_since(grace):
+        for sha256 in self._artifacts.unused_since(limit):
             if sha256 in named or self._stopping.is_set():
                 continue
-            freed = self._artifacts.remove(sha256, unused_for=grace, dry_run=dry_run)
+            freed = self._artifacts.remove(sha256, unused_since=limit, dry_run=dry_run)
             count += freed is not None
             size += freed or 0
         return count, size
@@ -334,7 +337,10 @@ def _remove_run(tx: Tx, run_id: str) -> None:
     tx.emit("experiment.run_removed", f"experiment:{home['name']}", "system", run=run_id)
 
 
-def _remove_logged(tx: Tx, model_id: str) -> None:
+def _remove_logged(tx: Tx, model_id: str, cutoff: int) -> None:
+    """Remove a logged model, unless it was restored meanwhile."""
+    if tx.one("SELECT 1 FROM logged_model WHERE id = ? AND deleted_us <= ?", (model_id, cutoff)) is None:
+        return
     for suffix in ("param", "tag", "metric", "file"):
         tx.run(f"DELETE FROM logged_model_{suffix} WHERE model_id = ?", (model_id,))
     tx.run("DELETE FROM run_model WHERE model_id = ?", (model_id,))

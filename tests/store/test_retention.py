@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlbox.errors import Conflict, NotFound
-from mlbox.records import Metric, RunArtifact
+from mlbox.records import Event, Metric, RunArtifact
 from mlbox.settings import Settings
 from mlbox.store.registry import NewVersion
 from mlbox.store.retention import KINDS
@@ -186,3 +186,33 @@ def test_logged_models_come_back_and_go(box: Box) -> None:
     box.logged_models.delete(model, actor="ann")
     done = box.retention.collect(older_than=NOW, grace=NOW, actor="root")
     assert (done.logged_models, done.files) == (1, 1)
+
+
+def test_what_is_restored_while_a_collection_runs_stays_with_what_it_needs(box: Box) -> None:
+    """Everything that is removed is asked for again by the write that removes it; restored in between, it is left alone."""
+    run = run_with(box, b"weights")
+    number = version_of(box, run, b"model")
+    box.curation.delete_version("churn", number, actor="ann")
+    box.tracker.delete(run, actor="ann")
+    digest, size = box.artifacts.put([b"logged"])
+    own = box.experiments.by_name("e").id
+    model = box.logged_models.create(experiment_id=own, name="m", user="ann").id
+    box.logged_models.add_file(model, "model.pkl", digest, size)
+    box.logged_models.delete(model, actor="ann")
+    gone = run_with(box, b"gone")
+    box.tracker.delete(gone, actor="ann")
+    items = {item.id.partition(":")[0]: item.id for item in box.retention.deleted()}
+
+    def restore_at_the_first_removal(event: Event) -> None:
+        """Told by the writer before whoever waits for it goes on, so this write is the next one."""
+        if event.type == "experiment.run_removed" and event.data["run"] == gone:
+            sql = "UPDATE logged_model SET deleted_us = NULL WHERE id = ?"
+            box._databases["tracking"].submit(lambda tx: tx.run(sql, (model,)))
+
+    box.retention.restore(items["version"], actor="bob")
+    with box.bus.listening(restore_at_the_first_removal):
+        box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert box.logged_models.get(model).id == model
+    assert box.artifacts.path(digest).exists()
+    assert box.tracker.run(run).id == run
+    assert is_kept(box, b"model")
