@@ -399,11 +399,25 @@ class ViewSpec(Record, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
+Status = Literal["PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
+"""How a value was found online: it is there; it is there and null; the entity is unknown; it is older than its view's TTL."""
+
+
 class OnlineRow(Record, frozen=True, kw_only=True):
-    """One entity's features, by full reference, and how each was found."""
+    """One entity's features, by full reference, how each was found, and when what it tells of happened."""
 
     values: dict[str, float | int | str | bool | None]
-    statuses: dict[str, Literal["PRESENT", "NOT_FOUND", "OUTSIDE_MAX_AGE"]]
+    statuses: dict[str, Status]
+    event_times: dict[str, datetime | None] = {}
+    """None for an entity that is unknown, and for what a transform made."""
+
+
+class Pushed(Record, frozen=True, kw_only=True):
+    """What became of pushed rows: how many went into the source, were held back, and are online, by entity and view."""
+
+    rows: int
+    quarantined: int = 0
+    online: int = 0
 
 
 class Webhook(Record, frozen=True, kw_only=True):

@@ -112,8 +112,9 @@ class Catalog:
                 field="sql",
             )
         for name in spec.sources:
-            self.declared(name)
-        self._db.privacy.shelter("view", spec.name, [("source", name) for name in spec.sources])
+            self.view(name) if "@" in name else self.declared(name)
+        read = [("view", split_ref(name)[0]) if "@" in name else ("source", name) for name in spec.sources]
+        self._db.privacy.shelter("view", spec.name, read)
 
     def save_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
         """Keep a checked view: the same definition is the same version."""

@@ -5,206 +5,64 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
-from mlbox.clock import Clock, from_us, to_us
+from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, MlboxError
-from mlbox.records import FeatureView, OnlineRow, Source, ViewSpec
-from mlbox.store import views
-from mlbox.store.catalog import ALL, Catalog
+from mlbox.records import Column, FeatureView, OnlineRow, Pushed, Source
+from mlbox.store import changes, views
 from mlbox.store.db import Database
-from mlbox.store.offline import Offline, quote
+from mlbox.store.offline import Offline
 from mlbox.store.online import Online
-from mlbox.store.spine import asked_of
-from mlbox.store.tables import arrow_utc, conform
-from mlbox.store.usersql import SEQUENCE, check_select
-from mlbox.store.vectors import Plan, packed, row_key
+from mlbox.store.tables import conform
+from mlbox.store.usersql import ARRIVED, SEQUENCE
+from mlbox.store.vectors import Vectors
+from mlbox.store.viewtables import ViewTables, built_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from mlbox.store.offline import Cursor
 
-_STATE = """
-CREATE TABLE IF NOT EXISTS "state:source" (name VARCHAR PRIMARY KEY, appends BIGINT NOT NULL, row_count BIGINT NOT NULL);
-CREATE TABLE IF NOT EXISTS "state:view" (ref VARCHAR PRIMARY KEY, built VARCHAR NOT NULL);
-CREATE TABLE IF NOT EXISTS "state:online" (
-  ref VARCHAR PRIMARY KEY, built VARCHAR NOT NULL, store VARCHAR NOT NULL, until_us BIGINT NOT NULL
-);
-"""
-_MOST_PLANS = 1000
+To = Literal["online_and_offline", "online", "offline"]
+EVENT_TIME = Column(name="event_time", dtype="TIMESTAMP")
 
 
-class FeatureStore(Catalog):
+class FeatureStore(ViewTables):
     """Definitions, their rows offline, and the latest of them online."""
 
     def __init__(self, db: Database, offline: Offline, online: Online, clock: Clock, *, max_sql: int = 65536) -> None:
-        super().__init__(db, max_sql=max_sql)
-        self._offline = offline
+        super().__init__(db, offline, clock, max_sql=max_sql)
         self._online = online
-        self._clock = clock
-        self._plans: dict[tuple[str, ...], Plan] = {}
-        """Of features that name versions, which never change."""
         self._materializing = threading.Lock()
-        offline.prepare(_STATE)
+        self._at: dict[str, tuple[int, int]] = {}
+        offline.prepare(changes.STATE)
 
-    # -- sources ----------------------------------------------------------------------------------------------------
+    # -- materialize ----------------------------------------------------------------------------------------------------
 
-    def append(self, source: str, table: pa.Table, *, actor: str) -> int:
-        """Add rows to a source, all or none; how many. Columns are those declared, in any order."""
-        found = self.declared(source)
-        rows = conform(table, found.columns, required=(found.event_time,))
-
-        def write(cursor: Cursor) -> int:
-            self._ensure_source(cursor, found)
-            return self._insert(cursor, found, self._screened(cursor, found, rows, actor))
-
-        added = self._offline.write(write) if rows.num_rows else 0
-        if added:
-            self.note_append(source, added, actor=actor)
-        return added
-
-    def _screened(self, cursor: Cursor, source: Source, rows: pa.Table, actor: str) -> pa.Table:
-        """Those of the rows that go into the source."""
-        return rows
-
-    @classmethod
-    def _insert(cls, cursor: Cursor, source: Source, rows: pa.Table) -> int:
-        """Write rows to a source's table; how many."""
-        if not rows.num_rows:
-            return 0
-        before = dict(cls._source_counts(cursor)).get(source.name, 0)
-        cursor.register("incoming", rows)
-        cursor.execute(
-            f"INSERT INTO {views.source_table(source.name)} SELECT {views.names(source.columns)},"
-            f" {before} + row_number() OVER () FROM incoming"
-        )
-        cursor.unregister("incoming")
-        cursor.execute(
-            'INSERT INTO "state:source" VALUES (?, 1, ?) ON CONFLICT (name) DO UPDATE'
-            " SET appends = appends + 1, row_count = row_count + excluded.row_count",
-            [source.name, rows.num_rows],
-        )
-        return int(rows.num_rows)
-
-    def sources(self, *, limit: int = ALL, after: str | None = None) -> list[Source]:
-        """Sources by name with their number of rows, from the one after `after`."""
-        return self._counted(self.declarations(limit=limit, after=after))
-
-    def source(self, name: str) -> Source:
-        """One source with its number of rows; raises NotFound."""
-        return self._counted([self.declared(name)])[0]
-
-    def _counted(self, declared: list[Source]) -> list[Source]:
-        used = declared and self._offline.used
-        counts = dict(self._offline.read(self._source_counts)) if used else {}
-        return [msgspec.structs.replace(source, rows=counts.get(source.name, 0)) for source in declared]
-
-    @staticmethod
-    def _source_counts(cursor: Cursor) -> list[tuple[str, int]]:
-        return cursor.execute('SELECT name, row_count FROM "state:source"').fetchall()
-
-    @staticmethod
-    def _ensure_source(cursor: Cursor, source: Source) -> None:
-        typed = ", ".join(f"{quote(c.name)} {views.SQL_TYPES[c.dtype]}" for c in source.columns)
-        cursor.execute(
-            f"CREATE TABLE IF NOT EXISTS {views.source_table(source.name)} ({typed}, {SEQUENCE} BIGINT NOT NULL)"
-        )
-
-    def query_sources(self, cursor: Cursor, sql: str, *, known: datetime, dataset: str) -> str:
-        """A user's SELECT over what of any sources was known at a moment, checked for a dataset, as a subquery."""
-        declared = self.declarations()
-        for source in declared:
-            self._ensure_source(cursor, source)
-        allowed = [source.name for source in declared]
-        select = check_select(cursor, sql, allowed, field="spine", most_bytes=self._max_sql)
-        self._db.privacy.shelter("dataset", dataset, [("source", name) for name in select.tables])
-        return views.over_sources(sql, [source for source in declared if source.name in select.tables], known=known)
-
-    # -- views ------------------------------------------------------------------------------------------------------
-
-    def apply_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
-        """Keep a view, after its SQL was tried; the same definition is the same version."""
-        self.check_view(spec)
-        now = self._clock.real()
-        tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by=actor, created_at=now)
-        self._offline.write(lambda cursor: views.check_view_sql(cursor, tried, self._sources_of(cursor, tried)))
-        return self.save_view(spec, actor=actor)
-
-    def _sources_of(self, cursor: Cursor, view: FeatureView) -> list[Source]:
-        sources = [self.declared(name) for name in view.sources]
-        for source in sources:
-            self._ensure_source(cursor, source)
-        return sources
-
-    def _build_if_stale(self, view: FeatureView) -> None:
-        """Compute a view's table if a source was appended to since it was last computed."""
-
-        def write(cursor: Cursor) -> None:
-            stamp, built = _stamps(cursor, view)
-            if stamp != built:
-                views.build(cursor, view, self._sources_of(cursor, view))
-                cursor.execute('INSERT OR REPLACE INTO "state:view" VALUES (?, ?)', [view.ref, stamp])
-
-        stamp, built = self._offline.read(lambda cursor: _stamps(cursor, view))
-        if stamp != built:
-            self._offline.write(write)
-
-    # -- offline ----------------------------------------------------------------------------------------------------
-
-    def historical(self, features: Sequence[str], spine: pa.Table, *, event_time: str) -> pa.Table:
-        """Features as they were known at each row's time: one row for each of the spine's, in its order.
-
-        A value is at most as old as its view's TTL, the boundary included; what is unknown or expired is NULL. The new
-        columns are named by full reference.
-        """
-        plan = self._plan(features)
-        rows = arrow_utc(spine)
-        asked, keys = asked_of(spine, plan, event_time)
-        for view in plan.views:
-            self._build_if_stale(view)
-
-        def read(cursor: Cursor) -> dict[str, Any]:
-            cursor.register("spine", asked)
-            columns: dict[str, Any] = {}
-            for view in plan.views:
-                wanted = {ref: ref.partition(":")[2] for ref in plan.features if ref.startswith(f"{view.ref}:")}
-                own = {key.name: keys[key.name, key.dtype] for key in view.join_keys}
-                found = views.join(cursor, view, wanted, own)
-                columns |= dict(zip(wanted, found.columns, strict=True))
-            return columns
-
-        found = self._offline.read(read)
-        for feature in plan.features:
-            rows = rows.append_column(feature, found[feature])
-        return rows
-
-    def _plan(self, features: Sequence[str]) -> Plan:
-        plan = self._plans.get(tuple(features))
-        if plan is None or not all(self._db.privacy.visible("view", view.name) for view in plan.views):
-            full = self.resolve(features)
-            refs = dict.fromkeys(feature.partition(":")[0] for feature in full)
-            plan = Plan(full, {ref: self.view(ref) for ref in refs})
-            if full == tuple(features):
-                if len(self._plans) >= _MOST_PLANS:
-                    self._plans.clear()
-                self._plans[full] = plan
-        return plan
-
-    # -- online -----------------------------------------------------------------------------------------------------
-
-    def materialize(self, view_ref: str | None = None, *, actor: str | None = None) -> int:
+    def materialize(
+        self,
+        view_ref: str | None = None,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        full: bool = False,
+        actor: str | None = None,
+    ) -> int:
         """Bring the online store up to domain time, for one view or all; how many entities changed.
 
-        A view that cannot be computed does not hold up the others: its error is raised after them.
+        By default only what came in or became visible since the last time is written; with `full` everything is, and with
+        `start` (itself excluded) or `end` the latest of the events between. It is written in parts, and a call that was
+        broken off goes on at the part that it was at. A view that cannot be computed does not hold up the others: its error
+        is raised after them.
         """
+        if start is not None and end is not None and start >= end:
+            raise InvalidInput("The start is not before the end.", hint="Swap them.", field="start")
         written, failed = 0, []
         with self._materializing:
             for view in [self.view(view_ref)] if view_ref else self.views():
                 try:
-                    written += self._materialize(view)
+                    written += self._materialize(view, start, end, full=full)
                 except InvalidInput as err:
                     failed.append(err)
         if written and actor is not None:
@@ -213,51 +71,158 @@ class FeatureStore(Catalog):
             raise _first_of(failed)
         return written
 
-    def _materialize(self, view: FeatureView) -> int:
-        self._build_if_stale(view)
+    def progress(self) -> dict[str, tuple[int, int]]:
+        """Parts that are done, and all of them, of each view that is being materialized."""
+        return dict(self._at)
+
+    def _materialize(self, view: FeatureView, start: datetime | None, end: datetime | None, *, full: bool) -> int:
+        self.refresh(view)
         now, store = self._clock.now(), self._online.id
 
-        def write(cursor: Cursor) -> int:
-            built = _stamps(cursor, view)[1]
-            done = cursor.execute('SELECT * EXCLUDE (ref) FROM "state:online" WHERE ref = ?', [view.ref]).fetchone()
-            if done is not None and done[1] != store:  # another folder: it has nothing of what was written
-                cursor.execute(f"DROP TABLE IF EXISTS {views.online_table(view.ref)}")
-            since = from_us(done[2]) if done is not None and done[:2] == (built, store) else None
-            changes = views.changed_since(cursor, view, since, now)
-            width = len(view.join_keys)
-            self._online.put(
-                ((row_key(view.ref, row[:width]), packed(row[width:])) for row in changes.written),
-                gone=[row_key(view.ref, row) for row in changes.gone],
+        def begin(cursor: Cursor) -> tuple[changes.Task, int] | None:
+            built, state = built_of(cursor, view.ref), changes.state_of(cursor, view.ref)
+            assert built is not None
+            here = state if state is not None and state.store == store and not full else None
+            span = (None if start is None else to_us(start), None if end is None else to_us(end))
+            is_backfill = span != (None, None)
+            if here is not None and not is_backfill and not changes.is_pending(cursor, view, here, built.batch, now):
+                return None
+            since = here if here is not None and built.rebuilt <= here.batch and not is_backfill else None
+            task = changes.Task(
+                store=store,
+                batch=built.batch,
+                until_us=to_us(now),
+                since=since,
+                anew=here is None and not is_backfill,
+                start_us=span[0],
+                end_us=span[1],
             )
-            state = [view.ref, built, store, to_us(now)]
-            cursor.execute('INSERT OR REPLACE INTO "state:online" VALUES (?, ?, ?, ?)', state)
-            return len(changes.written) + len(changes.gone)
+            return changes.begin(cursor, view, task)
 
-        if self._offline.read(lambda cursor: _is_up_to_date(cursor, view, store, now)):
-            return 0
-        return self._offline.write(write)
+        begun = self._offline.write(begin)
+        return self._write_parts(view, *begun) if begun else 0
+
+    def _write_parts(self, view: FeatureView, task: changes.Task, done: int) -> int:
+        def write(cursor: Cursor) -> int:
+            changes.prepare(cursor, view, task, part)
+            gone = list(changes.gone(cursor, view))
+            count = self._online.put(changes.written(cursor, view), gone=gone)
+            changes.copy(cursor, view, task)
+            changes.note(cursor, view, task, part + 1)
+            return count + len(gone)
+
+        total = 0
+        try:
+            for part in range(done, task.parts):
+                self._at[view.ref] = (part, task.parts)
+                total += self._offline.write(write)
+        finally:
+            self._at.pop(view.ref, None)
+        return total
+
+    # -- push -----------------------------------------------------------------------------------------------------------
+
+    def push(self, source: str, table: pa.Table, *, to: To = "online_and_offline", actor: str) -> Pushed:
+        """Take rows that become known now: into a source, and online in the views that look at each of its rows alone.
+
+        A column that says when rows became known is filled where it is left out. Views that aggregate are online at their next
+        materialization. Rows that break an expectation are held back from both.
+        """
+        found = self.declared(source)
+        now = self._clock.now()
+        rows = conform(_stamped(table, found, now), found.columns, required=(found.event_time,))
+        passed = self._passed(found, rows, actor, now, keep=to != "online")
+        written = 0
+        if to != "offline" and passed.num_rows:
+            written = sum(
+                self._push_online(view, found, passed, now, wait=to != "online") for view in self._over(found)
+            )
+        return Pushed(rows=passed.num_rows, quarantined=rows.num_rows - passed.num_rows, online=written)
+
+    def _passed(self, source: Source, rows: pa.Table, actor: str, now: datetime, *, keep: bool) -> pa.Table:
+        """Rows that meet what is expected; they are in the source as well, if they are to be kept."""
+        passed = rows
+
+        def write(cursor: Cursor) -> int:
+            nonlocal passed
+            self._ensure_source(cursor, source)
+            passed = self._screened(cursor, source, rows, actor)
+            return self._insert(cursor, source, passed, arrived=now) if keep else 0
+
+        if rows.num_rows:
+            self._offline.write(write)
+        if keep and passed.num_rows:
+            self.note_append(source.name, passed.num_rows, actor=actor)
+        self._note_held(source.name, rows.num_rows - passed.num_rows, actor)
+        return passed
+
+    def _note_held(self, source: str, rows: int, actor: str) -> None:
+        """Tell of rows that were held back."""
+
+    def _over(self, source: Source) -> list[FeatureView]:
+        """All versions of the views over a source alone."""
+        return [view for view in self.views() if view.sources == (source.name,)]
+
+    def _push_online(self, view: FeatureView, source: Source, rows: pa.Table, now: datetime, *, wait: bool) -> int:
+        """What the rows yield for a view, online; with `wait`, events to come are left to a materialization."""
+
+        def read(cursor: Cursor) -> int:
+            cursor.register("pushed", rows)
+            numbered = f"(SELECT *, row_number() OVER () AS {SEQUENCE}, {views.literal(now)} AS {ARRIVED} FROM pushed)"
+            relation = views.of_source(source, pushed=True, table=numbered)
+            found = views.rows_of(cursor, view, [relation])
+            if not found.by_row:
+                return 0
+            keys, columns = views.names(view.join_keys), views.names((*view.join_keys, *view.features))
+            upto = f"WHERE greatest(_event, _arrival) <= {views.literal(now)}" if wait else ""
+            latest = (
+                f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _event DESC, _arrival DESC, _order DESC) = 1"
+            )
+            some = f"(SELECT {columns}, _event FROM ({found.sql}) {upto} {latest})"
+            return self._online.put(list(changes.written(cursor, view, some)))
+
+        return self._offline.read(read)
+
+    def write_online(self, view_ref: str, table: pa.Table, *, actor: str) -> int:
+        """Write rows of a view (join keys, features, `event_time`) online, and nowhere else; how many took effect.
+
+        A row takes effect unless a newer event of its entity is there. Raises InvalidInput naming column and row.
+        """
+        view = self.view(view_ref)
+        keys = tuple(column.name for column in view.join_keys)
+        rows = conform(
+            table, (*view.join_keys, *view.features, EVENT_TIME), required=(*keys, "event_time")
+        ).rename_columns([*keys, *(column.name for column in view.features), "_event"])
+
+        def read(cursor: Cursor) -> int:
+            cursor.register("given", rows)
+            return self._online.put(list(changes.written(cursor, view, "given")))
+
+        written = self._offline.read(read) if rows.num_rows else 0
+        if written:
+            self.note_materialized(view.ref, written, actor=actor)
+        return written
+
+    # -- read -----------------------------------------------------------------------------------------------------------
 
     def online_features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
         """The latest values of each entity, as of domain time; raises InvalidInput for a missing or odd join key."""
+        return self.online_vectors(features, entities).rows()
+
+    def online_vectors(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> Vectors:
+        """As `online_features`, for those who want values and no records."""
         plan = self._plan(features)
-        return plan.rows(self._online.get(plan.keys(entities)), to_us(self._clock.now()))
+        return plan.read(self._online.get(plan.keys(entities)), to_us(self._clock.now()))
 
 
-def _stamps(cursor: Cursor, view: FeatureView) -> tuple[str, str | None]:
-    """How often each of a view's sources was appended to, and how often it had been when the view was computed."""
-    counts = dict(cursor.execute('SELECT name, appends FROM "state:source"').fetchall())
-    state = cursor.execute('SELECT built FROM "state:view" WHERE ref = ?', [view.ref]).fetchone()
-    return ",".join(f"{name}:{counts.get(name, 0)}" for name in view.sources), state[0] if state else None
+def _stamped(table: pa.Table, source: Source, now: datetime) -> pa.Table:
+    """The rows with the moment in the column that says when they became known, where it is left out."""
+    import pyarrow as pa
 
-
-def _is_up_to_date(cursor: Cursor, view: FeatureView, store: str, now: datetime) -> bool:
-    """Whether nothing became visible since the view was last written online, from the same rows to the same folder."""
-    built = _stamps(cursor, view)[1]
-    done = cursor.execute('SELECT * EXCLUDE (ref) FROM "state:online" WHERE ref = ?', [view.ref]).fetchone()
-    if done is None or done[:2] != (built, store):
-        return False
-    between = f"_eff > {views.literal(from_us(done[2]))} AND _eff <= {views.literal(now)}"
-    return not cursor.execute(f"SELECT 1 FROM {views.view_table(view.ref)} WHERE {between} LIMIT 1").fetchall()
+    name = source.arrival_time
+    if name is None or name in table.column_names:
+        return table
+    return table.append_column(name, pa.array([now] * table.num_rows, pa.timestamp("us", "UTC")))
 
 
 def _first_of(failed: Sequence[MlboxError]) -> MlboxError:

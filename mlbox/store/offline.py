@@ -162,6 +162,12 @@ class Offline:
                 self._connection = None
 
 
+def one(cursor: Cursor, sql: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+    """The first row of a query, read to its end: a cursor does nothing else before."""
+    rows = cursor.execute(sql, list(parameters)).fetchall()
+    return rows[0] if rows else None
+
+
 def quote(name: str) -> str:
     """A name as an SQL identifier."""
     return '"' + name.replace('"', '""') + '"'

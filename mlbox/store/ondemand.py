@@ -303,12 +303,18 @@ def _with(split: _Split, found: Sequence[OnlineRow], made: Mapping[str, list[Any
     rows = []
     for row, values in zip(found, zip(*(made[name] for name in names), strict=True), strict=True):
         status = {ref: _status(row, features) for ref, features in needed.items()}
-        all_values = {**row.values, **dict(zip(names, values, strict=True))}
-        all_statuses: dict[str, Any] = {**row.statuses, **{n: status[ref] for n, ref in zip(names, refs, strict=True)}}
+        made_here = dict(zip(names, values, strict=True))
+        all_values = {**row.values, **made_here}
+        all_statuses: dict[str, Any] = {
+            **row.statuses,
+            **{name: _or_null(status[ref], made_here[name]) for name, ref in zip(names, refs, strict=True)},
+        }
+        times: dict[str, Any] = {**row.event_times, **dict.fromkeys(names)}
         if not in_order:
-            all_values = {feature: all_values[feature] for feature in split.asked}
-            all_statuses = {feature: all_statuses[feature] for feature in split.asked}
-        rows.append(msgspec.structs.replace(row, values=all_values, statuses=all_statuses))
+            all_values, all_statuses, times = (
+                {feature: kind[feature] for feature in split.asked} for kind in (all_values, all_statuses, times)
+            )
+        rows.append(OnlineRow(values=all_values, statuses=all_statuses, event_times=times))
     return rows
 
 
@@ -316,12 +322,16 @@ def _needed(transform: Transform) -> list[str]:
     return [entry.feature for entry in transform.inputs if entry.feature]
 
 
+def _or_null(status: str, value: Any) -> str:
+    return "NULL" if value is None and status == "PRESENT" else status
+
+
 def _status(row: OnlineRow, needed: Sequence[str]) -> str:
     """There as long as any of its features is, or none is needed; else as the first of them."""
     first: str | None = None
     for feature in needed:
         status: str = row.statuses[feature]
-        if status not in ("NOT_FOUND", "OUTSIDE_MAX_AGE"):
+        if status in ("PRESENT", "NULL"):
             return "PRESENT"
         first = first or status
     return first or "PRESENT"

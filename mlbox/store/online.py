@@ -2,7 +2,11 @@
 
 diskcache holds it behind a Disk of ours: keys are strings, values are bytes, and nothing is ever pickled. Its own eviction is
 off, because by default it drops rows in silence past 1 GiB, and its SQLite is told to sync, because the offline store remembers
-what was written here. Many keys are read with one SELECT over connections of ours, as diskcache reads one key at a time.
+what was written here. Many keys are read with one SELECT, and many rows written with one statement, over connections of ours to
+the same table, as diskcache reads and writes one key at a time.
+
+A row carries the time of its event, as the table's tag, and never gives way to a row of an older one: whatever the order in which
+they arrive, the newer event is what is read.
 """
 
 from __future__ import annotations
@@ -11,8 +15,9 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.errors import Unavailable
 from mlbox.ids import new_id
@@ -24,7 +29,30 @@ _ID_KEY = "store-id"
 _FILE = "cache.db"
 _AT_ONCE = 500
 """Keys in one SELECT: SQLite bounds the number of parameters."""
+_IN_ONE_TRANSACTION = 10_000
+_UPSERT = """
+INSERT INTO Cache (key, raw, store_time, expire_time, access_time, access_count, tag, size, mode, filename, value)
+VALUES (?, 1, 0, NULL, 0, 0, ?, 0, 1, NULL, ?)
+ON CONFLICT (key, raw) DO UPDATE SET value = excluded.value, tag = excluded.tag
+WHERE Cache.tag IS NULL OR Cache.tag <= excluded.tag
+"""
+_DELETE = "DELETE FROM Cache WHERE key = ? AND raw = 1 AND (tag IS NULL OR tag <= ?)"
 _RESTORE = "It is never recreated by itself: restore the folder, or remove online.made as well and materialize again."
+
+
+class Written(NamedTuple):
+    """A row as it is kept: its key, the time of its event in microseconds since 1970, and what is in it."""
+
+    key: str
+    event_us: int
+    value: bytes
+
+
+class Gone(NamedTuple):
+    """A row that is to go, unless one of a newer event took its place."""
+
+    key: str
+    event_us: int
 
 
 class Online:
@@ -38,6 +66,8 @@ class Online:
         self._id: str | None = None
         self._local = threading.local()
         self._readers: list[sqlite3.Connection] = []
+        self._writing = threading.Lock()
+        self._writer: sqlite3.Connection | None = None
 
     @property
     def used(self) -> bool:
@@ -51,17 +81,23 @@ class Online:
         assert self._id is not None
         return self._id
 
-    def put(self, rows: Iterable[tuple[str, bytes]], *, gone: Iterable[str] = ()) -> int:
-        """Write rows, and remove those of the keys that are gone, in one transaction; how many were written."""
-        count = 0
-        cache = self._cache()
-        with _explained("could not write"), cache.transact(retry=True):
-            for key, value in rows:
-                cache.set(key, value, retry=True)
-                count += 1
-            for key in gone:
-                cache.delete(key, retry=True)
+    def put(self, rows: Iterable[Written], *, gone: Iterable[Gone] = ()) -> int:
+        """Remove rows that are gone, then write rows, 10,000 to a transaction; how many are new or took an older one's place."""
+        count, todo, leaving = 0, iter(rows), iter(gone)
+        while some_gone := list(islice(leaving, _IN_ONE_TRANSACTION)):
+            self._change(_DELETE, some_gone)
+        while some := list(islice(todo, _IN_ONE_TRANSACTION)):
+            count += self._change(_UPSERT, some)
         return count
+
+    def _change(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> int:
+        self._cache()
+        with self._writing, _explained("could not write"):
+            writer = self._writer or self._connect(writes=True)
+            self._writer = writer
+            with writer:  # a transaction: all of them, or none
+                writer.execute("BEGIN IMMEDIATE")
+                return writer.executemany(statement, rows).rowcount
 
     def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """Each key's row, or None."""
@@ -91,6 +127,9 @@ class Online:
                 reader.close()
             self._readers.clear()
             self._local = threading.local()
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
             if self._opened is not None:
                 self._opened.close()
                 self._opened = None
@@ -116,13 +155,17 @@ class Online:
     def _reader(self) -> sqlite3.Connection:
         reader: sqlite3.Connection | None = getattr(self._local, "reader", None)
         if reader is None:
-            reader = sqlite3.connect(self._root / _FILE, isolation_level=None, check_same_thread=False, timeout=10)
-            reader.execute("PRAGMA query_only=ON")
-            reader.execute("PRAGMA mmap_size=268435456")
+            reader = self._connect(writes=False)
             self._local.reader = reader
             with self._lock:
                 self._readers.append(reader)
         return reader
+
+    def _connect(self, *, writes: bool) -> sqlite3.Connection:
+        made = sqlite3.connect(self._root / _FILE, isolation_level=None, check_same_thread=False, timeout=10)
+        made.execute("PRAGMA synchronous=FULL" if writes else "PRAGMA query_only=ON")
+        made.execute("PRAGMA mmap_size=268435456")
+        return made
 
 
 @contextlib.contextmanager

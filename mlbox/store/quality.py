@@ -90,10 +90,12 @@ class Screened(FeatureStore):
     def append(self, source: str, table: pa.Table, *, actor: str) -> int:
         """As `FeatureStore.append`; how many rows went on: the others are in the quarantine."""
         added = super().append(source, table, actor=actor)
-        held = int(table.num_rows) - added
-        if held:
-            self._db.write(lambda tx: tx.emit("source.quarantined", f"source:{source}", actor, rows=held))
+        self._note_held(source, int(table.num_rows) - added, actor)
         return added
+
+    def _note_held(self, source: str, rows: int, actor: str) -> None:
+        if rows:
+            self._db.write(lambda tx: tx.emit("source.quarantined", f"source:{source}", actor, rows=rows))
 
     def _screened(self, cursor: Cursor, source: Source, rows: pa.Table, actor: str) -> pa.Table:
         import pyarrow as pa
@@ -124,7 +126,7 @@ class Screened(FeatureStore):
 
     @staticmethod
     def _ensure_quarantine(cursor: Cursor, source: Source) -> None:
-        typed = ", ".join(f"{quote(c.name)} {views.SQL_TYPES[c.dtype]}" for c in source.columns)
+        typed = views.typed_names(source.columns)
         cursor.execute("CREATE SEQUENCE IF NOT EXISTS quarantined")  # an id is never given again
         cursor.execute(f"CREATE TABLE IF NOT EXISTS {table_of(source.name)} ({typed}, {_EXTRA})")
 

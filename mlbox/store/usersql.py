@@ -24,6 +24,8 @@ CLOCKS = frozenset({"current_timestamp", "current_date", "current_time", "localt
 """Words that are functions without looking like it."""
 SEQUENCE = "_seq"
 """The column of a source's table that counts its rows in the order of their arrival here."""
+ARRIVED = "_arrived"
+"""The column of a source's table that says when a pushed row came in; null in rows that were loaded."""
 _volatile: frozenset[str] = frozenset()
 
 
@@ -156,8 +158,8 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             stack.extend(node)
 
 
-def with_sequence(cursor: Cursor, select: Select) -> str | None:
-    """The SELECT with its source's row number as one more column, or None where rows are not those of one source."""
+def with_columns(cursor: Cursor, select: Select, columns: Sequence[str]) -> str | None:
+    """The SELECT with more columns of its source, or None where its rows are not those of one source."""
     node = select.tree["statements"][0]["node"]
     plain = (
         node["type"] == "SELECT_NODE"
@@ -169,12 +171,19 @@ def with_sequence(cursor: Cursor, select: Select) -> str | None:
     )
     if not plain:
         return None
-    column = {"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": [SEQUENCE]}
-    changed = {**node, "select_list": [*node["select_list"], column]}
+    more = [{"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": [name]} for name in columns]
+    changed = {**node, "select_list": [*node["select_list"], *more]}
     tree = {**select.tree, "statements": [{**select.tree["statements"][0], "node": changed}]}
     row = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [msgspec.json.encode(tree).decode()]).fetchone()
     assert row is not None
     return str(row[0])
+
+
+def is_by_row(select: Select) -> bool:
+    """Whether a SELECT that takes more columns of its one source looks at each row alone: no window, no other SELECT."""
+    if (select.tree["statements"][0]["node"].get("cte_map") or {}).get("map"):
+        return False
+    return not any(node.get("class") in ("WINDOW", "SUBQUERY") for node in _nodes(select.tree))
 
 
 @contextlib.contextmanager

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import msgspec
 
-from mlbox.clock import parse_time, to_us
+from mlbox.clock import from_us, parse_time, to_us
 from mlbox.errors import InvalidInput
-from mlbox.records import Column, FeatureView, OnlineRow
+from mlbox.records import Column, FeatureView, OnlineRow, Status
 from mlbox.store.catalog import suggest
 
 Value = float | int | str | bool | None
@@ -31,18 +31,75 @@ _CANONICAL: dict[str, Callable[[Any, str], Any]] = {
 """How a key's value is written in a row's key, where there is more than one way to say it."""
 
 
+class Found(NamedTuple):
+    """A view's row for one entity: how it was found, its values in the view's order, and the microsecond of its event."""
+
+    status: Status
+    values: Sequence[Value]
+    event_us: int | None
+
+
+class Vectors:
+    """What was read for a number of entities, as it was found; every way to look at it is made when it is asked for."""
+
+    def __init__(self, plan: Plan, found: Sequence[Sequence[Found]]) -> None:
+        self._plan = plan
+        self._found = found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Full references, in the order of the values."""
+        return self._plan.features
+
+    def values(self, entity: int) -> Sequence[Value]:
+        """One entity's values, None for what is missing."""
+        found, plan = self._found[entity], self._plan
+        values = found[0].values if len(found) == 1 else [value for one in found for value in one.values]
+        return values if plan.is_whole else [values[place] for place in plan.places]
+
+    def statuses(self, entity: int) -> list[Status]:
+        """How each of an entity's values was found."""
+        found = self._found[entity]
+        statuses = [found[view].status for view in self._plan.view_of]
+        return [
+            "NULL" if value is None and status == "PRESENT" else status
+            for value, status in zip(self.values(entity), statuses, strict=True)
+        ]
+
+    def event_times(self, entity: int) -> list[datetime | None]:
+        """When what each of an entity's values tells of happened; None where the entity is unknown."""
+        times = [None if one.event_us is None else from_us(one.event_us) for one in self._found[entity]]
+        return [times[view] for view in self._plan.view_of]
+
+    def rows(self) -> list[OnlineRow]:
+        """A record for each entity."""
+        return [self._row(entity) for entity in range(len(self._found))]
+
+    def _row(self, entity: int) -> OnlineRow:
+        names = self._plan.features
+        return OnlineRow(
+            values=dict(zip(names, self.values(entity), strict=True)),
+            statuses=dict(zip(names, self.statuses(entity), strict=True)),
+            event_times=dict(zip(names, self.event_times(entity), strict=True)),
+        )
+
+
 class Plan:
-    """What to read for a set of features: which views, and where in a view's row each feature is."""
+    """What to read for a set of features: which views, and where in their rows, put end to end, each feature is."""
 
     def __init__(self, features: Sequence[str], views: Mapping[str, FeatureView]) -> None:
         self.features = tuple(features)
         self.views = tuple(views.values())
-        places = {
-            f"{view.ref}:{column.name}": (number, index)
-            for number, view in enumerate(self.views)
-            for index, column in enumerate(view.features)
-        }
-        self._places = [(feature, *places[feature]) for feature in self.features]
+        every = [(f"{v.ref}:{column.name}", number) for number, v in enumerate(self.views) for column in v.features]
+        at = {ref: place for place, (ref, _) in enumerate(every)}
+        self.places = [at[feature] for feature in self.features]
+        self.view_of = [every[place][1] for place in self.places]
+        self.is_whole = self.places == list(range(len(every)))
+        self._unknown = [Found("NOT_FOUND", (None,) * len(view.features), None) for view in self.views]
+        self._ttls = [None if view.ttl_seconds is None else view.ttl_seconds * 1_000_000 for view in self.views]
 
     def keys(self, entities: Sequence[Mapping[str, Any]]) -> list[str]:
         """The online key of each entity in each view; raises InvalidInput naming the entity and the join key."""
@@ -52,46 +109,34 @@ class Plan:
             for view in self.views
         ]
 
-    def rows(self, packed: Sequence[bytes | None], now_us: int) -> list[OnlineRow]:
+    def read(self, packed: Sequence[bytes | None], now_us: int) -> Vectors:
         """What was found under `keys`, judged at a moment of domain time."""
+        if len(self.views) == 1:
+            return Vectors(self, [(self._judged(row, 0, now_us),) for row in packed])
         width = len(self.views)
-        return [self._row(packed[start : start + width], now_us) for start in range(0, len(packed), width)]
+        starts = range(0, len(packed), width)
+        return Vectors(
+            self, [[self._judged(packed[start + view], view, now_us) for view in range(width)] for start in starts]
+        )
 
-    def _row(self, packed: Sequence[bytes | None], now_us: int) -> OnlineRow:
-        found = [_judged(view, row, now_us) for view, row in zip(self.views, packed, strict=True)]
-        values: dict[str, Value] = {}
-        statuses: dict[str, Any] = {}
-        for feature, view, index in self._places:
-            status, row = found[view]
-            statuses[feature] = status
-            values[feature] = row[index] if row else None
-        return OnlineRow(values=values, statuses=statuses)
+    def _judged(self, row: bytes | None, view: int, now_us: int) -> Found:
+        if row is None:
+            return self._unknown[view]
+        event_us, values = _unpack(row)
+        ttl = self._ttls[view]
+        if ttl is not None and now_us - event_us > ttl:
+            return Found("OUTSIDE_MAX_AGE", self._unknown[view].values, event_us)
+        return Found("PRESENT", values, event_us)
 
 
 def row_key(ref: str, values: Sequence[Any]) -> str:
     """The key of an entity's row: the view version and the join keys, times in microseconds."""
-    plain = [_microseconds(value) if isinstance(value, datetime) else value for value in values]
-    return f"{ref}|{_json(plain).decode()}"
+    return f"{ref}|{_json(values).decode()}"
 
 
-def packed(row: Sequence[Any]) -> bytes:
-    """Features and the event time, which comes last, as one packed row."""
-    *values, event = row
-    plain = [value.replace(tzinfo=UTC).isoformat() if isinstance(value, datetime) else value for value in values]
-    return _pack((_microseconds(event), plain))
-
-
-def _microseconds(moment: datetime) -> int:
-    return to_us(moment.replace(tzinfo=UTC))
-
-
-def _judged(view: FeatureView, row: bytes | None, now_us: int) -> tuple[str, list[Value] | None]:
-    if row is None:
-        return "NOT_FOUND", None
-    event_us, values = _unpack(row)
-    if view.ttl_seconds is not None and now_us - event_us > view.ttl_seconds * 1_000_000:
-        return "OUTSIDE_MAX_AGE", None
-    return "PRESENT", values
+def packed(values: Sequence[Value], event_us: int) -> bytes:
+    """Features, times as text, and the microsecond of their event as one packed row."""
+    return _pack((event_us, values))
 
 
 def _key_value(view: FeatureView, key: Column, entity: Mapping[str, Any], index: int) -> Any:

@@ -1,28 +1,31 @@
-"""Feature views as tables of the offline store, and the point-in-time join over them.
+"""Feature views as tables of the offline store: how they are computed from what their SQL reads, and kept up to date.
 
-A view's table keeps only rows that some moment can see. A row becomes visible at `_eff`, the later of its event and its
+A view's table keeps the rows that some question can be about. A row becomes visible at `_eff`, the later of its event and its
 arrival; of the visible rows of a key the one with the latest event counts, of equal events the one that arrived last, and of
-those the one appended last. A row that is already outdone when it becomes visible is never the answer and is dropped, so that
-along `_eff` the last row is always the answer, and a plain ASOF join is exact.
+those the one appended last. A row that is already outdone when it becomes visible is never the answer: its `_eff` is null, so
+that along `_eff` the last row is always the answer, and a plain ASOF join is exact. It is kept only where it is `_last` of its
+event, for those who ask about events whatever was known when.
 
 Where a view's rows are not those of one source (it joins, groups or limits), "appended last" has no meaning, and the greatest
 values count: any rule will do, as long as the same data gives the same answer.
+
+A view whose SQL looks at one row of one source at a time is brought up to date with the source's new rows alone; any other is
+computed anew. `_batch` counts the times that a table was changed and says when a row came in, so that what was written online
+is brought up to date by arrival: a late row is never missed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, FeatureView, Source
 from mlbox.store.offline import quote
-from mlbox.store.usersql import SEQUENCE, check_select, explaining, run_user_sql, with_sequence
+from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select, explaining, is_by_row, run_user_sql, with_columns
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from mlbox.store.offline import Cursor
 
 SQL_TYPES = {"BOOL": "BOOLEAN", "INT64": "BIGINT", "FP64": "DOUBLE", "STRING": "VARCHAR", "TIMESTAMP": "TIMESTAMP"}
@@ -38,14 +41,14 @@ def view_table(ref: str) -> str:
     return quote(f"view:{ref}")
 
 
-def online_table(ref: str) -> str:
-    """What of a view version was written online, quoted."""
-    return quote(f"online:{ref}")
-
-
 def names(columns: Sequence[Column], prefix: str = "") -> str:
     """Columns as an SQL list."""
     return ", ".join(f"{prefix}{quote(column.name)}" for column in columns)
+
+
+def typed_names(columns: Sequence[Column]) -> str:
+    """Columns as an SQL list with their types."""
+    return ", ".join(f"{quote(column.name)} {SQL_TYPES[column.dtype]}" for column in columns)
 
 
 def literal(moment: datetime) -> str:
@@ -53,74 +56,78 @@ def literal(moment: datetime) -> str:
     return f"TIMESTAMP '{moment.astimezone(UTC).replace(tzinfo=None).isoformat(sep=' ')}'"
 
 
-def over_sources(sql: str, sources: Sequence[Source], *, known: datetime | None = None, sequence: bool = False) -> str:
-    """A user's SELECT as a subquery that sees each source under its name, or what of it was known at a moment."""
-    extra = f", {SEQUENCE}" if sequence else ""
+# -- what SQL reads -----------------------------------------------------------------------------------------------------------
+
+
+class Relation(NamedTuple):
+    """What a view's SQL can read: a source, or another view."""
+
+    name: str
+    table: str
+    columns: str
+    arrival: str
+    """When a row became known, as an expression."""
+    says_arrival: str | None
+    """The column that says so, where rows may be late."""
+    hidden: str = ""
+    """Columns of ours that a SELECT by row carries along."""
+    pushed: bool = False
+    """Whether there are rows that the server stamped with their arrival."""
+
+
+def of_source(source: Source, *, pushed: bool = False, table: str | None = None) -> Relation:
+    """A source as SQL reads it; `table` holds its rows where it is not its own."""
+    event = quote(source.event_time)
+    said = f"{quote(source.arrival_time)}, " if source.arrival_time else ""
+    return Relation(
+        source.name,
+        table or source_table(source.name),
+        names(source.columns),
+        f"coalesce({said}{ARRIVED}, {event})",
+        source.arrival_time,
+        f", {SEQUENCE}, {ARRIVED}",
+        pushed,
+    )
+
+
+def of_view(view: FeatureView, *, late: bool) -> Relation:
+    """A view as the SQL of another reads it: under its name, with the times at which its rows happened and became known."""
+    arrival = "coalesce(_arrival, _event)"
+    columns = f"{names((*view.join_keys, *view.features))}, _event AS event_time, {arrival} AS arrival_time"
+    return Relation(view.name, view_table(view.ref), columns, arrival, "arrival_time" if late else None)
+
+
+def over(sql: str, relations: Sequence[Relation], *, known: datetime | None = None, hidden: bool = False) -> str:
+    """A user's SELECT as a subquery that sees each relation under its name, or what of it was known at a moment."""
     tables = [
-        f"{quote(s.name)} AS (SELECT {names(s.columns)}{extra} FROM {source_table(s.name)}{_known_by(s, known)})"
-        for s in sources
+        f"{quote(one.name)} AS (SELECT {one.columns}{one.hidden if hidden else ''} FROM {one.table}"
+        f"{f' WHERE {one.arrival} <= {literal(known)}' if known else ''})"
+        for one in relations
     ]
     bare = sql.strip().rstrip(";")
     return f"(WITH {', '.join(tables)} SELECT * FROM (\n{bare}\n))" if tables else f"(\n{bare}\n)"
 
 
-def _known_by(source: Source, known: datetime | None) -> str:
-    if known is None:
-        return ""
-    event = quote(source.event_time)
-    arrival = f"coalesce({quote(source.arrival_time)}, {event})" if source.arrival_time else event
-    return f" WHERE {arrival} <= {literal(known)}"
+# -- what it yields -----------------------------------------------------------------------------------------------------------
 
 
-# -- building ---------------------------------------------------------------------------------------------------------------
-
-
-class _Rows(NamedTuple):
-    """A view's SQL as a subquery, whether its rows say when they arrived, and what orders rows of equal times."""
+class Rows(NamedTuple):
+    """A view's SQL as a SELECT of typed columns, `_event`, `_arrival` and `_order`, and what is known of it."""
 
     sql: str
     arrives: bool
-    order: str
+    """Whether rows may become known later than they happened."""
+    by_row: bool
+    """Whether new rows of its source can be taken alone."""
 
 
-def check_view_sql(cursor: Cursor, view: FeatureView, sources: Sequence[Source]) -> None:
-    """The SQL is one SELECT over its sources, yields the columns that the view promises, and hides no late arrival."""
-    rows = _rows(cursor, view, sources)
-    run_user_sql(cursor, f"SELECT * FROM ({_typed(view, rows)}) LIMIT 0")
-    late = [source for source in sources if source.arrival_time]
-    if late and not rows.arrives:
-        raise InvalidInput(
-            f"The rows of {late[0].name} say when they became known, and the SQL of {view.name} does not.",
-            hint=f"Yield {late[0].arrival_time} AS arrival_time, or event_time itself if they are always on time.",
-            field="sql",
-        )
+def rows_of(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], *, after: int | None = None) -> Rows:
+    """What a view's SQL yields; with `after`, of its source's rows after that number alone.
 
-
-def build(cursor: Cursor, view: FeatureView, sources: Sequence[Source]) -> None:
-    """Compute a view version's table from its sources."""
-    keys, rows = names(view.join_keys), _rows(cursor, view, sources)
-    known = " AND ".join(f"{quote(column.name)} IS NOT NULL" for column in view.join_keys)
-    by_time = f"OVER (PARTITION BY {keys} ORDER BY _event, _arrival, {rows.order})"
-    ranked = f"""
-        SELECT * FROM (
-          SELECT *, greatest(_event, _arrival) AS _eff, row_number() {by_time} AS _rank
-          FROM typed WHERE _event IS NOT NULL AND {known})
-        QUALIFY _rank = max(_rank) OVER (PARTITION BY {keys} ORDER BY _eff)"""
-    on_time = f"""
-        SELECT *, _event AS _eff FROM typed WHERE _event IS NOT NULL AND {known}
-        QUALIFY lead(_event) {by_time} IS DISTINCT FROM _event"""
-    run_user_sql(
-        cursor,
-        f"CREATE OR REPLACE TABLE {view_table(view.ref)} AS WITH typed AS ({_typed(view, rows)})"
-        f" SELECT {names((*view.join_keys, *view.features))}, _event, _eff"
-        f" FROM ({ranked if rows.arrives else on_time}) ORDER BY _eff",
-        what=f"The SQL of {view.name}",
-    )
-
-
-def _rows(cursor: Cursor, view: FeatureView, sources: Sequence[Source]) -> _Rows:
-    select = check_select(cursor, view.sql, view.sources)
-    found = _columns(cursor, over_sources(view.sql, sources))
+    Raises InvalidInput for a SELECT that does not work or lacks a promised column.
+    """
+    select = check_select(cursor, view.sql, [one.name for one in relations])
+    found = _columns(cursor, over(view.sql, relations))
     for promised in (*(c.name for c in (*view.join_keys, *view.features)), "event_time"):
         if promised not in found:
             raise InvalidInput(
@@ -128,13 +135,21 @@ def _rows(cursor: Cursor, view: FeatureView, sources: Sequence[Source]) -> _Rows
                 hint=f"It yields {', '.join(sorted(found))}.",
                 field="sql",
             )
-    arrives = "arrival_time" in found
-    sequenced = with_sequence(cursor, select)
-    if sequenced is not None:
-        counted = over_sources(sequenced, sources, sequence=True)
-        if _try_columns(cursor, counted) == [*found, SEQUENCE]:
-            return _Rows(counted, arrives, SEQUENCE)
-    return _Rows(over_sources(view.sql, sources), arrives, names(view.features))
+    yields_arrival = "arrival_time" in found
+    carried = with_columns(cursor, select, (SEQUENCE, ARRIVED)) if all(one.hidden for one in relations) else None
+    if carried is not None:
+        subquery = over(carried, relations, hidden=True)
+        if _try_columns(cursor, subquery) == [*found, SEQUENCE, ARRIVED]:
+            by_row = is_by_row(select)
+            if after is not None:
+                (source,) = relations
+                fresh = source._replace(table=f"(SELECT * FROM {source.table} WHERE {SEQUENCE} > {after})")
+                subquery = over(carried, [fresh], hidden=True)
+            arrives = yields_arrival or any(one.pushed for one in relations)
+            stamped = f"CAST(arrival_time AS TIMESTAMP), {ARRIVED}" if yields_arrival else ARRIVED
+            return Rows(_typed(view, subquery, stamped, SEQUENCE), arrives, by_row)
+    arrival = "CAST(arrival_time AS TIMESTAMP)" if yields_arrival else "NULL"
+    return Rows(_typed(view, over(view.sql, relations), arrival, None), yields_arrival, by_row=False)
 
 
 def _columns(cursor: Cursor, subquery: str) -> list[str]:
@@ -149,74 +164,96 @@ def _try_columns(cursor: Cursor, subquery: str) -> list[str]:
         return []
 
 
-def _typed(view: FeatureView, rows: _Rows) -> str:
+def _typed(view: FeatureView, subquery: str, arrival: str, order: str | None) -> str:
     typed = ", ".join(
         f"CAST({quote(c.name)} AS {SQL_TYPES[c.dtype]}) AS {quote(c.name)}" for c in (*view.join_keys, *view.features)
     )
     event = "CAST(event_time AS TIMESTAMP)"
-    arrival = f"coalesce(CAST(arrival_time AS TIMESTAMP), {event})" if rows.arrives else event
-    sequence = f", {SEQUENCE}" if rows.order == SEQUENCE else ""
-    return f"SELECT {typed}, {event} AS _event, {arrival} AS _arrival{sequence} FROM {rows.sql}"
-
-
-# -- point in time ----------------------------------------------------------------------------------------------------------
-
-
-def join(cursor: Cursor, view: FeatureView, features: Mapping[str, str], keys: Mapping[str, str]) -> pa.Table:
-    """A view's features as of the registered table `spine`: one row for each of the spine's, in its order.
-
-    `spine` has `_row`, which counts its rows, `_at`, the moment that each asks about, and the columns that `keys` names for
-    the view's join keys. `features` is the result's columns, by name, and the feature that each shows.
-    """
-    on = " AND ".join(f"spine.{quote(keys[k.name])} = seen.{quote(k.name)}" for k in view.join_keys)
-    columns = ", ".join(f"{_while_fresh(view, name)} AS {quote(column)}" for column, name in features.items())
-    sql = (
-        f"SELECT {columns} FROM spine ASOF LEFT JOIN {view_table(view.ref)} seen ON {on} AND spine._at >= seen._eff"
-        " ORDER BY spine._row"
+    known = " AND ".join(f"{quote(column.name)} IS NOT NULL" for column in view.join_keys)
+    carried = f", {order} AS _order" if order else ""
+    return (
+        f"SELECT * FROM (SELECT {typed}, {event} AS _event, coalesce({arrival}, {event}) AS _arrival{carried}"
+        f" FROM {subquery}) WHERE _event IS NOT NULL AND {known}"
     )
-    with explaining("spine"):
-        return cursor.sql(sql).to_arrow_table()
 
 
-def _while_fresh(view: FeatureView, feature: str) -> str:
-    value = f"seen.{quote(feature)}"
-    if view.ttl_seconds is None:
-        return value
-    return f"CASE WHEN epoch_us(spine._at) - epoch_us(seen._event) <= {view.ttl_seconds * 1_000_000} THEN {value} END"
+def check_view_sql(cursor: Cursor, view: FeatureView, relations: Sequence[Relation]) -> None:
+    """The SQL is one SELECT over its sources, yields the columns that the view promises, and hides no late arrival."""
+    rows = rows_of(cursor, view, relations)
+    run_user_sql(cursor, f"SELECT * FROM ({rows.sql}) LIMIT 0")
+    late = [one for one in relations if one.says_arrival]
+    if late and "arrival_time" not in _columns(cursor, over(view.sql, relations)):
+        raise InvalidInput(
+            f"The rows of {late[0].name} say when they became known, and the SQL of {view.name} does not.",
+            hint=f"Yield {late[0].says_arrival} AS arrival_time, or event_time itself if they are always on time.",
+            field="sql",
+        )
 
 
-# -- online -----------------------------------------------------------------------------------------------------------------
+# -- keeping it -----------------------------------------------------------------------------------------------------------------
 
 
-class Changes(NamedTuple):
-    """Rows (keys, features, event) that are to be written online, and keys that are to go."""
-
-    written: list[tuple[Any, ...]]
-    gone: list[tuple[Any, ...]]
-
-
-def changed_since(cursor: Cursor, view: FeatureView, since: datetime | None, now: datetime) -> Changes:
-    """What to write online for `now`: what became visible after `since`, or, without it, all that differs from before.
-
-    Leaves the offline copy of what is online as it will be.
-    """
-    keys, target = names(view.join_keys), online_table(view.ref)
-    after = f" AND _eff > {literal(since)}" if since else ""
+def ensure_table(cursor: Cursor, view: FeatureView) -> None:
+    """Have a view version's table, empty at first."""
     cursor.execute(
-        f"""
-        CREATE OR REPLACE TEMP TABLE latest AS
-        SELECT {names((*view.join_keys, *view.features))}, _event FROM {view_table(view.ref)}
-        WHERE _eff <= {literal(now)}{after}
-        QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _eff DESC) = 1
-        """
+        f"CREATE TABLE IF NOT EXISTS {view_table(view.ref)} ({typed_names((*view.join_keys, *view.features))},"
+        " _event TIMESTAMP, _eff TIMESTAMP, _arrival TIMESTAMP, _last BOOLEAN, _batch BIGINT)"
     )
-    if since:
-        written = cursor.execute("SELECT * FROM latest").fetchall()
-        cursor.execute(f"DELETE FROM {target} WHERE ({keys}) IN (SELECT ({keys}) FROM latest)")
-        cursor.execute(f"INSERT INTO {target} SELECT * FROM latest")
-        return Changes(written, [])
-    cursor.execute(f"CREATE TABLE IF NOT EXISTS {target} AS SELECT * FROM latest LIMIT 0")
-    written = cursor.execute(f"SELECT * FROM latest EXCEPT SELECT * FROM {target}").fetchall()
-    gone = cursor.execute(f"SELECT {keys} FROM {target} EXCEPT SELECT {keys} FROM latest").fetchall()
-    cursor.execute(f"CREATE OR REPLACE TABLE {target} AS SELECT * FROM latest")
-    return Changes(written, gone)
+
+
+def build(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], batch: int) -> Rows:
+    """Compute a view version's table from what its SQL reads."""
+    rows = rows_of(cursor, view, relations)
+    order = "_order" if " AS _order" in rows.sql else names(view.features)
+    sql = f"WITH rows AS ({rows.sql}) {_kept(view, order, arrives=rows.arrives, batch=str(batch))} ORDER BY _eff"
+    run_user_sql(cursor, f"CREATE OR REPLACE TABLE {view_table(view.ref)} AS {sql}", what=f"The SQL of {view.name}")
+    return rows
+
+
+def extend(
+    cursor: Cursor, view: FeatureView, relations: Sequence[Relation], batch: int, *, after: int, arrived: bool
+) -> bool:
+    """Add what the source's rows after a number yield; False, with nothing done, where they cannot be taken alone.
+
+    `arrived`: whether the table has rows that became known late. Rows of the same keys are judged again with the new ones: a
+    row that was outdone before stays so, because what outdid it is outdone only by what outdoes both.
+    """
+    rows = rows_of(cursor, view, relations, after=after)
+    if not rows.by_row:
+        return False
+    table, keys = view_table(view.ref), names(view.join_keys)
+    arrives = rows.arrives or arrived
+    same = [column.name for column in view.join_keys] + ([] if arrives else ["_event"])
+    on = " AND ".join(f"old.{quote(name)} = fresh.{quote(name)}" for name in same)
+    with explaining(what=f"The SQL of {view.name}"):
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE fresh AS {rows.sql}")
+        both = names((*view.join_keys, *view.features)) + ", _event, _arrival, _batch, _order"
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE merged AS WITH rows AS (SELECT {both} FROM ("
+            f" SELECT *, {batch} AS _batch FROM fresh UNION ALL BY NAME SELECT * EXCLUDE (_eff, _last), 0 AS _order"
+            f" FROM {table} old SEMI JOIN fresh ON {on}))"
+            f" {_kept(view, '_order', arrives=arrives, batch='_batch')}"
+        )
+    where = f"({keys})" if arrives else f"({keys}, _event)"
+    cursor.execute(f"DELETE FROM {table} WHERE {where} IN (SELECT {where} FROM fresh)")
+    cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM merged ORDER BY _eff")
+    cursor.execute("DROP TABLE fresh; DROP TABLE merged")
+    return True
+
+
+def _kept(view: FeatureView, order: str, *, arrives: bool, batch: str) -> str:
+    """A SELECT of the rows of `rows` that some question can be about, in the shape of a view's table."""
+    keys, values = names(view.join_keys), names((*view.join_keys, *view.features))
+    known = "coalesce(_arrival, _event)"  # null in a row from before the first late one
+    by_time = f"OVER (PARTITION BY {keys} ORDER BY _event, {known}, {order})"
+    if not arrives:
+        return (
+            f"SELECT {values}, _event, _event AS _eff, NULL::TIMESTAMP AS _arrival, true AS _last,"
+            f" {batch}::BIGINT AS _batch FROM rows QUALIFY lead(_event) {by_time} IS DISTINCT FROM _event"
+        )
+    return f"""
+        SELECT {values}, _event, CASE WHEN _seen THEN _reach END AS _eff, _arrival, _last, {batch}::BIGINT AS _batch FROM (
+          SELECT *, _rank = max(_rank) OVER (PARTITION BY {keys} ORDER BY _reach) AS _seen
+          FROM (SELECT *, greatest(_event, {known}) AS _reach, row_number() {by_time} AS _rank,
+                  lead(_event) {by_time} IS DISTINCT FROM _event AS _last FROM rows))
+        WHERE _seen OR _last"""

@@ -115,7 +115,8 @@ def test_a_reference_works_offline_online_and_in_a_service(house: House) -> None
     features = ["ratio:share", "spend:visits", "ratio:growth"]
     (row,) = house.store.online_features(features, [{"who": 1, "limit": 8}])
     assert row.values == {"ratio@v1:share": 0.5, "spend@v1:visits": 2**62, "ratio@v1:growth": None}
-    assert set(row.statuses.values()) == {"PRESENT"}
+    assert set(row.statuses.values()) == {"PRESENT", "NULL"}
+    assert all((row.statuses[name] == "NULL") == (value is None) for name, value in row.values.items())
     spine = pa.table({"who": [1], "at": pa.array([START], pa.timestamp("us", "UTC")), "limit": [8]})
     table = house.store.historical(features, spine, event_time="at")
     assert table.column_names == ["who", "at", "limit", *row.values]

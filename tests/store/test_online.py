@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlbox.errors import Unavailable
-from mlbox.store.online import Online
+from mlbox.store.online import Gone, Online, Written
 
 
 @pytest.fixture
@@ -22,33 +22,35 @@ def online(tmp_path: Path) -> Iterator[Online]:
 
 def test_rows_are_read_as_they_were_written(online: Online) -> None:
     keys = [f"k{n}" for n in range(1200)]
-    assert online.put((key, key.encode()) for key in keys) == 1200
+    assert online.put(Written(key, 5, key.encode()) for key in keys) == 1200
     assert online.get([*keys, "none"]) == [*(key.encode() for key in keys), None]
     assert online.get([]) == []
     assert len(online) == 1200
-    online.put([("k1", b"new")], gone=["k0", "never"])
+    online.put([Written("k1", 5, b"new")], gone=[Gone("k0", 5), Gone("never", 5)])
     assert online.get(["k1", "k0", "k1"]) == [b"new", None, b"new"]
 
 
-def test_a_write_is_all_or_nothing(online: Online) -> None:
-    def broken() -> Iterator[tuple[str, bytes]]:
-        yield "a", b"1"
-        raise ValueError("no")
+def test_the_newer_event_wins_whatever_comes_first(online: Online) -> None:
+    assert online.put([Written("k", 5, b"five")]) == 1
+    assert online.put([Written("k", 4, b"four")]) == 0
+    assert online.get(["k"]) == [b"five"]
+    online.put([], gone=[Gone("k", 4)])
+    assert online.get(["k"]) == [b"five"]
+    assert online.put([Written("k", 5, b"again"), Written("k", 3, b"three"), Written("k", 6, b"six")]) == 2
+    assert online.get(["k"]) == [b"six"]
+    online.put([Written("k", 2, b"two")], gone=[Gone("k", 6)])
+    assert online.get(["k"]) == [b"two"]
 
-    with pytest.raises(ValueError, match="no"):
-        online.put(broken())
-    assert online.get(["a"]) == [None]
 
-
-def test_only_strings_and_bytes_are_taken(online: Online) -> None:
-    for key, value in ((1, b"x"), ("k", {"a": 1}), ("k", "text")):
-        with pytest.raises(TypeError):
-            online.put([(key, value)])  # type: ignore[list-item]
+def test_many_rows_are_counted_and_removed(online: Online) -> None:
+    assert online.put(Written(f"k{n}", n, b"v") for n in range(25_000)) == 25_000
+    assert len(online) == 25_000
+    online.put([], gone=[Gone(f"k{n}", n) for n in range(25_000)])
     assert len(online) == 0
 
 
 def test_nothing_is_evicted_and_writes_are_synced(online: Online, tmp_path: Path) -> None:
-    online.put((f"k{n}", b"x" * 5000) for n in range(2000))
+    online.put(Written(f"k{n}", 0, b"x" * 5000) for n in range(2000))
     assert len(online) == 2000
     with sqlite3.connect(tmp_path / "online" / "cache.db") as raw:
         found = dict(raw.execute("SELECT key, value FROM Settings"))
@@ -59,7 +61,7 @@ def test_nothing_is_evicted_and_writes_are_synced(online: Online, tmp_path: Path
 
 
 def test_threads_read_while_another_writes(online: Online) -> None:
-    online.put([("k", b"0")])
+    online.put([Written("k", 0, b"0")])
     seen: list[bytes | None] = []
     done = threading.Event()
 
@@ -71,7 +73,7 @@ def test_threads_read_while_another_writes(online: Online) -> None:
     for reader in readers:
         reader.start()
     for n in range(1, 30):
-        online.put([("k", str(n).encode())])
+        online.put([Written("k", n, str(n).encode())])
     done.set()
     for reader in readers:
         reader.join()
@@ -93,7 +95,7 @@ def test_the_id_stays_with_the_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["garbage", "empty", "gone"])
 def test_a_broken_store_says_so_and_is_never_recreated(tmp_path: Path, damage: str) -> None:
     store, file = Online(tmp_path / "online"), tmp_path / "online" / "cache.db"
-    store.put([("k", b"v")])
+    store.put([Written("k", 0, b"v")])
     store.close()
     for extra in file.parent.glob("cache.db-*"):
         extra.unlink()
@@ -101,7 +103,7 @@ def test_a_broken_store_says_so_and_is_never_recreated(tmp_path: Path, damage: s
         file.unlink()
     else:
         file.write_bytes(b"not a database" * 1000 if damage == "garbage" else b"")
-    for call in (store.check, lambda: store.get(["k"]), lambda: store.put([("a", b"b")])):
+    for call in (store.check, lambda: store.get(["k"]), lambda: store.put([Written("a", 0, b"b")])):
         with pytest.raises(Unavailable, match="online store"):
             call()
     store.close()

@@ -182,7 +182,7 @@ def test_what_fails_leaves_neither_rows_nor_quarantine(house: House, monkeypatch
     house.expect(column="amount", min=0)
     house.add((0, START, -1.0, "a"), (1, START, 1.0, "a"))
 
-    def fail(*_: Any) -> int:
+    def fail(*_: Any, **__: Any) -> int:
         raise Unavailable("The disk is full.")
 
     with monkeypatch.context() as patched:

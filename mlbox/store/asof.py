@@ -1,0 +1,43 @@
+"""The point-in-time join over the tables of views (see `views`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
+
+from mlbox.records import FeatureView
+from mlbox.store.offline import quote
+from mlbox.store.usersql import explaining
+from mlbox.store.views import view_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlbox.store.offline import Cursor
+
+Known = Literal["then", "latest"]
+"""Whether only what was known at a row's time counts, or all that is known by now of what had happened."""
+
+
+def join(
+    cursor: Cursor, view: FeatureView, features: Mapping[str, str], keys: Mapping[str, str], known: Known
+) -> pa.Table:
+    """A view's features as of the registered table `spine`: one row for each of the spine's, in its order.
+
+    `spine` has `_row`, which counts its rows, `_at`, the moment that each asks about, and the columns that `keys` names for
+    the view's join keys. `features` is the result's columns, by name, and the feature that each shows.
+    """
+    on = " AND ".join(f"spine.{quote(keys[k.name])} = seen.{quote(k.name)}" for k in view.join_keys)
+    columns = ", ".join(f"{_while_fresh(view, name)} AS {quote(column)}" for column, name in features.items())
+    counts, moment = ("_eff IS NOT NULL", "_eff") if known == "then" else ("_last", "_event")
+    rows = f"(SELECT * FROM {view_table(view.ref)} WHERE {counts})"
+    sql = f"SELECT {columns} FROM spine ASOF LEFT JOIN {rows} seen ON {on} AND spine._at >= seen.{moment} ORDER BY spine._row"
+    with explaining("spine"):
+        return cursor.sql(sql).to_arrow_table()
+
+
+def _while_fresh(view: FeatureView, feature: str) -> str:
+    value = f"seen.{quote(feature)}"
+    if view.ttl_seconds is None:
+        return value
+    return f"CASE WHEN epoch_us(spine._at) - epoch_us(seen._event) <= {view.ttl_seconds * 1_000_000} THEN {value} END"

@@ -1,0 +1,128 @@
+"""The sources of the feature store: append-only tables of what happened and when it became known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mlbox.clock import Clock
+from mlbox.records import Source
+from mlbox.store import views
+from mlbox.store.catalog import ALL, Catalog
+from mlbox.store.db import Database
+from mlbox.store.offline import Offline, one
+from mlbox.store.tables import conform
+from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlbox.store.offline import Cursor
+
+_STATE = """
+CREATE TABLE IF NOT EXISTS "state:source" (name VARCHAR PRIMARY KEY, appends BIGINT NOT NULL, row_count BIGINT NOT NULL);
+ALTER TABLE "state:source" ADD COLUMN IF NOT EXISTS pushed BOOLEAN DEFAULT false;
+"""
+
+
+class Sources(Catalog):
+    """Declared sources and their rows."""
+
+    def __init__(self, db: Database, offline: Offline, clock: Clock, *, max_sql: int) -> None:
+        super().__init__(db, max_sql=max_sql)
+        self._offline = offline
+        self._clock = clock
+        offline.prepare(_STATE)
+
+    def append(self, source: str, table: pa.Table, *, actor: str) -> int:
+        """Add rows to a source, all or none; how many. Columns are those declared, in any order."""
+        found = self.declared(source)
+        rows = conform(table, found.columns, required=(found.event_time,))
+        return self._add(found, rows, actor)
+
+    def _add(self, source: Source, rows: pa.Table, actor: str, *, arrived: datetime | None = None) -> int:
+        """Add rows in their declared types, those that arrive now with the moment; how many went in."""
+
+        def write(cursor: Cursor) -> int:
+            self._ensure_source(cursor, source)
+            return self._insert(cursor, source, self._screened(cursor, source, rows, actor), arrived=arrived)
+
+        added = self._offline.write(write) if rows.num_rows else 0
+        if added:
+            self.note_append(source.name, added, actor=actor)
+        return added
+
+    def _screened(self, cursor: Cursor, source: Source, rows: pa.Table, actor: str) -> pa.Table:
+        """Those of the rows that go into the source."""
+        return rows
+
+    @classmethod
+    def _insert(cls, cursor: Cursor, source: Source, rows: pa.Table, *, arrived: datetime | None = None) -> int:
+        """Write rows to a source's table; how many."""
+        if not rows.num_rows:
+            return 0
+        before = cls._row_count(cursor, source.name)
+        stamp = views.literal(arrived) if arrived else "NULL"
+        cursor.register("incoming", rows)
+        cursor.execute(
+            f"INSERT INTO {views.source_table(source.name)} BY NAME SELECT {views.names(source.columns)},"
+            f" {before} + row_number() OVER () AS {SEQUENCE}, {stamp}::TIMESTAMP AS {ARRIVED} FROM incoming"
+        )
+        cursor.unregister("incoming")
+        cursor.execute(
+            'INSERT INTO "state:source" (name, appends, row_count, pushed) VALUES (?, 1, ?, ?) ON CONFLICT (name) DO UPDATE'
+            " SET appends = appends + 1, row_count = row_count + excluded.row_count, pushed = pushed OR excluded.pushed",
+            [source.name, rows.num_rows, arrived is not None],
+        )
+        return int(rows.num_rows)
+
+    def sources(self, *, limit: int = ALL, after: str | None = None) -> list[Source]:
+        """Sources by name with their number of rows, from the one after `after`."""
+        return self._counted(self.declarations(limit=limit, after=after))
+
+    def source(self, name: str) -> Source:
+        """One source with its number of rows; raises NotFound."""
+        return self._counted([self.declared(name)])[0]
+
+    def _counted(self, declared: list[Source]) -> list[Source]:
+        if not declared or not self._offline.used:
+            return declared
+        counts = dict(self._offline.rows('SELECT name, row_count FROM "state:source"'))
+        return [msgspec.structs.replace(source, rows=counts.get(source.name, 0)) for source in declared]
+
+    @staticmethod
+    def _row_count(cursor: Cursor, name: str) -> int:
+        row = one(cursor, 'SELECT row_count FROM "state:source" WHERE name = ?', [name])
+        return row[0] if row else 0
+
+    @staticmethod
+    def _ensure_source(cursor: Cursor, source: Source) -> None:
+        """Have a source's table; one from before rows were stamped is given the column."""
+        table = f"source:{source.name}"
+        columns = [
+            name
+            for (name,) in cursor.execute(
+                "SELECT column_name FROM duckdb_columns() WHERE table_name = ?", [table]
+            ).fetchall()
+        ]
+        if not columns:
+            typed = views.typed_names(source.columns)
+            cursor.execute(
+                f"CREATE TABLE {views.source_table(source.name)} ({typed}, {SEQUENCE} BIGINT NOT NULL, {ARRIVED} TIMESTAMP)"
+            )
+        elif ARRIVED not in columns:
+            cursor.execute(f"ALTER TABLE {views.source_table(source.name)} ADD COLUMN {ARRIVED} TIMESTAMP")
+
+    def query_sources(self, cursor: Cursor, sql: str, *, known: datetime, dataset: str) -> str:
+        """A user's SELECT over what of any sources was known at a moment, checked for a dataset, as a subquery."""
+        declared: Sequence[Source] = self.declarations()
+        for source in declared:
+            self._ensure_source(cursor, source)
+        allowed = [source.name for source in declared]
+        select = check_select(cursor, sql, allowed, field="spine", most_bytes=self._max_sql)
+        self._db.privacy.shelter("dataset", dataset, [("source", name) for name in select.tables])
+        read = [views.of_source(source) for source in declared if source.name in select.tables]
+        return views.over(sql, read, known=known)

@@ -1,0 +1,191 @@
+"""Feature views in the offline store: tried when applied, up to date when read, and right at every point in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mlbox.records import FeatureView, ViewSpec
+from mlbox.store import asof, views
+from mlbox.store.offline import one
+from mlbox.store.sources import Sources
+from mlbox.store.spine import asked_of
+from mlbox.store.tables import arrow_utc
+from mlbox.store.vectors import Plan
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlbox.store.offline import Cursor
+
+_STATE = """
+DROP TABLE IF EXISTS "state:view";
+DROP TABLE IF EXISTS "state:online";
+CREATE TABLE IF NOT EXISTS "view:state" (
+  ref VARCHAR PRIMARY KEY, stamp VARCHAR NOT NULL, seen BIGINT, batch BIGINT NOT NULL, rebuilt BIGINT NOT NULL,
+  arrived BOOLEAN NOT NULL
+);
+"""
+_MOST_PLANS = 1000
+
+
+class Built(NamedTuple):
+    """From what a view's table was computed, and how often."""
+
+    stamp: str
+    """How often each of its sources had been changed."""
+    seen: int | None
+    """Rows of its one source that it knows of, where new ones can be taken alone."""
+    batch: int
+    rebuilt: int
+    """The batch at which it was last computed as a whole."""
+    arrived: bool
+    """Whether rows became known later than they happened."""
+
+
+class ViewTables(Sources):
+    """Views with their tables."""
+
+    _plans: dict[tuple[str, ...], Plan]
+    """Of features that name versions, which never change."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._plans = {}
+        self._offline.prepare(_STATE)
+
+    # -- definitions --------------------------------------------------------------------------------------------------
+
+    def apply_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
+        """Keep a view, after its SQL was tried; the same definition is the same version."""
+        self.try_view(spec)
+        return self.save_view(spec, actor=actor)
+
+    def try_view(self, spec: ViewSpec) -> None:
+        """Raise what is wrong with a view, its SQL included, and keep nothing."""
+        self.check_view(spec)
+        tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=self._clock.real())
+        self._offline.write(lambda cursor: views.check_view_sql(cursor, tried, self._relations(cursor, tried)))
+
+    def _relations(self, cursor: Cursor, view: FeatureView) -> list[views.Relation]:
+        """What a view's SQL reads, each with a table."""
+        return [self._relation(cursor, name) for name in view.sources]
+
+    def _relation(self, cursor: Cursor, name: str) -> views.Relation:
+        if "@" in name:
+            upstream = self.view(name)
+            views.ensure_table(cursor, upstream)
+            return views.of_view(upstream, late=self._is_late(cursor, upstream))
+        source = self.declared(name)
+        self._ensure_source(cursor, source)
+        return views.of_source(source, pushed=_is_pushed(cursor, name))
+
+    def _is_late(self, cursor: Cursor, view: FeatureView) -> bool:
+        """Whether rows of a view may become known later than they happened."""
+        return any(
+            self._is_late(cursor, self.view(name))
+            if "@" in name
+            else self.declared(name).arrival_time is not None or _is_pushed(cursor, name)
+            for name in view.sources
+        )
+
+    # -- tables ---------------------------------------------------------------------------------------------------------
+
+    def refresh(self, view: FeatureView) -> None:
+        """Bring a view's table up to date with its sources, and before it those of the views that it reads."""
+        for name in view.sources:
+            if "@" in name:
+                self.refresh(self.view(name))
+        if self._offline.read(lambda cursor: _is_fresh(cursor, view)):
+            return
+        self._offline.write(lambda cursor: self._refresh(cursor, view))
+
+    def _refresh(self, cursor: Cursor, view: FeatureView) -> None:
+        built = built_of(cursor, view.ref)
+        stamp = _stamp(cursor, view)
+        if built is not None and built.stamp == stamp:
+            return
+        relations = self._relations(cursor, view)
+        batch = built.batch + 1 if built else 1
+        arrived = any(one.pushed for one in relations)
+        if built is not None and built.seen is not None:
+            arrived = arrived or built.arrived
+            if views.extend(cursor, view, relations, batch, after=built.seen, arrived=arrived):
+                seen = self._row_count(cursor, view.sources[0])
+                _note(cursor, view, built._replace(stamp=stamp, seen=seen, batch=batch, arrived=arrived))
+                return
+        rows = views.build(cursor, view, relations, batch)
+        seen_now = self._row_count(cursor, view.sources[0]) if rows.by_row else None
+        _note(cursor, view, Built(stamp, seen_now, batch, batch, rows.arrives))
+
+    # -- point in time --------------------------------------------------------------------------------------------------
+
+    def historical(
+        self, features: Sequence[str], spine: pa.Table, *, event_time: str, known: asof.Known = "then"
+    ) -> pa.Table:
+        """Features as they were known at each row's time: one row for each of the spine's, in its order.
+
+        A value is at most as old as its view's TTL, the boundary included; what is unknown or expired is NULL. With
+        `known="latest"` what became known later counts too. The new columns are named by full reference.
+        """
+        plan = self._plan(features)
+        rows = arrow_utc(spine)
+        asked, keys = asked_of(spine, plan, event_time)
+        for view in plan.views:
+            self.refresh(view)
+
+        def read(cursor: Cursor) -> dict[str, Any]:
+            cursor.register("spine", asked)
+            columns: dict[str, Any] = {}
+            for view in plan.views:
+                wanted = {ref: ref.partition(":")[2] for ref in plan.features if ref.startswith(f"{view.ref}:")}
+                own = {key.name: keys[key.name, key.dtype] for key in view.join_keys}
+                found = asof.join(cursor, view, wanted, own, known)
+                columns |= dict(zip(wanted, found.columns, strict=True))
+            return columns
+
+        found = self._offline.read(read)
+        for feature in plan.features:
+            rows = rows.append_column(feature, found[feature])
+        return rows
+
+    def _plan(self, features: Sequence[str]) -> Plan:
+        plan = self._plans.get(tuple(features))
+        if plan is None or not all(self._db.privacy.visible("view", view.name) for view in plan.views):
+            full = self.resolve(features)
+            refs = dict.fromkeys(feature.partition(":")[0] for feature in full)
+            plan = Plan(full, {ref: self.view(ref) for ref in refs})
+            if full == tuple(features):
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[full] = plan
+        return plan
+
+
+def built_of(cursor: Cursor, ref: str) -> Built | None:
+    """From what a view's table was computed; None before the first time."""
+    row = one(cursor, 'SELECT * EXCLUDE (ref) FROM "view:state" WHERE ref = ?', [ref])
+    return Built(*row) if row else None
+
+
+def _note(cursor: Cursor, view: FeatureView, built: Built) -> None:
+    cursor.execute('INSERT OR REPLACE INTO "view:state" VALUES (?, ?, ?, ?, ?, ?)', [view.ref, *built])
+
+
+def _is_fresh(cursor: Cursor, view: FeatureView) -> bool:
+    built = built_of(cursor, view.ref)
+    return built is not None and built.stamp == _stamp(cursor, view)
+
+
+def _stamp(cursor: Cursor, view: FeatureView) -> str:
+    """How often each of a view's sources was changed."""
+    appends = dict(cursor.execute('SELECT name, appends FROM "state:source"').fetchall())
+    batches = dict(cursor.execute('SELECT ref, batch FROM "view:state"').fetchall())
+    return ",".join(f"{name}:{(batches if '@' in name else appends).get(name, 0)}" for name in view.sources)
+
+
+def _is_pushed(cursor: Cursor, name: str) -> bool:
+    row = one(cursor, 'SELECT pushed FROM "state:source" WHERE name = ?', [name])
+    return bool(row and row[0])
