@@ -14,10 +14,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlbox.sdk import Box, connect, dataset, export_onnx, features, predict, run, submit
+    from mlbox.sdk import Box, connect, dataset, export_onnx, features, historical, predict, push, run, submit
 
 __version__ = "0.1.0"
-__all__ = ["Box", "connect", "dataset", "export_onnx", "features", "predict", "run", "submit"]
+__all__ = ["Box", "connect", "dataset", "export_onnx", "features", "historical", "predict", "push", "run", "submit"]
 
 
 def __getattr__(name: str) -> Any:

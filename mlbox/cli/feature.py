@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +15,8 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
+from mlbox.cli.source import FORMATS, read_input, typed
+from mlbox.client import BYTES
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import FeatureService, FeatureView, OnlineRow, Record, Source, Transform, ViewSpec
 
@@ -22,7 +27,11 @@ app = typer.Typer(no_args_is_help=True, help="Feature views and services, and wh
 
 VIEW_COLUMNS = ("ref", "join_keys", "features", "sources", "ttl_seconds", "owner", "description")
 SERVICE_COLUMNS = ("ref", "features", "created_by", "created_at")
-_READERS: dict[str, Callable[[str], Any]] = {"BOOL": msgspec.json.decode, "INT64": int, "FP64": float}
+ARROW = {
+    ".parquet": "application/vnd.apache.parquet",
+    ".arrow": "application/vnd.apache.arrow.stream",
+    ".arrows": "application/vnd.apache.arrow.stream",
+}
 
 
 class NewSource(Record, frozen=True, kw_only=True):
@@ -95,12 +104,65 @@ def apply(
     show(applied, ("kind", "ref"), output)
 
 
-@app.command(epilog="Example: mlbox feature materialize weather")
-def materialize(view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None) -> None:
+@app.command(epilog="Example: mlbox feature materialize weather --start 2026-01-01T00:00Z")
+def materialize(
+    view: Annotated[str | None, typer.Argument(help="One view; by default all.")] = None,
+    start: Annotated[str | None, typer.Option(help="Only events after this time, such as 2026-01-01T00:00Z.")] = None,
+    end: Annotated[str | None, typer.Option(help="Only events up to this time.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Write everything again, not only what changed.")] = False,
+) -> None:
     """Bring the online store up to domain time."""
-    with connect(timeout_seconds=600) as client:
-        answer = client.post("/api/v1/features/materialize", dict[str, int], {"view": view})
+    body = {"view": view, "start": start, "end": end, "full": full}
+    with connect(timeout_seconds=24 * 3600) as client, _progress():
+        answer = client.post("/api/v1/features/materialize", dict[str, int], body)
     note(f"{answer['rows']:,} online rows changed.")
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[None]:
+    """Say how far the parts are, on a terminal, while the box is at work."""
+    done = threading.Event()
+
+    def tell() -> None:
+        with connect() as client:
+            while not done.wait(1):
+                for one in client.get("/api/v1/features/materialize", list[dict[str, Any]]):
+                    note(f"{one['view']}: part {one['done'] + 1} of {one['parts']}")
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+@app.command(epilog="Example: mlbox feature history weather:temp --rows trips.parquet --to features.parquet")
+def history(
+    features: Annotated[list[str], typer.Argument(help="VIEW:FEATURE, or a service.")],
+    rows: Annotated[Path, typer.Option(help="A file with the join keys and a moment in each row.")],
+    to: Annotated[Path, typer.Option(help="Where to write them with the features: a .parquet or .arrow file.")],
+    event_time: Annotated[str, typer.Option(help="The column of moments.")] = "event_time",
+    latest: Annotated[bool, typer.Option("--latest", help="Count what became known later, too.")] = False,
+) -> None:
+    """Add features to rows as they were known at each row's time."""
+    chosen = FORMATS.get(rows.suffix.lower())
+    answer = ARROW.get(to.suffix.lower())
+    if chosen is None or answer is None:
+        wrong = rows if chosen is None else to
+        raise InvalidInput(f"The name {wrong.name} does not say its format.", hint="End it in .parquet.", field="rows")
+    query = {"feature": features, "event_time": event_time, "known": "latest" if latest else "then", "format": chosen}
+    headers = {**BYTES, "Accept": answer}
+    with connect(timeout_seconds=600) as client:
+        found = client.send(
+            "POST", "/api/v1/features/historical", content=read_input(rows), headers=headers, query=query
+        )
+    to.write_bytes(found)
+    note(f"{to} has the features of each row.")
 
 
 @app.command(epilog="Example: mlbox feature get weather:temp weather:humid --key origin=JFK")
@@ -113,7 +175,7 @@ def get(
     given = read_pairs(key, name="key")
     with connect() as client:
         types = _key_types(client, features)
-        entity = {name: _typed(name, text, types.get(name, "STRING")) for name, text in given.items()}
+        entity = {name: typed(name, text, types.get(name, "STRING")) for name, text in given.items()}
         body = {"features": features, "entities": [entity]}
         (row,) = client.post("/api/v1/features/online", list[OnlineRow], body)
     found = [{"feature": ref, "value": row.values[ref], "status": status} for ref, status in row.statuses.items()]
@@ -151,10 +213,3 @@ def _key_types(client: Client, features: list[str]) -> dict[str, str]:
         else:
             types |= {key.name: key.dtype for key in view.join_keys}
     return types
-
-
-def _typed(name: str, text: str, dtype: str) -> Any:
-    try:
-        return _READERS.get(dtype, str)(text)
-    except (ValueError, msgspec.DecodeError) as err:
-        raise InvalidInput(f"{name}={text} is no {dtype}.", hint="Give a value of that type.", field="key") from err

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import Column, Source
+from mlbox.records import Column, Pushed, Source
 
 app = typer.Typer(no_args_is_help=True, help="Append-only tables that features are made of.")
 
 COLUMNS = ("name", "rows", "event_time", "arrival_time", "created_at")
+ROWS_AT_ONCE = 10_000
 FORMATS = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow", ".feather": "arrow"}
 
 
@@ -74,6 +78,71 @@ def append(
     note(f"{answer['rows']:,} rows added to {name}.")
     if held := answer.get("quarantined"):
         note(f"{held:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
+
+
+@app.command(epilog="Example: mlbox source push sales who=ann amount=12.5 bought=2026-01-02T10:00Z")
+def push(
+    name: str,
+    row: Annotated[list[str] | None, typer.Argument(metavar="COLUMN=VALUE...", help="One row.")] = None,
+    file: Annotated[Path | None, typer.Option(help="Rows as JSON, one a line; - for standard input.")] = None,
+    to: Annotated[str, typer.Option(help="online, offline or online_and_offline.")] = "online_and_offline",
+) -> None:
+    """Add rows that become known now: to the source, and online at once."""
+    with connect(timeout_seconds=600) as client:
+        source = client.get(f"/api/v1/sources/{name}", Source)
+        if (row is None) == (file is None):
+            raise InvalidInput("There are no rows.", hint="Give COLUMN=VALUE of one row, or --file.", field="rows")
+        rows = read_rows(file) if file is not None else [_typed_row(row or [], source)]
+        total = Pushed(rows=0)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            body = {"rows": rows[start : start + ROWS_AT_ONCE], "to": to}
+            told = client.post(f"/api/v1/sources/{name}/push", Pushed, body)
+            total = Pushed(
+                rows=total.rows + told.rows,
+                quarantined=total.quarantined + told.quarantined,
+                online=total.online + told.online,
+            )
+    note(f"{total.rows:,} rows taken by {name}, {total.online:,} online.")
+    if total.quarantined:
+        note(f"{total.quarantined:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Rows as JSON, one a line; raises InvalidInput naming the line."""
+    rows = []
+    for number, line in enumerate(read_input(file).splitlines(), start=1):
+        if line.strip():
+            try:
+                rows.append(msgspec.json.decode(line, type=dict[str, Any]))
+            except msgspec.MsgspecError as err:
+                raise InvalidInput(
+                    f"Line {number} is no row: {err}.", hint="One JSON object a line.", field="file"
+                ) from err
+    return rows
+
+
+def read_input(file: Path) -> bytes:
+    """What a file holds, or standard input where it is `-`; raises InvalidInput."""
+    if str(file) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return file.read_bytes()
+    except OSError as err:
+        raise InvalidInput(f"{file} cannot be read: {err.strerror}.", hint="Give another file.", field="file") from err
+
+
+def _typed_row(pairs: list[str], source: Source) -> dict[str, Any]:
+    dtypes = {column.name: column.dtype for column in source.columns}
+    return {name: typed(name, text, dtypes.get(name, "STRING")) for name, text in read_pairs(pairs, name="row").items()}
+
+
+def typed(name: str, text: str, dtype: str) -> Any:
+    """A value as it is written on a command line, in its column's type; raises InvalidInput."""
+    readers: dict[str, Callable[[str], Any]] = {"BOOL": msgspec.json.decode, "INT64": int, "FP64": float}
+    try:
+        return readers.get(dtype, str)(text)
+    except (ValueError, msgspec.DecodeError) as err:
+        raise InvalidInput(f"{name}={text} is no {dtype}.", hint="Give a value of that type.", field=name) from err
 
 
 def read_column(text: str) -> Column:

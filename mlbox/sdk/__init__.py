@@ -1,6 +1,6 @@
 """The SDK: what `import mlbox` shows, over the HTTP client."""
 
-from mlbox.sdk.box import Box, connect, dataset, features, predict, run, submit
+from mlbox.sdk.box import Box, connect, dataset, features, historical, predict, push, run, submit
 from mlbox.sdk.datasets import Dataset, Matrix
 from mlbox.sdk.export import Exported, export_onnx
 from mlbox.sdk.runs import ActiveRun
@@ -15,7 +15,9 @@ __all__ = [
     "dataset",
     "export_onnx",
     "features",
+    "historical",
     "predict",
+    "push",
     "run",
     "submit",
 ]

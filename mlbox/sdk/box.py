@@ -8,20 +8,25 @@ import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import quote
 
 import msgspec
 
 from mlbox import context
-from mlbox.client import Client
+from mlbox.client import BYTES, Client
 from mlbox.errors import InvalidInput, TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Run, html_table
+from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Pushed, Run, html_table
 from mlbox.sdk.datasets import Dataset
 from mlbox.sdk.runs import ActiveRun, patiently
 from mlbox.sdk.snapshot import git_commit, pack
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_SECONDS = 600
+"""How long an answer of many rows may take."""
 RUN_ID, JOB_ID = "MLBOX_RUN_ID", "MLBOX_JOB_ID"
 
 
@@ -158,6 +163,50 @@ class Box:
         body = {"features": list(features), "entities": [dict(entity) for entity in entities]}
         return self.client.post("/api/v1/features/online", list[OnlineRow], body)
 
+    def historical(
+        self,
+        features: Sequence[str],
+        rows: Any,
+        *,
+        event_time: str = "event_time",
+        known: Literal["then", "latest"] = "then",
+    ) -> pa.Table:
+        """Rows (an Arrow table, or a pandas frame) with features as they were known at each row's time, in their order.
+
+        `rows` has a column for each join key and the moments that are asked about. What was unknown or expired is null. With
+        `known="latest"` counts what is known by now.
+        """
+        import pyarrow as pa
+
+        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+        query = {"feature": list(features), "event_time": event_time, "known": known, "format": "arrow"}
+        answer = self.client.send(
+            "POST",
+            "/api/v1/features/historical",
+            content=sink.getvalue().to_pybytes(),
+            headers=BYTES,
+            query=query,
+            timeout_seconds=ROWS_SECONDS,
+        )
+        with pa.ipc.open_stream(answer) as reader:
+            return reader.read_all()
+
+    def push(
+        self,
+        source: str,
+        rows: Sequence[Mapping[str, Any]],
+        *,
+        to: Literal["online_and_offline", "online", "offline"] = "online_and_offline",
+    ) -> Pushed:
+        """Add rows to a source as known from now on, and online at once; how many went in and are online.
+
+        Times are datetimes with a zone, or text as ISO 8601.
+        """
+        return self.client.post(f"/api/v1/sources/{quote(source, safe='')}/push", Pushed, {"rows": rows, "to": to})
+
     def predict(
         self,
         model: str,
@@ -221,6 +270,16 @@ def dataset(ref: str) -> Dataset:
 @functools.wraps(Box.features, assigned=("__doc__", "__name__"))
 def features(*args: Any, **kwargs: Any) -> list[OnlineRow]:
     return _default().features(*args, **kwargs)
+
+
+@functools.wraps(Box.historical, assigned=("__doc__", "__name__"))
+def historical(*args: Any, **kwargs: Any) -> pa.Table:
+    return _default().historical(*args, **kwargs)
+
+
+@functools.wraps(Box.push, assigned=("__doc__", "__name__"))
+def push(*args: Any, **kwargs: Any) -> Pushed:
+    return _default().push(*args, **kwargs)
 
 
 @functools.wraps(Box.predict, assigned=("__doc__", "__name__"))

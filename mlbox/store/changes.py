@@ -124,10 +124,11 @@ def prepare(cursor: Cursor, view: FeatureView, task: Task, part: int) -> None:
     some = (
         f" AND ({keys}) IN (SELECT ({keys}) FROM {view_table(view.ref)} WHERE {_concerned(task)})" if task.since else ""
     )
+    order = "_event DESC, _arrival DESC" if task.is_backfill else "_eff DESC"
     cursor.execute(
         f"CREATE OR REPLACE TEMP TABLE latest AS SELECT {values}, _event FROM {view_table(view.ref)}"
-        f" WHERE _eff <= {literal(from_us(task.until_us))}{_span(task)}{inside}{some}"
-        f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _eff DESC) = 1"
+        f" WHERE {_visible(task)}{inside}{some}"
+        f" QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {order}) = 1"
     )
     cursor.execute(f"CREATE TABLE IF NOT EXISTS {target} AS SELECT * FROM latest LIMIT 0")
     if task.is_backfill:
@@ -192,15 +193,17 @@ def _iso(us: int | None) -> str | None:
 
 def _concerned(task: Task) -> str:
     """The rows of a view's table that a task is about."""
-    until = literal(from_us(task.until_us))
     if task.since is None:
-        return f"_eff <= {until}{_span(task)}"
-    since = literal(from_us(task.since.until_us))
+        return _visible(task)
+    since, until = literal(from_us(task.since.until_us)), literal(from_us(task.until_us))
     return f"(_batch > {task.since.batch} OR (_eff > {since} AND _eff <= {until}))"
 
 
-def _span(task: Task) -> str:
-    """Events after the start up to the end, itself included."""
+def _visible(task: Task) -> str:
+    """The rows that the latest of each entity is among; of a span, those that a later event outdid as well."""
+    until = literal(from_us(task.until_us))
+    if not task.is_backfill:
+        return f"_eff <= {until}"
     start = f" AND _event > {literal(from_us(task.start_us))}" if task.start_us is not None else ""
     end = f" AND _event <= {literal(from_us(task.end_us))}" if task.end_us is not None else ""
-    return start + end
+    return f"greatest(_event, _arrival) <= {until}{start}{end}"  # a null arrival is left out of account

@@ -73,7 +73,9 @@ class FeatureStore(ViewTables):
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """Parts that are done, and all of them, of each view that is being materialized."""
-        return dict(self._at)
+        return {
+            ref: at for ref, at in self._at.copy().items() if self._db.privacy.visible("view", ref.partition("@")[0])
+        }
 
     def _materialize(self, view: FeatureView, start: datetime | None, end: datetime | None, *, full: bool) -> int:
         self.refresh(view)
@@ -213,6 +215,10 @@ class FeatureStore(ViewTables):
         """As `online_features`, for those who want values and no records."""
         plan = self._plan(features)
         return plan.read(self._online.get(plan.keys(entities)), to_us(self._clock.now()))
+
+    def online_table(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """As `online_features`, as a table: a row for each entity, a column for each feature, and one for its status."""
+        return self.online_vectors(features, entities).arrow()
 
 
 def _stamped(table: pa.Table, source: Source, now: datetime) -> pa.Table:

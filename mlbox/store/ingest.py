@@ -99,11 +99,18 @@ class Uploads:
         return Upload(self._folder, self._most_bytes)
 
     def parse(
-        self, upload: Upload, format: str, columns: Sequence[Column], *, required: Sequence[str] = ()
+        self,
+        upload: Upload,
+        format: str,
+        columns: Sequence[Column],
+        *,
+        required: Sequence[str] = (),
+        spine: bool = False,
     ) -> pa.Table:
         """The upload's rows: exactly the declared columns, in their types, in UTC, and no null where one is required.
 
-        Raises InvalidInput with the column, and the row counted from 1.
+        With `spine`, columns that are not declared come along, and moments are rounded down instead of up. Raises InvalidInput
+        with the column, and the row counted from 1.
         """
         import pyarrow as pa
 
@@ -115,6 +122,7 @@ class Uploads:
                 format=check_format(format),
                 columns=tuple(columns),
                 required=tuple(required),
+                spine=spine,
                 memory_bytes=self._memory_mb * MIB,
                 cpu_seconds=max(1, round(self._seconds)),
                 output_bytes=self._memory_mb * MIB,

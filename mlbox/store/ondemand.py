@@ -24,6 +24,7 @@ from mlbox.store.quality import Screened
 from mlbox.store.tables import arrow_utc
 from mlbox.store.transform_program import Program, from_arrow, plain, to_arrow, values_of
 from mlbox.store.transforms import compile_transform
+from mlbox.store.vectors import as_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -252,6 +253,22 @@ class Transforms(Screened):
             for output, values in zip(one.transform.outputs, one.program.run(given, len(entities)), strict=True):
                 made[f"{one.transform.ref}:{output.name}"] = _sent(plain(values), output.dtype)
         return _with(split, found, made)
+
+    def online_table(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> pa.Table:
+        """As `FeatureStore.online_table`, with the outputs of transforms among the columns."""
+        split = self._split(features)
+        if not split.ready:
+            return super().online_table(features, entities)
+        found = self.online_features(features, entities)
+        values = [list(row.values.values()) for row in found]
+        statuses = [list(row.statuses.values()) for row in found]
+        return as_table({ref: self._dtype_of(ref, split) for ref in split.asked}, values, statuses)
+
+    def _dtype_of(self, ref: str, split: _Split) -> DType:
+        name, _, feature = ref.partition(":")
+        made = {one.transform.ref: one.transform.outputs for one in split.ready}
+        columns = made[name] if name in made else self.view(name).features
+        return next(column.dtype for column in columns if column.name == feature)
 
     def asked_with(self, features: Sequence[str]) -> list[Column]:
         """What an entity has to name for features: join keys, and what transforms take with the request."""

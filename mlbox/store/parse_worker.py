@@ -33,6 +33,8 @@ class ParseRequest(Record, frozen=True, kw_only=True):
     format: Format
     columns: tuple[Column, ...]
     required: tuple[str, ...] = ()
+    spine: bool = False
+    """Whether columns that are not declared come along: rows to be joined, not to be kept."""
     memory_bytes: int
     cpu_seconds: int
     output_bytes: int
@@ -64,7 +66,7 @@ def parse(request: ParseRequest) -> int:
     """Parse, check and write the table as an Arrow file; its number of rows."""
     import pyarrow as pa
 
-    from mlbox.store.tables import conform
+    from mlbox.store.tables import conform, conform_spine
 
     try:
         raw = {"parquet": _read_parquet, "csv": _read_csv, "arrow": _read_arrow}[request.format](request)
@@ -77,7 +79,8 @@ def parse(request: ParseRequest) -> int:
             hint="Check the file, and that ?format= names its format.",
             field="body",
         ) from err
-    table = conform(raw, request.columns, required=request.required, text=request.format == "csv")
+    checked = conform_spine if request.spine else conform
+    table = checked(raw, request.columns, required=request.required, text=request.format == "csv")
     with pa.OSFile(request.target, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return int(table.num_rows)

@@ -61,6 +61,7 @@ ACTIONS: dict[str, Action] = {
     "view.read": Action("viewer", "any", "read feature views and services, and features online"),
     "view.apply": Action("member", "named", "define a feature view or service"),
     "view.materialize": Action("member", "named", "bring the online store up to date"),
+    "view.write": Action("member", "owner", "write a view's rows online"),
     "label.read": Action("viewer", "any", "read label sets"),
     "label.create": Action("member", "named", "make a label set"),
     "label.append": Action("member", "owner", "append labels"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
@@ -10,6 +10,7 @@ from mlbox.records import Column, DType
 from mlbox.store.casting import arrow_type as arrow_type
 from mlbox.store.casting import cast_column, to_utc
 from mlbox.store.catalog import suggest
+from mlbox.store.given import given_value
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +32,7 @@ def dtype_of(arrow: Any) -> DType:
 def conform(
     table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = (), text: bool = False
 ) -> pa.Table:
-    """The declared columns of a table, in their types and with times rounded up to microseconds of UTC.
+    """The declared columns of a table, in their types and with the times of events rounded up to microseconds of UTC.
 
     Raises InvalidInput naming the column and, where it helps, the row, counted from 1. `text` allows to read numbers and
     times out of text, as CSV needs it.
@@ -48,6 +49,65 @@ def conform(
             raise InvalidInput(f"{column.name!r} is null in row {row}.", hint="Fill it.", field=column.name)
         arrays.append(values)
     return pa.table(arrays, names=[column.name for column in columns])
+
+
+def conform_spine(
+    table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = (), text: bool = False
+) -> pa.Table:
+    """All columns of a table in their order: declared ones in their types, others as they are, moments rounded down.
+
+    Raises InvalidInput as `conform`, and for a column that holds more than one value a row.
+    """
+    import pyarrow as pa
+
+    declared = {column.name: column for column in columns}
+    _check_names([name for name in table.column_names if name in declared], list(declared))
+    for index, name in enumerate(table.column_names):
+        if name in declared:
+            table = table.set_column(index, name, cast_column(table.column(index), declared[name], text=text))
+        elif pa.types.is_nested(table.schema.field(index).type):
+            raise InvalidInput(
+                f"The column {name[:200]!r} is {table.schema.field(index).type!s:.60}.",
+                hint="Leave out what is no single value.",
+                field=name[:200],
+            )
+    for name in required:
+        if table.column(name).null_count:
+            row = table.column(name).is_null().to_pylist().index(True) + 1
+            raise InvalidInput(f"{name!r} is null in row {row}.", hint="Fill it.", field=name)
+    return arrow_utc(table)
+
+
+def table_of(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], field: str, *, optional: str = ""
+) -> pa.Table:
+    """Rows as JSON has them as a table of columns; what a row leaves out is null.
+
+    Raises InvalidInput naming the field. The column `optional` is left out where no row has it.
+    """
+    import pyarrow as pa
+
+    names = [column.name for column in columns]
+    for number, row in enumerate(rows):
+        unknown = next((name for name in row if name not in names), None)
+        if unknown is not None:
+            raise InvalidInput(
+                f"{unknown!r:.200} is no column.",
+                hint=suggest(unknown, names),
+                field=f"{field}.{number}.{unknown[:80]}",
+            )
+    arrays = {}
+    for column in columns:
+        if column.name == optional and not any(column.name in row for row in rows):
+            continue
+        kind = arrow_type(column.dtype)
+        raw = pa.int64() if column.dtype == "TIMESTAMP" else kind
+        values = [
+            given_value(row.get(column.name), column, f"{field}.{number}.{column.name}")
+            for number, row in enumerate(rows)
+        ]
+        arrays[column.name] = pa.array(values, raw).cast(kind)
+    return pa.table(arrays)
 
 
 def _check_names(found: Sequence[str], declared: Sequence[str]) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from mlbox.clock import from_us, parse_time, to_us
 from mlbox.errors import InvalidInput
-from mlbox.records import Column, FeatureView, OnlineRow, Status
+from mlbox.records import Column, DType, FeatureView, OnlineRow, Status
+from mlbox.store.casting import arrow_type
 from mlbox.store.catalog import suggest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Value = float | int | str | bool | None
 _pack = msgspec.msgpack.Encoder().encode
@@ -74,6 +78,15 @@ class Vectors:
         times = [None if one.event_us is None else from_us(one.event_us) for one in self._found[entity]]
         return [times[view] for view in self._plan.view_of]
 
+    def arrow(self) -> pa.Table:
+        """As `as_table` says."""
+        every = range(len(self._found))
+        return as_table(
+            dict(zip(self.features, self._plan.dtypes, strict=True)),
+            [self.values(entity) for entity in every],
+            [self.statuses(entity) for entity in every],
+        )
+
     def rows(self) -> list[OnlineRow]:
         """A record for each entity."""
         return [self._row(entity) for entity in range(len(self._found))]
@@ -93,10 +106,11 @@ class Plan:
     def __init__(self, features: Sequence[str], views: Mapping[str, FeatureView]) -> None:
         self.features = tuple(features)
         self.views = tuple(views.values())
-        every = [(f"{v.ref}:{column.name}", number) for number, v in enumerate(self.views) for column in v.features]
-        at = {ref: place for place, (ref, _) in enumerate(every)}
+        every = [(f"{v.ref}:{c.name}", number, c.dtype) for number, v in enumerate(self.views) for c in v.features]
+        at = {ref: place for place, (ref, _, _) in enumerate(every)}
         self.places = [at[feature] for feature in self.features]
         self.view_of = [every[place][1] for place in self.places]
+        self.dtypes = [every[place][2] for place in self.places]
         self.is_whole = self.places == list(range(len(every)))
         self._unknown = [Found("NOT_FOUND", (None,) * len(view.features), None) for view in self.views]
         self._ttls = [None if view.ttl_seconds is None else view.ttl_seconds * 1_000_000 for view in self.views]
@@ -127,6 +141,23 @@ class Plan:
         if ttl is not None and now_us - event_us > ttl:
             return Found("OUTSIDE_MAX_AGE", self._unknown[view].values, event_us)
         return Found("PRESENT", values, event_us)
+
+
+def as_table(
+    features: Mapping[str, DType], values: Sequence[Sequence[Value]], statuses: Sequence[Sequence[Status]]
+) -> pa.Table:
+    """Values and statuses by entity as a table: a row for each, with a column `REF.status` after that of each feature."""
+    import pyarrow as pa
+
+    columns: dict[str, Any] = {}
+    for place, (feature, dtype) in enumerate(features.items()):
+        some: list[Any] = [row[place] for row in values]
+        if dtype == "TIMESTAMP":
+            some = [None if value is None else datetime.fromisoformat(value) for value in some]
+        kind = pa.timestamp("us", "UTC") if dtype == "TIMESTAMP" else arrow_type(dtype)
+        columns[feature] = pa.array(some, kind)
+        columns[f"{feature}.status"] = pa.array([row[place] for row in statuses], pa.string()).dictionary_encode()
+    return pa.table(columns)
 
 
 def row_key(ref: str, values: Sequence[Any]) -> str:

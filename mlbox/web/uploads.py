@@ -19,14 +19,20 @@ CHUNK = MIB
 
 
 async def receive_rows(
-    box: Box, request: Request[Any, Any, Any], format: str, columns: Sequence[Column], *, required: Sequence[str] = ()
+    box: Box,
+    request: Request[Any, Any, Any],
+    format: str,
+    columns: Sequence[Column],
+    *,
+    required: Sequence[str] = (),
+    spine: bool = False,
 ) -> pa.Table:
     """The rows of a request's body, as `Uploads.parse` gives them. The handler sets `request_max_body_size=None`."""
     check_format(format)
     with await box.call(box.uploads.begin) as upload:
         async for chunk in body_of(request):
             await box.call(upload.write, chunk)
-        return await box.call(box.uploads.parse, upload, format, columns, required=required)
+        return await box.call(box.uploads.parse, upload, format, columns, required=required, spine=spine)
 
 
 async def receive_artifact(

@@ -1,4 +1,4 @@
-"""The feature store over HTTP: sources, views, services, materialization and online reads."""
+"""The definitions of the feature store over HTTP: sources and their rows, views, services."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Annotated, Any
 from litestar import Request, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.errors import InvalidInput
-from mlbox.records import Column, FeatureService, FeatureView, OnlineRow, Principal, Record, Source, ViewSpec
+from mlbox.records import Column, FeatureService, FeatureView, Principal, Record, Source, ViewSpec
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_rows
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
-MAX_ENTITIES = 10_000
 
 
 class NewSource(Record, frozen=True, kw_only=True):
@@ -37,19 +35,6 @@ class Rows(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     rows: int
     quarantined: int = 0
-
-
-class MaterializeRequest(Record, frozen=True, kw_only=True):
-    """Which view to bring up to domain time; all of them by default."""
-
-    view: str | None = None
-
-
-class OnlineRequest(Record, frozen=True, kw_only=True):
-    """Features, by reference or service, of entities, each a map of its join keys."""
-
-    features: tuple[str, ...]
-    entities: tuple[dict[str, Any], ...]
 
 
 @post("/api/v1/sources", action="source.create")
@@ -126,28 +111,7 @@ async def get_service(box: Box, ref: str) -> FeatureService:
     return await box.call(box.features.service, ref)
 
 
-@post("/api/v1/features/materialize", status_code=200, action="view.materialize")
-async def materialize(box: Box, principal: Principal, data: MaterializeRequest) -> Rows:
-    """Bring the online store up to domain time; how many entities changed."""
-    if data.view is not None:
-        box.teams.require(principal, "view.materialize", name=data.view)
-    return Rows(rows=await box.call(box.features.materialize, data.view))
-
-
-@post("/api/v1/features/online", status_code=200, action="view.read")
-async def online(box: Box, data: OnlineRequest) -> list[OnlineRow]:
-    """The latest values of each entity, as of domain time."""
-    if len(data.entities) > MAX_ENTITIES:
-        raise InvalidInput(
-            f"{len(data.entities):,} entities are too many for one request.",
-            hint=f"Ask for {MAX_ENTITIES:,} at most.",
-            field="entities",
-        )
-    return await box.call(box.features.online_features, data.features, data.entities)
-
-
 handlers: list[Any] = [
     *(create_source, list_sources, get_source, append_rows),
     *(apply_view, list_views, get_view, apply_service, list_services, get_service),
-    *(materialize, online),
 ]
