@@ -264,6 +264,10 @@ class Transforms(Screened):
         statuses = [list(row.statuses.values()) for row in found]
         return as_table({ref: self._dtype_of(ref, split) for ref in split.asked}, values, statuses)
 
+    def uses_transforms(self, features: Sequence[str]) -> bool:
+        """Whether any of the features is made by a transform when it is asked for."""
+        return bool(self._split(features).ready)
+
     def _dtype_of(self, ref: str, split: _Split) -> DType:
         name, _, feature = ref.partition(":")
         made = {one.transform.ref: one.transform.outputs for one in split.ready}

@@ -58,6 +58,15 @@ class Vectors:
         """Full references, in the order of the values."""
         return self._plan.features
 
+    @property
+    def view_of(self) -> Sequence[int]:
+        """Which of the views, counted from 0, each feature is of."""
+        return self._plan.view_of
+
+    def found(self, entity: int, view: int) -> Found:
+        """One view's row of an entity."""
+        return self._found[entity][view]
+
     def values(self, entity: int) -> Sequence[Value]:
         """One entity's values, None for what is missing."""
         found, plan = self._found[entity], self._plan

@@ -16,7 +16,7 @@ from litestar.types import ASGIApp
 
 from mlbox import __version__
 from mlbox.records import Principal
-from mlbox.web import events_stream, metrics, mlflow, oidc, ops, pages, v2
+from mlbox.web import events_stream, feast, metrics, mlflow, oidc, ops, pages, v2
 from mlbox.web.api import (
     accounts,
     datasets,
@@ -73,6 +73,7 @@ ADAPTERS: tuple[Any, ...] = (
     secrets_api,
     v2,
     mlflow,
+    feast,
     metrics,
     deleted,
     events_stream,

@@ -115,7 +115,7 @@ def handle(request: Request[Any, Any, Any], err: Exception) -> Response[Any]:
     """Litestar's exception handler for the native API, and for what no handler answers."""
     ours = as_mlbox_error(err)
     headers = {name.decode(): value.decode() for name, value in retry_after(ours)}
-    body = body_at(request.url.path, ours)
+    body = msgspec.json.encode(body_at(request.url.path, ours))  # encoded here: a text would be sent as it is
     return Response(body, status_code=ours.status, media_type="application/json", headers=headers)
 
 

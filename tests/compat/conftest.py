@@ -1,4 +1,4 @@
-"""Unmodified MLflow clients, each in an environment of its own, and a real server with two people on it."""
+"""Unmodified clients, each in an environment of its own, and a real server with two people on it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ HOME = HERE.parents[1] / ".compat"
 MAJORS = (2, 3)
 
 
-def environment(major: int) -> Path:
-    """The interpreter of an environment with this MLflow; it is made where it is not there, or is of other requirements.
+def environment(client: str) -> Path:
+    """The interpreter of an environment with a client; it is made where it is not there, or is of other requirements.
 
     What the clients only look at, such as torch and onnx, comes from the tests' own environment, behind theirs.
     """
-    requirements = HERE / f"requirements-{major}.txt"
+    requirements = HERE / f"requirements-{client}.txt"
     digest = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = HOME / f"mlflow-{major}-{digest}"
+    folder = HOME / f"{client}-{digest}"
     python = folder / "bin" / "python"
     done = folder / "done"
     if not done.exists():
@@ -84,7 +84,7 @@ def program(box: Server, tmp_path_factory: pytest.TempPathFactory) -> Program:
             "GIT_PYTHON_REFRESH": "quiet",
             "MPLBACKEND": "Agg",
         }
-        command = [str(environment(major)), str(HERE / "scripts" / f"{name}.py")]
+        command = [str(environment(f"mlflow-{major}")), str(HERE / "scripts" / f"{name}.py")]
         done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{box.log[-3000:]}"
         return done.stdout

@@ -33,7 +33,7 @@ class Peer(NamedTuple):
 
 @pytest.fixture(scope="module", params=MAJORS)
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
-    python = environment(request.param)
+    python = environment(f"mlflow-{request.param}")
     folder = tmp_path_factory.mktemp(f"mlflow-{request.param}")
     port = _free_port()
     command = [

@@ -35,7 +35,7 @@ with mlflow.start_run() as run:
 
 @pytest.mark.parametrize("major", MAJORS)
 def test_a_script_in_a_job_logs_and_registers_with_mlflow(box: Server, major: int, tmp_path: Path) -> None:
-    python = environment(major)
+    python = environment(f"mlflow-{major}")
     ann = token_of(box, "ann", "member")
     (tmp_path / "train.py").write_text(SCRIPT.replace("MAJOR", str(major)))
     env = {**os.environ, "MLBOX_URL": box.url, "MLBOX_TOKEN": ann, "XDG_CACHE_HOME": str(tmp_path / "cache")}

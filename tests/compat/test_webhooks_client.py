@@ -24,7 +24,7 @@ def test_a_client_makes_webhooks_and_is_told(tmp_path: Path) -> None:
     }
     try:
         ran = subprocess.run(
-            [str(environment(3)), "-m", "hooks"],
+            [str(environment("mlflow-3")), "-m", "hooks"],
             env=env,
             cwd=tmp_path,
             capture_output=True,

@@ -1,0 +1,117 @@
+"""Feast's reads: features of entities, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from litestar import Response, get, post
+from litestar.enums import MediaType
+
+from mlbox.clock import to_us
+from mlbox.errors import InvalidInput
+from mlbox.store.catalog import split_ref
+from mlbox.store.vectors import Vectors
+from mlbox.web.box import Box
+from mlbox.web.feast.wire import EPOCH, PREFIX, moment_text, row_count
+
+MAX_ENTITIES = 10_000
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """A request of Feast's; fields that are not known are ignored."""
+
+    entities: dict[str, list[Any]]
+    features: list[str] | None = None
+    feature_service: str | None = None
+    full_feature_names: bool = False
+    include_feature_view_version_metadata: bool = False
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One column of the answer."""
+
+    values: Sequence[Any]
+    statuses: Sequence[str]
+    event_timestamps: Sequence[str]
+
+
+@post(f"{PREFIX}/get-online-features", status_code=200, include_in_schema=False, action="view.read")
+async def get_online_features(box: Box, data: Asked) -> Response[bytes]:
+    """The latest values of features of entities, as of domain time."""
+    if row_count(data.entities, "entities") > MAX_ENTITIES:
+        raise InvalidInput(
+            f"More than {MAX_ENTITIES:,} entities are too many for one request.",
+            hint="Ask in parts.",
+            field="entities",
+        )
+    return Response(await box.call(_answer, box, data), media_type=MediaType.JSON, status_code=200)
+
+
+def _answer(box: Box, asked: Asked) -> bytes:
+    named = asked.features if asked.feature_service is None else [asked.feature_service]
+    if not named:
+        raise InvalidInput("No feature is named.", hint="Send features, or feature_service.", field="features")
+    features = box.features.resolve(named)
+    names = _names(features, full=asked.full_feature_names)
+    entities = [dict(zip(asked.entities, row, strict=True)) for row in zip(*asked.entities.values(), strict=True)]
+    rows = len(entities)
+    present, never = ["PRESENT"] * rows, [EPOCH] * rows
+    results = [Result(values, present, never) for values in asked.entities.values()]
+    if box.features.uses_transforms(features):
+        results += _by_record(box, features, entities)
+    else:
+        results += _by_column(box.features.online_vectors(features, entities), rows)
+    metadata: dict[str, Any] = {"feature_names": [*asked.entities, *names]}
+    if asked.include_feature_view_version_metadata:
+        views = dict.fromkeys(split_ref(ref.partition(":")[0]) for ref in features)
+        metadata["feature_view_metadata"] = [{"name": name, "version": version} for name, version in views]
+    return msgspec.json.encode({"metadata": metadata, "results": results})
+
+
+def _by_column(vectors: Vectors, rows: int) -> list[Result]:
+    every = range(rows)
+    columns = list(zip(*[vectors.values(row) for row in every], strict=True)) if rows else []
+    times: dict[int, list[str]] = {}
+    states: dict[int, list[str]] = {}
+    results = []
+    for place, view in enumerate(vectors.view_of):
+        if view not in times:
+            found = [vectors.found(row, view) for row in every]
+            times[view] = [moment_text(one.event_us) for one in found]
+            states[view] = [one.status for one in found]  # a null that is stored is PRESENT to Feast
+        results.append(Result(columns[place] if rows else [], states[view], times[view]))
+    return results
+
+
+def _by_record(box: Box, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[Result]:
+    found = box.features.online_features(features, entities)
+    results = []
+    for feature in features:
+        moments = [row.event_times.get(feature) for row in found]
+        statuses = ["PRESENT" if row.statuses[feature] == "NULL" else row.statuses[feature] for row in found]
+        times = [moment_text(None if at is None else to_us(at)) for at in moments]
+        results.append(Result([row.values[feature] for row in found], statuses, times))
+    return results
+
+
+def _names(features: Sequence[str], *, full: bool) -> list[str]:
+    """How the answer calls features; raises InvalidInput where two have one name."""
+    parts = [ref.partition(":") for ref in features]
+    names = [f"{split_ref(view)[0]}__{feature}" if full else feature for view, _, feature in parts]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InvalidInput(
+            f"Two features are called {twice!r}.", hint="Set full_feature_names.", field="full_feature_names"
+        )
+    return names
+
+
+@get(f"{PREFIX}/health", include_in_schema=False, action="view.read")
+async def health() -> Response[None]:
+    """Up, as Feast's own feature server says it."""
+    return Response(None, status_code=200)
+
+
+handlers: list[Any] = [get_online_features, health]
