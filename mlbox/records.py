@@ -374,6 +374,9 @@ class FeatureView(Record, frozen=True, kw_only=True):
     owner: str = ""
     description: str = ""
     tags: dict[str, str] = {}
+    entity: str = ""
+    schedule: str = ""
+    stale_after_seconds: int | None = None
     digest: str = ""
     created_by: str
     created_at: datetime
@@ -393,10 +396,46 @@ class ViewSpec(Record, frozen=True, kw_only=True):
     sql: str
     """One SELECT over the sources: the join keys, the features, `event_time` and, if it differs, `arrival_time`."""
     sources: tuple[str, ...]
+    """Sources, and views: `view` stands for its latest version, `view@vN` for one."""
     ttl_seconds: int | None = None
     owner: str = ""
     description: str = ""
     tags: dict[str, str] = {}
+    entity: str = ""
+    """A defined entity, whose join keys these must be."""
+    schedule: str = ""
+    """When to bring it up to date: a cron expression of five fields in UTC, or `upstream`, when its sources changed."""
+    stale_after_seconds: int | None = None
+    """How long it may be without being brought up to date before that is an event and an alert."""
+
+
+class Entity(Record, frozen=True, kw_only=True):
+    """What features are about: a name for join keys."""
+
+    name: str
+    join_keys: tuple[Column, ...]
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class Freshness(Record, frozen=True, kw_only=True):
+    """How up to date a view version is."""
+
+    view: str
+    schedule: str = ""
+    rows: int = 0
+    """Of its history."""
+    entities: int = 0
+    """Online, as far as they come from its history."""
+    latest_event: datetime | None = None
+    updated_at: datetime | None = None
+    """When it was last brought up to date, in domain time."""
+    next_at: datetime | None = None
+    """When its schedule asks for it next, in real time."""
+    stale: bool = False
+    error: str = ""
+    """Why it could not be brought up to date the last time."""
 
 
 Status = Literal["PRESENT", "NULL", "NOT_FOUND", "OUTSIDE_MAX_AGE"]
@@ -568,6 +607,99 @@ class Transform(Record, frozen=True, kw_only=True):
     def ref(self) -> str:
         """`name@vN`."""
         return f"{self.name}@v{self.version}"
+
+
+class FeatureHit(Record, frozen=True, kw_only=True):
+    """A feature that a search of the catalogue found: of a view, or of a transform."""
+
+    ref: str
+    kind: Literal["view", "transform"]
+    dtype: DType
+    entity: tuple[str, ...]
+    """The join keys that it is asked with, by name."""
+    team: str
+    owner: str = ""
+    unit: str = ""
+    description: str = ""
+    about: str = ""
+    """What the view or transform is described as."""
+    tags: dict[str, str] = {}
+    cursor: str
+    """The next page comes after it."""
+
+
+class LineageNode(Record, frozen=True, kw_only=True):
+    """Something that features come from, or that uses them."""
+
+    id: str
+    """`kind:name`."""
+    kind: Literal["source", "view", "transform", "service", "dataset", "model", "endpoint"]
+    name: str
+    features: tuple[str, ...] = ()
+    """Of the view that was asked about, those that it takes."""
+
+
+class FeatureLineage(Record, frozen=True, kw_only=True):
+    """What a view version comes from and what uses it, as far as whoever asks may see it."""
+
+    ref: str
+    nodes: tuple[LineageNode, ...]
+    edges: tuple[tuple[str, str], ...]
+    """Ids, each from what is used to what uses it."""
+    cut: bool = False
+    """There is more than is shown."""
+
+
+class Distribution(Record, frozen=True, kw_only=True):
+    """How the values of one feature are spread over some rows. What does not fit its type is None or empty."""
+
+    feature: str
+    dtype: DType
+    rows: int
+    nulls: int
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    """Of numbers, without NaN; times are seconds since 1970."""
+    quantiles: dict[str, float] = {}
+    """`q05`, `q25`, `q50`, `q75`, `q95`."""
+    distinct: int | None = None
+    """About how many different texts there are."""
+    edges: tuple[float, ...] = ()
+    """Where the bins of the histogram begin, and where the last one ends."""
+    counts: tuple[int, ...] = ()
+    """Values in each bin; the first and the last also hold what lies beyond."""
+    top: tuple[tuple[str, int], ...] = ()
+    """The most frequent categories, each with its rows."""
+
+    @property
+    def null_share(self) -> float | None:
+        """Of 0..1; None without rows."""
+        return self.nulls / self.rows if self.rows else None
+
+
+class Trained(Record, frozen=True, kw_only=True):
+    """A feature as one dataset version has it: with the bins of today, where its files were read for it."""
+
+    dataset: str
+    created_at: datetime
+    models: tuple[str, ...] = ()
+    """Model versions that were trained on it."""
+    distribution: Distribution
+
+
+class ViewProfile(Record, frozen=True, kw_only=True):
+    """How the values of a view version are spread now, and how they were at each training."""
+
+    ref: str
+    built: bool
+    """Whether its rows were ever computed."""
+    rows: int
+    """All rows of its history."""
+    sampled: int
+    """Rows that the figures are of."""
+    features: tuple[Distribution, ...]
+    trainings: tuple[Trained, ...] = ()
 
 
 class LabelSet(Record, frozen=True, kw_only=True):

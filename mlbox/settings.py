@@ -189,6 +189,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="Seconds between two drift checks of every model; 0, or replay mode: only on demand."),
     ] = 0
+    refresh_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3600,
+            description="Seconds between two looks at the schedules of feature views; 0 switches them off.",
+        ),
+    ] = 5
     skew_sample: Annotated[
         int, Meta(ge=0, le=10000, description="Served rows that each check of skew computes anew; 0 switches it off.")
     ] = 500

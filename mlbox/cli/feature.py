@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from mlbox.cli import catalogue
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.source import FORMATS, read_input, typed
 from mlbox.client import BYTES
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import FeatureService, FeatureView, OnlineRow, Record, Source, Transform, ViewSpec
+from mlbox.records import FeatureService, FeatureView, Freshness, OnlineRow, Record, Source, Transform, ViewSpec
 
 if TYPE_CHECKING:
     from mlbox.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Feature views and services, and what is known of an entity.")
+catalogue.register(app)
 
 VIEW_COLUMNS = ("ref", "join_keys", "features", "sources", "ttl_seconds", "owner", "description")
+FRESH_COLUMNS = ("view", "schedule", "rows", "entities", "latest_event", "updated_at", "next_at", "stale", "error")
 SERVICE_COLUMNS = ("ref", "features", "created_by", "created_at")
 ARROW = {
     ".parquet": "application/vnd.apache.parquet",
@@ -139,6 +142,19 @@ def _progress() -> Iterator[None]:
     finally:
         done.set()
         teller.join()
+
+
+@app.command(epilog="Example: mlbox feature freshness weather")
+def freshness(
+    view: Annotated[str | None, typer.Argument(help="One view; by default the latest version of each.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show how up to date views are, and which schedules they follow."""
+    with connect() as client:
+        latest = {one.name: one.ref for one in client.pages("/api/v1/features/views", FeatureView, key="ref")}
+        refs = [view] if view else list(latest.values())
+        found = [client.get(f"/api/v1/features/views/{ref}/freshness", Freshness) for ref in refs]
+    show(found, FRESH_COLUMNS, output)
 
 
 @app.command(epilog="Example: mlbox feature history weather:temp --rows trips.parquet --to features.parquet")

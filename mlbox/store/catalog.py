@@ -15,7 +15,7 @@ import msgspec
 
 from mlbox.clock import from_us
 from mlbox.errors import AlreadyExists, InvalidInput, NotFound
-from mlbox.records import Column, DType, FeatureService, FeatureView, Source, ViewSpec, check_name
+from mlbox.records import Column, DType, FeatureService, FeatureView, Record, Source, ViewSpec, check_name
 from mlbox.store.db import Database, Row, Tx
 
 RESERVED = ("event_time", "arrival_time")
@@ -118,7 +118,7 @@ class Catalog:
 
     def save_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
         """Keep a checked view: the same definition is the same version."""
-        digest = _digest(spec)
+        digest = digest_of(spec)
         text = spec.to_json().decode()
 
         def write(tx: Tx) -> int:
@@ -268,15 +268,29 @@ def _check_columns(columns: Sequence[Column], field: str) -> None:
         )
 
 
-def _digest(spec: ViewSpec) -> str:
-    """What makes a version: everything but the words for people."""
-    bare = msgspec.structs.replace(
-        spec,
-        owner="",
-        description="",
-        tags={},
+class _Defining(Record, frozen=True, kw_only=True):
+    """What makes a version, as it has always been hashed: everything but the words for people, and when it is computed."""
+
+    name: str
+    join_keys: tuple[Column, ...]
+    features: tuple[Column, ...]
+    sql: str
+    sources: tuple[str, ...]
+    ttl_seconds: int | None
+    owner: str = ""
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+def digest_of(spec: ViewSpec) -> str:
+    """The digest that two specifications share when they are one version."""
+    bare = _Defining(
+        name=spec.name,
         join_keys=tuple(Column(name=c.name, dtype=c.dtype) for c in spec.join_keys),
         features=tuple(Column(name=c.name, dtype=c.dtype) for c in spec.features),
+        sql=spec.sql,
+        sources=spec.sources,
+        ttl_seconds=spec.ttl_seconds,
     )
     return hashlib.sha256(bare.to_json()).hexdigest()
 

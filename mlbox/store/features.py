@@ -12,12 +12,13 @@ from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import Column, FeatureView, OnlineRow, Pushed, Source
 from mlbox.store import changes, views
 from mlbox.store.db import Database
+from mlbox.store.freshness import Fresh
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 from mlbox.store.tables import conform
 from mlbox.store.usersql import ARRIVED, SEQUENCE
 from mlbox.store.vectors import Vectors
-from mlbox.store.viewtables import ViewTables, built_of
+from mlbox.store.viewtables import built_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -28,7 +29,7 @@ To = Literal["online_and_offline", "online", "offline"]
 EVENT_TIME = Column(name="event_time", dtype="TIMESTAMP")
 
 
-class FeatureStore(ViewTables):
+class FeatureStore(Fresh):
     """Definitions, their rows offline, and the latest of them online."""
 
     def __init__(self, db: Database, offline: Offline, online: Online, clock: Clock, *, max_sql: int = 65536) -> None:
@@ -58,17 +59,21 @@ class FeatureStore(ViewTables):
         """
         if start is not None and end is not None and start >= end:
             raise InvalidInput("The start is not before the end.", hint="Swap them.", field="start")
-        written, failed = 0, []
+        written, done = 0, []
+        failed: dict[str, InvalidInput] = {}
         with self._materializing:
             for view in [self.view(view_ref)] if view_ref else self.views():
                 try:
                     written += self._materialize(view, start, end, full=full)
+                    done.append(view)
                 except InvalidInput as err:
-                    failed.append(err)
+                    failed[view.ref] = err
+            whole = start is None and end is None
+            self._note_refreshed(done if whole else (), {ref: str(err) for ref, err in failed.items()})
         if written and actor is not None:
             self.note_materialized(view_ref, written, actor=actor)
         if failed:
-            raise _first_of(failed)
+            raise _first_of(list(failed.values()))
         return written
 
     def progress(self) -> dict[str, tuple[int, int]]:

@@ -98,7 +98,7 @@ class ViewTables(Sources):
         for name in view.sources:
             if "@" in name:
                 self.refresh(self.view(name))
-        if self._offline.read(lambda cursor: _is_fresh(cursor, view)):
+        if self._offline.read(lambda cursor: is_fresh(cursor, view)):
             return
         self._offline.write(lambda cursor: self._refresh(cursor, view))
 
@@ -174,7 +174,8 @@ def _note(cursor: Cursor, view: FeatureView, built: Built) -> None:
     cursor.execute('INSERT OR REPLACE INTO "view:state" VALUES (?, ?, ?, ?, ?, ?)', [view.ref, *built])
 
 
-def _is_fresh(cursor: Cursor, view: FeatureView) -> bool:
+def is_fresh(cursor: Cursor, view: FeatureView) -> bool:
+    """Whether a view's table knows of all that its sources have."""
     built = built_of(cursor, view.ref)
     return built is not None and built.stamp == _stamp(cursor, view)
 

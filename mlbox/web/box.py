@@ -27,6 +27,7 @@ from mlbox.scheduler.scheduler import Scheduler
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.promotion import Promoter
+from mlbox.serve.refresh import Refresher
 from mlbox.serve.registration import Registrar
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
@@ -42,6 +43,8 @@ from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
 from mlbox.store.db import Database, DownDatabase, Privacy, Shared
+from mlbox.store.feature_catalogue import FeatureCatalogue
+from mlbox.store.feature_profile import Profiles
 from mlbox.store.history import History
 from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
@@ -136,6 +139,8 @@ class Box:
         db = self._open(opening, "datasets", migrations.datasets)
         self.labels = Labels(db, self.offline, self.clock)
         self.datasets = Datasets(db, self.offline, self.features, self.labels, self.artifacts, self.clock)
+        self.catalogue = FeatureCatalogue(self._databases["features"], self.features, self.teams.team_of)
+        self.profiles = Profiles(self.features, self.offline, self.datasets, self.artifacts)
         self.quota = Quota(
             self._databases["tracking"], db, self.teams.team_of, self.clock, allowed=self.settings.upload_quota
         )
@@ -246,6 +251,11 @@ class Box:
             limit=self.settings.skew_limit,
         )
         self.monitor.beside.append(self.skew.check)
+        self.refresher = Refresher(
+            self.features, self._databases["monitoring"], self.bus, every=self.settings.refresh_seconds
+        )
+        opening.callback(self.refresher.close)
+        self.refresher.start()
         self.monitor.start()
 
     def _open_webhooks(self, opening: contextlib.ExitStack) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import mlbox
 from mlbox.errors import InvalidInput
-from tests.conftest import MLBOX, Server
+from tests.conftest import MLBOX, Server, wait_for
 from tests.web.test_features_api import SALES
 
 LAST = {
@@ -108,6 +108,17 @@ def test_a_span_is_materialized_and_everything_again(box: Server) -> None:
     assert box.http.post("/api/v1/features/materialize", json=swapped).json()["error"]["field"] == "start"
     naive = {**ask, "start": "2026-01-01"}
     assert "no time zone" in box.http.post("/api/v1/features/materialize", json=naive).text
+
+
+def test_how_fresh_a_view_is(box: Server) -> None:
+    push(box, FIRST, SECOND)
+    fresh = {**LAST, "schedule": "upstream", "stale_after_seconds": 3600}
+    assert box.http.post("/api/v1/features/views", json=fresh).json()["version"] == 1
+    wait_for(lambda: box.http.get("/api/v1/features/views/last/freshness").json()["entities"] == 1, what="the schedule")
+    found = box.http.get("/api/v1/features/views/last/freshness").json()
+    assert (found["view"], found["rows"], found["stale"], found["error"]) == ("last@v1", 2, False, "")
+    assert found["latest_event"] == "2026-01-02T00:00:00Z"
+    assert box.http.get("/api/v1/features/views/none/freshness").status_code == 404
 
 
 # -- history -------------------------------------------------------------------------------------------------------------

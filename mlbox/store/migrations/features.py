@@ -61,3 +61,17 @@ def m004_expectations(db: Database) -> None:
         ) STRICT;
         """,
     )
+
+
+@migration(features)
+def m005_entities_and_refreshes(db: Database) -> None:
+    """Names for join keys; and when each view version was last brought up to date, in domain and in real time."""
+    run_script(
+        db,
+        """
+        CREATE TABLE entity (
+          name TEXT PRIMARY KEY, spec TEXT NOT NULL, created_by TEXT NOT NULL, created_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE TABLE refresh (ref TEXT PRIMARY KEY, updated_us INTEGER, ran_us INTEGER NOT NULL, error TEXT NOT NULL) STRICT;
+        """,
+    )

@@ -12,7 +12,7 @@ from litestar.params import QueryParameter
 
 from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput, TooLarge
-from mlbox.records import Column, OnlineRow, Principal, Pushed, Record
+from mlbox.records import Column, Freshness, OnlineRow, Principal, Pushed, Record
 from mlbox.store.features import EVENT_TIME
 from mlbox.store.tables import table_of
 from mlbox.web.api.features import Rows
@@ -115,6 +115,12 @@ async def materializing(box: Box) -> list[Materializing]:
     return [Materializing(view=ref, done=done, parts=parts) for ref, (done, parts) in box.features.progress().items()]
 
 
+@get("/api/v1/features/views/{ref:str}/freshness", action="view.read")
+async def freshness(box: Box, ref: str) -> Freshness:
+    """How up to date a view is offline and online, when its schedule asks for it next, and what went wrong, if anything."""
+    return await box.call(box.features.freshness, ref)
+
+
 @post("/api/v1/features/online", status_code=200, action="view.read")
 async def online(box: Box, request: Request[Any, Any, Any], data: OnlineRequest) -> list[OnlineRow] | Response[bytes]:
     """The latest values of each entity, as of domain time; with `Accept: application/vnd.apache.arrow.stream` as a table."""
@@ -187,4 +193,4 @@ def _moment(text: str | None, field: str) -> datetime | None:
     return None if text is None else parse_time(text, field=field)
 
 
-handlers: list[Any] = [push, write_online, materialize, materializing, online, historical]
+handlers: list[Any] = [push, write_online, materialize, materializing, freshness, online, historical]

@@ -30,13 +30,9 @@ EVENT, CREATED = "event_timestamp", "created"
 Frame = dict[str, list[Any]]
 
 
-class UnknownPushSource(InvalidInput):
-    """A push names a source that is not there: to Feast another kind of error than a view that is not there."""
-
-    status = 422
-
-
+BASE, PUSH_SOURCE = "FeastError", "push_source_name"
 _CLASSES = {
+    PUSH_SOURCE: "PushSourceNotFoundException",
     "view": "FeatureViewNotFoundException",
     "feature service": "FeatureServiceNotFoundException",
     "source": "DataSourceObjectNotFoundException",
@@ -45,11 +41,7 @@ _CLASSES = {
 
 def shape(err: MlboxError) -> str:
     """An error as Feast's SDK reads it."""
-    name = "FeastError"
-    if isinstance(err, UnknownPushSource):
-        name = "PushSourceNotFoundException"
-    elif isinstance(err, NotFound):
-        name = _CLASSES.get(err.field or "", name)
+    name = _CLASSES.get(err.field or "", BASE) if isinstance(err, NotFound) or err.field == PUSH_SOURCE else BASE
     detail = {"module": "feast.errors", "class": name, "message": str(err)}
     return msgspec.json.encode(detail).decode()
 

@@ -10,11 +10,11 @@ import msgspec
 from litestar import Response, post
 from litestar.params import QueryParameter
 
-from mlbox.errors import Conflict, NotFound
+from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.records import Principal
 from mlbox.store.features import EVENT_TIME
 from mlbox.web.box import Box
-from mlbox.web.feast.wire import CREATED, EVENT, PREFIX, Frame, UnknownPushSource, moment, table_of
+from mlbox.web.feast.wire import CREATED, EVENT, PREFIX, PUSH_SOURCE, Frame, moment, table_of
 
 _log = logging.getLogger(__name__)
 _running: set[asyncio.Task[None]] = set()
@@ -51,7 +51,9 @@ async def push(box: Box, principal: Principal, data: Push) -> None:
     try:
         source = await box.call(box.features.declared, data.push_source_name)
     except NotFound as err:
-        raise UnknownPushSource(err.message, hint=err.hint, field="push_source_name") from err
+        unknown = InvalidInput(err.message, hint=err.hint, field=PUSH_SOURCE)
+        unknown.status = 422  # to Feast another kind of error than a view that is not there
+        raise unknown from err
     box.teams.require(principal, "source.append", name=source.name)
     renamed = {source.event_time: EVENT, **({source.arrival_time: CREATED} if source.arrival_time else {})}
 
