@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 Value = float | int | str | bool | None
 _pack = msgspec.msgpack.Encoder().encode
-_unpack = msgspec.msgpack.Decoder(tuple[int, list[Value]]).decode
 _json = msgspec.json.Encoder().encode
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "BOOL": (bool,),
@@ -35,12 +34,18 @@ _CANONICAL: dict[str, Callable[[Any, str], Any]] = {
 """How a key's value is written in a row's key, where there is more than one way to say it."""
 
 
-class Found(NamedTuple):
-    """A view's row for one entity: how it was found, its values in the view's order, and the microsecond of its event."""
+class Found(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A view's row for one entity: the microsecond of its event, its values in the view's order, and how it was found.
 
-    status: Status
-    values: Sequence[Value]
+    A packed row is decoded into one as it is: what is there is PRESENT until it is judged.
+    """
+
     event_us: int | None
+    values: Sequence[Value]
+    status: Status = "PRESENT"
+
+
+_unpack = msgspec.msgpack.Decoder(Found).decode
 
 
 class Vectors:
@@ -49,9 +54,10 @@ class Vectors:
     def __init__(self, plan: Plan, found: Sequence[Sequence[Found]]) -> None:
         self._plan = plan
         self._found = found
+        """By view, then by entity."""
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._found[0])
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -65,18 +71,17 @@ class Vectors:
 
     def found(self, entity: int, view: int) -> Found:
         """One view's row of an entity."""
-        return self._found[entity][view]
+        return self._found[view][entity]
 
     def values(self, entity: int) -> Sequence[Value]:
         """One entity's values, None for what is missing."""
-        found, plan = self._found[entity], self._plan
-        values = found[0].values if len(found) == 1 else [value for one in found for value in one.values]
+        found, plan = self._found, self._plan
+        values = found[0][entity].values if len(found) == 1 else [v for view in found for v in view[entity].values]
         return values if plan.is_whole else [values[place] for place in plan.places]
 
     def statuses(self, entity: int) -> list[Status]:
         """How each of an entity's values was found."""
-        found = self._found[entity]
-        statuses = [found[view].status for view in self._plan.view_of]
+        statuses = [self._found[view][entity].status for view in self._plan.view_of]
         return [
             "NULL" if value is None and status == "PRESENT" else status
             for value, status in zip(self.values(entity), statuses, strict=True)
@@ -84,12 +89,13 @@ class Vectors:
 
     def event_times(self, entity: int) -> list[datetime | None]:
         """When what each of an entity's values tells of happened; None where the entity is unknown."""
-        times = [None if one.event_us is None else from_us(one.event_us) for one in self._found[entity]]
+        found = [view[entity].event_us for view in self._found]
+        times = [None if event_us is None else from_us(event_us) for event_us in found]
         return [times[view] for view in self._plan.view_of]
 
     def arrow(self) -> pa.Table:
         """As `as_table` says."""
-        every = range(len(self._found))
+        every = range(len(self))
         return as_table(
             dict(zip(self.features, self._plan.dtypes, strict=True)),
             [self.values(entity) for entity in every],
@@ -98,7 +104,7 @@ class Vectors:
 
     def rows(self) -> list[OnlineRow]:
         """A record for each entity."""
-        return [self._row(entity) for entity in range(len(self._found))]
+        return [self._row(entity) for entity in range(len(self))]
 
     def _row(self, entity: int) -> OnlineRow:
         names = self._plan.features
@@ -121,35 +127,48 @@ class Plan:
         self.view_of = [every[place][1] for place in self.places]
         self.dtypes = [every[place][2] for place in self.places]
         self.is_whole = self.places == list(range(len(every)))
-        self._unknown = [Found("NOT_FOUND", (None,) * len(view.features), None) for view in self.views]
+        self._unknown = [Found(None, (None,) * len(view.features), "NOT_FOUND") for view in self.views]
         self._ttls = [None if view.ttl_seconds is None else view.ttl_seconds * 1_000_000 for view in self.views]
 
     def keys(self, entities: Sequence[Mapping[str, Any]]) -> list[str]:
-        """The online key of each entity in each view; raises InvalidInput naming the entity and the join key."""
-        return [
-            row_key(view.ref, [_key_value(view, key, entity, index) for key in view.join_keys])
-            for index, entity in enumerate(entities)
-            for view in self.views
-        ]
+        """The online key of each entity, view by view; raises InvalidInput naming the entity and the join key."""
+        return [key for view in self.views for key in _keys(view, entities)]
 
     def read(self, packed: Sequence[bytes | None], now_us: int) -> Vectors:
         """What was found under `keys`, judged at a moment of domain time."""
-        if len(self.views) == 1:
-            return Vectors(self, [(self._judged(row, 0, now_us),) for row in packed])
-        width = len(self.views)
-        starts = range(0, len(packed), width)
+        count = len(packed) // len(self.views)
         return Vectors(
-            self, [[self._judged(packed[start + view], view, now_us) for view in range(width)] for start in starts]
+            self,
+            [
+                self._judged(packed[place * count : (place + 1) * count], place, now_us)
+                for place in range(len(self.views))
+            ],
         )
 
-    def _judged(self, row: bytes | None, view: int, now_us: int) -> Found:
-        if row is None:
-            return self._unknown[view]
-        event_us, values = _unpack(row)
-        ttl = self._ttls[view]
-        if ttl is not None and now_us - event_us > ttl:
-            return Found("OUTSIDE_MAX_AGE", self._unknown[view].values, event_us)
-        return Found("PRESENT", values, event_us)
+    def _judged(self, packed: Sequence[bytes | None], view: int, now_us: int) -> list[Found]:
+        unknown, ttl = self._unknown[view], self._ttls[view]
+        found = [unknown if row is None else _unpack(row) for row in packed]
+        if ttl is None:
+            return found
+        oldest = now_us - ttl
+        return [
+            one
+            if one.event_us is None or one.event_us >= oldest
+            else Found(one.event_us, unknown.values, "OUTSIDE_MAX_AGE")
+            for one in found
+        ]
+
+
+def _keys(view: FeatureView, entities: Sequence[Mapping[str, Any]]) -> list[str]:
+    if len(view.join_keys) == 1 and view.join_keys[0].dtype == "INT64":  # the usual case, and twice as fast
+        name, prefix = view.join_keys[0].name, f"{view.ref}|["
+        plain = [f"{prefix}{entity[name]}]" for entity in entities if type(entity.get(name)) is int]
+        if len(plain) == len(entities):
+            return plain
+    return [
+        row_key(view.ref, [_key_value(view, key, entity, index) for key in view.join_keys])
+        for index, entity in enumerate(entities)
+    ]
 
 
 def as_table(
