@@ -702,6 +702,56 @@ class ViewProfile(Record, frozen=True, kw_only=True):
     trainings: tuple[Trained, ...] = ()
 
 
+class SourceSpec(Record, frozen=True, kw_only=True):
+    """What a source is to be."""
+
+    name: str
+    columns: tuple[Column, ...]
+    event_time: str
+    arrival_time: str | None = None
+
+
+class ServiceSpec(Record, frozen=True, kw_only=True):
+    """What a feature service is to be: features to bundle under a name, as references or other services."""
+
+    name: str
+    features: tuple[str, ...]
+
+
+class Definitions(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Definitions of the feature store that are planned and applied as one."""
+
+    sources: tuple[SourceSpec, ...] = ()
+    entities: tuple[Entity, ...] = ()
+    views: tuple[ViewSpec, ...] = ()
+    transforms: tuple[TransformSpec, ...] = ()
+    services: tuple[ServiceSpec, ...] = ()
+
+
+class PlannedChange(Record, frozen=True, kw_only=True):
+    """What becomes of one definition."""
+
+    kind: Literal["source", "entity", "view", "transform", "service"]
+    name: str
+    action: Literal["create", "new version", "describe", "none"]
+    ref: str
+    """What it is called afterwards."""
+    differences: tuple[str, ...] = ()
+    """In words, and the lines of code that go and come."""
+    touches: tuple[str, ...] = ()
+    """What uses the version before: services, datasets, models, endpoints. They stay with it."""
+    alike: tuple[str, ...] = ()
+    """Features that there are already and that these repeat."""
+
+
+class FeaturePlan(Record, frozen=True, kw_only=True):
+    """What applying definitions does, or did."""
+
+    changes: tuple[PlannedChange, ...]
+    base: str
+    """Stands for the state that was planned for: given to `apply`, it refuses where another apply came between."""
+
+
 class LabelSet(Record, frozen=True, kw_only=True):
     """Outcomes by entity: append-only, with the time they are about and the time they became known."""
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
 import typer
 
-from mlbox.cli import catalogue
+from mlbox.cli import catalogue, definitions
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.source import FORMATS, read_input, typed
 from mlbox.client import BYTES
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import FeatureService, FeatureView, Freshness, OnlineRow, Record, Source, Transform, ViewSpec
+from mlbox.records import FeatureService, FeatureView, Freshness, OnlineRow, Transform
 
 if TYPE_CHECKING:
     from mlbox.client import Client
 
 app = typer.Typer(no_args_is_help=True, help="Feature views and services, and what is known of an entity.")
 catalogue.register(app)
+definitions.register(app)
 
 VIEW_COLUMNS = ("ref", "join_keys", "features", "sources", "ttl_seconds", "owner", "description")
 FRESH_COLUMNS = ("view", "schedule", "rows", "entities", "latest_event", "updated_at", "next_at", "stale", "error")
@@ -35,30 +34,6 @@ ARROW = {
     ".arrow": "application/vnd.apache.arrow.stream",
     ".arrows": "application/vnd.apache.arrow.stream",
 }
-
-
-class NewSource(Record, frozen=True, kw_only=True):
-    """A source in a definition file."""
-
-    name: str
-    columns: tuple[dict[str, str], ...]
-    event_time: str
-    arrival_time: str | None = None
-
-
-class NewService(Record, frozen=True, kw_only=True):
-    """A service in a definition file."""
-
-    name: str
-    features: tuple[str, ...]
-
-
-class Definitions(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A definition file."""
-
-    sources: tuple[NewSource, ...] = ()
-    views: tuple[ViewSpec, ...] = ()
-    services: tuple[NewService, ...] = ()
 
 
 @app.command("ls", epilog="Example: mlbox feature ls --services")
@@ -86,25 +61,6 @@ def show_view(
     if output is Output.table:
         note("")
         show((*view.join_keys, *view.features), ("name", "dtype", "unit", "description"), output)
-
-
-@app.command(epilog="Example: mlbox feature apply features.toml")
-def apply(
-    file: Annotated[Path, typer.Argument(help="TOML or JSON with lists `sources`, `views` and `services`.")],
-    output: OutputOption = Output.table,
-) -> None:
-    """Bring the box to what a file defines: what is new is made, what changed is a new version, the rest stays."""
-    wanted = _read_definitions(file)
-    applied: list[dict[str, str]] = []
-    with connect() as client:
-        for source in wanted.sources:
-            applied.append({"kind": "source", "ref": client.post("/api/v1/sources", Source, source).name})
-        for view in wanted.views:
-            applied.append({"kind": "view", "ref": client.post("/api/v1/features/views", FeatureView, view).ref})
-        for service in wanted.services:
-            made = client.post("/api/v1/features/services", FeatureService, service)
-            applied.append({"kind": "service", "ref": made.ref})
-    show(applied, ("kind", "ref"), output)
 
 
 @app.command(epilog="Example: mlbox feature materialize weather --start 2026-01-01T00:00Z")
@@ -196,17 +152,6 @@ def get(
         (row,) = client.post("/api/v1/features/online", list[OnlineRow], body)
     found = [{"feature": ref, "value": row.values[ref], "status": status} for ref, status in row.statuses.items()]
     show(found, ("feature", "value", "status"), output)
-
-
-def _read_definitions(file: Path) -> Definitions:
-    try:
-        text = file.read_text()
-        raw: Any = msgspec.json.decode(text) if file.suffix == ".json" else tomllib.loads(text)
-        return msgspec.convert(raw, Definitions)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.MsgspecError) as err:
-        raise InvalidInput(
-            f"{file} holds no definitions: {err}.", hint="It has lists `sources`, `views` and `services`.", field="file"
-        ) from err
 
 
 def _key_types(client: Client, features: list[str]) -> dict[str, str]:

@@ -74,7 +74,8 @@ class Alerts:
         """Alerts, newest first, from below the id `after`."""
         of_state = "state = :state AND" if state else ""  # a condition of its own, so that an index serves each list
         rows = self._db.all(
-            f"SELECT * FROM alert WHERE {of_state} id < :after AND visible('model', labels ->> 'model') AND visible('view', labels ->> 'view')"
+            f"SELECT * FROM alert WHERE {of_state} id < :after"
+            " AND visible('model', labels ->> 'model') AND visible('view', labels ->> 'view')"
             " ORDER BY id DESC LIMIT :limit",
             {"after": after or "~", "state": state, "limit": limit},
         )

@@ -14,8 +14,8 @@ from typing import get_args
 import msgspec
 
 from mlbox.clock import from_us
-from mlbox.errors import AlreadyExists, InvalidInput, NotFound
-from mlbox.records import Column, DType, FeatureService, FeatureView, Record, Source, ViewSpec, check_name
+from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from mlbox.records import Column, DType, Entity, FeatureService, FeatureView, Record, Source, ViewSpec, check_name
 from mlbox.store.db import Database, Row, Tx
 
 RESERVED = ("event_time", "arrival_time")
@@ -88,6 +88,57 @@ class Catalog:
         """Write into the audit log that the online store was brought up to date."""
         self._db.write(lambda tx: tx.emit("view.materialized", f"view:{view or '*'}", actor, rows=rows))
 
+    # -- entities ---------------------------------------------------------------------------------------------------
+
+    def apply_entity(self, entity: Entity, *, actor: str) -> Entity:
+        """Name join keys; they cannot change while a view names the entity."""
+        check_name(entity.name)
+        _check_columns(entity.join_keys, "join_keys")
+        text = entity.to_json().decode()
+
+        def write(tx: Tx) -> None:
+            row = tx.one("SELECT spec FROM entity WHERE name = ?", (entity.name,))
+            if row is not None and row["spec"] == text:
+                return
+            users = [view.ref for view in self.views() if view.entity == entity.name]
+            if row is not None and users and _kinds(_entity(row).join_keys) != _kinds(entity.join_keys):
+                raise Conflict(
+                    f"The join keys of {entity.name} cannot change: {users[-1]} names it.",
+                    hint="Define another entity.",
+                    field="join_keys",
+                )
+            tx.run(
+                "INSERT INTO entity VALUES (?,?,?,?) ON CONFLICT (name) DO UPDATE SET spec = excluded.spec",
+                (entity.name, text, actor, tx.now_us),
+            )
+            tx.emit("entity.applied", f"view:{entity.name}", actor)
+
+        self._db.write(write)
+        return entity
+
+    def entities(self) -> list[Entity]:
+        """All entities by name."""
+        rows = self._db.all("SELECT spec FROM entity WHERE visible('view', name) ORDER BY name")
+        return [_entity(row) for row in rows]
+
+    def entity(self, name: str) -> Entity:
+        """One entity; raises NotFound."""
+        row = self._db.one("SELECT spec FROM entity WHERE name = ? AND visible('view', name)", (name,))
+        if row is None:
+            raise self._missing("entity", name, "SELECT name FROM entity WHERE visible('view', name)")
+        return _entity(row)
+
+    def _check_entity(self, spec: ViewSpec) -> None:
+        if not spec.entity:
+            return
+        keys = self.entity(spec.entity).join_keys
+        if _kinds(keys) != _kinds(spec.join_keys):
+            raise InvalidInput(
+                f"The join keys of {spec.entity} are {', '.join(f'{k.name} {k.dtype}' for k in keys)}.",
+                hint="Give the view the same, or another entity.",
+                field="join_keys",
+            )
+
     # -- views ------------------------------------------------------------------------------------------------------
 
     def check_view(self, spec: ViewSpec) -> None:
@@ -111,10 +162,28 @@ class Catalog:
                 hint="Split the view, or raise the setting max_sql.",
                 field="sql",
             )
+        self._check_entity(spec)
         for name in spec.sources:
             self.view(name) if "@" in name else self.declared(name)
+        called = [split_ref(name)[0].lower() for name in spec.sources]
+        again = next((name for name in called if called.count(name) > 1), None)
+        if again is not None:
+            raise InvalidInput(f"Two of the sources are called {again!r}.", hint="Read one of them.", field="sources")
         read = [("view", split_ref(name)[0]) if "@" in name else ("source", name) for name in spec.sources]
         self._db.privacy.shelter("view", spec.name, read)
+
+    def pinned(self, spec: ViewSpec) -> ViewSpec:
+        """The same view with a version for each view that it reads: its rows do not change when that one does."""
+        declared = {source.name for source in self.declarations()}
+        sources = tuple(
+            name if name in declared or "@" in name or not self.has_view(name) else self.view(name).ref
+            for name in spec.sources
+        )
+        return msgspec.structs.replace(spec, sources=sources)
+
+    def has_view(self, name: str) -> bool:
+        """Whether there is a view of this name that may be seen."""
+        return self._db.one("SELECT 1 FROM view WHERE name = ? AND visible('view', name)", (name,)) is not None
 
     def save_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
         """Keep a checked view: the same definition is the same version."""
@@ -293,6 +362,14 @@ def digest_of(spec: ViewSpec) -> str:
         ttl_seconds=spec.ttl_seconds,
     )
     return hashlib.sha256(bare.to_json()).hexdigest()
+
+
+def _kinds(columns: Sequence[Column]) -> list[tuple[str, str]]:
+    return [(column.name, column.dtype) for column in columns]
+
+
+def _entity(row: Row) -> Entity:
+    return msgspec.json.decode(row["spec"], type=Entity)
 
 
 def _source(row: Row) -> Source:

@@ -114,6 +114,12 @@ class Tx:
         return event
 
 
+class _TakenBack(Exception):
+    def __init__(self, value: Any) -> None:
+        super().__init__()
+        self.value = value
+
+
 class Database:
     """A SQLite file that is opened, migrated, written by one thread and read by many."""
 
@@ -159,8 +165,33 @@ class Database:
         return future
 
     def write(self, fn: Callable[[Tx], T]) -> T:
-        """Run a write and wait until it is on disk."""
-        return self.submit(fn).result()
+        """Run a write and wait until it is on disk; inside of `together` it is part of that write."""
+        joined: Tx | None = getattr(self._local, "joined", None)
+        return fn(joined) if joined is not None else self.submit(fn).result()
+
+    def together(self, fn: Callable[[Tx], T], *, keep: bool = True) -> T:
+        """Run a function whose writes to this file are one, and whose reads see them; without `keep` all is taken back.
+
+        It runs in the thread that writes, so it must not wait for another writer of this file.
+        """
+        who = asking.who()
+
+        def joined(tx: Tx) -> T:
+            self._local.joined = tx
+            try:
+                with asking.asking(who):
+                    value = fn(tx)
+            finally:
+                self._local.joined = None
+            if not keep:
+                raise _TakenBack(value)
+            return value
+
+        try:
+            return self.write(joined)
+        except _TakenBack as err:
+            kept: T = err.value
+            return kept
 
     def _write_loop(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -239,6 +270,8 @@ class Database:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _reader(self) -> sqlite3.Connection:
+        if getattr(self._local, "joined", None) is not None:
+            return self._writer
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect(query_only=True)

@@ -75,6 +75,16 @@ class Offline:
         with self._cursor(seconds or self._seconds) as cursor:
             return fn(cursor)
 
+    def trial(self, fn: Callable[[Cursor], T], *, seconds: float | None = None) -> T:
+        """Run a function as a transaction that is taken back."""
+        with self._write_lock, self._cursor(seconds or self._seconds) as cursor:
+            cursor.begin()
+            try:
+                return fn(cursor)
+            finally:
+                with contextlib.suppress(Exception):  # a failed transaction may be gone already
+                    cursor.rollback()
+
     def write(self, fn: Callable[[Cursor], T], *, seconds: float | None = None) -> T:
         """Run a function as one transaction, one at a time."""
         with self._write_lock, self._cursor(seconds or self._seconds) as cursor:

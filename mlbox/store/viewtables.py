@@ -60,6 +60,7 @@ class ViewTables(Sources):
 
     def apply_view(self, spec: ViewSpec, *, actor: str) -> FeatureView:
         """Keep a view, after its SQL was tried; the same definition is the same version."""
+        spec = self.pinned(spec)
         self.try_view(spec)
         return self.save_view(spec, actor=actor)
 
@@ -67,7 +68,7 @@ class ViewTables(Sources):
         """Raise what is wrong with a view, its SQL included, and keep nothing."""
         self.check_view(spec)
         tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=self._clock.real())
-        self._offline.write(lambda cursor: views.check_view_sql(cursor, tried, self._relations(cursor, tried)))
+        self._offline.trial(lambda cursor: views.check_view_sql(cursor, tried, self._relations(cursor, tried)))
 
     def _relations(self, cursor: Cursor, view: FeatureView) -> list[views.Relation]:
         """What a view's SQL reads, each with a table."""

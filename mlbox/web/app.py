@@ -19,7 +19,9 @@ from mlbox.records import Principal
 from mlbox.web import events_stream, feast, metrics, mlflow, oidc, ops, pages, v2
 from mlbox.web.api import (
     accounts,
+    catalogue,
     datasets,
+    definitions,
     deleted,
     feature_rows,
     features,
@@ -56,8 +58,10 @@ ADAPTERS: tuple[Any, ...] = (
     identities,
     box_api,
     teams,
+    definitions,
     feature_rows,
     features,
+    catalogue,
     transforms,
     quality,
     labels,

@@ -43,6 +43,7 @@ from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
 from mlbox.store.db import Database, DownDatabase, Privacy, Shared
+from mlbox.store.definitions import FeatureDefinitions
 from mlbox.store.feature_catalogue import FeatureCatalogue
 from mlbox.store.feature_profile import Profiles
 from mlbox.store.history import History
@@ -54,7 +55,6 @@ from mlbox.store.labels import Labels
 from mlbox.store.logged_models import LoggedModels
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline
-from mlbox.store.ondemand import Transforms
 from mlbox.store.online import Online
 from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
@@ -307,7 +307,7 @@ class Box:
             seconds=settings.upload_seconds,
             memory_mb=settings.upload_memory_mb,
         )
-        self.features = Transforms(
+        self.features = FeatureDefinitions(
             self._open(opening, "features", migrations.features),
             self.offline,
             self.online,

@@ -7,27 +7,20 @@ from typing import Annotated, Any
 from litestar import Request, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Column, FeatureService, FeatureView, Principal, Record, Source, ViewSpec
+from mlbox.records import (
+    FeatureService,
+    FeatureView,
+    Principal,
+    Record,
+    ServiceSpec,
+    Source,
+    SourceSpec,
+    ViewSpec,
+)
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_rows
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
-
-
-class NewSource(Record, frozen=True, kw_only=True):
-    """A source to declare."""
-
-    name: str
-    columns: tuple[Column, ...]
-    event_time: str
-    arrival_time: str | None = None
-
-
-class NewService(Record, frozen=True, kw_only=True):
-    """Features to bundle under a name: references, or other services."""
-
-    name: str
-    features: tuple[str, ...]
 
 
 class Rows(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -38,7 +31,7 @@ class Rows(Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 @post("/api/v1/sources", action="source.create")
-async def create_source(box: Box, principal: Principal, data: NewSource) -> Source:
+async def create_source(box: Box, principal: Principal, data: SourceSpec) -> Source:
     """Declare an append-only source; the same declaration again changes nothing."""
     box.teams.require(principal, "source.create", name=data.name)
     return await box.call(
@@ -93,7 +86,7 @@ async def get_view(box: Box, ref: str) -> FeatureView:
 
 
 @post("/api/v1/features/services", action="view.apply")
-async def apply_service(box: Box, principal: Principal, data: NewService) -> FeatureService:
+async def apply_service(box: Box, principal: Principal, data: ServiceSpec) -> FeatureService:
     """Bundle features under a name: another bundle is the next version."""
     box.teams.require(principal, "view.apply", name=data.name)
     return await box.call(box.features.apply_service, data.name, data.features, actor=principal.name)

@@ -1,46 +1,90 @@
-"""Feature views, services and sources."""
+"""The feature catalogue as pages: all features with a search, one view, one transform, one source."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from litestar import Response, get
 
-from mlbox.records import FeatureView, Transform
+from mlbox.records import FeatureView
+from mlbox.store.feature_catalogue import Filters
 from mlbox.web.box import Box
-from mlbox.web.pages.view import PAGE_SIZE, View, part
+from mlbox.web.catalogue import lineage, profile
+from mlbox.web.pages.feature_pictures import bars, changes, draw, examples, spreads
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
-V = TypeVar("V", FeatureView, Transform)
+FILTERS = ("entity", "team", "tag", "owner", "dtype")
 
 
-def _latest(views: list[V]) -> list[V]:
-    """The newest version of each view or transform, by name."""
+def _latest(views: list[FeatureView]) -> list[FeatureView]:
+    """The newest version of each view, by name."""
     return list({view.name: view for view in views}.values())
 
 
-def _list(box: Box) -> dict[str, Any]:
+def _list(view: View) -> dict[str, Any]:
+    box = view.box
+    words = view.query.get("q", "").strip()
+    chosen = {name: view.query.get(name, "").strip() for name in FILTERS}
+    after = view.query.get("after")
+    found = box.catalogue.search_views(words, Filters(**chosen), limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda one: one.cursor)
     return {
-        "views": part(lambda: _latest(box.features.views())),
-        "transforms": part(lambda: _latest(box.features.transforms())),
-        "services": part(box.features.services),
-        "sources": part(box.features.sources),
+        "found": shown,
+        "next": next_page(view, last),
+        "words": words,
+        "chosen": chosen,
+        "filtered": bool(words or any(chosen.values())),
+        "entities": box.catalogue.entities(),
+        "teams": [team.name for team in box.teams.teams()],
+        "team_of": box.teams.team_of,
+        "most": PAGE_SIZE,
+        "services": part(lambda: box.features.services(limit=PAGE_SIZE + 1)),
+        "sources": part(lambda: box.features.sources(limit=PAGE_SIZE + 1)),
     }
 
 
 @get("/features", include_in_schema=False, action="view.read")
 async def features(view: View) -> Response[bytes]:
-    """All views, services and sources."""
-    return await view.page("features.html", lambda: _list(view.box))
+    """All features, or those that were searched for; services and sources."""
+    return await view.page("features.html", lambda: _list(view))
 
 
-def _view(box: Box, ref: str) -> dict[str, Any]:
+def _users(box: Box, ref: str) -> dict[str, Any]:
+    """What uses a view or transform, drawn and by kind."""
+    found = lineage(box, ref)
+    kinds = ("service", "dataset", "model", "endpoint")
+    return {
+        "drawing": draw(found),
+        "cut": found.cut,
+        "users": {kind: [node for node in found.nodes if node.kind == kind] for kind in kinds},
+    }
+
+
+def _spread(box: Box, found: FeatureView) -> dict[str, Any]:
+    now = profile(box, found.ref)
+    datasets, rows = spreads(found.features, now.features, now.trainings)
+    return {"now": now, "datasets": datasets, "rows": rows}
+
+
+def _view(view: View, ref: str) -> dict[str, Any]:
+    box = view.box
     found = box.features.view(ref)
-    prefix = f"{found.ref}:"
+    versions = [box.features.view(f"{found.name}@v{number}") for number in range(1, _last_version(box, found) + 1)]
     return {
         "found": found,
-        "versions": [other for other in box.features.views() if other.name == found.name][::-1],
-        "services": [s for s in box.features.services() if any(name.startswith(prefix) for name in s.features)],
+        "team": box.teams.team_of(found.name),
+        "history": changes(versions),
+        "latest": max(one.version for one in versions),
+        "lineage": part(lambda: _users(box, found.ref)),
+        "spread": part(lambda: _spread(box, found)),
+        "bars": bars,
+        "freshness": part(lambda: box.features.freshness(found.ref)),
+        "examples": examples(found, view.base),
     }
+
+
+def _last_version(box: Box, view: FeatureView) -> int:
+    return box.features.view(view.name).version
 
 
 def _transform(box: Box, ref: str) -> dict[str, Any]:
@@ -50,15 +94,16 @@ def _transform(box: Box, ref: str) -> dict[str, Any]:
         "found": found,
         "versions": [other for other in box.features.transforms() if other.name == found.name][::-1],
         "services": [s for s in box.features.services() if any(name.startswith(prefix) for name in s.features)],
+        "lineage": part(lambda: _users(box, found.ref)),
     }
 
 
 @get("/features/{ref:str}", include_in_schema=False, action="view.read")
 async def feature_view(view: View, ref: str) -> Response[bytes]:
-    """One version of a view or a transform: what it computes, from what, and who uses it."""
+    """One version of a view or a transform: what it computes, from what, who uses it, and how its values are spread."""
     if await view.box.call(view.box.features.is_transform, ref):
         return await view.page("transform.html", lambda: _transform(view.box, ref))
-    return await view.page("feature.html", lambda: _view(view.box, ref))
+    return await view.page("feature.html", lambda: _view(view, ref))
 
 
 @get("/sources/{name:str}", include_in_schema=False, action="source.read")

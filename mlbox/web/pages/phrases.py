@@ -45,6 +45,7 @@ PHRASES: dict[str, str] = {
     "source.resubmitted": "sent held rows of {name} again: {rows} went in, {held} did not",
     "view.applied": "defined the features {name}",
     "view.described": "described the features {name}",
+    "entity.applied": "defined the entity {name}",
     "view.failed": "could not bring {name} up to date: {error}",
     "view.stale": "{name} was not brought up to date in time",
     "view.materialized": "brought {rows} entities of {name} up to date online",

@@ -1,0 +1,255 @@
+"""Features defined in Python, for `mlbox feature plan` and `mlbox feature apply`.
+
+    from mlbox.define import Entity, FeatureService, FeatureView, Source, on_demand
+
+    customer = Entity("customer", keys={"who": str})
+    sales = Source("sales", columns={"who": str, "amount": float, "bought": datetime}, event_time="bought")
+    spend = FeatureView(
+        "spend",
+        entity=customer,
+        features={"total": float},
+        sources=[sales],
+        sql="SELECT who, bought AS event_time, sum(amount) OVER (...) AS total FROM sales",
+        ttl=timedelta(days=7),
+        schedule="upstream",
+    )
+
+    @on_demand(inputs={"total": "spend:total", "limit": float}, outputs={"share": float})
+    def share(total, limit):
+        return total / limit
+
+    churn = FeatureService("churn", [spend["total"], share["share"]])
+
+The file runs on your own machine, and what its names hold is sent. Nothing of the server is loaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from mlbox import records
+from mlbox.errors import InvalidInput
+from mlbox.records import Column, TransformInput
+
+Type = type | str
+Columns = Mapping[str, Type] | Sequence[Column]
+_TYPES: dict[type, str] = {bool: "BOOL", int: "INT64", float: "FP64", str: "STRING", datetime: "TIMESTAMP"}
+
+
+def dtype(kind: Type) -> Any:
+    """A Python type, or the name of a type, as a dtype; raises InvalidInput."""
+    found = _TYPES.get(kind) if isinstance(kind, type) else str(kind).upper()
+    if found not in _TYPES.values():
+        raise InvalidInput(f"{kind!r} is no type.", hint="One of bool, int, float, str, datetime.", field="columns")
+    return found
+
+
+def columns(given: Columns) -> tuple[Column, ...]:
+    """Columns as `{name: type}`, or as they are."""
+    if isinstance(given, Mapping):
+        return tuple(Column(name=name, dtype=dtype(kind)) for name, kind in given.items())
+    return tuple(given)
+
+
+def seconds(given: timedelta | int | None) -> int | None:
+    """A length of time in seconds."""
+    return round(given.total_seconds()) if isinstance(given, timedelta) else given
+
+
+def feature(name: str, kind: Type, *, unit: str = "", description: str = "") -> Column:
+    """A feature with its unit and description."""
+    return Column(name=name, dtype=dtype(kind), unit=unit, description=description)
+
+
+@dataclass(frozen=True)
+class Entity:
+    """What features are about: a name for join keys."""
+
+    name: str
+    keys: Columns
+    owner: str = field(default="", kw_only=True)
+    description: str = field(default="", kw_only=True)
+    tags: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    def spec(self) -> records.Entity:
+        """As the box takes it."""
+        return records.Entity(
+            name=self.name,
+            join_keys=columns(self.keys),
+            owner=self.owner,
+            description=self.description,
+            tags=dict(self.tags),
+        )
+
+
+@dataclass(frozen=True)
+class Source:
+    """An append-only table of what happened."""
+
+    name: str
+    columns: Columns = field(kw_only=True)
+    event_time: str = field(kw_only=True)
+    arrival_time: str | None = field(default=None, kw_only=True)
+
+    def spec(self) -> records.SourceSpec:
+        """As the box takes it."""
+        return records.SourceSpec(
+            name=self.name,
+            columns=columns(self.columns),
+            event_time=self.event_time,
+            arrival_time=self.arrival_time,
+        )
+
+
+@dataclass(frozen=True)
+class FeatureView:
+    """Features of an entity, computed by SQL over sources and other views."""
+
+    name: str
+    features: Columns = field(kw_only=True)
+    sql: str = field(kw_only=True)
+    sources: Sequence[Source | FeatureView | str] = field(kw_only=True)
+    entity: Entity | str | None = field(default=None, kw_only=True)
+    keys: Columns = field(default=(), kw_only=True)
+    """Join keys, where there is no entity."""
+    ttl: timedelta | int | None = field(default=None, kw_only=True)
+    schedule: str = field(default="", kw_only=True)
+    stale_after: timedelta | int | None = field(default=None, kw_only=True)
+    owner: str = field(default="", kw_only=True)
+    description: str = field(default="", kw_only=True)
+    tags: Mapping[str, str] = field(default_factory=dict, kw_only=True)
+
+    def __getitem__(self, name: str) -> str:
+        """One of its features, as a service or a transform refers to it."""
+        return _one_of(self.name, name, columns(self.features))
+
+    def spec(self) -> records.ViewSpec:
+        """As the box takes it."""
+        keys = columns(self.keys) or (columns(self.entity.keys) if isinstance(self.entity, Entity) else ())
+        return records.ViewSpec(
+            name=self.name,
+            join_keys=keys,
+            features=columns(self.features),
+            sql=textwrap.dedent(self.sql).strip(),
+            sources=tuple(one if isinstance(one, str) else one.name for one in self.sources),
+            ttl_seconds=seconds(self.ttl),
+            entity=self.entity.name if isinstance(self.entity, Entity) else self.entity or "",
+            schedule=self.schedule,
+            stale_after_seconds=seconds(self.stale_after),
+            owner=self.owner,
+            description=self.description,
+            tags=dict(self.tags),
+        )
+
+
+@dataclass(frozen=True)
+class OnDemand:
+    """A function of features and of what comes with a request; still a function, to be called and tested."""
+
+    function: Callable[..., Any]
+    inputs: Mapping[str, Type]
+    outputs: Columns
+    name: str
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        """As the function itself."""
+        return self.function(*values, **named)
+
+    def __getitem__(self, name: str) -> str:
+        """One of its outputs, as a service refers to it."""
+        return _one_of(self.name, name, columns(self.outputs))
+
+    def spec(self) -> records.TransformSpec:
+        """As the box takes it: with the function's code, without its decorators."""
+        lines = textwrap.dedent(inspect.getsource(self.function)).splitlines()
+        start = next(number for number, line in enumerate(lines) if line.startswith("def "))
+        return records.TransformSpec(
+            name=self.name,
+            inputs=tuple(_input(name, kind) for name, kind in self.inputs.items()),
+            outputs=columns(self.outputs),
+            code="\n".join(lines[start:]),
+            owner=self.owner,
+            description=self.description or (inspect.getdoc(self.function) or "").partition("\n")[0],
+            tags=dict(self.tags),
+        )
+
+
+def on_demand(
+    *,
+    inputs: Mapping[str, Type],
+    outputs: Columns,
+    name: str | None = None,
+    owner: str = "",
+    description: str = "",
+    tags: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., Any]], OnDemand]:
+    """Make a function a transform: `inputs` is `view:feature`, or a type for what comes with the request, by argument."""
+
+    def decorate(function: Callable[..., Any]) -> OnDemand:
+        return OnDemand(function, inputs, outputs, name or function.__name__, owner, description, tags or {})
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class FeatureService:
+    """Features under one name, which models depend on."""
+
+    name: str
+    features: Sequence[str]
+
+    def spec(self) -> records.ServiceSpec:
+        """As the box takes it."""
+        return records.ServiceSpec(name=self.name, features=tuple(self.features))
+
+
+Definition = Entity | Source | FeatureView | OnDemand | FeatureService
+_KINDS: dict[str, type[Definition]] = {
+    "entities": Entity,
+    "sources": Source,
+    "views": FeatureView,
+    "transforms": OnDemand,
+    "services": FeatureService,
+}
+
+
+def found_in(values: Iterable[Any]) -> dict[str, list[Any]]:
+    """The specifications among values, and in lists and tuples of them, by kind; each once, however many names it has."""
+    found: dict[str, list[Any]] = {kind: [] for kind in _KINDS}
+    seen: set[int] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, list | tuple):
+            for one in value:
+                look(one)
+        elif id(value) not in seen:
+            seen.add(id(value))
+            for kind, cls in _KINDS.items():
+                if isinstance(value, cls):
+                    found[kind].append(value.spec())
+
+    for value in values:
+        look(value)
+    return found
+
+
+def _input(name: str, kind: Type) -> TransformInput:
+    if isinstance(kind, str) and ":" in kind:
+        return TransformInput(name=name, feature=kind)
+    return TransformInput(name=name, dtype=dtype(kind))
+
+
+def _one_of(owner: str, name: str, known: Sequence[Column]) -> str:
+    if name not in [column.name for column in known]:
+        raise InvalidInput(
+            f"{owner} has no feature {name!r}.", hint=f"It has {', '.join(c.name for c in known)}.", field="features"
+        )
+    return f"{owner}:{name}"

@@ -1,0 +1,321 @@
+"""Features that repeat others: found before they are made, because computing the same thing twice is what a feature store ends.
+
+A feature repeats another of the same entity where both come from the same SQL, by DuckDB's own parser, or where their values
+agree on a sample of entities: of numbers and times by Spearman's rank correlation, of texts and truths by the share of equal
+values. To look is a courtesy: it takes a few seconds at most, never fails, and leaves out what cannot be computed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from mlbox.errors import MlboxError
+from mlbox.records import Column, FeatureView, Record, ViewSpec
+from mlbox.store import views
+from mlbox.store.offline import quote
+from mlbox.store.usersql import check_select
+from mlbox.store.viewtables import ViewTables, built_of
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mlbox.store.offline import Cursor
+
+    Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+_log = logging.getLogger(__name__)
+SECONDS = 5.0
+LEAST_PAIRS = 50
+LEAST_AGREEMENT = 0.99
+MOST_VIEWS = 1000
+_GLANCE = 500
+"""Pairs that are looked at first: most features differ at a glance."""
+_NUMBERS = ("INT64", "FP64", "TIMESTAMP")
+_SELECT_ITEMS = ("event_time", "arrival_time")
+_MOST_KEPT = 5000
+_normal: dict[tuple[str, str], dict[str, str]] = {}
+"""Of views by reference and digest."""
+
+
+class Alike(Record, frozen=True, kw_only=True):
+    """A feature that repeats another."""
+
+    feature: str
+    """Of the view that is to be made."""
+    other: str
+    """Full reference of the one that is there."""
+    why: Literal["same SQL", "same values"]
+    correlation: float | None = None
+    """Rank correlation of the values, of texts and truths the share of equal ones; None for the same SQL."""
+
+
+def find_alike(store: ViewTables, spec: ViewSpec, *, sample: int = 10_000, seconds: float = SECONDS) -> list[Alike]:
+    """The latest features of the same entity that a view's features repeat, by feature; `sample` entities are compared."""
+    import duckdb
+
+    end = time.monotonic() + seconds
+    found: dict[tuple[str, str], Alike] = {}
+    try:
+        others = list(_candidates(store, spec))
+        for one in _same_sql(store, spec, others, time.monotonic() + seconds / 2):
+            found[one.feature, one.other] = one
+        for one in _same_values(store, spec, others, sample, end):
+            found.setdefault((one.feature, one.other), one)
+    except (MlboxError, duckdb.Error, RecursionError):
+        pass  # what is wrong with the view is said by whoever applies it
+    except Exception:  # looking is a courtesy: a plan does not fail for it
+        _log.exception("Features like those of %s could not be looked for.", spec.name)
+    return sorted(found.values(), key=lambda one: (one.feature, one.why, -(one.correlation or 0), one.other))
+
+
+def _candidates(store: ViewTables, spec: ViewSpec) -> Iterator[FeatureView]:
+    """The latest versions of the other views of the same entity, those first that look most alike."""
+    latest = {view.name: view for view in store.views() if view.name != spec.name}
+    same = [view for view in latest.values() if _entity(view) == _entity(spec)]
+    yield from sorted(same, key=lambda view: _likeness(spec, view), reverse=True)[:MOST_VIEWS]
+
+
+def _likeness(spec: ViewSpec, view: FeatureView) -> tuple[int, bool, datetime]:
+    """How many features are called the same, whether a source is the same, and how new it is."""
+    named = {column.name.lower() for column in spec.features} & {column.name.lower() for column in view.features}
+    return len(named), bool(set(spec.sources) & set(view.sources)), view.created_at
+
+
+def _entity(view: FeatureView | ViewSpec) -> frozenset[tuple[str, str]]:
+    return frozenset((key.name, key.dtype) for key in view.join_keys)
+
+
+# -- the same SQL -----------------------------------------------------------------------------------------------------------
+
+
+def _same_sql(store: ViewTables, spec: ViewSpec, others: Sequence[FeatureView], end: float) -> list[Alike]:
+    return store._offline.read(lambda cursor: _alike_sql(cursor, spec, others, end))
+
+
+def _alike_sql(cursor: Cursor, spec: ViewSpec, others: Sequence[FeatureView], end: float) -> list[Alike]:
+    new = normalised(cursor, spec)
+    found = []
+    for other in others:
+        if time.monotonic() >= end:
+            break
+        with contextlib.suppress(MlboxError, RecursionError):
+            known: dict[str, str] = {}
+            for feature, text in _normalised_once(cursor, other).items():
+                known.setdefault(text, feature)
+            found += [
+                Alike(feature=feature, other=f"{other.ref}:{known[text]}", why="same SQL")
+                for feature, text in new.items()
+                if text in known
+            ]
+    return found
+
+
+def _normalised_once(cursor: Cursor, view: FeatureView) -> dict[str, str]:
+    """As `normalised`, kept: a version never changes."""
+    key = (view.ref, view.digest)
+    if key not in _normal:
+        if len(_normal) >= _MOST_KEPT:
+            _normal.clear()
+        _normal[key] = normalised(cursor, view)
+    return _normal[key]
+
+
+def normalised(cursor: Cursor, view: FeatureView | ViewSpec) -> dict[str, str]:
+    """What each feature of a view is computed by, as a digest that is the same where only layout, aliases or capitals differ."""
+    allowed = [name.partition("@")[0] for name in view.sources]
+    select = check_select(cursor, view.sql, allowed, most_bytes=2**20)
+    node = select.tree["statements"][0]["node"]
+    if node["type"] != "SELECT_NODE":
+        whole = _text(_plain(node, {}))
+        return {column.name: _digest(f"{column.name.lower()} of {whole}") for column in view.features}
+    renamed = _tables(node["from_table"])
+    exact = {name.partition("@")[0].lower(): name for name in view.sources}
+    items = {_name_of(item): _plain(item, renamed) for item in node["select_list"] if _name_of(item)}
+    stars = [_plain(item, renamed) for item in node["select_list"] if item["class"] == "STAR"]
+    rest = {key: value for key, value in node.items() if key not in ("select_list", "modifiers")}
+    limits = [one for one in node["modifiers"] if one["type"] != "ORDER_MODIFIER"]
+
+    def item(name: str) -> Any:
+        bare = {"class": "COLUMN_REF", "type": "COLUMN_REF", "column_names": [name.lower()]}
+        return items.get(name.lower(), [bare, stars] if stars else name.lower())
+
+    keys = sorted(key.name for key in view.join_keys)
+    shared = _text([_plain(rest, renamed), _plain(node["modifiers"] if limits else [], renamed), exact])
+    around = _text([item(name) for name in (*keys, *_SELECT_ITEMS)])
+    return {c.name: _digest(f"{_text(item(c.name))} {c.dtype} {around} {shared}") for c in view.features}
+
+
+def _name_of(item: dict[str, Any]) -> str:
+    """What an expression of a select list is called, in small letters; nothing where DuckDB chooses."""
+    if item.get("alias"):
+        return str(item["alias"]).lower()
+    return str(item["column_names"][-1]).lower() if item["class"] == "COLUMN_REF" else ""
+
+
+def _tables(tree: Any) -> dict[str, str]:
+    """What tables are called in a FROM clause, each with its name in the normal form: nothing for one that is alone."""
+    found: list[str] = []
+    stack = [tree]
+    while stack:
+        node = stack.pop()
+        if node.get("type") == "JOIN":
+            stack += [node["right"], node["left"]]
+        else:
+            found.append(str(node.get("alias") or node.get("table_name") or "").lower())
+    if len(found) == 1:
+        return {found[0]: ""}
+    return {name: f"t{number}" for number, name in enumerate(found)} if len(set(found)) == len(found) else {}
+
+
+def _plain(node: Any, tables: dict[str, str]) -> Any:
+    """A part of DuckDB's tree without places in the text, aliases and capitals."""
+    if isinstance(node, list):
+        return [_plain(one, tables) for one in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {
+        key: value for key, value in node.items() if key not in ("alias", "query_location", "query_location_length")
+    }
+    if kept.get("type") == "COLUMN_REF":
+        words = [str(word).lower() for word in kept["column_names"]]
+        if len(words) == 2 and words[0] in tables:
+            words = [word for word in (tables[words[0]], words[1]) if word]
+        return {**kept, "column_names": words}
+    if kept.get("type") == "BASE_TABLE":
+        kept |= {"table_name": kept["table_name"].lower(), "qualified_name": None}
+    return {key: _plain(value, tables) for key, value in kept.items()}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _text(tree: Any) -> str:
+    return msgspec.json.encode(tree, order="sorted").decode()
+
+
+# -- the same values --------------------------------------------------------------------------------------------------------
+
+
+def _same_values(
+    store: ViewTables, spec: ViewSpec, others: Sequence[FeatureView], sample: int, end: float
+) -> list[Alike]:
+    """Compares with one view after the other until the time is over."""
+    import duckdb
+
+    found: list[Alike] = []
+
+    def read(cursor: Cursor) -> None:
+        tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=store._clock.real())
+        keys = views.names(spec.join_keys)
+        order = f"ORDER BY hash({keys}), {keys} LIMIT {int(sample)}"
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {_latest(store, cursor, tried)} {order}")
+        for other in others:
+            if time.monotonic() >= end:
+                return
+            with contextlib.suppress(MlboxError, duckdb.Error):
+                found.extend(_agreeing(store, cursor, spec, other, end))
+
+    with contextlib.suppress(MlboxError, duckdb.Error):
+        store._offline.read(read, seconds=max(end - time.monotonic(), 0.1))
+    return found
+
+
+def _latest(store: ViewTables, cursor: Cursor, view: FeatureView) -> str:
+    """A SELECT of the latest row of each entity: of the view's table where there is one, else by its SQL."""
+    columns = views.names((*view.join_keys, *view.features))
+    rows = views.view_table(view.ref)
+    if view.version == 0 or built_of(cursor, view.ref) is None:
+        rows = f"({views.rows_of(cursor, view, store._relations(cursor, view)).sql})"
+    return (
+        f"SELECT {columns} FROM {rows} QUALIFY row_number()"
+        f" OVER (PARTITION BY {views.names(view.join_keys)} ORDER BY _event DESC, _arrival DESC) = 1"
+    )
+
+
+def _agreeing(store: ViewTables, cursor: Cursor, spec: ViewSpec, other: FeatureView, end: float) -> Iterator[Alike]:
+    """Pairs of features whose values agree on the entities that both know."""
+    on = " AND ".join(f"a.{quote(key.name)} = b.{quote(key.name)}" for key in spec.join_keys)
+    mine = [f"{_value('a', column)} AS a{n}" for n, column in enumerate(spec.features)]
+    theirs = [f"{_value('b', column)} AS b{n}" for n, column in enumerate(other.features)]
+    table = cursor.sql(
+        f"SELECT {', '.join(mine + theirs)} FROM asked a JOIN ({_latest(store, cursor, other)}) b ON {on}"
+    ).to_arrow_table()
+    if table.num_rows < LEAST_PAIRS:
+        return
+    left = [table.column(f"a{n}") for n in range(len(mine))]
+    right = [table.column(f"b{n}") for n in range(len(theirs))]
+    for i, new in enumerate(spec.features):
+        for j, old in enumerate(other.features):
+            if time.monotonic() >= end:
+                return
+            agreement = _agreement(new, left[i], old, right[j])
+            if agreement is not None and abs(agreement) >= LEAST_AGREEMENT:
+                yield Alike(feature=new.name, other=f"{other.ref}:{old.name}", why="same values", correlation=agreement)
+
+
+def _value(table: str, column: Column) -> str:
+    name = f"{table}.{quote(column.name)}"
+    if column.dtype == "TIMESTAMP":
+        return f"epoch({name})"
+    return f"CAST({name} AS {'DOUBLE' if column.dtype in _NUMBERS else 'VARCHAR'})"
+
+
+def _agreement(new: Column, a: Any, old: Column, b: Any) -> float | None:
+    """How well two columns agree; None where they cannot be compared or there is too little to go by."""
+    import numpy as np
+
+    numeric = new.dtype in _NUMBERS
+    if numeric != (old.dtype in _NUMBERS) or not (numeric or new.dtype == old.dtype):
+        return None
+    if not numeric:
+        return equal_share(a.to_pylist(), b.to_pylist())
+    left, right = np.asarray(a.to_numpy(), np.float64), np.asarray(b.to_numpy(), np.float64)
+    glance = spearman(left[:_GLANCE], right[:_GLANCE])
+    if glance is not None and abs(glance) < LEAST_AGREEMENT - 0.1:
+        return None
+    return spearman(left, right) if len(left) > _GLANCE else glance
+
+
+def equal_share(a: Sequence[str | None], b: Sequence[str | None]) -> float | None:
+    """The share of equal texts among pairs that are there; None for fewer than 50, or where one side never varies."""
+    pairs = [(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None]
+    if len(pairs) < LEAST_PAIRS or len({x for x, _ in pairs}) < 2 or len({y for _, y in pairs}) < 2:
+        return None
+    return sum(x == y for x, y in pairs) / len(pairs)
+
+
+def spearman(a: Numbers, b: Numbers) -> float | None:
+    """Spearman's rank correlation, ties at their mean rank, of the pairs without NaN.
+
+    None for fewer than 50 pairs, or where one side never varies.
+    """
+    import numpy as np
+
+    both = ~(np.isnan(a) | np.isnan(b))
+    if int(both.sum()) < LEAST_PAIRS:
+        return None
+    ranked = [_ranks(side[both]) for side in (a, b)]
+    spreads = [float(side @ side) for side in ranked]
+    if min(spreads) == 0.0:
+        return None
+    return float(np.clip(ranked[0] @ ranked[1] / np.sqrt(spreads[0] * spreads[1]), -1.0, 1.0))
+
+
+def _ranks(values: Numbers) -> Numbers:
+    """Ranks around their mean; equal values share the middle of theirs."""
+    import numpy as np
+
+    _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    middle = last - (counts - 1) / 2
+    centred: Numbers = middle[places] - (len(values) + 1) / 2
+    return centred
