@@ -65,6 +65,7 @@ VIEWS: list[dict[str, Any]] = [
     {
         "name": "weather",
         "description": "The last observation at the airport of departure.",
+        "schedule": "upstream",
         "sources": ["weather"],
         "join_keys": [ORIGIN],
         "ttl_seconds": 3 * HOUR,
@@ -83,6 +84,7 @@ VIEWS: list[dict[str, Any]] = [
     {
         "name": "plane",
         "description": "What the register says of the aircraft.",
+        "schedule": "upstream",
         "sources": ["planes"],
         "join_keys": [TAILNUM],
         "features": [column("year", "INT64"), column("seats", "INT64"), column("engines", "INT64")],
@@ -91,6 +93,7 @@ VIEWS: list[dict[str, Any]] = [
     {
         "name": "carrier_delay",
         "description": "How late the carrier was over the past 7 days.",
+        "schedule": "upstream",
         "sources": ["flights"],
         "join_keys": [CARRIER],
         "ttl_seconds": 7 * DAY,
@@ -100,6 +103,7 @@ VIEWS: list[dict[str, Any]] = [
     {
         "name": "route_delay",
         "description": "How late flights between the two airports were over the past 7 days.",
+        "schedule": "upstream",
         "sources": ["flights"],
         "join_keys": [ORIGIN, DEST],
         "ttl_seconds": 7 * DAY,
@@ -109,6 +113,7 @@ VIEWS: list[dict[str, Any]] = [
     {
         "name": "airport_delay",
         "description": "How late flights from the airport were over the past 3 hours.",
+        "schedule": "upstream",
         "sources": ["flights"],
         "join_keys": [ORIGIN],
         "ttl_seconds": 6 * HOUR,

@@ -119,6 +119,9 @@ def predict(road: Road, steps: Steps) -> None:
     by_ids, by_features = road.predict_by_ids(flight), road.predict_by_features(flight)
     name = f"{flight['carrier']} {flight['flight']} to {flight['dest']}"
     steps.say(f"{name}: late with probability {by_ids:.3f} by its ids, {by_features:.3f} by its features")
+    steps.say(
+        f"a station at {flight['origin']} pushes 71.5 °F: {road.push_weather(flight['origin'], 71.5)} °F is online"
+    )
 
 
 def challenge(road: Road, steps: Steps, candidates: list[roads.ModelVersion]) -> None:
@@ -140,6 +143,10 @@ def watch(road: Road, steps: Steps) -> None:
             f"to the end of {season}: {served:,} flights served; {worst.feature} drifts, D = {worst.statistic:.2f}:"
             f" {worst.verdict}, {len(road.alerts())} alerts fire, {road.labels_known():,} outcomes are known"
         )
+    least = road.check_skew()[0]
+    steps.say(
+        f"{least.equal:,} of {least.rows:,} served values of {least.feature}, the worst, are those of the history"
+    )
     endpoint = road.endpoint()
     steps.say(f"{MODEL}/{endpoint.champion} is in Production; {road.served:,} flights served in all")
 

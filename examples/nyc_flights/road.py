@@ -33,6 +33,7 @@ from mlbox.records import (
     Promotion,
     PromotionPolicy,
     RampStep,
+    SkewResult,
 )
 
 T = TypeVar("T")
@@ -90,12 +91,11 @@ class Road:
 
     def define(self) -> list[str]:
         """Sources, views, the service and the label set; the references of all features."""
-        for source in definitions.SOURCES:
-            self.ada.client.post("/api/v1/sources", dict, source)
-        for view in definitions.VIEWS:
-            self.ada.client.post("/api/v1/features/views", dict, view)
-        service = self.ada.client.post("/api/v1/features/services", dict, definitions.SERVICE)
+        wanted = {"sources": definitions.SOURCES, "views": definitions.VIEWS, "services": [definitions.SERVICE]}
+        planned = self.ada.client.post("/api/v1/features/plan", dict, wanted)
+        self.ada.client.post("/api/v1/features/apply", dict, {"definitions": wanted, "base": planned["base"]})
         self.ada.client.post("/api/v1/labels", dict, definitions.LABEL)
+        service = self.ada.client.get(f"/api/v1/features/services/{definitions.SERVICE['name']}", dict)
         features: list[str] = service["features"]
         return features
 
@@ -117,6 +117,17 @@ class Road:
             "flights": landed.num_rows,
             "labels": labels.num_rows,
         }
+
+    def push_weather(self, origin: str, temp: float) -> float:
+        """A station reports another temperature, now; the one that is known online right after it."""
+        names = [column["name"] for column in definitions.VIEWS[0]["features"]]
+        (before,) = self.ada.features([f"weather:{name}" for name in names], [{"origin": origin}])
+        row = dict(zip(names, before.values.values(), strict=True))
+        hour = self.now.replace(minute=0, second=0, microsecond=0)
+        self.ada.push("weather", [{**row, "origin": origin, "hour": hour, "temp": temp}])
+        (found,) = self.ada.features(["weather:temp"], [{"origin": origin}])
+        (value,) = found.values.values()
+        return float(value or 0)
 
     def labels_known(self) -> int:
         """How many flights' outcomes are known at domain time."""
@@ -266,6 +277,11 @@ class Road:
         """Compare the served features of the past weeks with the training reference; the largest statistic first."""
         found = self.admin.post(f"/api/v1/monitoring/{MODEL}/check", list[DriftResult])
         return sorted(found, key=lambda result: -(result.statistic or 0))
+
+    def check_skew(self) -> list[SkewResult]:
+        """Compare served values with what the history says of the same moments; the least equal first."""
+        found = self.admin.post(f"/api/v1/monitoring/{MODEL}/skew", list[SkewResult])
+        return sorted(found, key=lambda result: 1 if result.share is None else result.share)
 
     def alerts(self) -> list[Alert]:
         """Alerts that fire."""
