@@ -95,6 +95,7 @@ class Source:
     columns: Columns = field(kw_only=True)
     event_time: str = field(kw_only=True)
     arrival_time: str | None = field(default=None, kw_only=True)
+    folder: str = field(default="", kw_only=True)
 
     def spec(self) -> records.SourceSpec:
         """As the box takes it."""
@@ -103,6 +104,7 @@ class Source:
             columns=columns(self.columns),
             event_time=self.event_time,
             arrival_time=self.arrival_time,
+            folder=self.folder,
         )
 
 

@@ -348,6 +348,10 @@ class Column(Record, frozen=True, kw_only=True):
     description: str = ""
 
 
+FILE_FORMATS = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow", ".feather": "arrow"}
+"""What a file of rows holds, by the end of its name."""
+
+
 class Source(Record, frozen=True, kw_only=True):
     """An append-only table of the offline store with an event time and an arrival time per row."""
 
@@ -356,6 +360,8 @@ class Source(Record, frozen=True, kw_only=True):
     event_time: str
     arrival_time: str | None = None
     """Column that says when a row became known; None means at its event time."""
+    folder: str = ""
+    """Files that it is fed from as they appear, such as `landing/orders/*.parquet`, in a folder that the operator named."""
     rows: int = 0
     created_at: datetime
 
@@ -709,6 +715,17 @@ class SourceSpec(Record, frozen=True, kw_only=True):
     columns: tuple[Column, ...]
     event_time: str
     arrival_time: str | None = None
+    folder: str = ""
+
+
+class SourceFile(Record, frozen=True, kw_only=True):
+    """A file of a watched folder: taken, with how many rows, or refused, with the reason."""
+
+    path: str
+    size: int
+    rows: int = 0
+    taken_at: datetime | None = None
+    error: str = ""
 
 
 class ServiceSpec(Record, frozen=True, kw_only=True):

@@ -189,6 +189,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="Seconds between two drift checks of every model; 0, or replay mode: only on demand."),
     ] = 0
+    source_folders: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Folders of this machine that sources may be fed from, such as landing=/srv/landing; whoever may make"
+            " a source can read what is in them."
+        ),
+    ] = ()
     refresh_seconds: Annotated[
         float,
         Meta(

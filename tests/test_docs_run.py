@@ -16,6 +16,7 @@ from tests.conftest import MLBOX, Server, wait_for
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-model.md"
+FEATURES = ROOT / "docs" / "tutorials" / "first-features.md"
 Shell = Callable[[str], str]
 
 
@@ -89,3 +90,20 @@ def test_the_first_tutorial_ends_in_predictions(server: Server, shell: Shell, tm
     session.write_text("import mlbox\n\nbox = mlbox.connect()\n" + "\n".join(after))
     scores = [float(score) for score in re.findall(r"0\.\d+", shell(f"{shlex.quote(sys.executable)} {session}"))]
     assert len(scores) == 2
+
+
+def test_the_tutorial_on_features_prints_what_it_shows(server: Server, shell: Shell, tmp_path: Path) -> None:
+    """Files are written as the page names them; of what a command prints, the page shows lines, in their order."""
+    code = tmp_path / "code"
+    text = FEATURES.read_text()
+    for language, block in re.findall(r"^```(python|console)\n(.*?)^```", text, flags=re.S | re.M):
+        if language == "python":
+            (code / block.splitlines()[0].removeprefix("# ")).write_text(block)
+            continue
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            command, *expected = part.splitlines()
+            printed = shell(f"({command}) 2>&1").splitlines()
+            at = [next((i for i, line in enumerate(printed) if line.startswith(wanted)), -1) for wanted in expected]
+            shown = f"{command} printed\n" + "\n".join(printed)
+            assert -1 not in at, shown
+            assert at == sorted(at), shown

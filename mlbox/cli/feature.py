@@ -14,10 +14,10 @@ import typer
 from mlbox.cli import catalogue, definitions
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
-from mlbox.cli.source import FORMATS, read_input, typed
+from mlbox.cli.source import read_input, typed
 from mlbox.client import BYTES
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import FeatureService, FeatureView, Freshness, OnlineRow, Transform
+from mlbox.records import FILE_FORMATS, FeatureService, FeatureView, Freshness, OnlineRow, Transform
 
 if TYPE_CHECKING:
     from mlbox.client import Client
@@ -122,7 +122,7 @@ def history(
     latest: Annotated[bool, typer.Option("--latest", help="Count what became known later, too.")] = False,
 ) -> None:
     """Add features to rows as they were known at each row's time."""
-    chosen = FORMATS.get(rows.suffix.lower())
+    chosen = FILE_FORMATS.get(rows.suffix.lower())
     answer = ARROW.get(to.suffix.lower())
     if chosen is None or answer is None:
         wrong = rows if chosen is None else to

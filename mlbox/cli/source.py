@@ -13,13 +13,12 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import Column, Pushed, Source
+from mlbox.records import FILE_FORMATS, Column, Pushed, Source, SourceFile
 
 app = typer.Typer(no_args_is_help=True, help="Append-only tables that features are made of.")
 
 COLUMNS = ("name", "rows", "event_time", "arrival_time", "created_at")
 ROWS_AT_ONCE = 10_000
-FORMATS = {".parquet": "parquet", ".csv": "csv", ".arrow": "arrow", ".arrows": "arrow", ".feather": "arrow"}
 
 
 @app.command("ls", epilog="Example: mlbox source ls -o json")
@@ -50,6 +49,12 @@ def create(
     arrival_time: Annotated[
         str | None, typer.Option(help="The one that says when it became known, if that is later.")
     ] = None,
+    folder: Annotated[
+        str,
+        typer.Option(
+            help="Files to take as they appear, such as landing/orders/*.parquet, in a folder of the operator's."
+        ),
+    ] = "",
     output: OutputOption = Output.table,
 ) -> None:
     """Declare a source; types are BOOL, INT64, FP64, STRING and TIMESTAMP."""
@@ -58,9 +63,21 @@ def create(
         "columns": [read_column(text) for text in column],
         "event_time": event_time,
         "arrival_time": arrival_time,
+        "folder": folder,
     }
     with connect() as client:
         show_one(client.post("/api/v1/sources", Source, body), output)
+
+
+@app.command(epilog="Example: mlbox source files orders")
+def files(name: str, output: OutputOption = Output.table) -> None:
+    """Show the files of a source's watched folder: those taken, and those refused with the reason."""
+    with connect() as client:
+        show(
+            client.get(f"/api/v1/sources/{name}/files", list[SourceFile]),
+            ("path", "size", "rows", "taken_at", "error"),
+            output,
+        )
 
 
 @app.command(epilog="Example: mlbox source append weather july.parquet")
@@ -70,7 +87,7 @@ def append(
     format: Annotated[str | None, typer.Option(help="parquet, csv or arrow; by default from the file's name.")] = None,
 ) -> None:
     """Add a file's rows, all or none."""
-    chosen = format or FORMATS.get(file.suffix.lower())
+    chosen = format or FILE_FORMATS.get(file.suffix.lower())
     if chosen is None:
         raise InvalidInput(f"The name {file.name} does not say its format.", hint="Give --format.", field="format")
     with connect(timeout_seconds=600) as client:
@@ -87,7 +104,7 @@ def push(
     file: Annotated[Path | None, typer.Option(help="Rows as JSON, one a line; - for standard input.")] = None,
     to: Annotated[str, typer.Option(help="online, offline or online_and_offline.")] = "online_and_offline",
 ) -> None:
-    """Add rows that become known now: to the source, and online at once."""
+    """Add rows that become known now: to the source, and online at once in views that look at each row alone."""
     with connect(timeout_seconds=600) as client:
         source = client.get(f"/api/v1/sources/{name}", Source)
         if (row is None) == (file is None):
@@ -102,7 +119,7 @@ def push(
                 quarantined=total.quarantined + told.quarantined,
                 online=total.online + told.online,
             )
-    note(f"{total.rows:,} rows taken by {name}, {total.online:,} online.")
+    note(f"{total.rows:,} row{'' if total.rows == 1 else 's'} taken by {name}, {total.online:,} online at once.")
     if total.quarantined:
         note(f"{total.quarantined:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
 

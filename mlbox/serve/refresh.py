@@ -8,6 +8,7 @@ import threading
 from mlbox.errors import MlboxError
 from mlbox.events import EventBus
 from mlbox.records import Event, FeatureView
+from mlbox.serve.landing import Landing
 from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database, Tx
 from mlbox.store.features import FeatureStore
@@ -20,8 +21,9 @@ _log = logging.getLogger(__name__)
 class Refresher:
     """Looks at the schedules every so many seconds, and as soon as a source was added to."""
 
-    def __init__(self, features: FeatureStore, db: Database, bus: EventBus, *, every: float) -> None:
+    def __init__(self, features: FeatureStore, landing: Landing, db: Database, bus: EventBus, *, every: float) -> None:
         self._features = features
+        self._landing = landing
         self._db = db
         self._alerts = Alerts(db)
         self._every = every
@@ -61,7 +63,8 @@ class Refresher:
                 self._changed.wait(self._every)
 
     def run(self) -> list[str]:
-        """Bring up to date what is due, and say what is stale; the references of what was due."""
+        """Take files that landed, bring up to date what is due, and say what is stale; the references of what was due."""
+        self._landing.look(stopping=self._stopping)
         due = self._features.due()
         for ref in due:
             if self._stopping.is_set():

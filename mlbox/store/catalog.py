@@ -17,6 +17,7 @@ from mlbox.clock import from_us
 from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound
 from mlbox.records import Column, DType, Entity, FeatureService, FeatureView, Record, Source, ViewSpec, check_name
 from mlbox.store.db import Database, Row, Tx
+from mlbox.store.folders import Folders
 
 RESERVED = ("event_time", "arrival_time")
 MAX_TTL_SECONDS = 100 * 366 * 86_400
@@ -28,17 +29,27 @@ _PAGE = "SELECT * FROM {0} WHERE (name, version) > (?, ?) AND visible('{0}', nam
 class Catalog:
     """Sources, views and services by name."""
 
-    def __init__(self, db: Database, *, max_sql: int) -> None:
+    def __init__(self, db: Database, *, max_sql: int, folders: Folders | None = None) -> None:
         self._db = db
+        self.folders = folders or Folders()
         self._max_sql = max_sql
 
     # -- sources ----------------------------------------------------------------------------------------------------
 
     def add_source(
-        self, name: str, columns: Sequence[Column], event_time: str, arrival_time: str | None, *, actor: str
+        self,
+        name: str,
+        columns: Sequence[Column],
+        event_time: str,
+        arrival_time: str | None,
+        *,
+        folder: str = "",
+        actor: str,
     ) -> Source:
-        """Declare an append-only table; the same declaration again changes nothing."""
+        """Declare an append-only table; the same declaration again changes nothing, another folder is noted."""
         check_name(name)
+        if folder:
+            self.folders.check(folder)
         _check_columns(columns, "columns")
         times = {column.name for column in columns if column.dtype == "TIMESTAMP"}
         for field, given in (("event_time", event_time), ("arrival_time", arrival_time)):
@@ -57,9 +68,12 @@ class Catalog:
                         hint="Give the new one a new name.",
                         field="name",
                     )
+                if row["folder"] != folder:
+                    tx.run("UPDATE source SET folder = ? WHERE name = ?", (folder, name))
+                    tx.emit("source.described", f"source:{name}", actor, folder=folder)
                 return
             _check_capitals(tx, "source", name)
-            tx.run("INSERT INTO source VALUES (?,?,?,?,?)", (name, text, event_time, arrival_time, tx.now_us))
+            tx.run("INSERT INTO source VALUES (?,?,?,?,?,?)", (name, text, event_time, arrival_time, tx.now_us, folder))
             tx.emit("source.created", f"source:{name}", actor)
 
         self._db.write(write)
@@ -83,6 +97,12 @@ class Catalog:
     def note_append(self, name: str, rows: int, *, actor: str) -> None:
         """Write into the audit log that rows were added."""
         self._db.write(lambda tx: tx.emit("source.appended", f"source:{name}", actor, rows=rows))
+
+    def note_refused(self, name: str, path: str, reason: str) -> None:
+        """Write into the audit log that a file of a watched folder was not taken."""
+        self._db.write(
+            lambda tx: tx.emit("source.file_refused", f"source:{name}", "mlbox", path=path, reason=reason[:500])
+        )
 
     def note_materialized(self, view: str | None, rows: int, *, actor: str) -> None:
         """Write into the audit log that the online store was brought up to date."""
@@ -378,6 +398,7 @@ def _source(row: Row) -> Source:
         columns=msgspec.json.decode(row["columns"], type=tuple[Column, ...]),
         event_time=row["event_time"],
         arrival_time=row["arrival_time"],
+        folder=row["folder"],
         created_at=from_us(row["created_us"]),
     )
 

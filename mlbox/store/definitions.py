@@ -87,7 +87,9 @@ class FeatureDefinitions(Transforms):
     def _put(self, spec: Spec, actor: str) -> str:
         """Keep one definition; how it is referred to."""
         if isinstance(spec, SourceSpec):
-            return self.add_source(spec.name, spec.columns, spec.event_time, spec.arrival_time, actor=actor).name
+            return self.add_source(
+                spec.name, spec.columns, spec.event_time, spec.arrival_time, folder=spec.folder, actor=actor
+            ).name
         if isinstance(spec, Entity):
             return self.apply_entity(spec, actor=actor).name
         if isinstance(spec, ViewSpec):

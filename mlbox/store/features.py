@@ -12,6 +12,7 @@ from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import Column, FeatureView, OnlineRow, Pushed, Source
 from mlbox.store import changes, views
 from mlbox.store.db import Database
+from mlbox.store.folders import Folders
 from mlbox.store.freshness import Fresh
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
@@ -32,8 +33,17 @@ EVENT_TIME = Column(name="event_time", dtype="TIMESTAMP")
 class FeatureStore(Fresh):
     """Definitions, their rows offline, and the latest of them online."""
 
-    def __init__(self, db: Database, offline: Offline, online: Online, clock: Clock, *, max_sql: int = 65536) -> None:
-        super().__init__(db, offline, clock, max_sql=max_sql)
+    def __init__(
+        self,
+        db: Database,
+        offline: Offline,
+        online: Online,
+        clock: Clock,
+        *,
+        max_sql: int = 65536,
+        folders: Folders | None = None,
+    ) -> None:
+        super().__init__(db, offline, clock, max_sql=max_sql, folders=folders)
         self._online = online
         self._materializing = threading.Lock()
         self._at: dict[str, tuple[int, int]] = {}

@@ -20,6 +20,7 @@ from mlbox.store.casting import arrow_type
 from mlbox.store.catalog import suggest
 from mlbox.store.db import Tx
 from mlbox.store.features import FeatureStore
+from mlbox.store.folders import Found
 from mlbox.store.given import given_value
 from mlbox.store.offline import quote
 
@@ -87,9 +88,9 @@ class Screened(FeatureStore):
 
     # -- on the way in ------------------------------------------------------------------------------------------------
 
-    def append(self, source: str, table: pa.Table, *, actor: str) -> int:
+    def append(self, source: str, table: pa.Table, *, file: Found | None = None, actor: str) -> int:
         """As `FeatureStore.append`; how many rows went on: the others are in the quarantine."""
-        added = super().append(source, table, actor=actor)
+        added = super().append(source, table, file=file, actor=actor)
         self._note_held(source, int(table.num_rows) - added, actor)
         return added
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mlbox.clock import Clock
-from mlbox.records import Source
+from mlbox.records import Source, SourceFile
 from mlbox.store import views
 from mlbox.store.catalog import ALL, Catalog
 from mlbox.store.db import Database
+from mlbox.store.folders import Folders, Found
 from mlbox.store.offline import Offline, one
 from mlbox.store.tables import conform
 from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select
@@ -25,35 +26,68 @@ if TYPE_CHECKING:
 _STATE = """
 CREATE TABLE IF NOT EXISTS "state:source" (name VARCHAR PRIMARY KEY, appends BIGINT NOT NULL, row_count BIGINT NOT NULL);
 ALTER TABLE "state:source" ADD COLUMN IF NOT EXISTS pushed BOOLEAN DEFAULT false;
+CREATE TABLE IF NOT EXISTS "state:landed" (
+  source VARCHAR, path VARCHAR, size BIGINT NOT NULL, modified_ns BIGINT NOT NULL, row_count BIGINT NOT NULL,
+  taken TIMESTAMP NOT NULL, PRIMARY KEY (source, path)
+);
 """
 
 
 class Sources(Catalog):
     """Declared sources and their rows."""
 
-    def __init__(self, db: Database, offline: Offline, clock: Clock, *, max_sql: int) -> None:
-        super().__init__(db, max_sql=max_sql)
+    def __init__(
+        self, db: Database, offline: Offline, clock: Clock, *, max_sql: int, folders: Folders | None = None
+    ) -> None:
+        super().__init__(db, max_sql=max_sql, folders=folders)
         self._offline = offline
         self._clock = clock
         offline.prepare(_STATE)
 
-    def append(self, source: str, table: pa.Table, *, actor: str) -> int:
-        """Add rows to a source, all or none; how many. Columns are those declared, in any order."""
+    def append(self, source: str, table: pa.Table, *, file: Found | None = None, actor: str) -> int:
+        """Add rows to a source, all or none; how many. Columns are those declared, in any order.
+
+        The `file` of a watched folder that they are from is noted in the same transaction: it is taken once, whatever happens.
+        """
         found = self.declared(source)
         rows = conform(table, found.columns, required=(found.event_time,))
-        return self._add(found, rows, actor)
+        return self._add(found, rows, actor, file=file)
 
-    def _add(self, source: Source, rows: pa.Table, actor: str, *, arrived: datetime | None = None) -> int:
-        """Add rows in their declared types, those that arrive now with the moment; how many went in."""
+    def _add(self, source: Source, rows: pa.Table, actor: str, *, file: Found | None = None) -> int:
+        """Add rows in their declared types; how many went in."""
 
         def write(cursor: Cursor) -> int:
             self._ensure_source(cursor, source)
-            return self._insert(cursor, source, self._screened(cursor, source, rows, actor), arrived=arrived)
+            added = self._insert(cursor, source, self._screened(cursor, source, rows, actor))
+            if file is not None:
+                self._note_landed(cursor, source, file, added)
+            return added
 
-        added = self._offline.write(write) if rows.num_rows else 0
+        added = self._offline.write(write) if rows.num_rows or file is not None else 0
         if added:
             self.note_append(source.name, added, actor=actor)
         return added
+
+    def _note_landed(self, cursor: Cursor, source: Source, file: Found, rows: int) -> None:
+        taken = self._clock.now().astimezone(UTC).replace(tzinfo=None)
+        cursor.execute(
+            'INSERT INTO "state:landed" VALUES (?, ?, ?, ?, ?, ?)',
+            [source.name, file.path, file.size, file.modified_ns, rows, taken],
+        )
+
+    def landed(self, source: str) -> dict[str, tuple[SourceFile, int]]:
+        """The files that a source has taken from its folder, by path, and when each had been written to, in ns."""
+        found = self.declared(source)
+        if not self._offline.used:
+            return {}
+        rows = self._offline.rows(
+            'SELECT path, size, modified_ns, row_count, taken FROM "state:landed" WHERE source = ? ORDER BY path',
+            [found.name],
+        )
+        return {
+            path: (SourceFile(path=path, size=size, rows=count, taken_at=taken.replace(tzinfo=UTC)), modified)
+            for path, size, modified, count, taken in rows
+        }
 
     def _screened(self, cursor: Cursor, source: Source, rows: pa.Table, actor: str) -> pa.Table:
         """Those of the rows that go into the source."""

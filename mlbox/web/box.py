@@ -24,6 +24,7 @@ from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
 from mlbox.scheduler.scheduler import Scheduler
+from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.promotion import Promoter
@@ -46,6 +47,7 @@ from mlbox.store.db import Database, DownDatabase, Privacy, Shared
 from mlbox.store.definitions import FeatureDefinitions
 from mlbox.store.feature_catalogue import FeatureCatalogue
 from mlbox.store.feature_profile import Profiles
+from mlbox.store.folders import Folders
 from mlbox.store.history import History
 from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
@@ -251,8 +253,13 @@ class Box:
             limit=self.settings.skew_limit,
         )
         self.monitor.beside.append(self.skew.check)
+        self.landing = Landing(self.features, self.uploads)
         self.refresher = Refresher(
-            self.features, self._databases["monitoring"], self.bus, every=self.settings.refresh_seconds
+            self.features,
+            self.landing,
+            self._databases["monitoring"],
+            self.bus,
+            every=self.settings.refresh_seconds,
         )
         opening.callback(self.refresher.close)
         self.refresher.start()
@@ -313,6 +320,7 @@ class Box:
             self.online,
             self.clock,
             max_sql=settings.max_sql,
+            folders=Folders.parse(settings.source_folders),
         )
 
     def _open(self, opening: contextlib.ExitStack, name: str, schema: Migrations) -> Database:

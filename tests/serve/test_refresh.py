@@ -12,11 +12,13 @@ import pytest
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import ViewSpec
+from mlbox.serve.landing import Landing
 from mlbox.serve.refresh import Refresher
 from mlbox.store import migrations
 from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database
 from mlbox.store.freshness import next_after
+from mlbox.store.ingest import Uploads
 from tests.conftest import wait_for
 from tests.store.test_features import COLUMNS, REF, SPEC, START, House, moment, sales
 
@@ -28,7 +30,8 @@ class Scheduled(House):
         super().__init__(folder)
         self.bus = self.db._bus
         self.monitoring = Database(folder / "monitoring.sqlite", migrations.monitoring, self.clock, EventBus())
-        self.refresher = Refresher(self.store, self.monitoring, self.bus, every=0.2)
+        self.landing = Landing(self.store, Uploads(folder / "uploads", most_bytes=1 << 20))
+        self.refresher = Refresher(self.store, self.landing, self.monitoring, self.bus, every=0.2)
         self.store.add_source("sales", COLUMNS, "happened", "known", actor="ann")
 
     def apply(self, **changes: object) -> str:

@@ -75,3 +75,9 @@ def m005_entities_and_refreshes(db: Database) -> None:
         CREATE TABLE refresh (ref TEXT PRIMARY KEY, updated_us INTEGER, ran_us INTEGER NOT NULL, error TEXT NOT NULL) STRICT;
         """,
     )
+
+
+@migration(features)
+def m006_folders(db: Database) -> None:
+    """A source may be fed from files that appear in a folder."""
+    run_script(db, "ALTER TABLE source ADD COLUMN folder TEXT NOT NULL DEFAULT '';")

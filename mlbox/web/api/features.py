@@ -14,6 +14,7 @@ from mlbox.records import (
     Record,
     ServiceSpec,
     Source,
+    SourceFile,
     SourceSpec,
     ViewSpec,
 )
@@ -35,7 +36,13 @@ async def create_source(box: Box, principal: Principal, data: SourceSpec) -> Sou
     """Declare an append-only source; the same declaration again changes nothing."""
     box.teams.require(principal, "source.create", name=data.name)
     return await box.call(
-        box.features.add_source, data.name, data.columns, data.event_time, data.arrival_time, actor=principal.name
+        box.features.add_source,
+        data.name,
+        data.columns,
+        data.event_time,
+        data.arrival_time,
+        folder=data.folder,
+        actor=principal.name,
     )
 
 
@@ -49,6 +56,12 @@ async def list_sources(box: Box, limit: Limit = 100, after: str | None = None) -
 async def get_source(box: Box, name: str) -> Source:
     """One source, with its number of rows."""
     return await box.call(box.features.source, name)
+
+
+@get("/api/v1/sources/{name:str}/files", action="source.read")
+async def source_files(box: Box, name: str) -> list[SourceFile]:
+    """The files of a source's watched folder, by path: those taken, and those refused with the reason."""
+    return await box.call(box.landing.files, name)
 
 
 @post("/api/v1/sources/{name:str}/rows", request_max_body_size=None, action="source.append")
@@ -105,6 +118,6 @@ async def get_service(box: Box, ref: str) -> FeatureService:
 
 
 handlers: list[Any] = [
-    *(create_source, list_sources, get_source, append_rows),
+    *(create_source, list_sources, get_source, source_files, append_rows),
     *(apply_view, list_views, get_view, apply_service, list_services, get_service),
 ]

@@ -40,6 +40,8 @@ PHRASES: dict[str, str] = {
     "clock.advanced": "moved domain time to {to}",
     "source.created": "declared the source {name}",
     "source.appended": "added {rows} rows to {name}",
+    "source.described": "said which folder feeds {name}",
+    "source.file_refused": "did not take {path} into {name}",
     "source.expected": "said what is expected of {name}",
     "source.quarantined": "sent {rows} rows to {name} that are held back",
     "source.resubmitted": "sent held rows of {name} again: {rows} went in, {held} did not",
