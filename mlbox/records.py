@@ -786,6 +786,11 @@ class DataFile(Record, frozen=True, kw_only=True):
     sha256: str
     size: int
     rows: int
+    """0 where it is no table."""
+    md5: str = ""
+    """As DVC names it."""
+    split: str = ""
+    """Which part of the version it belongs to, such as train."""
 
 
 class DatasetVersion(Record, frozen=True, kw_only=True):

@@ -30,3 +30,17 @@ def m001_labels_and_datasets(db: Database) -> None:
 @migration(datasets)
 def m002_audit_chain(db: Database) -> None:
     chain_events(db)
+
+
+@migration(datasets)
+def m003_dvc(db: Database) -> None:
+    """Which artifact is which object of DVC's."""
+    run_script(
+        db,
+        """
+        CREATE TABLE dvc_object (
+          md5 TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT NULL, created_by TEXT NOT NULL,
+          created_us INTEGER NOT NULL
+        ) STRICT;
+        """,
+    )
