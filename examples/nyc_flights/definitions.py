@@ -131,6 +131,10 @@ LABEL = {
     "name": "arrived_late",
     "keys": [CARRIER, FLIGHT, ORIGIN],
     "value": column("late", "INT64", "", "1 when it arrived more than 15 minutes late; known once it landed"),
+    "classes": [0, 1],
+    "sources": [{"name": "operations", "kind": "delayed"}, {"name": "passengers", "kind": "feedback"}],
+    "policy": "priority",
+    "description": "What the airlines' operations report once a flight has landed, and passengers where they do not.",
 }
 
 DATASET = {

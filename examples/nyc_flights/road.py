@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import ipc
 
 import mlbox
@@ -75,6 +76,8 @@ class Road:
         self.grace = mlbox.connect(url, self._member("grace"))
         self.now = START
         self.served = 0
+        self.labels = _labels(flights.flights.slice(0, 0))
+        """Of all flights that land; the server is told of each once it did."""
 
     def _member(self, name: str) -> str:
         """A user who may approve, and a token of theirs."""
@@ -106,16 +109,15 @@ class Road:
         landing no more than anyone did.
         """
         landed = self.flights.flights.filter(self.flights.flights.column("landed").is_valid())
-        labels = _labels(landed)
+        self.labels = _labels(landed)
         self._append("/api/v1/sources/planes/rows", self.flights.planes)
         self._append("/api/v1/sources/weather/rows", self.flights.weather)
         self._append("/api/v1/sources/flights/rows", landed)
-        self._append("/api/v1/labels/arrived_late/rows", labels)
         return {
             "planes": self.flights.planes.num_rows,
             "weather": self.flights.weather.num_rows,
             "flights": landed.num_rows,
-            "labels": labels.num_rows,
+            "labels": self.labels.num_rows,
         }
 
     def push_weather(self, origin: str, temp: float) -> float:
@@ -136,8 +138,17 @@ class Road:
 
     def advance(self, to: datetime) -> None:
         """Move the server's domain time."""
+        before, self.now = self.now, to
         self.admin.post("/api/v1/clock", dict, {"to": to})
-        self.now = to
+        self._report_landings(before, to)
+
+    def _report_landings(self, after: datetime, until: datetime) -> None:
+        """The airlines' operations say which flights landed late: a delayed source, which tells as it gets to know."""
+        known = self.labels.column("known_at").cast(pa.timestamp("us", "UTC"))
+        first, last = (pa.scalar(moment, known.type) for moment in (after, until))
+        news = self.labels.filter(pc.and_(pc.greater(known, first), pc.less_equal(known, last)))
+        if news.num_rows:
+            self._append("/api/v1/labels/arrived_late/rows", news, source="operations")
 
     def materialize(self) -> int:
         """Bring the online store up to domain time; rows written."""
@@ -148,11 +159,11 @@ class Road:
         """January to June: features as they were at scheduled departure, labels as known by July."""
         return self.ada.client.post("/api/v1/datasets", DatasetVersion, definitions.DATASET)
 
-    def _append(self, path: str, table: pa.Table) -> None:
+    def _append(self, path: str, table: pa.Table, **query: str) -> None:
         sink = io.BytesIO()
         with ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)
-        self.ada.client.send("POST", path, content=sink.getvalue(), query={"format": "arrow"})
+        self.ada.client.send("POST", path, content=sink.getvalue(), query={"format": "arrow", **query})
 
     # -- training ---------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ COMMANDS = {
     "job": Entry("job", "Jobs: submit, follow, stop, retry."),
     "run": Entry("run", "Runs: what training recorded."),
     "exp": Entry("exp", "Experiments: named groups of runs."),
-    "label": Entry("label", "Label sets."),
+    "label": Entry("label", "Labels: outcomes that come late, twice and in conflict."),
     "dataset": Entry("dataset", "Dataset versions."),
     "endpoint": Entry("endpoint", "What serves, and predictions."),
     "monitor": Entry("monitor", "Drift of what is served."),

@@ -17,7 +17,7 @@ from mlbox import context
 from mlbox.client import BYTES, Client
 from mlbox.errors import InvalidInput, TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import DatasetVersion, Job, JobSpec, OnlineRow, Priority, Pushed, Run, html_table
+from mlbox.records import DatasetVersion, Job, JobSpec, Labelled, OnlineRow, Priority, Pushed, Run, html_table
 from mlbox.sdk.datasets import Dataset
 from mlbox.sdk.runs import ActiveRun, patiently
 from mlbox.sdk.snapshot import git_commit, pack
@@ -206,6 +206,14 @@ class Box:
         Times are datetimes with a zone, or text as ISO 8601.
         """
         return self.client.post(f"/api/v1/sources/{quote(source, safe='')}/push", Pushed, {"rows": rows, "to": to})
+
+    def label(self, label_set: str, rows: Sequence[Mapping[str, Any]], *, source: str | None = None) -> Labelled:
+        """Say what came true: rows of the set's keys, `event_time` and the value; how many are new, known, and held back.
+
+        A row may have `id`, `annotator`, `known_at` and `ground_truth`. Sent again it is nothing new.
+        """
+        body = {"labels": rows, "source": source}
+        return self.client.post(f"/api/v1/labels/{quote(label_set, safe='')}/feedback", Labelled, body)
 
     def predict(
         self,

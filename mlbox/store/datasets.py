@@ -24,7 +24,7 @@ from mlbox.store.artifacts import Artifacts
 from mlbox.store.catalog import split_ref, suggest
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.features import FeatureStore
-from mlbox.store.labels import Labels
+from mlbox.store.label_views import Labels
 from mlbox.store.offline import Offline, quote
 from mlbox.store.tables import arrow_utc, dtype_of
 from mlbox.store.usersql import explaining

@@ -105,6 +105,7 @@ class Uploads:
         columns: Sequence[Column],
         *,
         required: Sequence[str] = (),
+        optional: Sequence[str] = (),
         spine: bool = False,
     ) -> pa.Table:
         """The upload's rows: exactly the declared columns, in their types, in UTC, and no null where one is required.
@@ -122,6 +123,7 @@ class Uploads:
                 format=check_format(format),
                 columns=tuple(columns),
                 required=tuple(required),
+                optional=tuple(optional),
                 spine=spine,
                 memory_bytes=self._memory_mb * MIB,
                 cpu_seconds=max(1, round(self._seconds)),

@@ -33,6 +33,7 @@ class ParseRequest(Record, frozen=True, kw_only=True):
     format: Format
     columns: tuple[Column, ...]
     required: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     spine: bool = False
     """Whether columns that are not declared come along: rows to be joined, not to be kept."""
     memory_bytes: int
@@ -80,7 +81,8 @@ def parse(request: ParseRequest) -> int:
             field="body",
         ) from err
     checked = conform_spine if request.spine else conform
-    table = checked(raw, request.columns, required=request.required, text=request.format == "csv")
+    extra = {} if request.spine else {"optional": request.optional}
+    table = checked(raw, request.columns, required=request.required, text=request.format == "csv", **extra)
     with pa.OSFile(request.target, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return int(table.num_rows)

@@ -64,7 +64,9 @@ ACTIONS: dict[str, Action] = {
     "view.write": Action("member", "owner", "write a view's rows online"),
     "label.read": Action("viewer", "any", "read label sets"),
     "label.create": Action("member", "named", "make a label set"),
-    "label.append": Action("member", "owner", "append labels"),
+    "label.append": Action("member", "owner", "append labels, and mend what is held back"),
+    "label.settle": Action("member", "owner", "settle which of several labels counts"),
+    "label.backfill": Action("admin", "owner", "bring labels along with the times at which they were known"),
     "dataset.read": Action("viewer", "any", "read datasets", job=True),
     "dataset.create": Action("member", "named", "make a dataset version"),
     # training

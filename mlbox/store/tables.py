@@ -30,16 +30,24 @@ def dtype_of(arrow: Any) -> DType:
 
 
 def conform(
-    table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = (), text: bool = False
+    table: pa.Table,
+    columns: Sequence[Column],
+    *,
+    required: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    text: bool = False,
 ) -> pa.Table:
     """The declared columns of a table, in their types and with the times of events rounded up to microseconds of UTC.
 
     Raises InvalidInput naming the column and, where it helps, the row, counted from 1. `text` allows to read numbers and
-    times out of text, as CSV needs it.
+    times out of text, as CSV needs it. An optional column that is not there is null.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    for column in columns:
+        if column.name in optional and column.name not in table.column_names:
+            table = table.append_column(column.name, pa.nulls(table.num_rows, arrow_type(column.dtype)))
     _check_names(table.column_names, [column.name for column in columns])
     arrays = []
     for column in columns:

@@ -53,7 +53,7 @@ from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
 from mlbox.store.jobs import Jobs
 from mlbox.store.keyfile import FOLDER, KeyFile
-from mlbox.store.labels import Labels
+from mlbox.store.label_views import Labels
 from mlbox.store.logged_models import LoggedModels
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline

@@ -25,6 +25,7 @@ async def receive_rows(
     columns: Sequence[Column],
     *,
     required: Sequence[str] = (),
+    optional: Sequence[str] = (),
     spine: bool = False,
 ) -> pa.Table:
     """The rows of a request's body, as `Uploads.parse` gives them. The handler sets `request_max_body_size=None`."""
@@ -32,7 +33,9 @@ async def receive_rows(
     with await box.call(box.uploads.begin) as upload:
         async for chunk in body_of(request):
             await box.call(upload.write, chunk)
-        return await box.call(box.uploads.parse, upload, format, columns, required=required, spine=spine)
+        return await box.call(
+            box.uploads.parse, upload, format, columns, required=required, optional=optional, spine=spine
+        )
 
 
 async def receive_artifact(

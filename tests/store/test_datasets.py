@@ -1,9 +1,8 @@
-"""Labels that arrive late and are corrected, and datasets that can be proven."""
+"""Datasets that can be named, rebuilt and proven."""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,20 +11,18 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mlbox.clock import ManualClock, parse_time
-from mlbox.errors import AlreadyExists, InvalidInput, NotFound, Unavailable
+from mlbox.errors import InvalidInput, NotFound, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import Column, ModelVersion, ViewSpec
+from mlbox.records import Column, LabelSet, ModelVersion, ViewSpec
 from mlbox.serve.reference import load_reference, make_reference, store_reference
 from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets, DatasetSpec
 from mlbox.store.db import Database
 from mlbox.store.features import FeatureStore
-from mlbox.store.labels import Labels
+from mlbox.store.label_views import Labels
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 
@@ -79,16 +76,21 @@ class House:
         self.features.add_source("sales", (*columns, Column(name="amount", dtype="FP64")), "moment", None, actor="ann")
         self.features.add_source("visits", columns, "moment", None, actor="ann")
         self.features.apply_view(VIEW, actor="ann")
-        self.labels.create("left", (USER,), Column(name="gone", dtype="INT64"), actor="ann")
+        left = LabelSet(name="left", keys=(USER,), value=Column(name="gone", dtype="INT64"))
+        self.labels.apply(left, actor="ann")
 
-    def label(self, *rows: tuple[str, float, float, int]) -> None:
-        who, event, known, gone = (list(column) for column in zip(*rows, strict=True))
-        self.labels.append("left", table(who=who, event_time=event, known_at=known, gone=gone), actor="ann")
+    def live(self, *rows: tuple[str, float, float, int], until: float) -> None:
+        """Labels of user, event, arrival and value come in, each at its time; then it is `until`."""
+        for who, event, known, gone in sorted(rows, key=lambda row: row[2]):
+            if moment(known) <= moment(until):
+                self.clock.advance(max(moment(known), self.clock.now()))
+                self.labels.append("left", table(who=[who], event_time=[event], gone=[gone]), actor="ann")
+        self.clock.advance(max(moment(until), self.clock.now()))
 
-    def fill(self) -> None:
+    def fill(self, until: float) -> None:
         self.features.append("sales", table(who=["a", "a", "b"], moment=[1, 5, 2], amount=[1.0, 5.0, 2.0]), actor="ann")
         self.features.append("visits", table(who=["b", "a", "a"], moment=[3, 3, 6]), actor="ann")
-        self.label(("a", 3, 4, 0), ("a", 6, 7, 1), ("b", 3, 9, 1))
+        self.live(("a", 3, 4, 0), ("a", 6, 7, 1), ("b", 3, 9, 1), until=until)
 
     def close(self) -> None:
         self.online.close()
@@ -104,59 +106,11 @@ def house(tmp_path: Path) -> Iterator[House]:
     built.close()
 
 
-# -- labels -----------------------------------------------------------------------------------------------------------------
-
-
-def counted(house: House, at: float) -> dict[tuple[str, float], int]:
-    """The labels that count at a moment."""
-    labels = house.labels.label_set("left")
-    rows = house.offline.read(lambda c: c.execute(house.labels.known_sql(c, labels, moment(at))).fetchall())
-    return {(who, (event - START.replace(tzinfo=None)).total_seconds()): gone for who, event, gone in rows}
-
-
-label_rows = st.lists(
-    st.tuples(st.sampled_from("ab"), st.integers(0, 3), st.integers(3, 8), st.integers(0, 9)), min_size=1, max_size=10
-)
-
-
-@settings(max_examples=25, deadline=None)
-@given(first=label_rows, second=label_rows, at=st.integers(0, 9))
-def test_the_label_known_last_counts_and_of_equals_the_one_added_last(first: Any, second: Any, at: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        house = House(Path(folder))
-        try:
-            house.label(*first)
-            house.label(*second)
-            expected: dict[tuple[str, float], int] = {}
-            every = [(known, index, row) for index, row in enumerate(first + second) if (known := row[2]) <= at]
-            for _, _, (who, event, _, gone) in sorted(every, key=lambda item: item[:2]):
-                expected[who, event] = gone
-            assert counted(house, at) == expected
-            assert house.labels.known("left", at=moment(at)) == len(expected)
-        finally:
-            house.close()
-
-
-def test_labels_that_make_no_sense_are_refused_as_a_whole(house: House) -> None:
-    with pytest.raises(InvalidInput, match="before event_time in row 1") as caught:
-        house.label(("a", 1, 2, 0), ("a", 5, 2, 0))
-    assert caught.value.field == "known_at"
-    with pytest.raises(InvalidInput, match="'gone' is null"):
-        house.labels.append("left", table(who=["a"], event_time=[1], known_at=[1], gone=[None]), actor="ann")
-    assert house.labels.label_set("left").rows == 0
-    with pytest.raises(NotFound, match="no label set"):
-        house.labels.known("lift", at=START)
-    for name, dtype in (("left", "FP64"), ("Left", "INT64")):
-        with pytest.raises(AlreadyExists):
-            house.labels.create(name, (USER,), Column(name="gone", dtype=dtype), actor="ann")  # type: ignore[arg-type]
-
-
 # -- datasets ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_dataset_joins_what_was_known_then_and_names_all_it_is_made_of(house: House) -> None:
-    house.fill()
-    house.clock.advance(moment(8))
+    house.fill(until=8)
     version = house.datasets.create(SPEC, actor="ann")
     rows = house.datasets.open_table(version.ref).to_pylist()
     assert [(r["who"], r["spend@v1:amount"], r["gone"]) for r in rows] == [("a", 1.0, 0), ("a", 5.0, 1)]
@@ -174,10 +128,9 @@ def test_a_dataset_joins_what_was_known_then_and_names_all_it_is_made_of(house: 
 
 
 def test_the_same_definition_over_the_same_data_is_the_same_version(house: House) -> None:
-    house.fill()
-    house.clock.advance(moment(8))
+    house.fill(until=8)
     first = house.datasets.create(SPEC, actor="ann")
-    house.clock.advance(moment(20))
+    house.live(("b", 3, 9, 1), until=20)
     assert house.datasets.create(msgspec.structs.replace(SPEC, as_of=moment(8)), actor="bea") == first
     second = house.datasets.create(SPEC, actor="ann")
     assert (second.version, second.rows) == (2, 3)
@@ -186,15 +139,13 @@ def test_the_same_definition_over_the_same_data_is_the_same_version(house: House
 
 
 def test_nothing_that_became_known_after_the_cut_off_is_in_it(house: House) -> None:
-    house.fill()
-    house.clock.advance(moment(20))
+    house.fill(until=20)
     early = house.datasets.create(msgspec.structs.replace(SPEC, as_of=moment(5)), actor="ann")
     assert [(r["who"], r["gone"]) for r in house.datasets.open_table(early.ref).to_pylist()] == [("a", 0)]
 
 
 def test_the_time_range_takes_its_beginning_and_leaves_its_end(house: House) -> None:
-    house.fill()
-    house.clock.advance(moment(20))
+    house.fill(until=20)
     spec = msgspec.structs.replace(SPEC, event_from=moment(3), event_to=moment(6))
     assert house.datasets.create(spec, actor="ann").rows == 2
 
@@ -213,8 +164,7 @@ def test_the_time_range_takes_its_beginning_and_leaves_its_end(house: House) -> 
     ],
 )
 def test_a_definition_that_cannot_be_is_refused_by_name(house: House, change: dict[str, Any], field: str) -> None:
-    house.fill()
-    house.clock.advance(moment(8))
+    house.fill(until=8)
     with pytest.raises((InvalidInput, NotFound)) as caught:
         house.datasets.create(msgspec.structs.replace(SPEC, **change), actor="ann")
     assert caught.value.field == field
@@ -222,8 +172,7 @@ def test_a_definition_that_cannot_be_is_refused_by_name(house: House, change: di
 
 
 def test_a_version_is_immutable_even_to_sql(house: House) -> None:
-    house.fill()
-    house.clock.advance(moment(8))
+    house.fill(until=8)
     house.datasets.create(SPEC, actor="ann")
     with pytest.raises(Unavailable, match="immutable"):
         house.dbs[1].write(lambda tx: tx.run("UPDATE dataset SET hash = 'x'"))

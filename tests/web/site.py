@@ -22,6 +22,8 @@ from mlbox.records import (
     Expectation,
     GateResult,
     JobSpec,
+    LabelSet,
+    LabelSource,
     Metric,
     ModelVersion,
     Prediction,
@@ -141,7 +143,7 @@ class Filled:
         """An address of every kind of page."""
         return [
             *("/", "/features", "/features/spend@v1", "/features/ratio@v1", "/sources/sales"),
-            *("/datasets", "/datasets/churn@v1", "/labels"),
+            *("/datasets", "/datasets/churn@v1", "/labels", "/labels/left", "/labels/left/review"),
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
@@ -208,12 +210,27 @@ def _data(box: Box, own: str) -> None:
     held = {"who": [NASTY], "moment": moments[:1], "amount": [-5000.0]}
     box.features.append(f"{own}sales", pa.table(held), actor="ada")
     box.features.apply_service(f"{own}all", [own + FEATURE], actor="ada")
-    box.labels.create(f"{own}left", (who,), Column(name="left", dtype="INT64"), actor="ada")
+    sources = (LabelSource(name="crm"), LabelSource(name="people", kind="annotation"))
+    left = LabelSet(
+        name=f"{own}left",
+        keys=(who,),
+        value=Column(name="left", dtype="INT64"),
+        classes=(0, 1),
+        sources=sources,
+        policy="majority",
+        description=NASTY,
+    )
+    box.labels.apply(left, actor="ada")
     known = pa.array([moment + timedelta(hours=1) for moment in times], pa.timestamp("us", "UTC"))
     labels = {"who": people, "event_time": moments, "known_at": known, "left": [i % 2 for i in range(200)]}
-    box.labels.append(f"{own}left", pa.table(labels), actor="ada")
     if box.clock.now() < START + timedelta(days=30):
         box.advance(START + timedelta(days=30), actor="admin")
+    box.labels.append(f"{own}left", pa.table(labels), source="crm", backfill=True, actor="admin")
+    said = [
+        {"who": people[0], "event_time": times[0].isoformat(), "left": 1, "annotator": NASTY},
+        {"who": people[0], "event_time": times[0].isoformat(), "left": 7, "annotator": NASTY},
+    ]
+    box.labels.append_rows(f"{own}left", said, source="people", actor="ada")
     spine = f'SELECT who, moment AS event_time FROM "{own}sales"'
     box.datasets.create(
         DatasetSpec(name=f"{own}churn", spine=spine, features=(own + FEATURE,), label_set=f"{own}left"), actor="ada"

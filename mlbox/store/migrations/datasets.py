@@ -44,3 +44,19 @@ def m003_dvc(db: Database) -> None:
         ) STRICT;
         """,
     )
+
+
+@migration(datasets)
+def m004_label_sources(db: Database) -> None:
+    """A label set is kept as one record: it has sources, a policy and what a value may be."""
+    run_script(
+        db,
+        """
+        CREATE TABLE label_set_new (name TEXT PRIMARY KEY, spec TEXT NOT NULL, created_us INTEGER NOT NULL) STRICT;
+        INSERT INTO label_set_new SELECT name, json_object('name', name, 'keys', json(keys), 'value', json(value), 'sources',
+          json('[{"name":"upload"}]'), 'created_at', strftime('%Y-%m-%dT%H:%M:%SZ', created_us / 1000000, 'unixepoch')),
+          created_us FROM label_set;
+        DROP TABLE label_set;
+        ALTER TABLE label_set_new RENAME TO label_set;
+        """,
+    )

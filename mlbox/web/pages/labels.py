@@ -1,28 +1,113 @@
-"""Label sets: what came true, and how much of it is known by now."""
+"""Label sets: what came true, who says so, how much of it is known by now, and what somebody has to decide."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from litestar import Response, get
 
+from mlbox.errors import InvalidInput
+from mlbox.records import FeatureView, LabelItem, LabelSet
 from mlbox.web.box import Box
 from mlbox.web.pages.view import View, part
 
+REVIEWED = 20
+HELD = 20
+VIEWS_BESIDE = 10
 
-def _known(box: Box, name: str) -> int | None:
-    """How many outcomes are known at domain time."""
-    return part(lambda: box.labels.known(name, at=box.clock.now())).value
+
+def _known(box: Box, name: str) -> tuple[int, int] | None:
+    """How many outcomes are known at domain time, and how many are tied."""
+    now = box.clock.now()
+    return part(lambda: (box.labels.known(name, at=now), box.labels.unresolved(name, at=now))).value
 
 
-def _fetch(box: Box) -> dict[str, Any]:
+def _all(box: Box) -> dict[str, Any]:
     return {"sets": part(lambda: [(found, _known(box, found.name)) for found in box.labels.sets()])}
 
 
 @get("/labels", include_in_schema=False, action="label.read")
 async def labels(view: View) -> Response[bytes]:
     """All label sets."""
-    return await view.page("labels.html", lambda: _fetch(view.box))
+    return await view.page("labels.html", lambda: _all(view.box))
 
 
-handlers: list[Any] = [labels]
+def _one(box: Box, name: str) -> dict[str, Any]:
+    found = box.labels.declared(name)
+    measured = found.value.dtype == "FP64"
+    return {
+        "found": msgspec.structs.replace(found, rows=part(lambda: box.labels.label_set(name).rows).value or 0),
+        "known": _known(box, name),
+        "counts": part(lambda: box.labels.counts(name)),
+        "held": part(lambda: box.labels.held(name, limit=HELD)),
+        "agreement": None if measured else part(lambda: box.labels.agreement(name)),
+        "datasets": [one for one in box.datasets.versions(limit=200) if one.label_set == name],
+    }
+
+
+@get("/labels/{name:str}", include_in_schema=False, action="label.read")
+async def label_set(view: View, name: str) -> Response[bytes]:
+    """One label set."""
+    return await view.page("label_set.html", lambda: _one(view.box, name))
+
+
+class Beside(NamedTuple):
+    """A feature of an item as it was known at the item's time."""
+
+    ref: str
+    value: Any
+    unit: str
+
+
+def _review(box: Box, name: str) -> dict[str, Any]:
+    found = box.labels.declared(name)
+    waiting = box.labels.review(name, limit=REVIEWED)
+    item = waiting[0] if waiting else None
+    return {
+        "found": found,
+        "waiting": waiting,
+        "item": item,
+        "left": box.labels.unresolved(name, at=box.clock.now()),
+        "keys": msgspec.json.encode(item.keys).decode() if item else "",
+        "choices": [(one, msgspec.json.encode(one).decode()) for one in _choices(found, item)],
+        "beside": part(lambda: _beside(box, found, item)) if item else None,
+    }
+
+
+def _choices(found: LabelSet, item: LabelItem | None) -> list[Any]:
+    """What an item may be: the classes, or what is claimed where there are none."""
+    said = dict.fromkeys(claim.value for claim in item.claims) if item else {}
+    return [*found.classes] or [*said]
+
+
+def _beside(box: Box, found: LabelSet, item: LabelItem) -> list[Beside]:
+    """What was known of the item at its time, from the views that are asked with its keys."""
+    import pyarrow as pa
+
+    keys = {key.name: key.dtype for key in found.keys}
+    latest: dict[str, FeatureView] = {}
+    for one in box.features.views():
+        asked = {key.name: key.dtype for key in one.join_keys}
+        if asked.items() <= keys.items() and one.version > (latest[one.name].version if one.name in latest else 0):
+            latest[one.name] = one
+    shown: list[Beside] = []
+    for one in list(latest.values())[:VIEWS_BESIDE]:
+        columns = {key.name: [item.keys[key.name]] for key in one.join_keys}
+        spine = pa.table({**columns, "event_time": pa.array([item.event_time], pa.timestamp("us", "UTC"))})
+        refs = [f"{one.ref}:{feature.name}" for feature in one.features]
+        try:
+            (row,) = box.features.historical(refs, spine, event_time="event_time").to_pylist()
+        except InvalidInput:  # its SQL fails on today's data: the view's own page says so
+            continue
+        shown += [Beside(ref, row[ref], feature.unit) for ref, feature in zip(refs, one.features, strict=True)]
+    return shown
+
+
+@get("/labels/{name:str}/review", include_in_schema=False, action="label.read")
+async def review(view: View, name: str) -> Response[bytes]:
+    """The next item whose claims are tied, to be settled by a key."""
+    return await view.page("label_review.html", lambda: _review(view.box, name))
+
+
+handlers: list[Any] = [labels, label_set, review]

@@ -53,7 +53,11 @@ PHRASES: dict[str, str] = {
     "view.materialized": "brought {rows} entities of {name} up to date online",
     "service.applied": "bundled features as {name}",
     "label.created": "declared the labels {name}",
+    "label.changed": "changed the labels {name}: {policy}",
     "label.appended": "added {rows} outcomes to {name}",
+    "label.backfilled": "brought {rows} outcomes of the past into {name}",
+    "label.settled": "settled what {name} is: {value}",
+    "label.discarded": "discarded {rows} held outcomes of {name}",
     "dataset.created": "built {name}: {rows} rows",
     "experiment.created": "began the experiment {name}",
     "experiment.renamed": "renamed the experiment {former} to {name}",
@@ -113,11 +117,18 @@ PHRASES: dict[str, str] = {
 }
 """By event type, after the actor's name; a type that is not here is written out as it is."""
 
-PAGES = {"model": "/models", "job": "/jobs", "run": "/runs", "dataset": "/datasets", "view": "/features"}
+PAGES = {
+    "model": "/models",
+    "job": "/jobs",
+    "run": "/runs",
+    "dataset": "/datasets",
+    "label": "/labels",
+    "view": "/features",
+}
 PAGES |= {"source": "/sources", "user": "/admin", "team": "/teams", "secret": "/secrets"}
-PAGES |= {"alert": "/monitoring", "label": "/labels", "service": "/features"}
+PAGES |= {"alert": "/monitoring", "service": "/features"}
 MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?Z")
-NESTED = {"model", "job", "run", "dataset", "view", "source"}
+NESTED = {"model", "job", "run", "dataset", "label", "view", "source"}
 
 
 class _Lenient(dict[str, Any]):

@@ -1,6 +1,7 @@
 // What every page loads: one module per custom element, and the form token on htmx's own requests.
 import "./copy.js";
 import "./form.js";
+import "./keys.js";
 import "./live.js";
 import "./theme.js";
 import "./time.js";

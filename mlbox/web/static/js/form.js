@@ -15,7 +15,7 @@ class Form extends HTMLElement {
   async send(submitter) {
     const question = submitter?.dataset.confirm ?? this.dataset.confirm;
     if (question && !window.confirm(question)) return;
-    const values = this.values();
+    const values = this.values(submitter);
     const address = (submitter?.getAttribute("formaction") ?? this.form.getAttribute("action")).replace(
       /\{(\w+)\}/g,
       (_, name) => {
@@ -41,9 +41,12 @@ class Form extends HTMLElement {
     }
   }
 
-  // Fields left empty are left out: the API's defaults stand in for them.
-  values() {
-    return Object.fromEntries([...new FormData(this.form)].filter(([, value]) => value !== ""));
+  // Fields left empty are left out: the API's defaults stand in for them. One with data-json holds JSON, the button's own too.
+  values(submitter) {
+    const named = (name) => (submitter?.name === name ? submitter : this.form.elements.namedItem(name));
+    const typed = (name) => named(name)?.dataset?.json !== undefined;
+    const given = [...new FormData(this.form, submitter)].filter(([, value]) => value !== "");
+    return Object.fromEntries(given.map(([name, value]) => [name, typed(name) ? JSON.parse(value) : value]));
   }
 
   async answered(response) {
