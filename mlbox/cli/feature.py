@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mlbox.cli import catalogue, definitions
+from mlbox.cli import catalogue, definitions, feast
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.source import read_input, typed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Feature views and services, and what is known of an entity.")
 catalogue.register(app)
 definitions.register(app)
+feast.register(app)
 
 VIEW_COLUMNS = ("ref", "join_keys", "features", "sources", "ttl_seconds", "owner", "description")
 FRESH_COLUMNS = ("view", "schedule", "rows", "entities", "latest_event", "updated_at", "next_at", "stale", "error")

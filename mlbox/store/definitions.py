@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -52,7 +52,7 @@ class FeatureDefinitions(Transforms):
         return self._db.together(lambda tx: self._carry_out(tx, wanted, base, actor))
 
     def _carry_out(self, tx: Tx, wanted: Definitions, base: str | None, actor: str) -> FeaturePlan:
-        specs = list(_in_order(wanted))
+        specs = list(_in_order(wanted, (source.name for source in self.declarations())))
         _check_names(specs)
         now = self._state(tx, specs)
         if base is not None and base != now:
@@ -126,23 +126,23 @@ class FeatureDefinitions(Transforms):
         return "something that they name is another"
 
 
-def _in_order(wanted: Definitions) -> Iterator[tuple[str, Spec]]:
+def _in_order(wanted: Definitions, declared: Iterable[str]) -> Iterator[tuple[str, Spec]]:
     """Each definition after those that it may name."""
     yield from (("source", one) for one in wanted.sources)
     yield from (("entity", one) for one in wanted.entities)
-    yield from (("view", one) for one in _views_in_order(wanted.views))
+    yield from (("view", one) for one in _views_in_order(wanted.views, {*declared, *(one.name for one in wanted.sources)}))
     yield from (("transform", one) for one in wanted.transforms)
     yield from (("service", one) for one in wanted.services)
 
 
-def _views_in_order(views: Sequence[ViewSpec]) -> list[ViewSpec]:
-    """Views after those that they read; raises InvalidInput for a circle."""
+def _views_in_order(views: Sequence[ViewSpec], sources: Set[str]) -> list[ViewSpec]:
+    """Views after those that they read; raises InvalidInput for a circle. A name that a source has means the source."""
     waiting, done = list(views), list[ViewSpec]()
     while waiting:
-        names = {view.name for view in waiting}
+        names = {view.name for view in waiting} - sources
         ready = [view for view in waiting if not any(name in names and name != view.name for name in view.sources)]
         if not ready:
-            circle = " and ".join(sorted(names))
+            circle = " and ".join(sorted(view.name for view in waiting))
             raise InvalidInput(
                 f"{circle} read one another.", hint="Let one of them read sources only.", field="sources"
             )
