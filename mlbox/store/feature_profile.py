@@ -18,7 +18,8 @@ import msgspec
 
 from mlbox.records import Column, DatasetVersion, Distribution, FeatureView, Trained, ViewProfile
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.datasets import QUANTILES, Datasets
+from mlbox.store.dataset_facts import QUANTILES
+from mlbox.store.datasets import Datasets
 from mlbox.store.offline import Offline, one, quote
 from mlbox.store.ondemand import Transforms
 from mlbox.store.views import names, view_table

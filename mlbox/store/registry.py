@@ -251,6 +251,15 @@ class Registry:
         )
         return [_version(row) for row in rows]
 
+    def in_use_of(self, dataset: str) -> list[str]:
+        """The versions in Production or Staging that were trained on a dataset version, whoever may see them."""
+        rows = self._db.all(
+            f"{_VERSION_SQL} WHERE model_version.dataset = ? AND stage IN ('Production', 'Staging')"
+            " AND model_version.deleted_us IS NULL ORDER BY model_version.id",
+            (dataset,),
+        )
+        return [f"{_version(row).ref} in {_version(row).stage}" for row in rows]
+
     def archive(self, model: str, number: int, *, actor: str) -> ModelVersion:
         """Take a version out of use; one that serves from Production is replaced, not archived."""
         version = self.version(model, number)

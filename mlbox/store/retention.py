@@ -261,7 +261,8 @@ class Retention:
             ),
             (
                 self._datasets,
-                "SELECT json_extract(file.value, '$.sha256') FROM dataset, json_each(dataset.record, '$.files') AS file",
+                "SELECT json_extract(file.value, '$.sha256') FROM dataset, json_each(dataset.record, '$.files') AS file"
+                " WHERE dataset.id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
             ),
             (self._jobs, "SELECT json_extract(spec, '$.snapshot') FROM job"),
         ):

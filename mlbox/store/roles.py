@@ -68,7 +68,8 @@ ACTIONS: dict[str, Action] = {
     "label.settle": Action("member", "owner", "settle which of several labels counts"),
     "label.backfill": Action("admin", "owner", "bring labels along with the times at which they were known"),
     "dataset.read": Action("viewer", "any", "read datasets", job=True),
-    "dataset.create": Action("member", "named", "make a dataset version"),
+    "dataset.create": Action("member", "named", "make a dataset version", job=True),
+    "dataset.write": Action("member", "owner", "tag, remove and restore a dataset version"),
     # training
     "experiment.read": Action("viewer", "any", "read experiments"),
     "experiment.create": Action("member", "named", "make an experiment"),

@@ -26,7 +26,7 @@ from mlbox.store.datasets import Datasets, DatasetSpec
 from mlbox.store.db import Database
 from mlbox.store.feature_catalogue import FeatureCatalogue, Filters, is_close
 from mlbox.store.feature_profile import MOST_BINS, Profiles, counted, edges_of
-from mlbox.store.labels import Labels
+from mlbox.store.label_views import Labels
 from mlbox.store.offline import Offline
 from mlbox.store.ondemand import Transforms
 from mlbox.store.online import Online

@@ -60,3 +60,14 @@ def m004_label_sources(db: Database) -> None:
         ALTER TABLE label_set_new RENAME TO label_set;
         """,
     )
+
+
+@migration(datasets)
+def m005_dataset_state(db: Database) -> None:
+    """What may change of a dataset version: its tags, and whether it is still there."""
+    run_script(
+        db,
+        """
+        CREATE TABLE dataset_state (id TEXT PRIMARY KEY, tags TEXT NOT NULL DEFAULT '{}', deleted_us INTEGER) STRICT;
+        """,
+    )
