@@ -130,7 +130,9 @@ def _in_order(wanted: Definitions, declared: Iterable[str]) -> Iterator[tuple[st
     """Each definition after those that it may name."""
     yield from (("source", one) for one in wanted.sources)
     yield from (("entity", one) for one in wanted.entities)
-    yield from (("view", one) for one in _views_in_order(wanted.views, {*declared, *(one.name for one in wanted.sources)}))
+    yield from (
+        ("view", one) for one in _views_in_order(wanted.views, {*declared, *(one.name for one in wanted.sources)})
+    )
     yield from (("transform", one) for one in wanted.transforms)
     yield from (("service", one) for one in wanted.services)
 
