@@ -3,16 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show, show_one
-from mlbox.records import DatasetVersion
+from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
+from mlbox.errors import InvalidInput, Unavailable
+from mlbox.records import FILE_FORMATS, DatasetDiff, DatasetVersion, VerifiedFile
 
 app = typer.Typer(no_args_is_help=True, help="Dataset versions.")
 Ref = Annotated[str, typer.Argument(metavar="NAME[@vN]", help="A version, or the latest of a name.")]
+
+
+@app.command(epilog="Example: mlbox dataset create flights --features before_departure --labels arrived_late")
+def create(
+    name: str,
+    spine: Annotated[
+        str, typer.Option(help="One SELECT of entities and event_time, or @FILE with it; by default what is labelled.")
+    ] = "",
+    features: Annotated[list[str] | None, typer.Option(help="A service or VIEW:FEATURE, once for each.")] = None,
+    labels: Annotated[str | None, typer.Option(help="A label set.")] = None,
+    from_: Annotated[str | None, typer.Option("--from", help="The first moment, such as 2013-01-08T00:00Z.")] = None,
+    to: Annotated[str | None, typer.Option(help="The moment before which the last row is.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="Nothing that became known later is in it; by default now.")] = None,
+    description: str = "",
+    output: OutputOption = Output.table,
+) -> None:
+    """Build a version from a spine, features and labels; the same data again is the same version."""
+    body = {
+        "name": name,
+        "spine": _text(spine),
+        "features": features or [],
+        "label_set": labels,
+        "event_from": from_,
+        "event_to": to,
+        "as_of": as_of,
+        "description": description,
+    }
+    with connect(timeout_seconds=600) as client:
+        _tell(client.post("/api/v1/datasets", DatasetVersion, body), output)
+
+
+@app.command(epilog="Example: mlbox dataset upload prices prices.parquet")
+def upload(
+    name: str,
+    file: Path,
+    description: str = "",
+    format: Annotated[str | None, typer.Option(help="parquet, csv or arrow; by default from the file's name.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Keep a file's rows as a version, in their order."""
+    chosen = format or FILE_FORMATS.get(file.suffix.lower())
+    if chosen is None:
+        raise InvalidInput(f"The name {file.name} does not say its format.", hint="Give --format.", field="format")
+    query = {"format": chosen, "about": msgspec.json.encode({"description": description}).decode()}
+    with connect(timeout_seconds=600) as client:
+        _tell(client.upload("POST", f"/api/v1/datasets/{name}/rows", file, DatasetVersion, **query), output)
 
 
 @app.command("ls", epilog="Example: mlbox dataset ls")
@@ -42,3 +90,73 @@ def pull(ref: Ref, to: Annotated[Path, typer.Option(help="Folder to put the file
         for file in found.files:
             client.download(f"/api/v1/datasets/{found.ref}/files/{file.path}", to / file.path)
             note(f"{to / file.path}: {file.rows:,} rows")
+
+
+@app.command(epilog="Example: mlbox dataset diff flights@v3 flights@v4")
+def diff(
+    before: Ref,
+    after: Ref,
+    key: Annotated[list[str] | None, typer.Option(help="A column that names a row, once for each.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show what two versions have different: columns, statistics, and rows by key, with examples."""
+    with connect(timeout_seconds=600) as client:
+        show_one(client.get(f"/api/v1/datasets/{before}/diff/{after}", DatasetDiff, key=key), output)
+
+
+@app.command(epilog="Example: mlbox dataset verify flights@v1")
+def verify(ref: Ref) -> None:
+    """Have every file of a version read again: whether it is what it was."""
+    with connect(timeout_seconds=600) as client:
+        found = client.get(f"/api/v1/datasets/{ref}/verify", list[VerifiedFile])
+    broken = [one for one in found if one.error]
+    if broken:
+        said = "; ".join(f"{one.path}: {one.error}" for one in broken[:5])
+        raise Unavailable(
+            f"{len(broken)} of {len(found)} files are not what they were: {said}.", hint="Restore a backup."
+        )
+    note(f"{len(found)} files are what they were.")
+
+
+@app.command(epilog="Example: mlbox dataset tag flights@v1 tier=gold --remove draft")
+def tag(
+    ref: Ref,
+    pairs: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
+    remove: Annotated[list[str] | None, typer.Option(help="A tag to take away, once for each.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Set tags of a version, or take them away."""
+    tags: dict[str, Any] = {**read_pairs(pairs or [], name="KEY"), **dict.fromkeys(remove or [])}
+    with connect() as client:
+        _tell(client.post(f"/api/v1/datasets/{ref}/tags", DatasetVersion, {"tags": tags}), output)
+
+
+@app.command(epilog="Example: mlbox dataset rm flights@v1")
+def rm(ref: Ref) -> None:
+    """Remove a version that no model in Staging or Production was trained on; for a while it can be taken back."""
+    with connect() as client:
+        client.delete(f"/api/v1/datasets/{ref}")
+    note(f"{ref} is removed. Take it back with `mlbox dataset restore {ref}`.")
+
+
+@app.command(epilog="Example: mlbox dataset restore flights@v1")
+def restore(ref: Ref, output: OutputOption = Output.table) -> None:
+    """Take the removal of a version back."""
+    with connect() as client:
+        _tell(client.post(f"/api/v1/datasets/{ref}/restore", DatasetVersion, {}), output)
+
+
+def _tell(version: DatasetVersion, output: Output) -> None:
+    if output is Output.table:
+        note(f"{version.ref}: {version.rows:,} rows, {len(version.columns)} columns, {version.hash[:12]}")
+    else:
+        show_one(version, output)
+
+
+def _text(spine: str) -> str:
+    if not spine.startswith("@"):
+        return spine
+    try:
+        return Path(spine[1:]).read_text()
+    except (OSError, UnicodeDecodeError) as err:
+        raise InvalidInput(f"{spine[1:]} cannot be read.", hint="Give another file.", field="spine") from err

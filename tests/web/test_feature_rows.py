@@ -176,9 +176,9 @@ def test_the_command_line_pushes_and_looks_back(box: Server, tmp_path: Path) -> 
         )
 
     one = run("source", "push", "sales", "who=ann", "bought=2026-01-01T00:00Z", "amount=1")
-    assert (one.returncode, "1 rows taken by sales, 1 online." in one.stderr) == (0, True), one.stderr
+    assert (one.returncode, "1 row taken by sales, 1 online at once." in one.stderr) == (0, True), one.stderr
     many = run("source", "push", "sales", "--file", "-", stdin=f"{json.dumps(FIRST)}\n{json.dumps(SECOND)}\n")
-    assert "2 rows taken by sales, 1 online." in many.stderr
+    assert "2 rows taken by sales, 1 online at once." in many.stderr
     bad = run("source", "push", "sales", "--file", "-", stdin="{}\n{no\n")
     assert (bad.returncode, "Line 2 is no row" in bad.stderr) == (2, True), bad.stderr
     assert "no FP64" in run("source", "push", "sales", "who=ann", "amount=much").stderr

@@ -1,0 +1,36 @@
+"""`mlbox dataset`: from a file to a version that is compared, proven, tagged, removed and taken back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.cli.conftest import Ran
+
+
+def test_a_version_from_its_first_row_to_its_end(box_cli: Callable[..., Ran], tmp_path: Path) -> None:
+    def mlbox(*words: str) -> str:
+        ran = box_cli(*words)
+        assert ran.code == 0, ran.err
+        return ran.out + ran.err
+
+    file = tmp_path / "prices.csv"
+    file.write_text("day,price\n1,10.5\n2,11.5\n")
+    assert "prices@v1: 2 rows, 2 columns" in mlbox("dataset", "upload", "prices", str(file))
+    assert "prices@v1" in mlbox("dataset", "upload", "prices", str(file)), "the same rows are the same version"
+    file.write_text("day,price\n1,10.5\n2,12.5\n3,9.5\n")
+    assert "prices@v2" in mlbox("dataset", "upload", "prices", str(file))
+    found = json.loads(mlbox("dataset", "diff", "prices@v1", "prices@v2", "--key", "day", "-o", "json"))
+    assert (found["added"], found["removed"], found["changed"]) == (1, 0, 1)
+    assert found["examples_changed"][0]["values"]["price"][1] in (12.5, "12.5")
+    assert "1 files are what they were" in mlbox("dataset", "verify", "prices@v2")
+    mlbox("dataset", "tag", "prices@v2", "tier=gold", "draft=yes")
+    mlbox("dataset", "tag", "prices@v2", "--remove", "draft")
+    assert json.loads(mlbox("dataset", "show", "prices@v2", "-o", "json"))["tags"] == {"tier": "gold"}
+    mlbox("dataset", "rm", "prices@v1")
+    gone = box_cli("dataset", "show", "prices@v1")
+    assert (gone.code != 0, "no dataset" in gone.err) == (True, True)
+    assert "prices@v1" in mlbox("dataset", "restore", "prices@v1")
+    missing = box_cli("dataset", "create", "nothing")
+    assert "no rows to begin with" in missing.err
