@@ -8,12 +8,14 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from mlbox.cli import dataset_dvc
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.errors import InvalidInput, Unavailable
 from mlbox.records import FILE_FORMATS, DatasetDiff, DatasetVersion, VerifiedFile
 
 app = typer.Typer(no_args_is_help=True, help="Dataset versions.")
+dataset_dvc.register(app)
 Ref = Annotated[str, typer.Argument(metavar="NAME[@vN]", help="A version, or the latest of a name.")]
 
 

@@ -15,17 +15,20 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from mlbox.errors import InvalidInput
+from mlbox.records import DatasetVersion
 from mlbox.scheduler import shim
 from mlbox.scheduler.isolation import NOT_ISOLATED, OWN, Isolation
-from mlbox.store.artifacts import make_below, open_below
+from mlbox.store.artifacts import check_path, make_below, open_below
 from mlbox.store.datadir import write_atomic
 
 _INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "XDG_CACHE_HOME", "SSL_CERT_FILE")
 """What a job gets of the server's environment: nothing that could hold a secret."""
 CONFINE = "confine.json"
+DATASETS = "datasets"
+"""The folder of the versions that the job named: `NAME@vN/`, and `NAME@vN.json`, which the SDK knows them by."""
 MOST_TMP = 64
 """Bytes; a socket's whole path has 107, and Python's multiprocessing adds some 35."""
 
@@ -54,6 +57,26 @@ class Ended:
         return f"exit status {self.exit_code}"
 
 
+class Mount(NamedTuple):
+    """A dataset version, and where the artifact store has each of its files."""
+
+    version: DatasetVersion
+    sources: tuple[Path, ...]
+
+    def files(self, datasets: Path) -> list[dict[str, str]]:
+        """What the shim is to put where, below the folder of all versions."""
+        ref = self.version.ref
+        return [
+            {
+                "name": f"{file.path} of {ref}",
+                "source": str(source),
+                "target": str(datasets / ref / check_path(file.path)),
+                "sha256": file.sha256,
+            }
+            for file, source in zip(self.version.files, self.sources, strict=True)
+        ]
+
+
 class Folder:
     """The folder of one attempt."""
 
@@ -75,6 +98,7 @@ class Folder:
         snapshot: Path | None,
         limits: dict[str, Any],
         isolation: Isolation = NOT_ISOLATED,
+        mounts: Sequence[Mount] = (),
     ) -> None:
         """Lay out the folder: the code, and what the shim is to run. Doing it again changes nothing that matters."""
         work, site = self.path / "work", self.path / "site"
@@ -82,6 +106,13 @@ class Folder:
             (self.path / name).mkdir(parents=True, exist_ok=True)
         self.tmp.mkdir(parents=True, exist_ok=True, mode=0o700)
         env = {**env, "TMPDIR": str(self.tmp), "MLBOX_SPOOL": str(self.path / "spool")}
+        if mounts:
+            datasets = self.path / DATASETS
+            datasets.mkdir(exist_ok=True)
+            for mount in mounts:
+                write_atomic(datasets / f"{mount.version.ref}.json", mount.version.to_json())
+            env["MLBOX_DATASETS"] = str(datasets)
+            limits = {**limits, "mounts": [file for mount in mounts for file in mount.files(datasets)]}
         rules = isolation.rules_of(self.path, self.tmp)
         if rules is not None:
             for module in isolation.importable():
@@ -96,8 +127,15 @@ class Folder:
         write_atomic(self.path / shim.SPEC, json.dumps(content).encode())
 
     def clear(self) -> None:
-        """Remove the temporary files, once the attempt has ended."""
+        """Remove the temporary files, and the datasets' names, once the attempt has ended."""
         shutil.rmtree(self.tmp, ignore_errors=True)
+        shutil.rmtree(self.path / DATASETS, ignore_errors=True)
+
+    def say(self, what: str) -> None:
+        """Put a line of ours into the log: why there was nothing to run."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.log.open("a") as log:
+            log.write(f"mlbox: {what}\n")
 
     def start(self, env: Mapping[str, str] = {}, mask: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
         """Start a shim, which runs the command unless another one already did.

@@ -49,15 +49,20 @@ def version() -> int:
 
 
 def plan(
-    closed: Iterable[str], fixed: Iterable[str], writable: Iterable[str], children: Callable[[str], Sequence[str]]
+    closed: Iterable[str],
+    fixed: Iterable[str],
+    writable: Iterable[str],
+    children: Callable[[str], Sequence[str]],
+    readable: Iterable[str] = (),
 ) -> dict[str, int]:
     """Rights by path: everything may be read but what is closed, and what is writable be written but what is fixed.
 
-    Pure: `children` tells the names in a folder. A writable path inside a closed one is open all the same.
+    Pure: `children` tells the names in a folder. A readable or writable path inside a closed one is open all the same.
     """
     shut = {os.path.normpath(path) for path in closed}
     kept = shut | {os.path.normpath(path) for path in fixed}
     rules = dict.fromkeys(_beside("/", shut, children), READ)
+    rules |= {path: READ_FILE | READ_DIR for path in map(os.path.normpath, readable) if _inside(path, shut)}
     for path in map(os.path.normpath, writable):
         if _inside(path, shut):
             rules[path] = ALL[3]
@@ -151,7 +156,8 @@ def main(file: str, command: list[str]) -> None:
     """Confine this process as the file says, and become the command."""
     with open(file) as text:
         asked = json.load(text)
-    rules = plan([*asked["closed"], "/dev"], asked["fixed"], [*WRITABLE, *devices(), *asked["writable"]], names_in)
+    writable = [*WRITABLE, *devices(), *asked["writable"]]
+    rules = plan([*asked["closed"], "/dev"], asked["fixed"], writable, names_in, asked.get("readable", ()))
     apply(rules, version())
     try:
         os.execvp(command[0], command)  # noqa: S606 (it is the job's command that this process becomes)

@@ -22,6 +22,8 @@ CREDENTIALS = (
 
 OWN = ("work", "spool", "site")
 """The folders in an attempt's that are the job's own."""
+READABLE = ("datasets",)
+"""Those that it may read."""
 
 
 class Isolation(NamedTuple):
@@ -40,7 +42,12 @@ class Isolation(NamedTuple):
         if not self.confined:
             return None
         own = [str(tmp), *(str(folder / name) for name in OWN)]
-        return {"closed": list(self.closed), "fixed": list(self.fixed), "writable": [*self.writable, *own]}
+        return {
+            "closed": list(self.closed),
+            "fixed": list(self.fixed),
+            "writable": [*self.writable, *own],
+            "readable": [str(folder / name) for name in READABLE],
+        }
 
     def importable(self) -> list[Path]:
         """Modules in folders that a job cannot list, because something closed is below them: as where mlbox runs from a checkout.

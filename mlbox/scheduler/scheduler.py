@@ -14,7 +14,7 @@ import select
 import selectors
 import subprocess
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,10 +22,10 @@ import msgspec
 import psutil
 
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, MlboxError
+from mlbox.errors import InvalidInput, MlboxError, NotFound
 from mlbox.ids import new_id
-from mlbox.records import Job, JobSpec, JobState, QueueEntry, RunStatus
-from mlbox.scheduler.attempts import Ended, Folder, environment
+from mlbox.records import DatasetVersion, Job, JobSpec, JobState, QueueEntry, RunStatus
+from mlbox.scheduler.attempts import Ended, Folder, Mount, environment
 from mlbox.scheduler.gpus import Gpu, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
 from mlbox.scheduler.policy import Need, Resources, Waiting, decide, place
@@ -91,6 +91,7 @@ class Scheduler:
         grace_seconds: float = 10,
         secrets: Secrets | None = None,
         isolation: Isolation = NOT_ISOLATED,
+        datasets: Callable[[str], DatasetVersion] | None = None,
     ) -> None:
         self.isolation = isolation
         self._jobs = jobs
@@ -110,6 +111,7 @@ class Scheduler:
         self._retries = retries
         self._grace = grace_seconds
         self._secrets = secrets
+        self._datasets = datasets
         self._watched: dict[str, int] = {}
         """The pidfd of each active job's shim."""
         self._selector = selectors.DefaultSelector()
@@ -300,13 +302,15 @@ class Scheduler:
             snapshot = self._artifacts.path(spec.snapshot) if spec.snapshot else None
             limits = {"timeout_seconds": spec.timeout_seconds, "grace_seconds": self._grace}
             given = self._secrets.of_job(job) if self._secrets else Given()
-            folder.prepare(spec.command, env, snapshot, limits, self.isolation)
+            folder.prepare(spec.command, env, snapshot, limits, self.isolation, self._mounts(spec))
             token = self._token(job)
             process = folder.start(
                 {**given.env, "MLBOX_TOKEN": token, "MLFLOW_TRACKING_TOKEN": token}, given.masking(token)
             )
         except Exception as err:  # whatever is wrong with one job must not hold up the others
             _log.exception("The job %s could not be started.", job.id)
+            with contextlib.suppress(OSError):  # the disk that holds it may be what is wrong
+                folder.say(f"The job could not be started: {err}")
             self._finish(job, Ended(exit_code=None, error=f"could not be started: {err}"))
             return
         self._children[process.pid] = process
@@ -314,6 +318,22 @@ class Scheduler:
         self._jobs.started(job.id, process.pid)
         with contextlib.suppress(MlboxError):
             self._tracker.set_status(job.run_id or "", "RUNNING")
+
+    def _mounts(self, spec: JobSpec) -> list[Mount]:
+        """The datasets that a job named, kept from removal until its shim has its own names for their files."""
+        if self._datasets is None:
+            return []
+        found = []
+        for version in map(self._datasets, dict.fromkeys(spec.datasets)):
+            try:
+                self._artifacts.keep(file.sha256 for file in version.files)
+                sources = tuple(self._artifacts.path(file.sha256) for file in version.files)
+            except NotFound as err:
+                raise NotFound(
+                    f"A file of {version.ref} is missing: {err.message}", hint="Restore it from a backup."
+                ) from err
+            found.append(Mount(version, sources))
+        return found
 
     def _token(self, job: Job) -> str:
         _, secret = self._access.create_token(

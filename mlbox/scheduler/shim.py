@@ -3,6 +3,7 @@
 It is started by path, with the standard library alone, in a session of its own. In the attempt's folder it
 - claims the attempt (`claim`, made once): of two shims for one attempt only one runs the command;
 - runs the command in a group of its own, output to `log`;
+- lays out the datasets that the job named, and checks them (`mount.py`, loaded by path);
 - masks in the log what it was told is secret (`mlbox/masking.py`, loaded by path);
 - ends it on SIGTERM or at its time limit: SIGTERM to the group, SIGKILL after the grace;
 - writes how it ended to `status.json`, complete and on disk or not at all.
@@ -41,15 +42,33 @@ def main(folder: str) -> int:
     with open(SPEC) as file:
         spec = json.load(file)
     spec["env"].update(private.get("env", {}))
-    status = run_masked(spec, stop, private["mask"]) if private.get("mask") else run(spec, stop)
+    status = mounted(spec, stop)
+    if not status:
+        status = run_masked(spec, stop, private["mask"]) if private.get("mask") else run(spec, stop)
     write_whole(STATUS, json.dumps({**status, "ended": time.time()}).encode())
     os.unlink(SPEC)
     return 0
 
 
+def mounted(spec: dict[str, Any], stop: list[int]) -> dict[str, Any]:
+    """Lay out the datasets; how the attempt ended where that could not be done, which is then in the log too."""
+    if not spec.get("mounts"):
+        return {}
+    mount = load("scheduler/mount.py")
+    try:
+        wrong = mount.lay(spec["mounts"], stop, link=bool(spec.get("confine")) or os.geteuid() != 0)
+    except mount.Stopped:
+        return {"exit_code": None, "stopped": True}
+    if not wrong:
+        return {}
+    with open(LOG, "ab", buffering=0) as log:
+        log.write(f"mlbox: {wrong}.\n".encode())
+    return {"exit_code": 127, "error": wrong}
+
+
 def run_masked(spec: dict[str, Any], stop: list[int], secrets: dict[str, str]) -> dict[str, Any]:
     """Run the command with its output through a pipe, from which it reaches the log without the secrets."""
-    masking = load_masking()
+    masking = load("masking.py")
     ended = threading.Event()
     reading, writing = os.pipe()
     with open(LOG, "ab", buffering=0) as log, open(reading, "rb") as pipe, open(writing, "wb") as output:
@@ -63,10 +82,11 @@ def run_masked(spec: dict[str, Any], stop: list[int], secrets: dict[str, str]) -
             pump.join()
 
 
-def load_masking() -> Any:
-    """`mlbox.masking`, by its path: the package is not on that of a process that is started by path."""
+def load(file: str) -> Any:
+    """A module of the package, by its file: the package is not on the path of a process that is started by path."""
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    found = importlib.util.spec_from_file_location("masking", os.path.join(package, "masking.py"))
+    name = os.path.splitext(os.path.basename(file))[0]
+    found = importlib.util.spec_from_file_location(name, os.path.join(package, file))
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)

@@ -17,8 +17,8 @@ from mlbox import context
 from mlbox.client import BYTES, Client
 from mlbox.errors import InvalidInput, TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import DatasetVersion, Job, JobSpec, Labelled, OnlineRow, Priority, Pushed, Run, html_table
-from mlbox.sdk.datasets import Dataset
+from mlbox.records import Job, JobSpec, Labelled, OnlineRow, Priority, Pushed, Run, html_table
+from mlbox.sdk.datasets import Dataset, find
 from mlbox.sdk.runs import ActiveRun, patiently
 from mlbox.sdk.snapshot import git_commit, pack
 
@@ -155,8 +155,8 @@ class Box:
     # -- data and models --------------------------------------------------------------------------------------------
 
     def dataset(self, ref: str) -> Dataset:
-        """A dataset version (`NAME@vN`, or the latest of `NAME`); its files are fetched when they are needed."""
-        return Dataset(self.client, self.client.get(f"/api/v1/datasets/{quote(ref, safe='@')}", DatasetVersion))
+        """A dataset version (`NAME@vN`, or the latest of `NAME`); its files are mounted, or fetched when needed."""
+        return find(self.client, ref)
 
     def features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
         """The latest values of features (references, or a service) of entities."""

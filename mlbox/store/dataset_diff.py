@@ -14,6 +14,7 @@ from mlbox.errors import InvalidInput
 from mlbox.records import ChangedRow, DatasetDiff, DatasetVersion
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.catalog import suggest
+from mlbox.store.dataset_versions import check_tables
 from mlbox.store.offline import one, quote
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def diff(
     """
     import duckdb
 
+    check_tables(before)
+    check_tables(after)
     old, new = ({column.name: column.dtype for column in version.columns} for version in (before, after))
     chosen = _keys(before, after, keys)
     found = DatasetDiff(

@@ -103,6 +103,7 @@ class DatasetVersions:
         import pyarrow.parquet as pq
 
         version = self.version(ref)
+        check_tables(version)
         return pa.concat_tables(pq.read_table(self._artifacts.verified(file.sha256)) for file in version.files)
 
     def verify(self, ref: str) -> list[VerifiedFile]:
@@ -202,6 +203,17 @@ class DatasetVersions:
             " WHERE deleted_us IS NOT NULL AND visible('dataset', name) ORDER BY deleted_us DESC LIMIT 1000"
         )
         return [(_dataset(row), from_us(row["deleted_us"])) for row in rows]
+
+
+def check_tables(version: DatasetVersion) -> None:
+    """Raise InvalidInput for a version of other files than Parquet, or that nobody has read yet: such as DVC brings."""
+    other = next((file.path for file in version.files if not file.path.endswith(".parquet")), None)
+    if other is not None or not version.columns:
+        raise InvalidInput(
+            f"{version.ref} is no table: {other or 'its columns are not known'}{' is no Parquet' if other else ''}.",
+            hint="Upload its rows as a dataset: `mlbox dataset upload`.",
+            field="dataset",
+        )
 
 
 def hash_of(files: Sequence[DataFile]) -> str:

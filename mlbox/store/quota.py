@@ -1,4 +1,5 @@
-"""How much of the disk a team may keep: the bytes of its runs' artifacts, its logged models and its dataset versions.
+"""How much of the disk a team may keep: the bytes of its runs' artifacts, its logged models, its dataset versions and what was
+pushed for it with DVC.
 
 Content that is kept once, because it is the same, counts for each team that named it: a quota that depended on what others
 happen to have uploaded would tell of it.
@@ -81,4 +82,6 @@ class Quota:
             " FROM dataset, json_each(dataset.record, '$.files') AS file GROUP BY name"
         ):
             found[self._team_of(row["name"])] += row["size"]
+        for row in self._datasets.all("SELECT team, sum(size) AS size FROM dvc_object GROUP BY team"):
+            found[row["team"]] += row["size"]
         return found

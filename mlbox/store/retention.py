@@ -264,6 +264,12 @@ class Retention:
                 "SELECT json_extract(file.value, '$.sha256') FROM dataset, json_each(dataset.record, '$.files') AS file"
                 " WHERE dataset.id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
             ),
+            (self._datasets, "SELECT sha256 FROM dvc_object"),
+            (
+                self._datasets,
+                "SELECT sha256 FROM dataset_oid"
+                " WHERE dataset_id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
+            ),
             (self._jobs, "SELECT json_extract(spec, '$.snapshot') FROM job"),
         ):
             yield from (row[0] for row in database.all(sql, given) if row[0])

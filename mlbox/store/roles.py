@@ -70,6 +70,8 @@ ACTIONS: dict[str, Action] = {
     "dataset.read": Action("viewer", "any", "read datasets", job=True),
     "dataset.create": Action("member", "named", "make a dataset version", job=True),
     "dataset.write": Action("member", "owner", "tag, remove and restore a dataset version"),
+    "dvc.read": Action("viewer", "named", "read what was pushed with DVC for everyone, or for the team"),
+    "dvc.write": Action("member", "named", "push with DVC"),
     # training
     "experiment.read": Action("viewer", "any", "read experiments"),
     "experiment.create": Action("member", "named", "make an experiment"),

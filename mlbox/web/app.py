@@ -16,7 +16,7 @@ from litestar.types import ASGIApp
 
 from mlbox import __version__
 from mlbox.records import Principal
-from mlbox.web import events_stream, feast, metrics, mlflow, oidc, ops, pages, v2
+from mlbox.web import dvc, events_stream, feast, metrics, mlflow, oidc, ops, pages, v2
 from mlbox.web.api import (
     accounts,
     catalogue,
@@ -40,6 +40,7 @@ from mlbox.web.api import (
     teams,
     transforms,
 )
+from mlbox.web.api import dvc as dvc_api
 from mlbox.web.api import ops as box_api
 from mlbox.web.api import secrets as secrets_api
 from mlbox.web.auth import AuthMiddleware
@@ -78,6 +79,8 @@ ADAPTERS: tuple[Any, ...] = (
     v2,
     mlflow,
     feast,
+    dvc,
+    dvc_api,
     metrics,
     deleted,
     events_stream,

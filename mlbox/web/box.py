@@ -45,6 +45,8 @@ from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
 from mlbox.store.db import Database, DownDatabase, Privacy, Shared
 from mlbox.store.definitions import FeatureDefinitions
+from mlbox.store.dvc import DvcObjects
+from mlbox.store.dvc_versions import DvcVersions
 from mlbox.store.feature_catalogue import FeatureCatalogue
 from mlbox.store.feature_profile import Profiles
 from mlbox.store.folders import Folders
@@ -141,6 +143,16 @@ class Box:
         db = self._open(opening, "datasets", migrations.datasets)
         self.labels = Labels(db, self.offline, self.clock)
         self.datasets = Datasets(db, self.offline, self.features, self.labels, self.artifacts, self.clock)
+        self.dvc = DvcObjects(db, self.datasets, self.artifacts)
+        self.dvc_versions = DvcVersions(
+            self.dvc,
+            self.datasets,
+            self.artifacts,
+            self.uploads,
+            self.teams,
+            self.clock,
+            most_bytes=self.settings.max_upload,
+        )
         self.catalogue = FeatureCatalogue(self._databases["features"], self.features, self.teams.team_of)
         self.profiles = Profiles(self.features, self.offline, self.datasets, self.artifacts)
         self.quota = Quota(
@@ -223,6 +235,7 @@ class Box:
                 keys=(settings.tls_key,) if settings.tls_key else (),
             ),
             secrets=self.secrets,
+            datasets=self.datasets.version,
         )
         opening.callback(self.scheduler.close)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from litestar import Request
 
+from mlbox.errors import InvalidInput
 from mlbox.records import Column
 from mlbox.store.ingest import MIB, check_format
 from mlbox.web.box import Box
@@ -39,20 +41,32 @@ async def receive_rows(
 
 
 async def receive_artifact(
-    box: Box, request: Request[Any, Any, Any], limit: int, *, owner: str | None = None
+    box: Box, request: Request[Any, Any, Any], limit: int, *, owner: str | None = None, md5: str | None = None
 ) -> tuple[str, int]:
     """Keep a request's body in the artifact store; its SHA-256 and size. The handler sets `request_max_body_size=None`.
 
-    `owner` is the name that it is kept under: it counts against the quota of the team that owns it.
+    `owner` is the name that it is kept under: it counts against the quota of the team that owns it. Raises InvalidInput, and
+    keeps nothing, where a given `md5` is not the body's.
     """
     room = await box.call(box.quota.room, owner) if owner is not None else None
     if room is not None and room < limit:
         writer = await box.call(box.artifacts.writer, room, setting="upload_quota")
     else:
         writer = await box.call(box.artifacts.writer, limit)
+    digest = hashlib.md5(usedforsecurity=False)
+
+    def take(chunk: bytes) -> None:
+        writer.write(chunk)
+        if md5 is not None:
+            digest.update(chunk)
+
     try:
         async for chunk in body_of(request):
-            await box.call(writer.write, chunk)
+            await box.call(take, chunk)
+        if md5 is not None and digest.hexdigest() != md5:
+            raise InvalidInput(
+                f"The body's MD5 is {digest.hexdigest()}, and not {md5}.", hint="Send the file again.", field="md5"
+            )
         kept = await box.call(writer.commit)
         if owner is not None:
             box.quota.add(owner, kept[1])

@@ -14,7 +14,7 @@ def split(ref: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tup
     """The dataset's rows in the order of time: the first 80 % to train on, the last 20 % to validate."""
     data = mlbox.dataset(ref)
     matrix = data.matrix()
-    order = np.argsort(data.arrow().column("event_time").to_numpy(), kind="stable")
+    order = np.argsort(data.to_arrow(columns=["event_time"]).column("event_time").to_numpy(), kind="stable")
     inputs, labels = matrix.X[order], matrix.y[order]
     cut = int(len(order) * 0.8)
     return inputs[:cut], labels[:cut], inputs[cut:], labels[cut:], matrix.features

@@ -34,14 +34,25 @@ def m002_audit_chain(db: Database) -> None:
 
 @migration(datasets)
 def m003_dvc(db: Database) -> None:
-    """Which artifact is which object of DVC's."""
+    """Which artifact is which object of DVC's: one that a team pushed, or a file of a dataset version."""
+    named = (
+        "INSERT OR IGNORE INTO dataset_oid SELECT json_extract(value, '$.md5'), {0}.id, json_extract(value, '$.sha256'),"
+        " json_extract(value, '$.size') FROM {1}json_each({0}.record, '$.files') WHERE json_extract(value, '$.md5') <> '';"
+    )
     run_script(
         db,
-        """
+        f"""
         CREATE TABLE dvc_object (
-          md5 TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT NULL, created_by TEXT NOT NULL,
-          created_us INTEGER NOT NULL
+          oid TEXT NOT NULL, team TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL, created_by TEXT NOT NULL,
+          created_us INTEGER NOT NULL, PRIMARY KEY (oid, team)
         ) STRICT;
+        CREATE TABLE dataset_oid (
+          oid TEXT NOT NULL, dataset_id TEXT NOT NULL, sha256 TEXT NOT NULL, size INTEGER NOT NULL,
+          PRIMARY KEY (oid, dataset_id)
+        ) STRICT, WITHOUT ROWID;
+        {named.format("dataset", "dataset, ")}
+        CREATE TRIGGER dataset_is_named AFTER INSERT ON dataset
+        BEGIN {named.format("NEW", "")} END;
         """,
     )
 

@@ -156,12 +156,16 @@ def error_page(request: Request[Any, Any, Any], box: Box, err: MlboxError) -> Re
     return Response(render("error.html", context), media_type=HTML, status_code=err.status)
 
 
+FOR_PROGRAMS = ("/api/", "/ajax-api/", "/dvc/", "/feast/", "/v2/")
+"""Where no person's page is, whatever a browser asks for."""
+
+
 def wants_page(request: Request[Any, Any, Any], err: Exception) -> bool:
     """True for a browser that navigates: not for htmx, which shows an error beside what was asked."""
     if isinstance(err, HTTPException) and err.status_code == 405:
         return False
     accepts = "text/html" in request.headers.get("accept", "")
-    return accepts and "hx-request" not in request.headers and not request.url.path.startswith("/api/")
+    return accepts and "hx-request" not in request.headers and not request.url.path.startswith(FOR_PROGRAMS)
 
 
 class Node(NamedTuple):
