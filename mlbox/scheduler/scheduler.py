@@ -28,7 +28,7 @@ from mlbox.records import DatasetVersion, Job, JobSpec, JobState, QueueEntry, Ru
 from mlbox.scheduler.attempts import Ended, Folder, Mount, environment
 from mlbox.scheduler.gpus import Gpu, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
-from mlbox.scheduler.policy import Need, Resources, Waiting, decide, place
+from mlbox.scheduler.policy import Box, Device, Need, Running, State, Waiting, decide, impossible
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
@@ -103,8 +103,8 @@ class Scheduler:
         self._gpus = inventory.gpus()
         self._root = root
         self._url = url
-        self._total = Resources(
-            gpus={gpu.index: 1.0 for gpu in self._gpus},
+        self._box = Box(
+            devices=tuple(Device(str(gpu.index), gpu.index, gpu.memory_gb) for gpu in self._gpus),
             cpus=cpus or float(os.cpu_count() or 1),
             memory_gb=memory_gb or psutil.virtual_memory().total / 2**30,
         )
@@ -212,8 +212,7 @@ class Scheduler:
         self._check_size(spec)
 
     def _check_size(self, spec: JobSpec) -> None:
-        need = _need(spec)
-        if place(need, self._total) is not None:
+        if impossible(_need(spec), State(self._box)) is None:
             return
         if spec.gpus > 0 and not self._gpus:
             missing = getattr(self._inventory, "missing", "")
@@ -224,8 +223,8 @@ class Scheduler:
             )
         for field, has in (
             ("gpus", len(self._gpus)),
-            ("cpus", self._total.cpus),
-            ("memory_gb", self._total.memory_gb),
+            ("cpus", self._box.cpus),
+            ("memory_gb", self._box.memory_gb),
         ):
             if getattr(spec, field) > has:
                 raise InvalidInput(
@@ -270,18 +269,16 @@ class Scheduler:
             self._look_at(job)
         queued = self._jobs.in_states(("queued",))
         now = self._clock.real()
-        waiting = [Waiting(job.id, job.spec.priority, _need(job.spec), job.not_before) for job in queued]
-        for start in decide(waiting, self._free(), now):
-            self._begin(self._jobs.begin_attempt(start.job_id, start.gpus))
+        state = State(
+            self._box,
+            waiting=tuple(_waiting(job) for job in queued),
+            running=tuple(_running(job) for job in self._jobs.in_states(ACTIVE)),
+        )
+        for start in decide(state, now).starts:
+            self._begin(self._jobs.begin_attempt(start.job_id, [int(device) for device in start.devices]))
         due = [(job.not_before - now).total_seconds() for job in queued if job.not_before and job.not_before > now]
         ending = [ENDING_SECONDS for job in active if job.state == "stopping"]
         return min([LOOK_SECONDS, *ending, *(max(0.05, seconds) for seconds in due)])
-
-    def _free(self) -> Resources:
-        free = self._total
-        for job in self._jobs.in_states(ACTIVE):
-            free = free.without(_need(job.spec), job.attempts[-1].gpus)
-        return free
 
     def _folder(self, job: Job) -> Folder:
         return Folder(self._root, job.id, job.attempts[-1].number)
@@ -427,6 +424,36 @@ class Scheduler:
 
 def _need(spec: JobSpec) -> Need:
     return Need(gpus=spec.gpus, cpus=spec.cpus, memory_gb=spec.memory_gb)
+
+
+def _waiting(job: Job) -> Waiting:
+    return Waiting(
+        id=job.id,
+        need=_need(job.spec),
+        submitted_at=job.created_at,
+        priority=job.spec.priority,
+        team=job.spec.team,
+        user=job.user,
+        not_before=job.not_before,
+        limit_seconds=job.spec.timeout_seconds,
+    )
+
+
+def _running(job: Job) -> Running:
+    attempt = job.attempts[-1]
+    limit = job.spec.timeout_seconds
+    return Running(
+        id=job.id,
+        need=_need(job.spec),
+        started_at=attempt.started_at,
+        devices=tuple(map(str, attempt.gpus)),
+        priority=job.spec.priority,
+        team=job.spec.team,
+        user=job.user,
+        expected_end=attempt.started_at + timedelta(seconds=limit) if limit else None,
+        preemptible=False,
+        stopping=job.state == "stopping",
+    )
 
 
 def _state_after(ended: Ended) -> JobState:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbox.scheduler.policy import RANKS, Need, Resources, Waiting, decide, place
+from mlbox.records import Priority
+from mlbox.scheduler.policy import RANKS, Box, Capacity, Decision, Device, Need, State, Waiting, decide
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-BOX = Resources(gpus={0: 1.0, 1: 1.0}, cpus=8, memory_gb=32)
+BOX = Box((Device("a", 0), Device("b", 1)), cpus=8, memory_gb=32)
+
+
+def job(name: str, priority: Priority = "normal", need: Need | None = None, **more: Any) -> Waiting:
+    return Waiting(name, need or Need(cpus=1, memory_gb=1), NOW, priority, **more)
+
+
+def decision(queue: list[Waiting], box: Box = BOX) -> Decision:
+    return decide(State(box, tuple(queue)), NOW)
+
+
+def started(queue: list[Waiting], box: Box = BOX) -> list[str]:
+    return [start.job_id for start in decision(queue, box).starts]
+
 
 needs = st.builds(
     Need,
@@ -20,54 +35,49 @@ needs = st.builds(
 )
 queues = st.lists(st.tuples(st.sampled_from(sorted(RANKS)), needs, st.sampled_from([None, -1, 1])), max_size=12).map(
     lambda rows: [
-        Waiting(f"j{n}", priority, need, None if wait is None else NOW + timedelta(seconds=wait))
+        job(f"j{n:02}", priority, need, not_before=None if wait is None else NOW + timedelta(seconds=wait))
         for n, (priority, need, wait) in enumerate(rows)
     ]
 )
 
 
-def started(queue: list[Waiting], free: Resources = BOX) -> list[str]:
-    return [start.job_id for start in decide(queue, free, NOW)]
-
-
-def job(name: str, priority: str = "normal", *, gpus: float = 0, cpus: float = 1, memory: float = 1) -> Waiting:
-    return Waiting(name, priority, Need(gpus, cpus, memory))  # type: ignore[arg-type]
+def in_line(queue: list[Waiting]) -> list[Waiting]:
+    ready = [job for job in queue if job.not_before is None or job.not_before <= NOW]
+    return sorted(ready, key=lambda job: -RANKS[job.priority])
 
 
 @given(queues)
 def test_nothing_is_ever_given_twice(queue: list[Waiting]) -> None:
     by_id = {job.id: job for job in queue}
-    free = BOX
-    for start in decide(queue, BOX, NOW):
+    free = Capacity(BOX)
+    for start in decision(queue).starts:
         need = by_id[start.job_id].need
-        assert len(start.gpus) == (0 if need.gpus == 0 else max(1, round(need.gpus)))
-        free = free.without(need, start.gpus)
-    assert min(free.cpus, free.memory_gb, *free.gpus.values()) >= -1e-9
+        assert len(start.devices) == need.count
+        free.take(need, start.devices)
+    assert min(free.cpus, free.memory_gb, *free.share) >= -1e-9
 
 
 @given(queues)
 def test_the_first_in_line_starts_if_it_fits_at_all(queue: list[Waiting]) -> None:
-    ready = [job for job in queue if job.not_before is None or job.not_before <= NOW]
-    line = sorted(ready, key=lambda job: -RANKS[job.priority])
-    if line and place(line[0].need, BOX) is not None:
+    line = in_line(queue)
+    if line and Capacity(BOX).place(line[0].need) is not None:
         assert line[0].id in started(queue)
 
 
 @given(queues)
 def test_what_starts_out_of_turn_takes_nothing_that_the_waiting_need(queue: list[Waiting]) -> None:
     """Without those that overtook it, a job that waits would still not fit."""
-    chosen = set(started(queue))
-    ready = [job for job in queue if job.not_before is None or job.not_before <= NOW]
-    line = sorted(ready, key=lambda job: -RANKS[job.priority])
+    chosen = {start.job_id: start for start in decision(queue).starts}
+    line = in_line(queue)
     for place_in_line, waiting in enumerate(line):
         if waiting.id in chosen:
             continue
-        free = BOX
-        for start in decide(queue, BOX, NOW):
-            if any(ahead.id == start.job_id for ahead in line[:place_in_line]):
-                free = free.without(next(j.need for j in line if j.id == start.job_id), start.gpus)
+        free = Capacity(BOX)
+        for ahead in line[:place_in_line]:
+            if ahead.id in chosen:
+                free.take(ahead.need, chosen[ahead.id].devices)
         overtook = [job for job in line[place_in_line + 1 :] if job.id in chosen]
-        assert place(waiting.need, free) is None or not overtook
+        assert free.place(waiting.need) is None or not overtook
 
 
 @given(queues)
@@ -82,15 +92,15 @@ def test_urgent_goes_first_and_equals_in_the_order_of_submission() -> None:
 
 
 def test_a_small_job_does_not_push_a_large_one_back() -> None:
-    busy = Resources(gpus={}, cpus=3, memory_gb=32)
-    assert started([job("large", cpus=4), job("small", cpus=1)], busy) == []
+    assert started([job("large", need=Need(cpus=4)), job("small")], Box((), cpus=3, memory_gb=32)) == []
 
 
 def test_a_job_without_gpus_passes_one_that_waits_for_a_gpu() -> None:
-    busy = Resources(gpus={0: 0.5}, cpus=8, memory_gb=32)
-    assert started([job("training", gpus=1), job("report"), job("part", gpus=0.5)], busy) == ["report"]
+    taken = Box((Device("a", 0, taken=True),), cpus=8, memory_gb=32)
+    queue = [job("training", need=Need(gpus=1)), job("report"), job("part", need=Need(gpus=0.5))]
+    assert started(queue, taken) == ["report"]
 
 
 def test_parts_share_a_gpu_and_leave_the_others_whole() -> None:
-    queue = [job("a", gpus=0.5), job("b", gpus=0.5), job("c", gpus=1)]
-    assert [start.gpus for start in decide(queue, BOX, NOW)] == [(0,), (0,), (1,)]
+    queue = [job("a", need=Need(gpus=0.5)), job("b", need=Need(gpus=0.5)), job("c", need=Need(gpus=1))]
+    assert [start.devices for start in decision(queue).starts] == [("a",), ("a",), ("b",)]
