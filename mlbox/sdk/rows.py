@@ -24,7 +24,7 @@ from mlbox.records import DType
 from mlbox.sdk.parquet import opened
 
 CHUNK_ROWS = 16_384
-"""Rows that are decoded at a time."""
+"""Rows that are decoded at a time, at most."""
 LANES = 2
 """Blocks that are read in turn where they are too large for a pool to hold as many; each open one takes some 50 MB."""
 MOST_OPEN = 32
@@ -168,13 +168,14 @@ class Reader:
         self._columns = list(columns)
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
-    def chunks(self, pieces: Sequence[Piece], mixed: int = 0) -> Iterator[pa.RecordBatch]:
-        """All rows of the pieces, one after the other unless `mixed` rows are to be of several pieces."""
-        lanes = LANES if any(piece.stop - piece.start > mixed // LANES for piece in pieces) and mixed else 1
+    def chunks(self, pieces: Sequence[Piece], pool_rows: int, *, mixed: bool) -> Iterator[pa.RecordBatch]:
+        """All rows of the pieces, one after the other unless the rows of a pool are to be of several pieces."""
+        lanes = LANES if mixed and any(piece.stop - piece.start > pool_rows // LANES for piece in pieces) else 1
+        chunk_rows = min(CHUNK_ROWS, max(1, pool_rows // lanes))
         waiting, reading = deque(pieces), deque[Iterator[pa.RecordBatch]]()
         while waiting or reading:
             while waiting and len(reading) < lanes:
-                reading.append(self._read(waiting.popleft()))
+                reading.append(self._read(waiting.popleft(), chunk_rows))
             chunk = next(reading[0], None)
             if chunk is None:
                 reading.popleft()
@@ -182,10 +183,10 @@ class Reader:
             reading.rotate(-1)
             yield chunk
 
-    def _read(self, piece: Piece) -> Iterator[pa.RecordBatch]:
-        groups = None if piece.block.group is None else [piece.block.group]
-        file, at = self._file(piece.block.file), 0
-        for chunk in file.iter_batches(batch_size=CHUNK_ROWS, row_groups=groups, columns=self._columns):
+    def _read(self, piece: Piece, chunk_rows: int) -> Iterator[pa.RecordBatch]:
+        file = self._file(piece.block.file)
+        groups, at = _spanned(file.metadata, piece) if piece.block.group is None else ([piece.block.group], 0)
+        for chunk in file.iter_batches(batch_size=chunk_rows, row_groups=groups, columns=self._columns):
             low, high = max(piece.start - at, 0), min(piece.stop - at, chunk.num_rows)
             if low < high:
                 yield chunk.slice(low, high - low)
@@ -200,6 +201,13 @@ class Reader:
                 self._open.popitem(last=False)
         self._open.move_to_end(at)
         return self._open[at]
+
+
+def _spanned(about: pq.FileMetaData, piece: Piece) -> tuple[list[int], int]:
+    """The row groups of a file that a piece of it reaches into, and how many rows are before them."""
+    ends = np.cumsum([about.row_group(group).num_rows for group in range(about.num_row_groups)])
+    first, last = (int(at) for at in np.searchsorted(ends, [piece.start, piece.stop - 1], side="right"))
+    return list(range(first, last + 1)), int(ends[first - 1]) if first else 0
 
 
 def pools(chunks: Iterator[pa.RecordBatch], layout: Layout, size: int) -> Iterator[Pool]:

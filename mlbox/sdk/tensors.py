@@ -81,10 +81,11 @@ class Batches(IterableDataset):  # type: ignore[misc]
             return
         pieces = rows.cut(self._blocks(), part.start, part.stop)
         reader = rows.Reader(self._sources, self._layout.columns)
-        full = max(1, min(self._buffer_rows, len(part)) // self._batch_size) * self._batch_size
-        chunks = reader.chunks(pieces, 0 if self._seed is None else full)
+        full = max(1, self._buffer_rows // self._batch_size) * self._batch_size
+        size = min(full, len(part))
+        chunks = reader.chunks(pieces, size, mixed=self._seed is not None)
         draw = None if self._seed is None else np.random.default_rng([self._seed, self.epoch, part.start])
-        for pool in rows.pools(chunks, self._layout, min(full, len(part))):
+        for pool in rows.pools(chunks, self._layout, size):
             order = torch.arange(pool.rows) if draw is None else torch.from_numpy(draw.permutation(pool.rows))
             yield from self._batches(pool, order)
 
