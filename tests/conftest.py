@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,13 +27,20 @@ MLBOX = Path(sys.executable).with_name("mlbox")
 class Server:
     """A running `mlbox serve`, and how to reach it."""
 
-    def __init__(self, data_dir: Path, *flags: str, env: dict[str, str] | None = None, ready: bool = True) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        env: dict[str, str] | None = None,
+        ready: bool = True,
+        command: Sequence[str] = (str(MLBOX),),
+    ) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.with_suffix(".log")
         self._log_start = len(self.log) if self.log_path.exists() else 0
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(MLBOX), "serve", "--data-dir", str(data_dir), "--port", "0", *flags],
+                [*command, "serve", "--data-dir", str(data_dir), "--port", "0", *flags],
                 stderr=log,
                 stdout=log,
                 env={**os.environ, **(env or {})},
