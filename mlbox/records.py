@@ -1003,7 +1003,39 @@ class DatasetDiff(Record, frozen=True, kw_only=True):
 # -- jobs ---------------------------------------------------------------------------------------------------------------
 
 Priority = Literal["low", "normal", "high", "urgent"]
-JobState = Literal["queued", "starting", "running", "stopping", "succeeded", "failed", "stopped", "timed_out"]
+JobState = Literal[
+    "queued", "starting", "running", "stopping", "preempted", "succeeded", "failed", "stopped", "timed_out", "lost"
+]
+JobPhase = Literal["pending", "running", "succeeded", "failed"]
+PHASES: dict[JobState, JobPhase] = {
+    "queued": "pending",
+    "preempted": "pending",
+    "starting": "running",
+    "running": "running",
+    "stopping": "running",
+    "succeeded": "succeeded",
+    "failed": "failed",
+    "stopped": "failed",
+    "timed_out": "failed",
+    "lost": "failed",
+}
+"""What a state comes down to, for those who only want to know whether to wait, look or mend."""
+StopCause = Literal["user", "preempted", "diverged"]
+"""Why a job is being ended before its time."""
+
+
+class DivergenceRule(Record, frozen=True, kw_only=True):
+    """A condition on a metric that a run logs, and what follows."""
+
+    kind: Literal["nonfinite", "no_better", "above"]
+    metric: str = ""
+    """Empty for every metric, which only `nonfinite` allows."""
+    steps: int = 0
+    """`no_better`: for how many steps there was no better value."""
+    bound: float = 0.0
+    """`above`: the largest value that is still well."""
+    higher_is_better: bool = False
+    action: Literal["notify", "stop"] = "notify"
 
 
 class JobSpec(Record, frozen=True, kw_only=True):
@@ -1018,16 +1050,40 @@ class JobSpec(Record, frozen=True, kw_only=True):
     """By environment variable, the secret that it gets: NAME or TEAM/NAME, never a value."""
     snapshot: str | None = None
     """SHA-256 of the uploaded tar.gz of the code: unpacked into the attempt's working directory."""
+    workdir: str = ""
+    """The folder below the snapshot's root that the command runs in."""
     gpus: float = 0
+    """Whole GPUs, or a share of one such as 0.5."""
+    gpu_memory_gb: float = 0
+    """GPU memory that it asks for instead of a share."""
     cpus: float = 1
     memory_gb: float = 4
+    image: str = ""
+    """A container image to run in, where the box has podman or docker."""
+    procs: int = 1
+    """Ranks on the box, as torchrun counts them; a dead one ends the attempt."""
+    environment: str = ""
+    """The SHA-256 of the lock or requirements that its Python environment is built from; empty for the box's own."""
+    queue: str = ""
+    """Empty for the default one."""
     priority: Priority = "normal"
     retries: int | None = None
+    retry_exit_codes: tuple[int, ...] = ()
+    """The exit codes after which it is tried again; empty for every one but 0."""
     timeout_seconds: float | None = None
+    grace_seconds: float | None = None
+    """Seconds between SIGTERM and SIGKILL; the box's own when not given."""
+    checkpoints: bool = False
+    """It saves its progress to MLBOX_CHECKPOINT_DIR and resumes from there: cheap to preempt, and fit for a time-sliced queue."""
     hyperparameters: dict[str, str] = {}
     datasets: tuple[str, ...] = ()
     experiment: str = ""
     tags: dict[str, str] = {}
+    notify: tuple[str, ...] = ()
+    """Addresses that are told of its end, failure, divergence and preemption."""
+    rules: tuple[DivergenceRule, ...] | None = None
+    """When its metrics say that it is of no use; None for the default, which notifies of a NaN or infinite value."""
+    seed: int | None = None
     git_commit: str | None = None
 
 
@@ -1053,6 +1109,8 @@ class Attempt(Record, frozen=True, kw_only=True):
     exit_code: int | None = None
     pid: int | None = None
     gpus: tuple[int, ...] = ()
+    outcome: JobState | None = None
+    """How it ended: as the job did, or `failed` or `preempted` where the job goes on."""
     reason: str = ""
 
 
@@ -1070,7 +1128,14 @@ class Job(Record, frozen=True, kw_only=True):
     reason: str = ""
     """Why it waits or how it ended, in words."""
     not_before: datetime | None = None
+    stop_cause: StopCause | None = None
+    """Why it is `stopping`, or was ended."""
     attempts: tuple[Attempt, ...] = ()
+
+    @property
+    def phase(self) -> JobPhase:
+        """What its state comes down to."""
+        return PHASES[self.state]
 
 
 class QueueEntry(Record, frozen=True, kw_only=True):

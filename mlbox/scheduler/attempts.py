@@ -39,6 +39,8 @@ class Ended:
 
     exit_code: int | None
     timed_out: bool = False
+    lost: bool = False
+    """Its shim is gone, and nobody saw how it ended."""
     stopped: bool = False
     error: str = ""
 

@@ -15,7 +15,7 @@ import selectors
 import subprocess
 import threading
 from collections.abc import Callable, Collection
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -32,7 +32,7 @@ from mlbox.scheduler.policy import Box, Device, Need, Running, State, Waiting, d
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
-from mlbox.store.jobs import ACTIVE, Jobs
+from mlbox.store.jobs import ACTIVE, WAITING, Jobs, outcome_of
 from mlbox.store.secrets import Given, Secrets
 from mlbox.store.teams import EVERYONE
 from mlbox.store.tracking import Tracker
@@ -48,6 +48,7 @@ _RUN_STATUS: dict[JobState, RunStatus] = {
     "failed": "FAILED",
     "timed_out": "FAILED",
     "stopped": "KILLED",
+    "lost": "FAILED",
 }
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def default_experiment(team: str) -> str:
 
 def _entry(job: Job, known: bool) -> QueueEntry:
     limit = job.spec.timeout_seconds
-    began = job.attempts[-1].started_at if job.attempts and job.state != "queued" else None
+    began = job.attempts[-1].started_at if job.attempts and job.state not in WAITING else None
     entry = QueueEntry(
         team=job.spec.team,
         state=job.state,
@@ -148,7 +149,7 @@ class Scheduler:
     def queue(self) -> list[QueueEntry]:
         """What waits or runs, oldest first, of every team; of other teams' no more than what it takes to plan."""
         with asking(None):
-            jobs = self._jobs.in_states(("queued", *ACTIVE))
+            jobs = self._jobs.in_states((*WAITING, *ACTIVE))
         seen = self._jobs.visible_jobs([job.id for job in jobs])
         return [_entry(job, job.id in seen) for job in jobs]
 
@@ -267,7 +268,7 @@ class Scheduler:
         active = self._jobs.in_states(ACTIVE)
         for job in active:
             self._look_at(job)
-        queued = self._jobs.in_states(("queued",))
+        queued = self._jobs.in_states(WAITING)
         now = self._clock.real()
         state = State(
             self._box,
@@ -357,7 +358,7 @@ class Scheduler:
     def _look_at_shim(self, job: Job, folder: Folder) -> None:
         pid = folder.shim_pid()
         if pid is None:
-            ended = folder.ended() or Ended(exit_code=None)  # it may have ended between the two looks
+            ended = folder.ended() or Ended(exit_code=None, lost=True)  # it may have ended between the two looks
             self._finish(job, ended)
             return
         self._watch(job, pid)
@@ -370,15 +371,23 @@ class Scheduler:
         """Write down how the attempt ended, and queue the job again where it may be tried once more."""
         self._unwatch(job.id)
         self._folder(job).clear()
-        state: JobState = "stopped" if self._jobs.get(job.id).state == "stopping" else _state_after(ended)
-        retry_at = None
-        retries = self._retries if job.spec.retries is None else job.spec.retries
-        if state == "failed" and len(job.attempts) <= retries:
-            retry_at = self._clock.real() + timedelta(seconds=BACKOFF_SECONDS ** len(job.attempts))
-        else:  # first the run: whoever sees the job ended finds it ended, and a crash in between is made good
-            self._end_run(job, state)
+        state = _state_after(ended)
+        outcome = outcome_of(self._jobs.get(job.id), state)
+        retry_at = self._retry_at(job) if outcome == "failed" else None
+        if retry_at is None and outcome != "preempted":
+            self._end_run(job, outcome)  # first the run: whoever sees the job ended finds it ended
         self._access.revoke_job_tokens(job.id)
-        self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=ended.reason, retry_at=retry_at)
+        after = self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=ended.reason, retry_at=retry_at)
+        if after.ended_at is not None and after.state != outcome:  # someone asked for its end in between
+            self._end_run(job, after.state)
+
+    def _retry_at(self, job: Job) -> datetime | None:
+        """When a job whose attempt failed is tried again; None where it is not."""
+        failed = 1 + sum(attempt.outcome == "failed" for attempt in job.attempts)
+        retries = self._retries if job.spec.retries is None else job.spec.retries
+        if failed > retries:
+            return None
+        return self._clock.real() + timedelta(seconds=BACKOFF_SECONDS**failed)
 
     def _end_run(self, job: Job, state: JobState) -> None:
         with contextlib.suppress(MlboxError):  # the run may have been ended by hand
@@ -460,6 +469,8 @@ def _state_after(ended: Ended) -> JobState:
     """What an attempt's end means for a job that nobody asked to stop."""
     if ended.timed_out:
         return "timed_out"
+    if ended.lost:
+        return "lost"
     return "succeeded" if ended.exit_code == 0 else "failed"
 
 

@@ -13,26 +13,29 @@ import msgspec
 
 from mlbox.clock import from_us, to_us
 from mlbox.errors import Conflict, NotFound
-from mlbox.records import Attempt, Job, JobSpec, JobState
+from mlbox.records import Attempt, Job, JobSpec, JobState, StopCause
 from mlbox.store.db import Database, Row, Tx
 
 MOVES: dict[JobState, tuple[JobState, ...]] = {
     "queued": ("starting", "stopped"),
-    "starting": ("running", "stopping", "succeeded", "failed", "timed_out", "queued"),
-    "running": ("stopping", "succeeded", "failed", "timed_out", "queued"),
-    "stopping": ("stopped",),
+    "preempted": ("starting", "stopped"),
+    "starting": ("running", "stopping", "succeeded", "failed", "timed_out", "lost", "queued"),
+    "running": ("stopping", "succeeded", "failed", "timed_out", "lost", "queued"),
+    "stopping": ("stopped", "preempted", "succeeded"),
     "succeeded": ("queued",),
     "failed": ("queued",),
     "stopped": ("queued",),
     "timed_out": ("queued",),
+    "lost": ("queued",),
 }
 """From each state, where a job may go; an ended job is queued again only when someone retries it."""
+WAITING: tuple[JobState, ...] = ("queued", "preempted")
 ACTIVE: tuple[JobState, ...] = ("starting", "running", "stopping")
-ENDED: tuple[JobState, ...] = ("succeeded", "failed", "stopped", "timed_out")
+ENDED: tuple[JobState, ...] = ("succeeded", "failed", "stopped", "timed_out", "lost")
 
 _JOB_SQL = """
 SELECT job.*, (SELECT json_group_array(json_object('number', number, 'started_us', started_us, 'ended_us', ended_us,
-    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'reason', reason))
+    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'outcome', outcome, 'reason', reason))
   FROM (SELECT * FROM attempt WHERE job_id = job.id ORDER BY number)) AS attempts
 FROM job
 """
@@ -103,10 +106,10 @@ class Jobs:
         return self.get(job.id)
 
     def begin_attempt(self, job_id: str, gpus: Sequence[int]) -> Job:
-        """queued -> starting, with the row of a new attempt."""
+        """queued or preempted -> starting, with the row of a new attempt."""
 
         def write(tx: Tx) -> None:
-            job = _load(tx, job_id, "queued")
+            job = _load(tx, job_id, *WAITING)
             number = len(job.attempts) + 1
             tx.run(
                 "INSERT INTO attempt (job_id, number, started_us, gpus) VALUES (?,?,?,?)",
@@ -134,36 +137,48 @@ class Jobs:
     ) -> Job:
         """End the present attempt; the job ends with it, or is queued for another try at a moment.
 
-        A job that someone asked to stop in the meantime is stopped, however its attempt ended.
+        A job that was asked to stop in the meantime is stopped, however its attempt ended. One that gives way to another is
+        preempted, and waits to go on, unless it came to its own good end first.
         """
 
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *ACTIVE)
+            outcome = outcome_of(job, state)
             tx.run(
-                "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ? WHERE job_id = ? AND number = ?",
-                (tx.now_us, exit_code, reason, job_id, len(job.attempts)),
+                "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ?, outcome = ? WHERE job_id = ? AND number = ?",
+                (tx.now_us, exit_code, reason, outcome, job_id, len(job.attempts)),
             )
-            stopped = job.state == "stopping"
-            if retry_at is not None and not stopped:
+            if outcome == "preempted":
+                tx.run("UPDATE job SET stop_cause = NULL WHERE id = ?", (job_id,))
+                _move(tx, job, "preempted", "mlbox", job.reason)
+            elif outcome != "stopped" and retry_at is not None:
                 tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(retry_at), job_id))
                 _move(tx, job, "queued", "mlbox", f"{reason}; tried again")
-                return
-            tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, exit_code, job_id))
-            _move(tx, job, *(("stopped", "mlbox", job.reason) if stopped else (state, "mlbox", reason)))
+            else:
+                tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, exit_code, job_id))
+                _move(tx, job, outcome, "mlbox", job.reason if outcome == "stopped" else reason)
 
         self._db.write(write)
         return self.get(job_id)
 
-    def ask_to_stop(self, job_id: str, *, actor: str) -> Job:
-        """queued -> stopped; starting or running -> stopping. Raises Conflict for a job that has ended."""
+    def ask_to_stop(self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "") -> Job:
+        """queued or preempted -> stopped; starting or running -> stopping. Raises Conflict for a job that has ended.
+
+        A user's wish stands above the scheduler's: a job that was about to give way to another is stopped for good.
+        """
 
         def write(tx: Tx) -> None:
-            job = _load(tx, job_id, "queued", "starting", "running", "stopping")
-            if job.state == "queued":
-                tx.run("UPDATE job SET ended_us = ? WHERE id = ?", (tx.now_us, job_id))
-                _move(tx, job, "stopped", actor, f"stopped by {actor} before it started")
-            elif job.state != "stopping":
-                _move(tx, job, "stopping", actor, f"stopped by {actor}")
+            job = _load(tx, job_id, *WAITING, *ACTIVE)
+            said = reason or f"stopped by {actor}"
+            if job.state in WAITING and cause != "preempted":
+                tx.run("UPDATE job SET ended_us = ?, stop_cause = ? WHERE id = ?", (tx.now_us, cause, job_id))
+                _move(tx, job, "stopped", actor, reason or f"stopped by {actor} before it started")
+            elif job.state in ("starting", "running"):
+                tx.run("UPDATE job SET stop_cause = ? WHERE id = ?", (cause, job_id))
+                _move(tx, job, "stopping", actor, said)
+            elif job.state == "stopping" and job.stop_cause == "preempted" and cause != "preempted":
+                tx.run("UPDATE job SET stop_cause = ?, reason = ? WHERE id = ?", (cause, said, job_id))
+                tx.emit("job.stopping", f"job:{job.id}", actor, name=job.spec.name, reason=said)
 
         self._db.write(write)
         return self.get(job_id)
@@ -174,13 +189,23 @@ class Jobs:
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *ENDED)
             tx.run(
-                "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, run_id = ? WHERE id = ?",
+                "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, stop_cause = NULL, run_id = ?"
+                " WHERE id = ?",
                 (run_id, job_id),
             )
             _move(tx, job, "queued", actor, f"retried by {actor}")
 
         self._db.write(write)
         return self.get(job_id)
+
+
+def outcome_of(job: Job, state: JobState) -> JobState:
+    """What an attempt that ended as `state` comes to, given what was asked of the job in the meantime."""
+    if job.state != "stopping":
+        return state
+    if job.stop_cause != "preempted":
+        return "stopped"
+    return state if state == "succeeded" else "preempted"
 
 
 def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
@@ -211,6 +236,7 @@ def _job(row: Row) -> Job:
         exit_code=row["exit_code"],
         reason=row["reason"],
         not_before=_moment(row["not_before_us"]),
+        stop_cause=row["stop_cause"],
         attempts=tuple(
             Attempt(
                 number=a["number"],
@@ -219,6 +245,7 @@ def _job(row: Row) -> Job:
                 exit_code=a["exit_code"],
                 pid=a["pid"],
                 gpus=tuple(a["gpus"]),
+                outcome=a["outcome"],
                 reason=a["reason"],
             )
             for a in msgspec.json.decode(row["attempts"])

@@ -21,7 +21,7 @@ from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.jobs import MOVES, Jobs
+from mlbox.store.jobs import ENDED, MOVES, Jobs
 from mlbox.store.tracking import Tracker
 from tests.conftest import wait_for
 
@@ -72,7 +72,7 @@ class House:
         return wait_for(there, what=f"{job.id} to be {states}")
 
     def ended(self, job: Job) -> Job:
-        return self.until(job, "succeeded", "failed", "stopped", "timed_out")
+        return self.until(job, *ENDED)
 
     def log(self, job: Job, attempt: int | None = None) -> str:
         return self.scheduler.log_path(job.id, attempt).read_text()
@@ -302,13 +302,13 @@ def test_of_two_shims_for_one_attempt_only_one_runs_the_command(house: House) ->
     assert ended.exit_code == 0
 
 
-def test_processes_that_are_gone_without_a_trace_fail_the_attempt(house: House) -> None:
+def test_an_attempt_whose_processes_are_gone_without_a_trace_is_lost(house: House) -> None:
     job = house.until(house.shell("sleep 60"), "running")
     pid = wait_for(lambda: _claimed(house.folder / "jobs" / job.id / "1"), what="the claim")
     for process in (_child_of(pid), pid):
         os.kill(process, signal.SIGKILL)
     after = house.ended(job)
-    assert after.state == "failed"
+    assert after.state == "lost"
     assert "without a trace" in after.reason
 
 

@@ -42,3 +42,14 @@ def m002_team(db: Database) -> None:
 @migration(jobs)
 def m003_audit_chain(db: Database) -> None:
     chain_events(db)
+
+
+@migration(jobs)
+def m004_stop_cause(db: Database) -> None:
+    run_script(
+        db,
+        """
+        ALTER TABLE job ADD COLUMN stop_cause TEXT;
+        ALTER TABLE attempt ADD COLUMN outcome TEXT;
+        """,
+    )

@@ -17,9 +17,11 @@ STATE_KINDS: dict[str, str] = {
     **dict.fromkeys(("succeeded", "FINISHED", "Production", "completed", "ok", "resolved", "passed", "PRESENT"), "ok"),
     **dict.fromkeys(("healthy", "up", "champion", "approve"), "ok"),
     **dict.fromkeys(("running", "starting", "RUNNING", "Staging", "testing", "shadow", "canary", "control"), "run"),
-    **dict.fromkeys(("queued", "SCHEDULED", "waiting_approval"), "wait"),
+    **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval"), "wait"),
     **dict.fromkeys(("stopping", "investigate", "timed_out", "OUTSIDE_MAX_AGE"), "warn"),
-    **dict.fromkeys(("failed", "FAILED", "rejected", "rolled_back", "alert", "firing", "down", "reject"), "bad"),
+    **dict.fromkeys(
+        ("failed", "FAILED", "lost", "rejected", "rolled_back", "alert", "firing", "down", "reject"), "bad"
+    ),
 }
 """A state's kind: its colour and its shape. What is not here has ended quietly, or says nothing."""
 

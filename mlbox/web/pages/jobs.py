@@ -9,18 +9,19 @@ from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Job, JobState
+from mlbox.store.jobs import ACTIVE, WAITING
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
-ACTIVE: tuple[JobState, ...] = ("queued", "starting", "running", "stopping")
+OPEN: tuple[JobState, ...] = (*WAITING, *ACTIVE)
 
 
 def _list(view: View, state: str | None, user: str | None, after: str | None) -> dict[str, Any]:
     scheduler = view.box.scheduler
 
     def active() -> list[Job]:
-        return [job for each in ACTIVE[1:] for job in scheduler.jobs(state=each, limit=PAGE_SIZE)]
+        return [job for each in ACTIVE for job in scheduler.jobs(state=each, limit=PAGE_SIZE)]
 
     wanted = _state(state)
     found = scheduler.jobs(state=wanted, user=user or None, limit=PAGE_SIZE + 1, after=after)
@@ -67,10 +68,10 @@ def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
     shown = attempt or (job.attempts[-1].number if job.attempts else None)
     return {
         "job": job,
-        "active": job.state in ACTIVE,
+        "active": job.state in OPEN,
         "attempt": shown,
-        "may_stop": may_act and job.state in ACTIVE and job.state != "stopping",
-        "may_retry": may_act and job.state not in ACTIVE,
+        "may_stop": may_act and job.state in OPEN and job.state != "stopping",
+        "may_retry": may_act and job.state not in OPEN,
     }
 
 

@@ -78,6 +78,8 @@ PHRASES: dict[str, str] = {
     "job.succeeded": "finished {name}: {reason}",
     "job.failed": "saw {name} fail: {reason}",
     "job.timed_out": "ended {name}: it took too long",
+    "job.preempted": "stopped {name} for now: {reason}",
+    "job.lost": "lost {name}: {reason}",
     "experiment.model_deleted": "deleted the logged model {model} of {name}",
     "experiment.model_file_deleted": "deleted {path} of the logged model {model} of {name}",
     "run.started": "began the run {name}",

@@ -1,0 +1,115 @@
+"""Whatever is asked of a job, in whatever order: it moves as the table says, and a user's word is the last."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mlbox.clock import ManualClock, parse_time
+from mlbox.errors import Conflict
+from mlbox.events import EventBus
+from mlbox.records import PHASES, Job, JobSpec, JobState
+from mlbox.store import migrations
+from mlbox.store.db import Database
+from mlbox.store.jobs import ACTIVE, ENDED, MOVES, WAITING, Jobs
+
+ENDS: tuple[JobState, ...] = ("succeeded", "failed", "timed_out", "lost")
+
+
+class Life(RuleBasedStateMachine):
+    """One job, told what may happen to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        clock = ManualClock(parse_time("2026-01-01T00:00Z"))
+        self.clock = clock
+        self.db = Database(Path(self.folder.name) / "jobs.sqlite", migrations.jobs, clock, EventBus())
+        self.jobs = Jobs(self.db)
+        spec = JobSpec(command=("true",), name="one")
+        self.jobs.add(Job(id="j", user="ann", spec=spec, state="queued", created_at=clock.real(), run_id="r"))
+        self.before: JobState = "queued"
+        self.stopped_by_user = False
+
+    @property
+    def job(self) -> Job:
+        return self.jobs.get("j")
+
+    @precondition(lambda self: self.job.state in WAITING)
+    @rule()
+    def begins(self) -> None:
+        assert self.jobs.begin_attempt("j", [0]).state == "starting"
+
+    @rule()
+    def runs(self) -> None:
+        was = self.job.state
+        if was in ACTIVE:
+            assert self.jobs.started("j", 1).state == ("running" if was == "starting" else was)
+
+    @precondition(lambda self: self.job.state in ACTIVE)
+    @rule(state=st.sampled_from(ENDS), again=st.booleans())
+    def ends(self, state: JobState, again: bool) -> None:
+        was = self.job
+        after = self.jobs.end_attempt(
+            "j", state, exit_code=0, reason="so", retry_at=self.clock.real() if again and state == "failed" else None
+        )
+        if self.stopped_by_user:
+            assert after.state == "stopped"
+        elif was.state == "stopping":
+            assert after.state == ("succeeded" if state == "succeeded" else "preempted")
+        else:
+            assert after.state == ("queued" if again and state == "failed" else state)
+
+    @rule()
+    def is_preempted(self) -> None:
+        was = self.job.state
+        if was in ENDED:
+            with pytest.raises(Conflict):
+                self.jobs.ask_to_stop("j", actor="mlbox", cause="preempted")
+            return
+        after = self.jobs.ask_to_stop("j", actor="mlbox", cause="preempted", reason="gives way to 2").state
+        assert after == ("stopping" if was in ("starting", "running") else was)
+
+    @precondition(lambda self: self.job.state not in ENDED)
+    @rule()
+    def is_stopped(self) -> None:
+        waits = self.job.state in WAITING
+        assert self.jobs.ask_to_stop("j", actor="ann").state == ("stopped" if waits else "stopping")
+        self.stopped_by_user = True
+
+    @precondition(lambda self: self.job.state in ENDED)
+    @rule()
+    def is_retried(self) -> None:
+        assert self.jobs.queue_again("j", actor="ann", run_id="r2").state == "queued"
+        self.stopped_by_user = False
+
+    @invariant()
+    def moves_as_the_table_says(self) -> None:
+        now = self.job
+        # A rule makes at most one move, but for one that leaves it where it is.
+        assert now.state == self.before or now.state in MOVES[self.before]
+        assert (now.ended_at is not None) == (now.state in ENDED)
+        assert (now.phase == "pending") == (now.state in WAITING)
+        self.before = now.state
+
+    @invariant()
+    def every_ended_attempt_says_how(self) -> None:
+        open_ones = [attempt for attempt in self.job.attempts if attempt.outcome is None]
+        assert len(open_ones) == (self.job.state in ACTIVE)
+
+    def teardown(self) -> None:
+        self.db.close()
+        self.folder.cleanup()
+
+
+TestLife = Life.TestCase
+TestLife.settings = settings(max_examples=15, stateful_step_count=25, deadline=None)
+
+
+def test_each_state_has_a_phase() -> None:
+    assert set(PHASES) == set(MOVES) == {*WAITING, *ACTIVE, *ENDED}
