@@ -5,7 +5,7 @@
 
 from mlbox.scheduler.policy.capacity import Capacity, cost, gpus
 from mlbox.scheduler.policy.decision import decide
-from mlbox.scheduler.policy.fairness import charge, decay
+from mlbox.scheduler.policy.fairness import charge, decay, holding
 from mlbox.scheduler.policy.impossible import impossible
 from mlbox.scheduler.policy.reasons import explain, waiting_for
 from mlbox.scheduler.policy.types import (
@@ -56,6 +56,7 @@ __all__ = [
     "decide",
     "explain",
     "gpus",
+    "holding",
     "impossible",
     "span",
     "waiting_for",

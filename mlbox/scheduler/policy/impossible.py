@@ -6,11 +6,16 @@ from mlbox.scheduler.policy.capacity import gpus
 from mlbox.scheduler.policy.types import DEFAULT_QUEUE, EPSILON, Need, Reason, State
 
 
-def impossible(need: Need, state: State, *, team: str = "everyone", queue: str = DEFAULT_QUEUE) -> Reason | None:
+def impossible(
+    need: Need, state: State, *, team: str = "everyone", queue: str = DEFAULT_QUEUE, checkpoints: bool = False
+) -> Reason | None:
     """Why a job could not run on the empty box, whatever anyone waits for; None where it could.
 
     `asked` and `free` are what it asks and the most that there ever is; `kind` names the field.
     """
+    line = state.queues.get(queue)
+    if line and line.quantum_seconds is not None and not checkpoints:
+        return Reason("turns", f"jobs in the queue {queue} take turns, and it saves no checkpoints")
     return _too_large(need, state) or _over_limits(need, state, team, queue)
 
 

@@ -79,16 +79,20 @@ class Waiting:
     team: str = "everyone"
     user: str = ""
     queue: str = DEFAULT_QUEUE
+    queued_at: datetime | None = None
+    """Since when it waits, where that is not since its submission: what it rises by."""
     not_before: datetime | None = None
     front: bool = False
     """Requeued after a preemption: at the front of its class."""
+    promised: bool = False
+    """Others were stopped for it (`Preemption.for_job`), and it has not started yet: at the front of all of its priority."""
     attained: float = 0.0
     """GPU-seconds that its attempts have had; on a box without GPUs, CPU-seconds."""
     limit_seconds: float | None = None
     """Its time limit: it has ended by then."""
     checkpoints: bool = False
     """It saves its progress and goes on from there: it may take turns, and fill a gap until whoever waits for it can start."""
-    grace_seconds: float = 10.0
+    preemptible: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,8 @@ class Running:
     checkpoints: bool = False
     progressed: bool = True
     """False from the start of an attempt that follows a preemption until its first checkpoint: it is left alone so long."""
-    filling: bool = False
-    """Started past a job that waits for what it took: the first to give it back. As its `Start` said."""
+    yields_to: tuple[str, ...] = ()
+    """As its `Start` said."""
     stopping: bool = False
     """Told to end: what it holds is free within its grace."""
     stop_by: datetime | None = None
@@ -203,8 +207,10 @@ class Start:
 
     job_id: str
     devices: tuple[str, ...] = ()
-    filling: bool = False
-    """To be kept with the attempt: it gives way as soon as whoever it passed can start in its place."""
+    yields_to: tuple[str, ...] = ()
+    """Of a job that fills a gap: those that wait for what it takes, and stop it as soon as one can start in its place.
+
+    To be kept with the attempt."""
 
 
 PreemptionCause = Literal["priority", "quota", "filling", "turn"]
@@ -217,7 +223,7 @@ class Preemption:
     job_id: str
     for_job: str
     cause: PreemptionCause
-    """Higher priority; a quota that it is over; it filled a gap; its turn is over."""
+    """An urgent job; a quota that it is over; it filled a gap; its turn is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +237,22 @@ class Decision:
 
 
 ReasonKind = Literal[
-    "time", "gpus", "gpu_memory", "cpus", "memory", "team_quota", "queue_gpus", "queue_running", "ahead", "stopping"
+    "time",
+    "gpus",
+    "gpu_memory",
+    "cpus",
+    "memory",
+    "team_quota",
+    "queue_gpus",
+    "queue_running",
+    "turns",
+    "room",
+    "ahead",
 ]
+"""What a job waits for, or why it can never run.
+
+`room` is being made for it; those `ahead` go first; a queue of `turns` takes only jobs that checkpoint.
+"""
 
 
 @dataclass(frozen=True, slots=True)
