@@ -1138,6 +1138,57 @@ class Job(Record, frozen=True, kw_only=True):
         return PHASES[self.state]
 
 
+class CronTrigger(Record, frozen=True, kw_only=True):
+    """What happens on the box that asks for a job: a new version of a dataset, or an alert of a model."""
+
+    kind: Literal["dataset", "alert"]
+    name: str
+    """The dataset's, or the model's."""
+
+
+class CronSpec(Record, frozen=True, kw_only=True):
+    """A job that is submitted again and again: by time, or when something happens."""
+
+    name: str
+    job: JobSpec
+    schedule: str = ""
+    """A cron expression of five fields; empty for one that only `on` asks for."""
+    timezone: str = "UTC"
+    on: CronTrigger | None = None
+    misfire: Literal["once", "skip"] = "once"
+    """Of times that nobody was there for: submit one job for all of them, or none."""
+    misfire_seconds: int = 86_400
+    """What is later than this is not made up for."""
+    overlap: Literal["skip", "queue", "replace"] = "skip"
+    """While its last job has not ended: do nothing, submit another all the same, or stop the last one first."""
+
+
+class Cron(Record, frozen=True, kw_only=True):
+    """A cron, and what became of it so far."""
+
+    id: str
+    owner: str
+    """In whose name its jobs are submitted."""
+    spec: CronSpec
+    created_at: datetime
+    paused: bool = False
+    next_at: datetime | None = None
+    last_at: datetime | None = None
+    last_job: str | None = None
+    last_outcome: str = ""
+    """What the last time came to, in words."""
+
+
+class Firing(Record, frozen=True, kw_only=True):
+    """One time that a cron asked for its job."""
+
+    cause: str
+    at: datetime
+    job_id: str | None = None
+    outcome: Literal["due", "submitted", "skipped", "refused"]
+    reason: str = ""
+
+
 class QueueEntry(Record, frozen=True, kw_only=True):
     """A job that waits or runs: of another team's only team, state, GPUs and expected end."""
 

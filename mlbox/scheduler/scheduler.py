@@ -124,10 +124,10 @@ class Scheduler:
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
-    def submit(self, spec: JobSpec, *, user: str) -> Job:
+    def submit(self, spec: JobSpec, *, user: str, job_id: str | None = None) -> Job:
         """Queue a job, with a run of its own; raises InvalidInput for what this box can never run."""
-        self._check(spec)
-        job_id = new_id()
+        self.check(spec)
+        job_id = job_id or new_id()
         run = self._start_run(spec, user, job_id)
         job = Job(
             id=job_id, user=user, spec=spec, state="queued", created_at=self._clock.real(), run_id=run, reason="waits"
@@ -198,7 +198,8 @@ class Scheduler:
             status="SCHEDULED",
         ).id
 
-    def _check(self, spec: JobSpec) -> None:
+    def check(self, spec: JobSpec) -> None:
+        """Raise InvalidInput for what this box can never run."""
         if not spec.command or not all(spec.command):
             raise InvalidInput("The command is empty.", hint="Give at least a program.", field="command")
         if spec.gpus >= 1 and spec.gpus != round(spec.gpus):

@@ -294,6 +294,16 @@ class Database:
             raise Unavailable(f"The {self.name} store could not be read: {err}.") from err
         return row
 
+    def events_after(self, seq: int, *, limit: int = 1000) -> list[tuple[int, Event]]:
+        """This file's events with their places in it, oldest first, from above a place: to follow what happens."""
+        rows = self.all("SELECT * FROM event WHERE seq > ? ORDER BY seq LIMIT ?", (seq, limit))
+        return [(row["seq"], _event(row)) for row in rows]
+
+    def last_event(self) -> int:
+        """The place of the newest event; 0 where there is none."""
+        row = self.one("SELECT max(seq) AS seq FROM event")
+        return 0 if row is None or row["seq"] is None else int(row["seq"])
+
     def events(
         self,
         *,
@@ -310,15 +320,7 @@ class Database:
             f"SELECT * FROM event WHERE id < :before{wanted} ORDER BY id DESC LIMIT :limit",
             {"before": before or "~", "limit": limit, **given},
         )
-        return [
-            Event(
-                **{name: row[name] for name in ("id", "type", "subject", "actor")},
-                at=from_us(row["at_us"]),
-                domain_at=from_us(row["domain_us"]),
-                data=msgspec.json.decode(row["data"]),
-            )
-            for row in rows
-        ]
+        return [_event(row) for row in rows]
 
     def check(self) -> None:
         """A real query and a real, empty write transaction; raises Unavailable when either fails."""
@@ -370,6 +372,15 @@ class DownDatabase(Database):
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def _event(row: Row) -> Event:
+    return Event(
+        **{name: row[name] for name in ("id", "type", "subject", "actor")},
+        at=from_us(row["at_us"]),
+        domain_at=from_us(row["domain_us"]),
+        data=msgspec.json.decode(row["data"]),
+    )
 
 
 def _sha256(text: str) -> str:

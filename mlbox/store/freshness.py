@@ -14,6 +14,7 @@ from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput
 from mlbox.records import FeatureView, Freshness, ViewSpec
 from mlbox.store import changes
+from mlbox.store.cron_times import next_after
 from mlbox.store.db import Tx
 from mlbox.store.offline import one
 from mlbox.store.views import view_table
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 UPSTREAM = "upstream"
 MAX_STALE_SECONDS = 10 * 366 * 86_400
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class Refreshed(NamedTuple):
@@ -45,23 +45,6 @@ def check_schedule(spec: ViewSpec) -> None:
             hint="Leave it out for no limit.",
             field="stale_after_seconds",
         )
-
-
-def next_after(schedule: str, moment: datetime) -> datetime | None:
-    """When a cron expression asks for its view after a moment; raises InvalidInput for what is none."""
-    from apscheduler.triggers.cron import CronTrigger
-
-    try:
-        found: datetime | None = CronTrigger.from_crontab(schedule, timezone=UTC).get_next_fire_time(
-            None, moment + _MICROSECOND
-        )
-    except (ValueError, TypeError) as err:
-        raise InvalidInput(
-            f"{schedule!r:.80} is no schedule: {err}.",
-            hint="Write a cron expression of five fields in UTC, such as '5 * * * *', or 'upstream'.",
-            field="schedule",
-        ) from err
-    return found
 
 
 class Fresh(ViewTables):
@@ -110,8 +93,7 @@ class Fresh(ViewTables):
                     found.append(view.ref)
             elif view.schedule:
                 last = known.get(view.ref)
-                at = next_after(view.schedule, from_us(last.ran_us) if last else view.created_at)
-                if at is not None and at <= now:
+                if next_after(view.schedule, from_us(last.ran_us) if last else view.created_at) <= now:
                     found.append(view.ref)
         return found
 

@@ -20,6 +20,7 @@ from mlbox.web import dvc, events_stream, feast, metrics, mlflow, oidc, ops, pag
 from mlbox.web.api import (
     accounts,
     catalogue,
+    crons,
     datasets,
     definitions,
     deleted,
@@ -75,6 +76,7 @@ ADAPTERS: tuple[Any, ...] = (
     monitoring,
     skew,
     jobs,
+    crons,
     secrets_api,
     v2,
     mlflow,

@@ -43,6 +43,10 @@ async def _by_job(box: Box, value: str) -> str:
     return f"{(await box.call(box.scheduler.job, value)).spec.team}."
 
 
+async def _by_cron(box: Box, value: str) -> str:
+    return f"{(await box.call(box.crons.crons.get, value)).spec.job.team}."
+
+
 async def _by_team(box: Box, value: str) -> str:
     return f"{value}."
 
@@ -54,6 +58,7 @@ OWNERS: dict[str, Callable[[Box, str], Awaitable[str]]] = {
     "run_id": _by_run,
     "promotion_id": _by_promotion,
     "job_id": _by_job,
+    "cron": _by_cron,
     "team": _by_team,
 }
 """By path parameter: a name in the namespace of the team that owns what it stands for."""

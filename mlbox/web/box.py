@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from mlbox.errors import NotFound, StartupError, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Event, Principal, limit_names
+from mlbox.scheduler.admission import Admission
+from mlbox.scheduler.crons import CronRunner
 from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
 from mlbox.scheduler.scheduler import Scheduler
@@ -40,6 +42,8 @@ from mlbox.settings import Settings
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.asking import asking
+from mlbox.store.crons import Crons
 from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
 from mlbox.store.datasets import Datasets
@@ -128,6 +132,7 @@ class Box:
             self._open_webhooks(opening)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
+            self.crons.start()
             self._stack = opening.pop_all()
 
     def _open_tracking(self, opening: contextlib.ExitStack) -> None:
@@ -238,6 +243,24 @@ class Box:
             datasets=self.datasets.version,
         )
         opening.callback(self.scheduler.close)
+        self.admission = Admission(self.scheduler, self.teams, self.secrets, self.datasets.version, self._account)
+        self.crons = CronRunner(
+            Crons(self._databases["jobs"]),
+            self._databases,
+            self.admission.submit_as,
+            self.scheduler,
+            self._sees,
+            self.clock,
+            self.bus,
+        )
+        opening.callback(self.crons.close)
+
+    def _sees(self, user: str, kind: str, name: str) -> bool:
+        principal = self._account(user)
+        if principal is None:
+            return False
+        with asking(principal):
+            return self.teams.visible(kind, name)
 
     def _may_use_secrets(self, user: str, team: str) -> bool:
         account = self.access.user(user)

@@ -16,8 +16,8 @@ from mlbox.serve.landing import Landing
 from mlbox.serve.refresh import Refresher
 from mlbox.store import migrations
 from mlbox.store.alerts import Alerts
+from mlbox.store.cron_times import next_after
 from mlbox.store.db import Database
-from mlbox.store.freshness import next_after
 from mlbox.store.ingest import Uploads
 from tests.conftest import wait_for
 from tests.store.test_features import COLUMNS, REF, SPEC, START, House, moment, sales

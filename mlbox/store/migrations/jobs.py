@@ -53,3 +53,26 @@ def m004_stop_cause(db: Database) -> None:
         ALTER TABLE attempt ADD COLUMN outcome TEXT;
         """,
     )
+
+
+@migration(jobs)
+def m005_crons(db: Database) -> None:
+    """Jobs that come again, each time that they were asked for, and how far other stores' events were followed for them."""
+    run_script(
+        db,
+        """
+        CREATE TABLE cron (
+          id TEXT PRIMARY KEY, name TEXT NOT NULL, team TEXT NOT NULL, owner TEXT NOT NULL, spec TEXT NOT NULL,
+          created_us INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0, next_us INTEGER, UNIQUE (team, name)
+        ) STRICT;
+        CREATE INDEX cron_next ON cron (next_us) WHERE next_us IS NOT NULL;
+        CREATE TABLE firing (
+          id TEXT PRIMARY KEY, cron_id TEXT NOT NULL REFERENCES cron (id) ON DELETE CASCADE, cause TEXT NOT NULL,
+          at_us INTEGER NOT NULL, job_id TEXT NOT NULL, outcome TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+          UNIQUE (cron_id, cause)
+        ) STRICT;
+        CREATE INDEX firing_due ON firing (outcome) WHERE outcome = 'due';
+        CREATE INDEX firing_of ON firing (cron_id, id);
+        CREATE TABLE followed (store TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+        """,
+    )

@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 from typing import Annotated, Any
 
-import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
 from mlbox.records import Job, JobSpec, JobState, Principal, QueueEntry, Record
 from mlbox.scheduler.gpus import Gpu
-from mlbox.scheduler.scheduler import default_experiment
 from mlbox.store.jobs import ENDED
-from mlbox.web.api.secrets import resolve_secrets
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
 
@@ -39,12 +36,7 @@ async def put_snapshot(request: Request[Any, Any, Any], box: Box, principal: Pri
 @post("/api/v1/jobs", action="job.submit")
 async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
     """Queue a job."""
-    box.teams.require(principal, "job.submit", team=data.team)
-    box.teams.require(principal, "run.create", name=data.experiment or default_experiment(data.team))
-    datasets = [(await box.call(box.datasets.version, ref)).ref for ref in data.datasets]
-    secrets = await resolve_secrets(box, principal, data)
-    spec = msgspec.structs.replace(data, datasets=tuple(datasets), secrets=secrets)
-    return await box.call(box.scheduler.submit, spec, user=principal.name)
+    return await box.call(box.admission.submit, data, principal=principal)
 
 
 @get("/api/v1/jobs", action="job.read")

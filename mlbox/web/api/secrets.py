@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import delete, get, post
 
-from mlbox.records import JobSpec, Principal, Record, Secret
+from mlbox.records import Principal, Record, Secret
 from mlbox.store.teams import EVERYONE
 from mlbox.web.box import Box
 
@@ -56,16 +56,6 @@ async def rotate_key(box: Box, principal: Principal) -> Rotation:
     """Encrypt all secrets under a new key."""
     done = await box.call(box.secrets.rotate_key, actor=principal.name)
     return Rotation(sealed=done.sealed, lost=done.lost)
-
-
-async def resolve_secrets(box: Box, principal: Principal, spec: JobSpec) -> dict[str, str]:
-    """What a job asks for, by variable, as TEAM/NAME; raises unless whoever submits it is a member of the secret's team."""
-    if not spec.secrets:
-        return {}
-    found = await box.call(box.secrets.resolve, spec.secrets, team=spec.team, env=spec.env)
-    for team in {reference.partition("/")[0] for reference in found.values()}:
-        box.teams.require(principal, "secret.use", team=team)
-    return found
 
 
 handlers: list[Any] = [list_secrets, set_secret, remove_secret, rotate_key]

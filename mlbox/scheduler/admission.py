@@ -1,0 +1,64 @@
+"""Who may submit which job: what is asked before a job is queued, whether a person submits it or a cron in that person's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from mlbox.errors import NotAuthorised
+from mlbox.records import DatasetVersion, Job, JobSpec, Principal
+from mlbox.scheduler.scheduler import Scheduler, default_experiment
+from mlbox.store.asking import asking
+from mlbox.store.secrets import Secrets
+from mlbox.store.teams import Teams
+
+
+class Admission:
+    """The way into the queue. `account` gives a user's principal, or None for one who may not sign in."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        teams: Teams,
+        secrets: Secrets,
+        datasets: Callable[[str], DatasetVersion],
+        account: Callable[[str], Principal | None],
+    ) -> None:
+        self._scheduler = scheduler
+        self._teams = teams
+        self._secrets = secrets
+        self._datasets = datasets
+        self._account = account
+
+    def submit(self, spec: JobSpec, *, principal: Principal, job_id: str | None = None) -> Job:
+        """Queue a job; raises NotAuthorised, NotFound for a dataset or secret, InvalidInput for what can never run."""
+        return self._scheduler.submit(self.resolve(spec, principal), user=principal.name, job_id=job_id)
+
+    def submit_as(self, user: str, spec: JobSpec, *, job_id: str) -> Job:
+        """As `submit`, in a user's name; raises NotAuthorised where the user may not sign in any more."""
+        principal = self._account(user)
+        if principal is None:
+            raise NotAuthorised(f"{user} may not sign in any more.", hint="Let somebody else own this.")
+        with asking(principal):
+            return self.submit(spec, principal=principal, job_id=job_id)
+
+    def check(self, spec: JobSpec, principal: Principal) -> None:
+        """Raise as `submit` does, without submitting anything."""
+        self._scheduler.check(self.resolve(spec, principal))
+
+    def resolve(self, spec: JobSpec, principal: Principal) -> JobSpec:
+        """What a job asks for with each name made definite, and allowed; raises as `submit` does."""
+        self._teams.require(principal, "job.submit", team=spec.team)
+        self._teams.require(principal, "run.create", name=spec.experiment or default_experiment(spec.team))
+        datasets = tuple(self._datasets(ref).ref for ref in spec.datasets)
+        return msgspec.structs.replace(spec, datasets=datasets, secrets=self._use_secrets(spec, principal))
+
+    def _use_secrets(self, spec: JobSpec, principal: Principal) -> dict[str, str]:
+        """By variable, as TEAM/NAME; raises unless whoever submits is a member of the secret's team."""
+        if not spec.secrets:
+            return {}
+        found = self._secrets.resolve(spec.secrets, team=spec.team, env=spec.env)
+        for team in {reference.partition("/")[0] for reference in found.values()}:
+            self._teams.require(principal, "secret.use", team=team)
+        return found

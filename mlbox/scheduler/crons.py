@@ -1,0 +1,188 @@
+"""Crons at work: one thread that submits jobs when their time has come, or when something happened that asks for them.
+
+Other stores' events are followed by their places, which are kept: what happened while the server was down is seen by the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from typing import Protocol
+
+import msgspec
+
+from mlbox.clock import Clock
+from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.events import EventBus
+from mlbox.records import Cron, CronSpec, Event, Firing, Job, JobSpec
+from mlbox.store.cron_times import next_after
+from mlbox.store.crons import STORES, Crons, Due
+from mlbox.store.db import Database
+
+LONGEST_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+AT_ONCE = 1000
+_log = logging.getLogger(__name__)
+
+
+class Submit(Protocol):
+    """Queues a job in a user's name; raises MlboxError where it is refused."""
+
+    def __call__(self, user: str, spec: JobSpec, *, job_id: str) -> Job: ...
+
+
+class Sees(Protocol):
+    """Whether a user may know of a `dataset` or `model` of this name."""
+
+    def __call__(self, user: str, kind: str, name: str) -> bool: ...
+
+
+class JobControl(Protocol):
+    """What is asked of the scheduler about jobs that were submitted."""
+
+    def job(self, job_id: str) -> Job: ...
+
+    def stop(self, job_id: str, *, actor: str) -> Job: ...
+
+
+class CronRunner:
+    """All crons of one box, and the thread that follows them."""
+
+    def __init__(
+        self,
+        crons: Crons,
+        stores: Mapping[str, Database],
+        submit: Submit,
+        control: JobControl,
+        sees: Sees,
+        clock: Clock,
+        bus: EventBus,
+    ) -> None:
+        self.crons = crons
+        self._stores = {store: stores[store] for store, _ in STORES.values()}
+        self._submit = submit
+        self._control = control
+        self._sees = sees
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stopping = False
+        self._unsubscribe = bus.subscribe(self._on_event)
+        self._thread: threading.Thread | None = None
+
+    def add(self, spec: CronSpec, *, owner: str) -> Cron:
+        """A new cron; see `Crons.add`."""
+        return self.crons.add(spec, owner=owner, now=self._clock.real())
+
+    def pause(self, name: str, paused: bool, *, actor: str) -> Cron:
+        """Let a cron rest, or go on."""
+        return self.crons.pause(name, paused, actor=actor, now=self._clock.real())
+
+    def fire(self, name: str, *, actor: str) -> Firing:
+        """Ask for a cron's job now, and what came of it."""
+        self.crons.fire(name, actor=actor, now=self._clock.real())
+        self.run()
+        return self.crons.firings(name, limit=1)[0]
+
+    def preview(self, schedule: str, timezone: str, count: int) -> list[str]:
+        """The next times that a schedule asks for, ISO 8601 in UTC; raises InvalidInput."""
+        at, found = self._clock.real(), []
+        for _ in range(count):
+            at = next_after(schedule, at, timezone=timezone)
+            found.append(at.isoformat())
+        return found
+
+    # -- the thread -------------------------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        if event.type.startswith("cron.") or event.type in {type for _, type in STORES.values()}:
+            self._wake.set()
+
+    def start(self) -> None:
+        """Begin, with what a former server left."""
+        self._thread = threading.Thread(target=self._loop, name="mlbox-crons", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; what is due is submitted by the next server."""
+        self._stopping = True
+        self._wake.set()
+        self._unsubscribe()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+
+    def _loop(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                self.run()
+                pause = self._pause()
+            except MlboxError as err:  # a store is down: look again later
+                _log.warning("Crons could not be followed: %s", err)
+                pause = LONGEST_SECONDS
+            except Exception:  # whatever is wrong with one of them, the thread lives on
+                _log.exception("Crons could not be followed.")
+                pause = LONGEST_SECONDS
+            self._wake.wait(pause)
+
+    def _pause(self) -> float:
+        at = self.crons.next_at()
+        until = LONGEST_SECONDS if at is None else (at - self._clock.real()).total_seconds()
+        return min(LONGEST_SECONDS, max(0.05, until))
+
+    def run(self) -> None:
+        """Submit what is asked for by now."""
+        self.crons.fire_due(self._clock.real())
+        for name, store in self._stores.items():
+            try:
+                self._follow(name, store)
+            except Unavailable as err:  # it is followed from where it was once it is back
+                _log.warning("The events of the %s store could not be followed: %s", name, err)
+        for due in self.crons.due():
+            self._become_job(due)
+
+    def _follow(self, name: str, store: Database) -> None:
+        seen = self.crons.followed(name)
+        if seen is None:
+            self.crons.follow(name, store.last_event(), [], self._sees)
+            return
+        while events := store.events_after(seen, limit=AT_ONCE):
+            seen = events[-1][0]
+            self.crons.follow(name, seen, [event for _, event in events], self._sees)
+
+    def _become_job(self, due: Due) -> None:
+        if self._job(due.job_id) is not None:  # a former server was killed right after it submitted it
+            self.crons.settle(due, "submitted")
+            return
+        running = [job for own in self.crons.last_jobs(due.cron, but=due.job_id) if (job := self._open(own))]
+        overlap = due.cron.spec.overlap
+        if running and overlap == "skip":
+            self.crons.settle(due, "skipped", f"the job {running[0].id} had not ended")
+            return
+        try:
+            for job in running if overlap == "replace" else ():
+                self._control.stop(job.id, actor=due.cron.owner)
+            self._submit(due.cron.owner, _job_of(due), job_id=due.job_id)
+        except Unavailable:
+            raise  # the store will be back, and the firing is still due
+        except MlboxError as err:
+            self.crons.settle(due, "refused", str(err))
+            return
+        self.crons.settle(due, "submitted")
+
+    def _job(self, job_id: str) -> Job | None:
+        try:
+            return self._control.job(job_id)
+        except NotFound:
+            return None
+
+    def _open(self, job_id: str) -> Job | None:
+        job = self._job(job_id)
+        return job if job is not None and job.ended_at is None else None
+
+
+def _job_of(due: Due) -> JobSpec:
+    """The job that a firing asks for: it says by its tags what it comes from."""
+    spec = due.cron.spec.job
+    tags = {**spec.tags, "mlbox.cron": due.cron.spec.name, "mlbox.cause": due.cause}
+    return msgspec.structs.replace(spec, tags=tags)

@@ -1,0 +1,53 @@
+"""When a cron expression asks for something: five fields, in a time zone, by real time.
+
+Weekdays count as cron counts them (0 and 7 are Sunday). Where clocks change, Debian's cron is followed: what falls into the hour
+that is left out comes right after it, what falls into the hour that comes twice comes once, and `*` in hours or minutes follows
+the time that passes.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from mlbox.errors import InvalidInput
+
+FIELDS = 5
+
+
+def next_after(expression: str, moment: datetime, *, timezone: str = "UTC", field: str = "schedule") -> datetime:
+    """The first time after a moment that it asks for, in UTC; raises InvalidInput for what is none, or never comes."""
+    found = next(_times(expression, moment, timezone, field), None)
+    if found is None:
+        raise InvalidInput(
+            f"{expression!r:.80} never comes: no such day within 50 years.",
+            hint="Check day and month.",
+            field=field,
+        )
+    return found.astimezone(UTC)
+
+
+def in_words(expression: str) -> str:
+    """An expression in English; raises InvalidInput."""
+    return str(_times(expression, datetime(2026, 1, 1, tzinfo=UTC), "UTC", "schedule").explain())
+
+
+def _times(expression: str, moment: datetime, timezone: str, field: str) -> CronSim:
+    try:
+        zone = ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as err:
+        raise InvalidInput(
+            f"{timezone!r:.80} is no time zone.", hint="Name one as Europe/Berlin, or UTC.", field="timezone"
+        ) from err
+    try:
+        if len(expression.split()) != FIELDS:
+            raise CronSimError(f"it has {len(expression.split())} fields")
+        return CronSim(expression, moment.astimezone(zone))
+    except CronSimError as err:
+        raise InvalidInput(
+            f"{expression!r:.80} is no schedule: {err}.",
+            hint="Write a cron expression of five fields: minute, hour, day, month, weekday; as '5 * * * *'.",
+            field=field,
+        ) from err

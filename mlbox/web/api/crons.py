@@ -1,0 +1,103 @@
+"""Crons over HTTP: jobs that come again."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from litestar import delete, get, post
+from litestar.params import Parameter
+
+from mlbox.errors import NotFound
+from mlbox.records import Cron, CronSpec, Firing, Principal, Record
+from mlbox.store.cron_times import in_words
+from mlbox.store.crons import about
+from mlbox.web.box import Box
+
+Limit = Annotated[int, Parameter(ge=1, le=1000)]
+MOST_TIMES = 50
+
+
+class Preview(Record, frozen=True, kw_only=True):
+    """What a schedule asks for."""
+
+    words: str
+    times: list[str]
+    """The next times, UTC."""
+
+
+@get("/api/v1/crons", action="cron.read")
+async def list_crons(box: Box, limit: Limit = 100, after: str = "") -> list[Cron]:
+    """Crons of your teams, oldest first."""
+    return await box.call(box.crons.crons.page, limit=limit, after=after)
+
+
+@post("/api/v1/crons", action="cron.add")
+async def add_cron(box: Box, principal: Principal, data: CronSpec) -> Cron:
+    """Submit a job again and again, by time or when something happens. Everything it names is checked now, and each time."""
+    box.teams.require(principal, "cron.add", team=data.job.team)
+    await box.call(box.admission.check, data.job, principal)
+    if data.on is not None and not box.teams.visible(*about(data.on)):
+        raise NotFound(f"There is no {data.on.kind} {data.on.name[:80]!r}.", field="on")
+    return await box.call(box.crons.add, data, owner=principal.name)
+
+
+@get("/api/v1/crons/preview", action="cron.read")
+async def preview(
+    box: Box,
+    schedule: str,
+    timezone: str = "UTC",
+    count: Annotated[int, Parameter(ge=1, le=MOST_TIMES)] = 5,
+) -> Preview:
+    """The next times that a schedule asks for."""
+    times = await box.call(box.crons.preview, schedule, timezone, count)
+    return Preview(words=in_words(schedule), times=times)
+
+
+@get("/api/v1/crons/{cron:str}", action="cron.read")
+async def get_cron(box: Box, cron: str) -> Cron:
+    """One cron, by name or id."""
+    return await box.call(box.crons.crons.get, cron)
+
+
+@get("/api/v1/crons/{cron:str}/firings", action="cron.read")
+async def firings(box: Box, cron: str, limit: Limit = 100, before: str = "~") -> list[Firing]:
+    """The times that a cron asked for its job, newest first, and what came of each."""
+    return await box.call(box.crons.crons.firings, cron, limit=limit, before=before)
+
+
+@post("/api/v1/crons/{cron:str}/pause", status_code=200, action="cron.change")
+async def pause(box: Box, principal: Principal, cron: str) -> Cron:
+    """Let a cron rest."""
+    await _check_whose(box, principal, cron)
+    return await box.call(box.crons.pause, cron, True, actor=principal.name)
+
+
+@post("/api/v1/crons/{cron:str}/resume", status_code=200, action="cron.change")
+async def resume(box: Box, principal: Principal, cron: str) -> Cron:
+    """Let a cron go on."""
+    await _check_whose(box, principal, cron)
+    return await box.call(box.crons.pause, cron, False, actor=principal.name)
+
+
+@post("/api/v1/crons/{cron:str}/fire", status_code=200, action="cron.change")
+async def fire(box: Box, principal: Principal, cron: str) -> Firing:
+    """Ask for a cron's job now."""
+    await _check_whose(box, principal, cron)
+    return await box.call(box.crons.fire, cron, actor=principal.name)
+
+
+@delete("/api/v1/crons/{cron:str}", action="cron.change")
+async def remove(box: Box, principal: Principal, cron: str) -> None:
+    """Forget a cron; its jobs stay."""
+    await _check_whose(box, principal, cron)
+    await box.call(box.crons.crons.remove, cron, actor=principal.name)
+
+
+async def _check_whose(box: Box, principal: Principal, name: str) -> None:
+    """Of another's cron an admin of the team may dispose."""
+    cron = await box.call(box.crons.crons.get, name)
+    if cron.owner != principal.name:
+        box.teams.require(principal, "cron.change-any", team=cron.spec.job.team)
+
+
+handlers: list[Any] = [list_crons, add_cron, preview, get_cron, firings, pause, resume, fire, remove]
