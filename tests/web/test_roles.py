@@ -11,7 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from mlbox.records import Role
+from mlbox.records import CronSpec, JobSpec, Role
 from mlbox.store.roles import ACTIONS, ROLES, at_least
 from mlbox.web.authorise import OWNERS, PUBLIC, check_handlers
 from mlbox.web.box import Box
@@ -27,6 +27,8 @@ class Company:
     def __init__(self, box: Box) -> None:
         self.box = box
         self.made: Filled = fill(box)
+        nightly = CronSpec(name="nightly", schedule="0 3 * * *", job=JobSpec(command=("true",)))
+        box.crons.add(nightly, owner="ada")
         self.app = Site(box, "").app
         self.tokens: dict[Role, str] = {}
         for role in ROLES:
@@ -54,6 +56,7 @@ class Company:
             "team": "everyone",
             "user": "ada",
             "kind": "model",
+            "cron": "nightly",
         }
 
         def filled(path: str) -> str:
@@ -131,7 +134,7 @@ def test_a_jobs_token_reads_and_writes_its_own_and_nothing_else(company: Company
 def test_every_action_of_the_table_guards_something(company: Company) -> None:
     asked = {action for *_, action in company.routes()} | {"audit.read"}
     inside = {"user.change", "run.delete", "secret.use", "token.create-any", "token.revoke-any", "job.change-any"}
-    inside |= {"label.backfill"}
+    inside |= {"label.backfill", "cron.change-any"}
     assert set(ACTIONS) - asked <= inside, set(ACTIONS) - asked
 
 
