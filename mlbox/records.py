@@ -1052,12 +1052,12 @@ class JobSpec(Record, frozen=True, kw_only=True):
     """SHA-256 of the uploaded tar.gz of the code: unpacked into the attempt's working directory."""
     workdir: str = ""
     """The folder below the snapshot's root that the command runs in."""
-    gpus: float = 0
-    """Whole GPUs, or a share of one such as 0.5."""
+    gpus: float | None = None
+    """Whole GPUs, or a share of one such as 0.5. What is not said here, or of CPUs and memory, the box decides at submit."""
     gpu_memory_gb: float = 0
     """GPU memory that it asks for instead of a share."""
-    cpus: float = 1
-    memory_gb: float = 4
+    cpus: float | None = None
+    memory_gb: float | None = None
     image: str = ""
     """A container image to run in, where the box has podman or docker."""
     procs: int = 1
@@ -1084,7 +1084,10 @@ class JobSpec(Record, frozen=True, kw_only=True):
     rules: tuple[DivergenceRule, ...] | None = None
     """When its metrics say that it is of no use; None for the default, which notifies of a NaN or infinite value."""
     seed: int | None = None
+    """Of its random numbers, in MLBOX_SEED; drawn at submit where it was not said, so that it can be repeated."""
     git_commit: str | None = None
+    git_diff: str | None = None
+    """SHA-256 of what differs from the commit, as a patch."""
 
 
 class Secret(Record, frozen=True, kw_only=True):
@@ -1111,6 +1114,8 @@ class Attempt(Record, frozen=True, kw_only=True):
     gpus: tuple[int, ...] = ()
     outcome: JobState | None = None
     """How it ended: as the job did, or `failed` or `preempted` where the job goes on."""
+    ran_on: dict[str, str] = {}
+    """The machine and the Python that it ran on."""
     reason: str = ""
 
 

@@ -128,7 +128,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     job_retries: Annotated[
         int, Meta(ge=0, le=100, description="Retries of a failed job when its submission names none.")
-    ] = 0
+    ] = 2
     job_grace: Annotated[
         float, Meta(ge=0, le=600, description="Seconds between SIGTERM and SIGKILL when a job is stopped.")
     ] = 10

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.errors import AlreadyExists, MlboxError, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Cron, CronSpec, Event, Firing, Job, JobSpec
 from mlbox.store.cron_times import next_after
@@ -162,13 +162,21 @@ class CronRunner:
         try:
             for job in running if overlap == "replace" else ():
                 self._control.stop(job.id, actor=due.cron.owner)
-            self._submit(due.cron.owner, _job_of(due), job_id=due.job_id)
+            self._submit_named(due, _job_of(due))
         except Unavailable:
             raise  # the store will be back, and the firing is still due
         except MlboxError as err:
             self.crons.settle(due, "refused", str(err))
             return
         self.crons.settle(due, "submitted")
+
+    def _submit_named(self, due: Due, spec: JobSpec) -> None:
+        """Submit under its name, or where a job that has not ended has that one, under a name made of it."""
+        try:
+            self._submit(due.cron.owner, spec, job_id=due.job_id)
+        except AlreadyExists:
+            name = f"{spec.name[:240]}-{due.job_id[-8:]}"
+            self._submit(due.cron.owner, msgspec.structs.replace(spec, name=name), job_id=due.job_id)
 
     def _job(self, job_id: str) -> Job | None:
         try:

@@ -25,10 +25,11 @@ from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, NotFound
 from mlbox.ids import new_id
 from mlbox.records import DatasetVersion, Job, JobSpec, JobState, QueueEntry, RunStatus
+from mlbox.scheduler.asked import check, need, settle
 from mlbox.scheduler.attempts import Ended, Folder, Mount, environment
 from mlbox.scheduler.gpus import Gpu, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
-from mlbox.scheduler.policy import Box, Device, Need, Running, State, Waiting, decide, impossible
+from mlbox.scheduler.policy import Box, Device, Running, State, Waiting, decide, impossible
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
@@ -64,7 +65,7 @@ def _entry(job: Job, known: bool) -> QueueEntry:
     entry = QueueEntry(
         team=job.spec.team,
         state=job.state,
-        gpus=job.spec.gpus,
+        gpus=job.spec.gpus or 0.0,
         expected_end=began + timedelta(seconds=limit) if began and limit else None,
     )
     if not known:
@@ -126,7 +127,8 @@ class Scheduler:
 
     def submit(self, spec: JobSpec, *, user: str, job_id: str | None = None) -> Job:
         """Queue a job, with a run of its own; raises InvalidInput for what this box can never run."""
-        self.check(spec)
+        spec = self.check(spec)
+        self._jobs.check_name(spec)
         job_id = job_id or new_id()
         run = self._start_run(spec, user, job_id)
         job = Job(
@@ -137,14 +139,25 @@ class Scheduler:
         return added
 
     def job(self, job_id: str) -> Job:
-        """One job; raises NotFound."""
+        """One job by its id; raises NotFound."""
         return self._jobs.get(job_id)
 
+    def find(self, word: str) -> Job:
+        """One job by its id, its name, or what begins or ends its id alone; raises NotFound, or Conflict for several."""
+        return self._jobs.find(word)
+
     def jobs(
-        self, *, state: JobState | None = None, user: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        *,
+        state: JobState | None = None,
+        user: str | None = None,
+        team: str | None = None,
+        open_only: bool = False,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[Job]:
-        """Jobs, newest first."""
-        return self._jobs.page(state=state, user=user, limit=limit, after=after)
+        """Jobs, newest first; those that have not ended where `open_only` is said."""
+        return self._jobs.page(state=state, user=user, team=team, open_only=open_only, limit=limit, after=after)
 
     def queue(self) -> list[QueueEntry]:
         """What waits or runs, oldest first, of every team; of other teams' no more than what it takes to plan."""
@@ -198,28 +211,22 @@ class Scheduler:
             status="SCHEDULED",
         ).id
 
-    def check(self, spec: JobSpec) -> None:
-        """Raise InvalidInput for what this box can never run."""
-        if not spec.command or not all(spec.command):
-            raise InvalidInput("The command is empty.", hint="Give at least a program.", field="command")
-        if spec.gpus >= 1 and spec.gpus != round(spec.gpus):
-            raise InvalidInput(
-                f"{spec.gpus} GPUs cannot be had.", hint="Ask for part of one, or for whole ones.", field="gpus"
-            )
-        for field in ("gpus", "cpus", "memory_gb"):
-            if getattr(spec, field) < 0:
-                raise InvalidInput(f"{field} is negative.", hint="Use 0 or more.", field=field)
-        if spec.snapshot is not None:
-            self._artifacts.path(spec.snapshot)
-        self._check_size(spec)
+    def check(self, spec: JobSpec) -> JobSpec:
+        """The spec with nothing left open; raises InvalidInput for what this box can never run."""
+        check(spec)
+        settled = settle(spec, self._box)
+        for artifact in filter(None, (spec.snapshot, spec.git_diff, spec.environment)):
+            self._artifacts.path(artifact)
+        self._check_size(settled)
+        return settled
 
     def _check_size(self, spec: JobSpec) -> None:
-        if impossible(_need(spec), State(self._box)) is None:
+        if impossible(need(spec), State(self._box)) is None:
             return
-        if spec.gpus > 0 and not self._gpus:
+        if need(spec).wants_gpu and not self._gpus:
             missing = getattr(self._inventory, "missing", "")
             raise InvalidInput(
-                f"The job asks for {spec.gpus:g} GPUs and this box has none{f' ({missing})' if missing else ''}.",
+                f"The job asks for {need(spec).count} GPUs and this box has none{f' ({missing})' if missing else ''}.",
                 hint="Submit without --gpus, or install NVIDIA's driver and restart the server.",
                 field="gpus",
             )
@@ -296,6 +303,7 @@ class Scheduler:
                 "MLBOX_RUN_ID": job.run_id or "",
                 "MLFLOW_TRACKING_URI": self._url,  # an mlflow in the job logs to the job's run
                 "MLFLOW_RUN_ID": job.run_id or "",
+                "MLBOX_SEED": str(spec.seed or 0),
             }
             env = environment(spec.env, own, job.attempts[-1].gpus)
             snapshot = self._artifacts.path(spec.snapshot) if spec.snapshot else None
@@ -374,7 +382,7 @@ class Scheduler:
         self._folder(job).clear()
         state = _state_after(ended)
         outcome = outcome_of(self._jobs.get(job.id), state)
-        retry_at = self._retry_at(job) if outcome == "failed" else None
+        retry_at = self._retry_at(job, ended) if outcome == "failed" else None
         if retry_at is None and outcome != "preempted":
             self._end_run(job, outcome)  # first the run: whoever sees the job ended finds it ended
         self._access.revoke_job_tokens(job.id)
@@ -382,8 +390,12 @@ class Scheduler:
         if after.ended_at is not None and after.state != outcome:  # someone asked for its end in between
             self._end_run(job, after.state)
 
-    def _retry_at(self, job: Job) -> datetime | None:
+    def _retry_at(self, job: Job, ended: Ended) -> datetime | None:
         """When a job whose attempt failed is tried again; None where it is not."""
+        if ended.error:  # it never ran, and would not the next time
+            return None
+        if job.spec.retry_exit_codes and ended.exit_code not in job.spec.retry_exit_codes:
+            return None
         failed = 1 + sum(attempt.outcome == "failed" for attempt in job.attempts)
         retries = self._retries if job.spec.retries is None else job.spec.retries
         if failed > retries:
@@ -432,14 +444,10 @@ class Scheduler:
         os.close(self._wake_write)
 
 
-def _need(spec: JobSpec) -> Need:
-    return Need(gpus=spec.gpus, cpus=spec.cpus, memory_gb=spec.memory_gb)
-
-
 def _waiting(job: Job) -> Waiting:
     return Waiting(
         id=job.id,
-        need=_need(job.spec),
+        need=need(job.spec),
         submitted_at=job.created_at,
         priority=job.spec.priority,
         team=job.spec.team,
@@ -454,7 +462,7 @@ def _running(job: Job) -> Running:
     limit = job.spec.timeout_seconds
     return Running(
         id=job.id,
-        need=_need(job.spec),
+        need=need(job.spec),
         started_at=attempt.started_at,
         devices=tuple(map(str, attempt.gpus)),
         priority=job.spec.priority,

@@ -6,13 +6,15 @@ something to find.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
 from mlbox.clock import from_us, to_us
-from mlbox.errors import Conflict, NotFound
+from mlbox.errors import AlreadyExists, Conflict, NotFound
 from mlbox.records import Attempt, Job, JobSpec, JobState, StopCause
 from mlbox.store.db import Database, Row, Tx
 
@@ -35,10 +37,14 @@ ENDED: tuple[JobState, ...] = ("succeeded", "failed", "stopped", "timed_out", "l
 
 _JOB_SQL = """
 SELECT job.*, (SELECT json_group_array(json_object('number', number, 'started_us', started_us, 'ended_us', ended_us,
-    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'outcome', outcome, 'reason', reason))
+    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'outcome', outcome, 'reason', reason,
+    'ran_on', json(ran_on)))
   FROM (SELECT * FROM attempt WHERE job_id = job.id ORDER BY number)) AS attempts
 FROM job
 """
+ID_LENGTH = 32
+_PART = re.compile(r"[0-9a-f]{4,}")
+_PARTS = ("id LIKE :word || '%'", "id LIKE '%' || :word")
 _VISIBLE = "visible('team', team)"
 """Only a team knows its jobs; others see in the queue that there is one."""
 
@@ -58,14 +64,45 @@ class Jobs:
             raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
         return _job(row)
 
+    def find(self, word: str) -> Job:
+        """One job by its id, its name (the one that has not ended, else the last), or what begins or ends its id alone.
+
+        Raises NotFound, or Conflict where it means several.
+        """
+        if len(word) in (0, ID_LENGTH):
+            return self.get(word)
+        for where in ("name = :word AND ended_us IS NULL", "name = :word", *_PARTS * bool(_PART.fullmatch(word))):
+            found = self._db.all(
+                f"SELECT id, team FROM job WHERE {where} AND {_VISIBLE} ORDER BY id DESC LIMIT 3", {"word": word}
+            )
+            if len({row["team"] for row in found}) > 1 or (len(found) > 1 and where in _PARTS):
+                raise Conflict(
+                    f"{word[:80]!r} means several jobs: {', '.join(row['id'] for row in found)}.",
+                    hint="Give the id of one.",
+                    field="job",
+                )
+            if found:
+                return self.get(found[0]["id"])
+        return self.get(word)
+
     def page(
-        self, *, state: JobState | None = None, user: str | None = None, limit: int = 100, after: str | None = None
+        self,
+        *,
+        state: JobState | None = None,
+        user: str | None = None,
+        team: str | None = None,
+        open_only: bool = False,
+        limit: int = 100,
+        after: str | None = None,
     ) -> list[Job]:
         """Jobs, newest first, from below the id `after`."""
+        states = [state] if state else [*WAITING, *ACTIVE] if open_only else []
+        among = f"AND state IN ({','.join(f':s{at}' for at in range(len(states)))})" if states else ""
         rows = self._db.all(
-            f"{_JOB_SQL} WHERE job.id < :after AND (:state IS NULL OR state = :state)"
-            f" AND (:user IS NULL OR user = :user) AND {_VISIBLE} ORDER BY job.id DESC LIMIT :limit",
-            {"after": after or "~", "state": state, "user": user, "limit": limit},
+            f"{_JOB_SQL} WHERE job.id < :after {among} AND (:user IS NULL OR user = :user)"
+            f" AND (:team IS NULL OR team = :team) AND {_VISIBLE} ORDER BY job.id DESC LIMIT :limit",
+            {"after": after or "~", "user": user, "team": team, "limit": limit}
+            | {f"s{at}": each for at, each in enumerate(states)},
         )
         return [_job(row) for row in rows]
 
@@ -87,12 +124,17 @@ class Jobs:
             for row in self._db.all(f"SELECT id FROM job WHERE id IN ({places}) AND {_VISIBLE}", list(job_ids))
         }
 
+    def check_name(self, spec: JobSpec) -> None:
+        """Raises AlreadyExists where another of the team's jobs has the name and has not ended."""
+        _check_name(self._db.one, spec)
+
     # -- moving -----------------------------------------------------------------------------------------------------
 
     def add(self, job: Job) -> Job:
         """A new job, queued."""
 
         def write(tx: Tx) -> None:
+            _check_name(tx.one, job.spec)
             tx.run(
                 "INSERT INTO job (id, user, team, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?,?)",
                 (
@@ -105,15 +147,15 @@ class Jobs:
         self._db.write(write)
         return self.get(job.id)
 
-    def begin_attempt(self, job_id: str, gpus: Sequence[int]) -> Job:
+    def begin_attempt(self, job_id: str, gpus: Sequence[int], ran_on: Mapping[str, str] = {}) -> Job:
         """queued or preempted -> starting, with the row of a new attempt."""
 
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *WAITING)
             number = len(job.attempts) + 1
             tx.run(
-                "INSERT INTO attempt (job_id, number, started_us, gpus) VALUES (?,?,?,?)",
-                (job_id, number, tx.now_us, msgspec.json.encode(list(gpus)).decode()),
+                "INSERT INTO attempt (job_id, number, started_us, gpus, ran_on) VALUES (?,?,?,?,?)",
+                (job_id, number, tx.now_us, _json(list(gpus)), _json(dict(ran_on))),
             )
             _move(tx, job, "starting", "mlbox", f"attempt {number} starts")
 
@@ -188,6 +230,7 @@ class Jobs:
 
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *ENDED)
+            _check_name(tx.one, job.spec)
             tx.run(
                 "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, stop_cause = NULL, run_id = ?"
                 " WHERE id = ?",
@@ -206,6 +249,18 @@ def outcome_of(job: Job, state: JobState) -> JobState:
     if job.stop_cause != "preempted":
         return "stopped"
     return state if state == "succeeded" else "preempted"
+
+
+def _check_name(one: Callable[..., Row | None], spec: JobSpec) -> None:
+    if not spec.name:
+        return
+    found = one("SELECT id, state FROM job WHERE team = ? AND name = ? AND ended_us IS NULL", (spec.team, spec.name))
+    if found is not None:
+        raise AlreadyExists(
+            f"The job {found['id']} of {spec.team} is called {spec.name!r} and is {found['state']}.",
+            hint="Give another name, or stop that one.",
+            field="name",
+        )
 
 
 def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
@@ -247,10 +302,15 @@ def _job(row: Row) -> Job:
                 gpus=tuple(a["gpus"]),
                 outcome=a["outcome"],
                 reason=a["reason"],
+                ran_on=a["ran_on"],
             )
             for a in msgspec.json.decode(row["attempts"])
         ),
     )
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _moment(us: int | None) -> datetime | None:

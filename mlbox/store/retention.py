@@ -30,6 +30,8 @@ from mlbox.store.tracking import Tracker
 GRACE = timedelta(hours=1)
 POINTS_AT_ONCE = 20_000
 """So few in one write, because everyone else's writes wait for it."""
+OF_JOBS = ("snapshot", "git_diff", "environment")
+"""The artifacts that a job's spec names."""
 _log = logging.getLogger(__name__)
 
 _HELD_RUNS = "SELECT DISTINCT run_id FROM model_version WHERE run_id IS NOT NULL AND {kept}"
@@ -270,7 +272,7 @@ class Retention:
                 "SELECT sha256 FROM dataset_oid"
                 " WHERE dataset_id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
             ),
-            (self._jobs, "SELECT json_extract(spec, '$.snapshot') FROM job"),
+            *((self._jobs, f"SELECT json_extract(spec, '$.{field}') FROM job") for field in OF_JOBS),
         ):
             yield from (row[0] for row in database.all(sql, given) if row[0])
 

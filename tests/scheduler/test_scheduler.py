@@ -59,7 +59,7 @@ class House:
         )
 
     def submit(self, *command: str, **spec: object) -> Job:
-        return self.scheduler.submit(JobSpec(command=command, **{"memory_gb": 1, **spec}), user="ann")  # type: ignore[arg-type]
+        return self.scheduler.submit(JobSpec(command=command, **{"gpus": 0, "memory_gb": 1, **spec}), user="ann")  # type: ignore[arg-type]
 
     def shell(self, script: str, **spec: object) -> Job:
         return self.submit("sh", "-c", script, **spec)
@@ -137,6 +137,12 @@ def test_a_failure_says_how_and_is_tried_again_as_often_as_was_asked(house: Hous
     assert job.attempts[0].reason == "exit status 3"
     failed = house.ended(house.shell("exit 7", retries=0))
     assert (failed.state, failed.exit_code, failed.reason) == ("failed", 7, "exit status 7")
+
+
+def test_an_exit_code_that_was_not_named_is_not_tried_again(house: House) -> None:
+    named = house.ended(house.shell("exit 9", retries=1, retry_exit_codes=(9, 10)))
+    other = house.ended(house.shell("exit 3", retries=1, retry_exit_codes=(9, 10)))
+    assert (len(named.attempts), len(other.attempts)) == (2, 1)
 
 
 def test_a_command_that_cannot_be_started_fails_in_words(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mlbox.clock import ManualClock, parse_time
-from mlbox.errors import Conflict
+from mlbox.errors import AlreadyExists, Conflict, NotFound
 from mlbox.events import EventBus
+from mlbox.ids import new_id
 from mlbox.records import PHASES, Job, JobSpec, JobState
 from mlbox.store import migrations
 from mlbox.store.db import Database
@@ -113,3 +115,65 @@ TestLife.settings = settings(max_examples=15, stateful_step_count=25, deadline=N
 
 def test_each_state_has_a_phase() -> None:
     assert set(PHASES) == set(MOVES) == {*WAITING, *ACTIVE, *ENDED}
+
+
+# -- names --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def jobs(tmp_path: Path) -> Iterator[Jobs]:
+    db = Database(tmp_path / "jobs.sqlite", migrations.jobs, ManualClock(parse_time("2026-01-01T00:00Z")), EventBus())
+    yield Jobs(db)
+    db.close()
+
+
+def queued(jobs: Jobs, name: str, team: str = "everyone") -> Job:
+    spec = JobSpec(command=("true",), name=name, team=team)
+    return jobs.add(Job(id=new_id(), user="ann", spec=spec, state="queued", created_at=parse_time("2026-01-01T00:00Z")))
+
+
+def test_a_name_is_good_wherever_an_id_is(jobs: Jobs) -> None:
+    first = queued(jobs, "mlp")
+    jobs.ask_to_stop(first.id, actor="ann")
+    assert jobs.find("mlp").id == first.id
+    second = queued(jobs, "mlp")
+    assert jobs.find("mlp").id == second.id
+    jobs.ask_to_stop(second.id, actor="ann")
+    jobs.queue_again(first.id, actor="ann", run_id="r")
+    assert jobs.find("mlp").id == first.id  # the one that has not ended, before the last
+
+
+def test_of_a_teams_open_jobs_one_has_a_name(jobs: Jobs) -> None:
+    first = queued(jobs, "mlp")
+    with pytest.raises(AlreadyExists, match=f"{first.id} of everyone is called 'mlp' and is queued"):
+        queued(jobs, "mlp")
+    with pytest.raises(AlreadyExists):
+        jobs.check_name(first.spec)
+    other = queued(jobs, "mlp", team="vision")
+    with pytest.raises(Conflict, match="means several jobs"):
+        jobs.find("mlp")
+    jobs.ask_to_stop(first.id, actor="ann")
+    assert jobs.find("mlp").id == other.id
+    third = queued(jobs, "mlp")
+    with pytest.raises(AlreadyExists):
+        jobs.queue_again(first.id, actor="ann", run_id="r")
+    assert queued(jobs, "").id != queued(jobs, "").id != third.id
+
+
+def test_what_begins_or_ends_an_id_alone_is_enough(jobs: Jobs) -> None:
+    one, two = queued(jobs, ""), queued(jobs, "")
+    assert jobs.find(one.id[-8:]).id == one.id
+    assert jobs.find(two.id[:17]).id == two.id
+    with pytest.raises(Conflict, match="means several"):
+        jobs.find(one.id[:6])
+    for word in ("____", "%%%%", one.id[-3:], "", "x" * 32):
+        with pytest.raises(NotFound):
+            jobs.find(word)
+
+
+def test_open_jobs_are_listed_apart(jobs: Jobs) -> None:
+    one, two = queued(jobs, "a"), queued(jobs, "b", team="vision")
+    jobs.ask_to_stop(one.id, actor="ann")
+    assert [job.id for job in jobs.page(open_only=True)] == [two.id]
+    assert [job.id for job in jobs.page(team="everyone")] == [one.id]
+    assert [job.id for job in jobs.page(state="stopped")] == [one.id]

@@ -76,3 +76,15 @@ def m005_crons(db: Database) -> None:
         CREATE TABLE followed (store TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;
         """,
     )
+
+
+@migration(jobs)
+def m006_job_name_and_machine(db: Database) -> None:
+    run_script(
+        db,
+        """
+        ALTER TABLE attempt ADD COLUMN ran_on TEXT NOT NULL DEFAULT '{}';
+        ALTER TABLE job ADD COLUMN name TEXT GENERATED ALWAYS AS (json_extract(spec, '$.name')) VIRTUAL;
+        CREATE INDEX job_name ON job (name, id);
+        """,
+    )

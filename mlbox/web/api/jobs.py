@@ -44,11 +44,15 @@ async def list_jobs(
     box: Box,
     state_: Annotated[JobState | None, QueryParameter(name="state")] = None,
     user: str | None = None,
+    team: str | None = None,
+    open_: Annotated[bool, QueryParameter(name="open")] = False,
     limit: Limit = 100,
     after: str | None = None,
 ) -> list[Job]:
-    """Jobs, newest first."""
-    return await box.call(box.scheduler.jobs, state=state_, user=user, limit=limit, after=after)
+    """Jobs, newest first; with `open` those that have not ended."""
+    return await box.call(
+        box.scheduler.jobs, state=state_, user=user, team=team, open_only=open_, limit=limit, after=after
+    )
 
 
 @get("/api/v1/queue", action="job.read")
@@ -59,8 +63,8 @@ async def queue(box: Box) -> list[QueueEntry]:
 
 @get("/api/v1/jobs/{job_id:str}", action="job.read")
 async def get_job(box: Box, job_id: str) -> Job:
-    """One job, with its attempts."""
-    return await box.call(box.scheduler.job, job_id)
+    """One job, with its attempts; by its id, its name, or a part of its id that is its alone."""
+    return await box.call(box.scheduler.find, job_id)
 
 
 def _check_whose(box: Box, principal: Principal, job: Job) -> None:
@@ -72,17 +76,17 @@ def _check_whose(box: Box, principal: Principal, job: Job) -> None:
 @post("/api/v1/jobs/{job_id:str}/stop", status_code=200, action="job.change")
 async def stop(box: Box, principal: Principal, job_id: str) -> Job:
     """End a job; its user may, and an admin."""
-    job = await box.call(box.scheduler.job, job_id)
+    job = await box.call(box.scheduler.find, job_id)
     _check_whose(box, principal, job)
-    return await box.call(box.scheduler.stop, job_id, actor=principal.name)
+    return await box.call(box.scheduler.stop, job.id, actor=principal.name)
 
 
 @post("/api/v1/jobs/{job_id:str}/retry", status_code=200, action="job.change")
 async def retry(box: Box, principal: Principal, job_id: str) -> Job:
     """Queue an ended job again; its user may, and an admin."""
-    job = await box.call(box.scheduler.job, job_id)
+    job = await box.call(box.scheduler.find, job_id)
     _check_whose(box, principal, job)
-    return await box.call(box.scheduler.retry, job_id, actor=principal.name)
+    return await box.call(box.scheduler.retry, job.id, actor=principal.name)
 
 
 @get("/api/v1/jobs/{job_id:str}/logs", action="job.read")
@@ -93,8 +97,8 @@ async def logs(
     offset: Annotated[int, Parameter(ge=0)] = 0,
 ) -> Response[bytes]:
     """What an attempt printed, from an offset in bytes; a header says where to go on, and one whether the job has ended."""
-    job = await box.call(box.scheduler.job, job_id)
-    path = await box.call(box.scheduler.log_path, job_id, attempt)
+    job = await box.call(box.scheduler.find, job_id)
+    path = await box.call(box.scheduler.log_path, job.id, attempt)
     content = await box.call(_read, path, offset)
     headers = {OFFSET: str(offset + len(content)), ENDED_HEADER: "1" if job.state in ENDED else "0"}
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)

@@ -62,7 +62,7 @@ async def jobs(view: View, state_: State = None, user: str | None = None, after:
 
 
 def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
-    job: Job = view.box.scheduler.job(job_id)
+    job: Job = view.box.scheduler.find(job_id)
     mine = view.principal is not None and job.user == view.principal.name
     may_act = view.may("member" if mine else "admin", team=job.spec.team)
     shown = attempt or (job.attempts[-1].number if job.attempts else None)

@@ -1,0 +1,95 @@
+"""What a job asks for: what it gets where it did not say, and what no job can have."""
+
+from __future__ import annotations
+
+import math
+import re
+import secrets
+from collections.abc import Iterator
+
+import msgspec
+
+from mlbox.errors import InvalidInput
+from mlbox.records import JobSpec, check_name
+from mlbox.scheduler.policy import Box, Need
+from mlbox.store.artifacts import check_path
+
+MEMORY_GB = 32.0
+GB_PER_CPU = 4.0
+MOST_RETRIES = 100
+MOST_PROCS = 1024
+SEEDS = 2**32
+"""NumPy takes no larger ones."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
+def settle(spec: JobSpec, box: Box) -> JobSpec:
+    """The spec with nothing left open: a GPU where there is one, 32 GB, a CPU per 4 GB, all capped to the box; a seed."""
+    memory = spec.memory_gb
+    if memory is None:
+        memory = min(MEMORY_GB, math.floor(box.memory_gb * 10) / 10)
+    cpus = spec.cpus if spec.cpus is not None else min(float(max(1, math.ceil(memory / GB_PER_CPU))), box.cpus)
+    gpus = spec.gpus
+    if gpus is None:
+        gpus = float(bool(box.devices) and not spec.gpu_memory_gb)
+    seed = spec.seed if spec.seed is not None else secrets.randbelow(SEEDS)
+    return msgspec.structs.replace(spec, gpus=gpus, cpus=cpus, memory_gb=memory, seed=seed)
+
+
+def need(spec: JobSpec) -> Need:
+    """What of the box a settled spec takes."""
+    return Need(
+        gpus=spec.gpus or 0.0,
+        cpus=spec.cpus or 0.0,
+        memory_gb=spec.memory_gb or 0.0,
+        gpu_memory_gb=spec.gpu_memory_gb,
+    )
+
+
+def check(spec: JobSpec) -> None:
+    """Raises InvalidInput, with the field, for what makes no sense on any box."""
+    if not spec.command or not all(spec.command):
+        raise InvalidInput("The command is empty.", hint="Give at least a program.", field="command")
+    if spec.name:
+        _check_job_name(spec.name)
+    if spec.workdir:
+        check_path(spec.workdir, field="workdir")
+    for variable in (*spec.env, *spec.secrets):
+        if not _VARIABLE.fullmatch(variable):
+            raise InvalidInput(
+                f"{variable!r:.80} cannot be the name of an environment variable.",
+                hint="Use letters, digits and '_', not beginning with a digit.",
+                field="env",
+            )
+    for field, wrong in _out_of_bounds(spec):
+        raise InvalidInput(f"{field} is {getattr(spec, field)}.", hint=wrong, field=field)
+
+
+def _check_job_name(name: str) -> None:
+    check_name(name)
+    if _ID.fullmatch(name):
+        raise InvalidInput(f"{name!r} looks like the id of a job.", hint="Choose another name.", field="name")
+
+
+def _out_of_bounds(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    """Fields with a number that cannot be, and what it may be."""
+    for field in ("gpus", "gpu_memory_gb", "cpus", "memory_gb"):
+        value = getattr(spec, field) or 0.0
+        if not 0 <= value < math.inf:
+            yield field, "Use 0 or more."
+    gpus = spec.gpus or 0.0
+    if gpus >= 1 and gpus != round(gpus):
+        yield "gpus", "Ask for part of one, or for whole ones."
+    for field in ("timeout_seconds", "grace_seconds"):
+        value = getattr(spec, field)
+        if value is not None and not (0 <= value < math.inf and (value or field == "grace_seconds")):
+            yield field, "Give seconds above 0."
+    if spec.retries is not None and not 0 <= spec.retries <= MOST_RETRIES:
+        yield "retries", f"Use 0 to {MOST_RETRIES}."
+    if not all(1 <= code <= 255 for code in spec.retry_exit_codes):
+        yield "retry_exit_codes", "Exit codes are 1 to 255."
+    if not 1 <= spec.procs <= MOST_PROCS:
+        yield "procs", f"Use 1 to {MOST_PROCS}."
+    if spec.seed is not None and not 0 <= spec.seed < SEEDS:
+        yield "seed", f"Use 0 to {SEEDS - 1}."
