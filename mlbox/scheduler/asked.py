@@ -11,7 +11,8 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec, check_name
-from mlbox.scheduler.policy import Box, Need
+from mlbox.scheduler.executors import Supply
+from mlbox.scheduler.policy import Box, Need, State, impossible
 from mlbox.store.artifacts import check_path
 
 MEMORY_GB = 32.0
@@ -64,6 +65,29 @@ def check(spec: JobSpec) -> None:
             )
     for field, wrong in _out_of_bounds(spec):
         raise InvalidInput(f"{field} is {getattr(spec, field)}.", hint=wrong, field=field)
+
+
+def check_size(spec: JobSpec, supply: Supply) -> None:
+    """Raises InvalidInput, with the field, for a settled spec that could not run on all that there is."""
+    wants = need(spec)
+    if impossible(wants, State(supply.box)) is None:
+        return
+    if wants.wants_gpu and not supply.gpus:
+        missing = f" ({supply.no_gpus})" if supply.no_gpus else ""
+        raise InvalidInput(
+            f"The job asks for {wants.count} GPUs and this box has none{missing}.",
+            hint="Submit without --gpus, or install NVIDIA's driver and restart the server.",
+            field="gpus",
+        )
+    for field, asked, has in (
+        ("gpus", wants.gpus, len(supply.gpus)),
+        ("cpus", wants.cpus, supply.box.cpus),
+        ("memory_gb", wants.memory_gb, supply.box.memory_gb),
+    ):
+        if asked > has:
+            raise InvalidInput(
+                f"The job asks for {asked:g} {field} and this box has {has:.4g}.", hint="Ask for less.", field=field
+            )
 
 
 def _check_job_name(name: str) -> None:

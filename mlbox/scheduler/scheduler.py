@@ -1,49 +1,44 @@
 """The scheduler: takes jobs, starts what the policy says, hears of every end, and finds its jobs again after a restart.
 
 Invariants
-- An attempt is a row before it is a process, and a shim claims it before it runs: after any crash it is run once or not yet.
-- The server may die at any time: shims go on, and the next server reads their claims and statuses.
+- An attempt is a row before it is given to the executor, which runs it at most once: after any crash it is run once or not yet.
+- The server may die at any time: attempts go on, and the executor of the next server knows them again.
+- One thread decides and writes what follows; whatever it is in doubt of, it reads again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import select
-import selectors
-import subprocess
 import threading
-from collections.abc import Callable, Collection
+import time
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
-
-import msgspec
-import psutil
 
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, MlboxError, NotFound
+from mlbox.errors import MlboxError
 from mlbox.ids import new_id
-from mlbox.records import DatasetVersion, Job, JobSpec, JobState, QueueEntry, RunStatus
-from mlbox.scheduler.asked import check, need, settle
-from mlbox.scheduler.attempts import Ended, Folder, Mount, environment
-from mlbox.scheduler.gpus import Gpu, Inventory
-from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
-from mlbox.scheduler.policy import Box, Device, Running, State, Waiting, decide, impossible
+from mlbox.records import Job, JobSpec, JobState, QueueEntry, RunStatus
+from mlbox.scheduler.asked import check, check_size, settle
+from mlbox.scheduler.executors import Ended, Executor, Observed, Ref
+from mlbox.scheduler.gpus import Gpu
+from mlbox.scheduler.launcher import Launcher, ref_of
+from mlbox.scheduler.policy import Start, State, decide
+from mlbox.scheduler.roster import Roster
+from mlbox.scheduler.views import entry, running
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
-from mlbox.store.jobs import ACTIVE, WAITING, Jobs, outcome_of
-from mlbox.store.secrets import Given, Secrets
+from mlbox.store.jobs import ACTIVE, WAITING, End, Jobs, outcome_of
 from mlbox.store.teams import EVERYONE
 from mlbox.store.tracking import Tracker
 
 BACKOFF_SECONDS = 2.0
-TOKEN_DAYS = 30
+"""Before the first retry; each further one doubles it, up to the most."""
+MOST_BACKOFF_SECONDS = 3600.0
 LOOK_SECONDS = 30.0
 """A look at everything that often, whatever was or was not heard."""
 ENDING_SECONDS = 0.2
-"""And that often while a job is to end: its shim may not have been there yet to be told."""
+"""And that often while a job is to end: it may not have been there yet to be told."""
 _RUN_STATUS: dict[JobState, RunStatus] = {
     "succeeded": "FINISHED",
     "failed": "FAILED",
@@ -59,20 +54,6 @@ def default_experiment(team: str) -> str:
     return "default" if team == EVERYONE else f"{team}.default"
 
 
-def _entry(job: Job, known: bool) -> QueueEntry:
-    limit = job.spec.timeout_seconds
-    began = job.attempts[-1].started_at if job.attempts and job.state not in WAITING else None
-    entry = QueueEntry(
-        team=job.spec.team,
-        state=job.state,
-        gpus=job.spec.gpus or 0.0,
-        expected_end=began + timedelta(seconds=limit) if began and limit else None,
-    )
-    if not known:
-        return entry
-    return msgspec.structs.replace(entry, id=job.id, user=job.user, name=job.spec.name, reason=job.reason)
-
-
 class Scheduler:
     """All jobs of one box."""
 
@@ -83,43 +64,22 @@ class Scheduler:
         access: Access,
         artifacts: Artifacts,
         clock: Clock,
-        inventory: Inventory,
-        root: Path,
+        executor: Executor,
+        launcher: Launcher,
         *,
-        url: str,
-        cpus: float = 0,
-        memory_gb: float = 0,
         retries: int = 0,
-        grace_seconds: float = 10,
-        secrets: Secrets | None = None,
-        isolation: Isolation = NOT_ISOLATED,
-        datasets: Callable[[str], DatasetVersion] | None = None,
     ) -> None:
-        self.isolation = isolation
         self._jobs = jobs
         self._tracker = tracker
         self._access = access
         self._artifacts = artifacts
         self._clock = clock
-        self._inventory = inventory
-        self._gpus = inventory.gpus()
-        self._root = root
-        self._url = url
-        self._box = Box(
-            devices=tuple(Device(str(gpu.index), gpu.index, gpu.memory_gb) for gpu in self._gpus),
-            cpus=cpus or float(os.cpu_count() or 1),
-            memory_gb=memory_gb or psutil.virtual_memory().total / 2**30,
-        )
+        self._executor = executor
+        self._launcher = launcher
         self._retries = retries
-        self._grace = grace_seconds
-        self._secrets = secrets
-        self._datasets = datasets
-        self._watched: dict[str, int] = {}
-        """The pidfd of each active job's shim."""
-        self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._roster = Roster(jobs)
+        self._wake = threading.Event()
+        self._look_due = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="mlbox-scheduler", daemon=True)
 
@@ -134,9 +94,7 @@ class Scheduler:
         job = Job(
             id=job_id, user=user, spec=spec, state="queued", created_at=self._clock.real(), run_id=run, reason="waits"
         )
-        added = self._jobs.add(job)
-        self._wake()
-        return added
+        return self._told(self._jobs.add(job))
 
     def job(self, job_id: str) -> Job:
         """One job by its id; raises NotFound."""
@@ -164,7 +122,7 @@ class Scheduler:
         with asking(None):
             jobs = self._jobs.in_states((*WAITING, *ACTIVE))
         seen = self._jobs.visible_jobs([job.id for job in jobs])
-        return [_entry(job, job.id in seen) for job in jobs]
+        return [entry(job, known=job.id in seen) for job in jobs]
 
     def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that whoever asks may know of."""
@@ -174,29 +132,33 @@ class Scheduler:
         """Take a job off the queue, or end it; raises Conflict for one that has ended."""
         job = self._jobs.ask_to_stop(job_id, actor=actor)
         if job.state == "stopped":
-            self._end_run(job, "stopped")
-        self._wake()
-        return job
+            self._end_runs({job.id: "stopped"}, [job])
+        return self._told(job)
 
     def retry(self, job_id: str, *, actor: str) -> Job:
         """Queue an ended job again, as a new attempt with a new run; raises Conflict for one that has not ended."""
         job = self._jobs.get(job_id)
-        again = self._jobs.queue_again(job_id, actor=actor, run_id=self._start_run(job.spec, job.user, job_id))
-        self._wake()
-        return again
+        run_id = self._start_run(job.spec, job.user, job_id)
+        return self._told(self._jobs.queue_again(job_id, actor=actor, run_id=run_id))
 
-    def log_path(self, job_id: str, attempt: int | None = None) -> Path:
-        """The file that an attempt, or the last one, prints to; it may not be there yet."""
+    def log(self, job_id: str, attempt: int | None = None, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
+        """What an attempt, or the last one, printed, from an offset in bytes; raises NotFound for an unknown job."""
         job = self._jobs.get(job_id)
-        return Folder(self._root, job.id, attempt or max(1, len(job.attempts))).log
+        return self._executor.log(Ref(job.id, attempt or max(1, len(job.attempts))), offset, limit)
 
     def gpus(self) -> list[Gpu]:
         """The GPUs of the box."""
-        return self._gpus
+        return list(self._executor.capacity().gpus)
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
         return self._jobs.counts()
+
+    def _told(self, job: Job) -> Job:
+        """A job that was written: the loop is to know."""
+        self._roster.job_changed(job.id)
+        self._wake.set()
+        return job
 
     def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
         return self._tracker.start_run(
@@ -214,264 +176,155 @@ class Scheduler:
     def check(self, spec: JobSpec) -> JobSpec:
         """The spec with nothing left open; raises InvalidInput for what this box can never run."""
         check(spec)
-        settled = settle(spec, self._box)
+        supply = self._executor.capacity()
+        settled = settle(spec, supply.box)
         for artifact in filter(None, (spec.snapshot, spec.git_diff, spec.environment)):
             self._artifacts.path(artifact)
-        self._check_size(settled)
+        check_size(settled, supply)
+        self._executor.check(settled)
         return settled
-
-    def _check_size(self, spec: JobSpec) -> None:
-        if impossible(need(spec), State(self._box)) is None:
-            return
-        if need(spec).wants_gpu and not self._gpus:
-            missing = getattr(self._inventory, "missing", "")
-            raise InvalidInput(
-                f"The job asks for {need(spec).count} GPUs and this box has none{f' ({missing})' if missing else ''}.",
-                hint="Submit without --gpus, or install NVIDIA's driver and restart the server.",
-                field="gpus",
-            )
-        for field, has in (
-            ("gpus", len(self._gpus)),
-            ("cpus", self._box.cpus),
-            ("memory_gb", self._box.memory_gb),
-        ):
-            if getattr(spec, field) > has:
-                raise InvalidInput(
-                    f"The job asks for {getattr(spec, field):g} {field} and this box has {has:.4g}.",
-                    hint="Ask for less.",
-                    field=field,
-                )
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Find the jobs of a former server again, and begin to schedule."""
+        self._executor.open(self._heard)
         self._thread.start()
 
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_write, b"x")
+    def _heard(self, ref: Ref) -> None:
+        self._roster.attempt_changed(ref)
+        self._wake.set()
 
     def _loop(self) -> None:
         while not self._stopping:
+            self._wake.clear()
             try:
                 delay = self._step()
             except MlboxError as err:  # a store that is down: look again later
                 _log.warning("The scheduler could not do its work: %s", err)
-                delay = 1.0
+                delay = self._look_again()
             except Exception:  # a fault of ours: say so, and go on scheduling
                 _log.exception("The scheduler failed.")
-                delay = 1.0
-            self._listen(delay)
+                delay = self._look_again()
+            self._wake.wait(delay)
 
-    def _listen(self, seconds: float) -> None:
-        """Wait for a submission, a stop, the end of a shim, or the time that a retry is due."""
-        for key, _ in self._selector.select(seconds):
-            if key.data is None:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, 4096)
+    def _look_again(self) -> float:
+        self._roster.doubt()
+        return 1.0
 
     def _step(self) -> float:
-        """Look at every active job and at the queue; after how many seconds to look again at the latest."""
-        active = self._jobs.in_states(ACTIVE)
-        for job in active:
-            self._look_at(job)
-        queued = self._jobs.in_states(WAITING)
+        """Bring what has changed up to date, and decide; after how many seconds to look again at the latest."""
+        if time.monotonic() >= self._look_due:
+            self._look_due = time.monotonic() + LOOK_SECONDS
+            self._roster.doubt()
+        self._look_at(self._roster.read())
         now = self._clock.real()
-        state = State(
-            self._box,
-            waiting=tuple(_waiting(job) for job in queued),
-            running=tuple(_running(job) for job in self._jobs.in_states(ACTIVE)),
+        decision = decide(self._state(), now)
+        self._begin(decision.starts)
+        look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
+        ending = any(job.state == "stopping" for job in self._roster.active.values())
+        return min(LOOK_SECONDS, max(0.05, look_at), ENDING_SECONDS if ending else LOOK_SECONDS)
+
+    def _state(self) -> State:
+        return State(
+            self._executor.capacity().box,
+            waiting=tuple(self._roster.waiting.values()),
+            running=tuple(map(running, self._roster.active.values())),
         )
-        for start in decide(state, now).starts:
-            self._begin(self._jobs.begin_attempt(start.job_id, [int(device) for device in start.devices]))
-        due = [(job.not_before - now).total_seconds() for job in queued if job.not_before and job.not_before > now]
-        ending = [ENDING_SECONDS for job in active if job.state == "stopping"]
-        return min([LOOK_SECONDS, *ending, *(max(0.05, seconds) for seconds in due)])
 
-    def _folder(self, job: Job) -> Folder:
-        return Folder(self._root, job.id, job.attempts[-1].number)
+    def _begin(self, starts: Sequence[Start]) -> None:
+        if starts:
+            jobs = self._jobs.begin_attempts({start.job_id: [int(d) for d in start.devices] for start in starts})
+            self._roster.put(jobs)
+            self._launch(jobs)
 
-    def _begin(self, job: Job) -> None:
-        """Start the shim of an attempt that has its row."""
-        folder = self._folder(job)
-        spec = job.spec
-        try:
-            own = {
-                "MLBOX_URL": self._url,
-                "MLBOX_JOB_ID": job.id,
-                "MLBOX_RUN_ID": job.run_id or "",
-                "MLFLOW_TRACKING_URI": self._url,  # an mlflow in the job logs to the job's run
-                "MLFLOW_RUN_ID": job.run_id or "",
-                "MLBOX_SEED": str(spec.seed or 0),
-            }
-            env = environment(spec.env, own, job.attempts[-1].gpus)
-            snapshot = self._artifacts.path(spec.snapshot) if spec.snapshot else None
-            limits = {"timeout_seconds": spec.timeout_seconds, "grace_seconds": self._grace}
-            given = self._secrets.of_job(job) if self._secrets else Given()
-            folder.prepare(spec.command, env, snapshot, limits, self.isolation, self._mounts(spec))
-            token = self._token(job)
-            process = folder.start(
-                {**given.env, "MLBOX_TOKEN": token, "MLFLOW_TRACKING_TOKEN": token}, given.masking(token)
-            )
-        except Exception as err:  # whatever is wrong with one job must not hold up the others
-            _log.exception("The job %s could not be started.", job.id)
-            with contextlib.suppress(OSError):  # the disk that holds it may be what is wrong
-                folder.say(f"The job could not be started: {err}")
-            self._finish(job, Ended(exit_code=None, error=f"could not be started: {err}"))
-            return
-        self._children[process.pid] = process
-        self._watch(job, process.pid)
-        self._jobs.started(job.id, process.pid)
-        with contextlib.suppress(MlboxError):
-            self._tracker.set_status(job.run_id or "", "RUNNING")
-
-    def _mounts(self, spec: JobSpec) -> list[Mount]:
-        """The datasets that a job named, kept from removal until its shim has its own names for their files."""
-        if self._datasets is None:
-            return []
-        found = []
-        for version in map(self._datasets, dict.fromkeys(spec.datasets)):
+    def _launch(self, jobs: Sequence[Job]) -> None:
+        """Give attempts that have their rows to the executor."""
+        ends: dict[str, Ended] = {}
+        for job, launch in self._launcher.prepare(jobs):
             try:
-                self._artifacts.keep(file.sha256 for file in version.files)
-                sources = tuple(self._artifacts.path(file.sha256) for file in version.files)
-            except NotFound as err:
-                raise NotFound(
-                    f"A file of {version.ref} is missing: {err.message}", hint="Restore it from a backup."
-                ) from err
-            found.append(Mount(version, sources))
-        return found
+                if isinstance(launch, Exception):
+                    raise launch
+                self._executor.start(launch)
+            except Exception as err:  # whatever is wrong with one job must not hold up the others
+                _log.exception("The job %s could not be started.", job.id)
+                ends[job.id] = Ended(exit_code=None, error=f"could not be started: {err}")
+                self._executor.say(ref_of(job), f"The job could not be started: {err}")
+        self._finish(ends)
 
-    def _token(self, job: Job) -> str:
-        _, secret = self._access.create_token(
-            job.user, f"job {job.id}", actor="mlbox", life=timedelta(days=TOKEN_DAYS), job_id=job.id
-        )
-        return secret
+    def _look_at(self, jobs: Sequence[Job]) -> None:
+        """Bring active jobs up to date with what the executor sees."""
+        absent: list[Job] = []
+        began: dict[str, int | None] = {}
+        ends: dict[str, Ended] = {}
+        for job in jobs:
+            seen = self._executor.state(ref_of(job))
+            if seen.ended is not None:
+                ends[job.id] = seen.ended
+            elif job.state == "stopping":
+                self._end(job, seen, ends)
+            elif seen.phase == "absent":  # a row, and no attempt: a former server died in between
+                absent.append(job)
+            elif job.state == "starting" and seen.phase == "running":
+                began[job.id] = seen.number
+        if began:
+            self._tracker.set_statuses({self._roster.active[id].run_id or "": "RUNNING" for id in began})
+            self._roster.put(self._jobs.started(began))
+        if absent:
+            self._launch(absent)
+        self._finish(ends)
 
-    def _look_at(self, job: Job) -> None:
-        """Bring one active job up to date with its folder and its process."""
-        folder = self._folder(job)
-        ended = folder.ended()
-        if ended is not None:
-            self._finish(job, ended)
-        elif folder.claimed():
-            self._look_at_shim(job, folder)
-        elif job.id not in self._watched:  # a row, and no shim: a former server died in between
-            if job.state == "stopping":
-                self._finish(job, Ended(exit_code=None, stopped=True, error="stopped before it started"))
-            else:
-                self._begin(job)
-        elif _is_over(self._watched[job.id]) and not folder.claimed():
-            self._finish(job, Ended(exit_code=None, error=f"its shim could not start, see {folder.path}/shim.log"))
+    def _end(self, job: Job, seen: Observed, ends: dict[str, Ended]) -> None:
+        if seen.phase == "absent":
+            ends[job.id] = Ended(exit_code=None, stopped=True, error="stopped before it started")
+        else:
+            self._executor.stop(ref_of(job))
 
-    def _look_at_shim(self, job: Job, folder: Folder) -> None:
-        pid = folder.shim_pid()
-        if pid is None:
-            ended = folder.ended() or Ended(exit_code=None, lost=True)  # it may have ended between the two looks
-            self._finish(job, ended)
+    def _finish(self, ends: Mapping[str, Ended]) -> None:
+        """Write down how attempts ended, and queue those jobs again that may be tried once more."""
+        if not ends:
             return
-        self._watch(job, pid)
-        if job.state == "starting":
-            self._jobs.started(job.id, pid)
-        if job.state == "stopping":
-            folder.stop()
+        jobs = self._jobs.some(ends)
+        for job in jobs:
+            self._executor.clear(ref_of(job))
+        outcomes = {job.id: outcome_of(job, _state_after(ends[job.id])) for job in jobs}
+        retries = {job.id: self._retry_at(job, outcomes[job.id], ends[job.id]) for job in jobs}
+        over = {id: outcome for id, outcome in outcomes.items() if outcome != "preempted" and retries[id] is None}
+        self._end_runs(over, jobs)  # first the runs: whoever sees a job ended finds its run ended
+        self._access.revoke_job_tokens(ends)
+        after = self._jobs.end_attempts(
+            {id: End(_state_after(end), end.exit_code, end.reason, retries.get(id)) for id, end in ends.items()}
+        )
+        self._roster.put(after)
+        self._end_runs({job.id: job.state for job in after if job.ended_at and job.state != outcomes[job.id]}, after)
 
-    def _finish(self, job: Job, ended: Ended) -> None:
-        """Write down how the attempt ended, and queue the job again where it may be tried once more."""
-        self._unwatch(job.id)
-        self._folder(job).clear()
-        state = _state_after(ended)
-        outcome = outcome_of(self._jobs.get(job.id), state)
-        retry_at = self._retry_at(job, ended) if outcome == "failed" else None
-        if retry_at is None and outcome != "preempted":
-            self._end_run(job, outcome)  # first the run: whoever sees the job ended finds it ended
-        self._access.revoke_job_tokens(job.id)
-        after = self._jobs.end_attempt(job.id, state, exit_code=ended.exit_code, reason=ended.reason, retry_at=retry_at)
-        if after.ended_at is not None and after.state != outcome:  # someone asked for its end in between
-            self._end_run(job, after.state)
-
-    def _retry_at(self, job: Job, ended: Ended) -> datetime | None:
+    def _retry_at(self, job: Job, outcome: JobState, ended: Ended) -> datetime | None:
         """When a job whose attempt failed is tried again; None where it is not."""
-        if ended.error:  # it never ran, and would not the next time
+        if outcome not in ("failed", "lost") or ended.error:  # with an error it never ran, and would not the next time
             return None
-        if job.spec.retry_exit_codes and ended.exit_code not in job.spec.retry_exit_codes:
+        codes = job.spec.retry_exit_codes
+        if outcome == "failed" and codes and ended.exit_code not in codes:
             return None
-        failed = 1 + sum(attempt.outcome == "failed" for attempt in job.attempts)
+        failed = 1 + sum(attempt.outcome in ("failed", "lost") for attempt in job.attempts)
         retries = self._retries if job.spec.retries is None else job.spec.retries
         if failed > retries:
             return None
-        return self._clock.real() + timedelta(seconds=BACKOFF_SECONDS**failed)
+        return self._clock.real() + timedelta(
+            seconds=min(MOST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failed - 1, 20))
+        )
 
-    def _end_run(self, job: Job, state: JobState) -> None:
-        with contextlib.suppress(MlboxError):  # the run may have been ended by hand
-            self._tracker.end_run(job.run_id or "", _RUN_STATUS[state])
-
-    # -- watching ---------------------------------------------------------------------------------------------------
-
-    def _watch(self, job: Job, pid: int) -> None:
-        """Hear of a shim's end, whoever started it."""
-        if job.id in self._watched:
-            return
-        try:
-            fd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            self._wake()
-            return
-        self._watched[job.id] = fd
-        self._selector.register(fd, selectors.EVENT_READ, job.id)
-
-    def _unwatch(self, job_id: str) -> None:
-        fd = self._watched.pop(job_id, None)
-        if fd is not None:
-            self._selector.unregister(fd)
-            os.close(fd)
-        for pid, process in list(self._children.items()):
-            if process.poll() is not None:
-                del self._children[pid]
+    def _end_runs(self, states: Mapping[str, JobState], jobs: Sequence[Job]) -> None:
+        if states:
+            runs = {job.id: job.run_id for job in jobs}
+            self._tracker.set_statuses({runs[id] or "": _RUN_STATUS[state] for id, state in states.items()})
 
     def close(self) -> None:
-        """Stop scheduling; running jobs go on under their shims."""
+        """Stop scheduling; running jobs go on."""
         self._stopping = True
-        self._wake()
+        self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        for job_id in list(self._watched):
-            self._unwatch(job_id)
-        for process in self._children.values():
-            process.returncode = 0  # it goes on without us, and is no leak
-        self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
-
-
-def _waiting(job: Job) -> Waiting:
-    return Waiting(
-        id=job.id,
-        need=need(job.spec),
-        submitted_at=job.created_at,
-        priority=job.spec.priority,
-        team=job.spec.team,
-        user=job.user,
-        not_before=job.not_before,
-        limit_seconds=job.spec.timeout_seconds,
-    )
-
-
-def _running(job: Job) -> Running:
-    attempt = job.attempts[-1]
-    limit = job.spec.timeout_seconds
-    return Running(
-        id=job.id,
-        need=need(job.spec),
-        started_at=attempt.started_at,
-        devices=tuple(map(str, attempt.gpus)),
-        priority=job.spec.priority,
-        team=job.spec.team,
-        user=job.user,
-        expected_end=attempt.started_at + timedelta(seconds=limit) if limit else None,
-        preemptible=False,
-        stopping=job.state == "stopping",
-    )
+        self._executor.close()
 
 
 def _state_after(ended: Ended) -> JobState:
@@ -481,8 +334,3 @@ def _state_after(ended: Ended) -> JobState:
     if ended.lost:
         return "lost"
     return "succeeded" if ended.exit_code == 0 else "failed"
-
-
-def _is_over(pidfd: int) -> bool:
-    """Whether the process has ended."""
-    return bool(select.select([pidfd], [], [], 0)[0])

@@ -15,6 +15,7 @@ import hashlib
 import re
 import secrets
 import zlib
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -211,14 +212,33 @@ class Access(Accounts):
 
         self._write(write)
 
-    def revoke_job_tokens(self, job_id: str) -> None:
-        """End the tokens of a job that has ended."""
-        self._write(
-            lambda tx: (
+    def create_job_tokens(self, users: Mapping[str, str], life: timedelta) -> dict[str, str]:
+        """A token for each job's user, with one fsync; the secrets by job. A job whose user is gone gets none."""
+        made: dict[str, str] = {}
+
+        def write(tx: Tx) -> None:
+            known = {row["name"]: row["id"] for row in tx.all("SELECT id, name FROM user")}
+            expires_us = tx.now_us + life // timedelta(microseconds=1)
+            for job_id in (job_id for job_id, user in users.items() if user in known):
+                user, secret = users[job_id], make_secret()
+                about = {"token": new_id(), "name": f"job {job_id}", "role": "admin", "job": job_id}
                 tx.run(
-                    "UPDATE token SET revoked_us = ? WHERE job_id = ? AND revoked_us IS NULL",
-                    (tx.now_us, job_id),
-                ).rowcount
+                    "INSERT INTO token (id, user_id, name, role, digest, created_us, expires_us, job_id)"
+                    " VALUES (:token,:user,:name,:role,:digest,:now,:expires,:job)",
+                    {**about, "user": known[user], "digest": _digest(secret), "now": tx.now_us, "expires": expires_us},
+                )
+                tx.emit("token.created", f"user:{user}", "mlbox", **about)
+                made[job_id] = secret
+
+        self._write(write)
+        return made
+
+    def revoke_job_tokens(self, job_ids: Iterable[str]) -> None:
+        """End the tokens of jobs that have ended."""
+        self._write(
+            lambda tx: tx.many(
+                "UPDATE token SET revoked_us = ? WHERE job_id = ? AND revoked_us IS NULL",
+                [(tx.now_us, job_id) for job_id in job_ids],
             )
         )
 

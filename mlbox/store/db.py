@@ -169,6 +169,18 @@ class Database:
         joined: Tx | None = getattr(self._local, "joined", None)
         return fn(joined) if joined is not None else self.submit(fn).result()
 
+    def write_each(self, fns: Sequence[Callable[[Tx], T]]) -> list[T | Exception]:
+        """Run writes that share their fsync, each for itself: what came of each, or why it was taken back."""
+        futures = [self.submit(fn) for fn in fns]
+        errors = [future.exception() for future in futures]
+        for error in errors:
+            if error is not None and not isinstance(error, Exception):
+                raise error
+        return [
+            error if isinstance(error, Exception) else future.result()
+            for future, error in zip(futures, errors, strict=True)
+        ]
+
     def together(self, fn: Callable[[Tx], T], *, keep: bool = True) -> T:
         """Run a function whose writes to this file are one, and whose reads see them; without `keep` all is taken back.
 

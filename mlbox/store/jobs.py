@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -47,6 +47,15 @@ _PART = re.compile(r"[0-9a-f]{4,}")
 _PARTS = ("id LIKE :word || '%'", "id LIKE '%' || :word")
 _VISIBLE = "visible('team', team)"
 """Only a team knows its jobs; others see in the queue that there is one."""
+
+
+class End(NamedTuple):
+    """How an attempt ended, and when the job is tried again, if it is."""
+
+    state: JobState
+    exit_code: int | None
+    reason: str
+    retry_at: datetime | None = None
 
 
 class Jobs:
@@ -111,6 +120,13 @@ class Jobs:
         places = ",".join("?" * len(states))
         return [_job(row) for row in self._db.all(f"{_JOB_SQL} WHERE state IN ({places}) ORDER BY job.id", states)]
 
+    def some(self, job_ids: Collection[str]) -> list[Job]:
+        """Those of these jobs that there are."""
+        wanted = msgspec.json.encode(sorted(job_ids)).decode()
+        return [
+            _job(row) for row in self._db.all(f"{_JOB_SQL} WHERE job.id IN (SELECT value FROM json_each(?))", (wanted,))
+        ]
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
         rows = self._db.all(f"SELECT state, count(*) AS n FROM job WHERE {_VISIBLE} GROUP BY state")
@@ -147,61 +163,73 @@ class Jobs:
         self._db.write(write)
         return self.get(job.id)
 
-    def begin_attempt(self, job_id: str, gpus: Sequence[int], ran_on: Mapping[str, str] = {}) -> Job:
-        """queued or preempted -> starting, with the row of a new attempt."""
+    def begin_attempts(self, starts: Mapping[str, Sequence[int]], ran_on: Mapping[str, str] = {}) -> list[Job]:
+        """queued or preempted -> starting, with the row of a new attempt on these GPUs; those that could.
 
-        def write(tx: Tx) -> None:
+        As the other moves of many jobs, they share one fsync; a job that is in another state by now, or gone, is left out.
+        """
+
+        def write(tx: Tx, job_id: str) -> None:
             job = _load(tx, job_id, *WAITING)
             number = len(job.attempts) + 1
             tx.run(
                 "INSERT INTO attempt (job_id, number, started_us, gpus, ran_on) VALUES (?,?,?,?,?)",
-                (job_id, number, tx.now_us, _json(list(gpus)), _json(dict(ran_on))),
+                (job_id, number, tx.now_us, _json(list(starts[job_id])), _json(dict(ran_on))),
             )
             _move(tx, job, "starting", "mlbox", f"attempt {number} starts")
 
-        self._db.write(write)
-        return self.get(job_id)
+        return self._each(starts, write)
 
-    def started(self, job_id: str, pid: int) -> Job:
-        """starting -> running; the attempt's shim has this process id. Any other state stays as it is."""
+    def started(self, numbers: Mapping[str, int | None]) -> list[Job]:
+        """starting -> running; their attempts have these process ids. Any other state stays as it is."""
 
-        def write(tx: Tx) -> None:
+        def write(tx: Tx, job_id: str) -> None:
             job = _load(tx, job_id, *MOVES)
-            tx.run("UPDATE attempt SET pid = ? WHERE job_id = ? AND number = ?", (pid, job_id, len(job.attempts)))
+            tx.run(
+                "UPDATE attempt SET pid = ? WHERE job_id = ? AND number = ?",
+                (numbers[job_id], job_id, len(job.attempts)),
+            )
             if job.state == "starting":
                 _move(tx, job, "running", "mlbox", "")
 
-        self._db.write(write)
-        return self.get(job_id)
+        return self._each(numbers, write)
 
-    def end_attempt(
-        self, job_id: str, state: JobState, *, exit_code: int | None, reason: str, retry_at: datetime | None = None
-    ) -> Job:
-        """End the present attempt; the job ends with it, or is queued for another try at a moment.
+    def end_attempts(self, ends: Mapping[str, End]) -> list[Job]:
+        """End the present attempts; each job ends with its own, or is queued for another try at a moment.
 
         A job that was asked to stop in the meantime is stopped, however its attempt ended. One that gives way to another is
         preempted, and waits to go on, unless it came to its own good end first.
         """
 
-        def write(tx: Tx) -> None:
+        def write(tx: Tx, job_id: str) -> None:
             job = _load(tx, job_id, *ACTIVE)
-            outcome = outcome_of(job, state)
+            end = ends[job_id]
+            outcome = outcome_of(job, end.state)
             tx.run(
                 "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ?, outcome = ? WHERE job_id = ? AND number = ?",
-                (tx.now_us, exit_code, reason, outcome, job_id, len(job.attempts)),
+                (tx.now_us, end.exit_code, end.reason, outcome, job_id, len(job.attempts)),
             )
             if outcome == "preempted":
                 tx.run("UPDATE job SET stop_cause = NULL WHERE id = ?", (job_id,))
                 _move(tx, job, "preempted", "mlbox", job.reason)
-            elif outcome != "stopped" and retry_at is not None:
-                tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(retry_at), job_id))
-                _move(tx, job, "queued", "mlbox", f"{reason}; tried again")
+            elif outcome != "stopped" and end.retry_at is not None:
+                tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(end.retry_at), job_id))
+                _move(tx, job, "queued", "mlbox", f"{end.reason}; tried again")
             else:
-                tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, exit_code, job_id))
-                _move(tx, job, outcome, "mlbox", job.reason if outcome == "stopped" else reason)
+                tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, end.exit_code, job_id))
+                _move(tx, job, outcome, "mlbox", job.reason if outcome == "stopped" else end.reason)
 
-        self._db.write(write)
-        return self.get(job_id)
+        return self._each(ends, write)
+
+    def _each(self, job_ids: Collection[str], write: Callable[[Tx, str], None]) -> list[Job]:
+        def of(job_id: str) -> Callable[[Tx], None]:
+            return lambda tx: write(tx, job_id)
+
+        done = self._db.write_each([of(job_id) for job_id in job_ids])
+        for error in done:
+            if error is not None and not isinstance(error, Conflict | NotFound):
+                raise error
+        return self.some([job_id for job_id, error in zip(job_ids, done, strict=True) if error is None])
 
     def ask_to_stop(self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "") -> Job:
         """queued or preempted -> stopped; starting or running -> stopping. Raises Conflict for a job that has ended.

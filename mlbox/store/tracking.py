@@ -213,6 +213,16 @@ class Tracker:
 
     def set_status(self, run_id: str, status: RunStatus) -> Run:
         """Move a run that has not ended; raises Conflict for one that ended otherwise."""
+        self._db.write(self._to_status(run_id, status))
+        return self.run(run_id)
+
+    def set_statuses(self, statuses: Mapping[str, RunStatus]) -> None:
+        """The same of many runs with one fsync; one that is gone, or was ended by hand, is left as it is."""
+        for error in self._db.write_each([self._to_status(*item) for item in statuses.items()]):
+            if error is not None and not isinstance(error, Conflict | NotFound):
+                raise error
+
+    def _to_status(self, run_id: str, status: RunStatus) -> Callable[[Tx], None]:
         if status not in get_args(RunStatus):
             raise InvalidInput(
                 f"{status!r} is no run status.", hint=f"One of {', '.join(get_args(RunStatus))}.", field="status"
@@ -232,8 +242,7 @@ class Tracker:
             tx.run("UPDATE run SET status = ?, ended_us = ? WHERE id = ?", (status, ended, run_id))
             tx.emit(f"run.{status.lower()}", f"run:{run_id}", row["user"])
 
-        self._db.write(write)
-        return self.run(run_id)
+        return write
 
     def end_run(self, run_id: str, status: RunStatus) -> Run:
         """End a run as FINISHED, FAILED or KILLED."""

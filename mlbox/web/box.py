@@ -23,8 +23,10 @@ from mlbox.events import EventBus
 from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.admission import Admission
 from mlbox.scheduler.crons import CronRunner
+from mlbox.scheduler.executors.local import Local
 from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
+from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
@@ -220,27 +222,36 @@ class Box:
         with contextlib.suppress(Unavailable):
             if lost := self.secrets.lost():
                 _log.warning("The key of these secrets is not usable (%s): %s.", key_file.path, ", ".join(lost))
+        self.isolation = isolation(
+            settings.job_isolation,
+            self.data_dir.root,
+            settings.job_writable,
+            keys=(settings.tls_key,) if settings.tls_key else (),
+        )
+        executor = Local(
+            self.data_dir.root.resolve() / "jobs",
+            inventory(settings.gpus),
+            cpus=settings.cpus,
+            memory_gb=settings.memory_gb,
+            isolation=self.isolation,
+        )
+        launcher = Launcher(
+            self.access,
+            self.artifacts,
+            url=self.url,
+            grace_seconds=settings.job_grace,
+            secrets=self.secrets,
+            datasets=self.datasets.version,
+        )
         self.scheduler = Scheduler(
             Jobs(self._open(opening, "jobs", migrations.jobs)),
             self.tracker,
             self.access,
             self.artifacts,
             self.clock,
-            inventory(settings.gpus),
-            self.data_dir.root.resolve() / "jobs",
-            url=self.url,
-            cpus=settings.cpus,
-            memory_gb=settings.memory_gb,
+            executor,
+            launcher,
             retries=settings.job_retries,
-            grace_seconds=settings.job_grace,
-            isolation=isolation(
-                settings.job_isolation,
-                self.data_dir.root,
-                settings.job_writable,
-                keys=(settings.tls_key,) if settings.tls_key else (),
-            ),
-            secrets=self.secrets,
-            datasets=self.datasets.version,
         )
         opening.callback(self.scheduler.close)
         self.admission = Admission(self.scheduler, self.teams, self.secrets, self.datasets.version, self._account)

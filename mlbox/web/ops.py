@@ -24,7 +24,7 @@ async def readyz(box: Box) -> Response[dict[str, Any]]:
     results = await asyncio.gather(*(box.call(check) for check in box.checks().values()), return_exceptions=True)
     stores = {n: "ok" if r is None else f"down: {r}" for n, r in zip(names, results, strict=True)}
     ready = all(r is None for r in results)
-    body = {"ready": ready, "stores": stores, "jobs": box.scheduler.isolation.state}
+    body = {"ready": ready, "stores": stores, "jobs": box.isolation.state}
     return Response(body, status_code=200 if ready else 503)
 
 

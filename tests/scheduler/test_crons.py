@@ -18,7 +18,9 @@ from mlbox.errors import AlreadyExists, InvalidInput, NotAuthorised, NotFound, U
 from mlbox.events import EventBus
 from mlbox.records import CronSpec, CronTrigger, Job, JobSpec
 from mlbox.scheduler.crons import CronRunner
+from mlbox.scheduler.executors.local import Local
 from mlbox.scheduler.gpus import Listed
+from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
 from mlbox.store.access import Access
@@ -46,9 +48,9 @@ class House:
         artifacts = Artifacts(folder / "artifacts")
         access = Access(self.dbs["access"], self.clock)
         tracker = Tracker(self.dbs["tracking"], artifacts, self.clock)
-        self.scheduler = Scheduler(
-            Jobs(self.dbs["jobs"]), tracker, access, artifacts, self.clock, Listed([]), folder / "jobs", url="http://x"
-        )
+        executor = Local(folder / "jobs", Listed([]))
+        launcher = Launcher(access, artifacts, url="http://x", grace_seconds=1)
+        self.scheduler = Scheduler(Jobs(self.dbs["jobs"]), tracker, access, artifacts, self.clock, executor, launcher)
         self.refused: Exception | None = None
         self.hidden: set[str] = set()
         self.runner = self.open()

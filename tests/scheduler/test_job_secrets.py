@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from mlbox.scheduler.attempts import Folder
+from mlbox.scheduler.executors import Ref
+from mlbox.scheduler.executors.local.folder import Folder
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.keyfile import KeyFile
@@ -30,7 +31,7 @@ class SecretHouse(House):
         self.dbs["secrets"] = Database(folder / "secrets.sqlite", migrations.secrets, self.clock, self.access._db._bus)
         self.secrets = Secrets(self.dbs["secrets"], KeyFile(folder / "keys" / "secret.key"), lambda user, team: True)
         self.secrets.put("everyone", "DB", VALUE, actor="ann")
-        self.scheduler = self.make(secrets=self.secrets)  # type: ignore[arg-type]
+        self.scheduler = self.make(secrets=self.secrets)
 
     def files_with(self, text: str) -> list[str]:
         """Files below the house in which a text stands."""
@@ -77,7 +78,7 @@ def test_while_it_runs_neither_secret_nor_token_lies_on_disk(house: SecretHouse)
     script = 'echo "$MLBOX_TOKEN" >&3; echo began; sleep 60'
     out = house.folder.parent / "token.txt"
     job = house.submit("sh", "-c", f"exec 3> {out}; {script}", secrets={"DB": "everyone/DB"})
-    wait_for(lambda: house.scheduler.log_path(job.id).exists() and "began" in house.log(job), what="the job to begin")
+    wait_for(lambda: "began" in house.log(job), what="the job to begin")
     token = out.read_text().strip()
     assert token.startswith("mlb_")
     assert (house.folder / "jobs" / job.id / "1" / "spec.json").exists()
@@ -116,7 +117,7 @@ def test_a_command_that_cannot_be_started_ends_with_its_log(house: SecretHouse) 
 
 
 def test_the_spec_on_disk_holds_no_token(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, "j", 1)
+    folder = Folder(tmp_path, Ref("j", 1))
     folder.prepare(["true"], {}, None, {"timeout_seconds": None, "grace_seconds": 1})
     assert "MLBOX_TOKEN" not in (folder.path / "spec.json").read_text()
     assert folder.start({"MLBOX_TOKEN": "mlb_x"}).wait(30) == 0

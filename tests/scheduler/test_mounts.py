@@ -18,7 +18,8 @@ import pytest
 
 from mlbox.records import DataFile, DatasetVersion
 from mlbox.scheduler import confine
-from mlbox.scheduler.attempts import Folder, Mount
+from mlbox.scheduler.executors import Mount, Ref
+from mlbox.scheduler.executors.local.folder import Folder
 from tests.conftest import MLBOX, Server, wait_for
 
 landlock = pytest.mark.skipif(not confine.version(), reason="this kernel has no Landlock")
@@ -275,7 +276,7 @@ def test_a_stop_while_files_are_mounted_ends_the_job_before_its_command(tmp_path
         created_by="ann",
         created_at=datetime.now(UTC),
     )
-    folder = Folder(tmp_path / "jobs", "j" * 32, 1)
+    folder = Folder(tmp_path / "jobs", Ref("j" * 32, 1))
     limits = {"timeout_seconds": None, "grace_seconds": 1, **({"confine": "unused"} if link else {})}
     folder.prepare(["echo", "ran"], {"PATH": os.environ["PATH"]}, None, limits, mounts=[Mount(version, (pipe,))])
     shim = folder.start()

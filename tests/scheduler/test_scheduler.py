@@ -8,6 +8,7 @@ import signal
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,11 @@ from mlbox.clock import SystemClock
 from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound, StartupError
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
+from mlbox.scheduler.executors import Ref
+from mlbox.scheduler.executors.local import Local
+from mlbox.scheduler.executors.local.folder import Folder
 from mlbox.scheduler.gpus import Listed, Nvml, inventory
+from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
 from mlbox.store.access import Access
@@ -44,19 +49,11 @@ class House:
             self.access.create_user("ann", "member", actor="test")
         self.scheduler = self.make()
 
-    def make(self, **options: float) -> Scheduler:
+    def make(self, **options: Any) -> Scheduler:
+        executor = Local(self.folder / "jobs", Listed([0, 1]), cpus=4, memory_gb=16)
+        launcher = Launcher(self.access, self.artifacts, url="http://127.0.0.1:1", grace_seconds=0.3, **options)
         jobs = Jobs(self.dbs["jobs"])
-        return Scheduler(
-            jobs,
-            self.tracker,
-            self.access,
-            self.artifacts,
-            self.clock,
-            Listed([0, 1]),
-            self.folder / "jobs",
-            url="http://127.0.0.1:1",
-            **{"cpus": 4, "memory_gb": 16, "grace_seconds": 0.3, **options},
-        )
+        return Scheduler(jobs, self.tracker, self.access, self.artifacts, self.clock, executor, launcher)
 
     def submit(self, *command: str, **spec: object) -> Job:
         return self.scheduler.submit(JobSpec(command=command, **{"gpus": 0, "memory_gb": 1, **spec}), user="ann")  # type: ignore[arg-type]
@@ -75,7 +72,7 @@ class House:
         return self.until(job, *ENDED)
 
     def log(self, job: Job, attempt: int | None = None) -> str:
-        return self.scheduler.log_path(job.id, attempt).read_text()
+        return self.scheduler.log(job.id, attempt).decode()
 
     def close(self) -> None:
         self.scheduler.close()
@@ -105,7 +102,7 @@ def test_a_job_runs_is_recorded_and_its_token_ends_with_it(house: House) -> None
 
 def test_while_it_runs_its_token_names_the_job(house: House) -> None:
     job = house.until(house.shell('echo "$MLBOX_TOKEN"; sleep 60'), "running")
-    token = wait_for(lambda: house.scheduler.log_path(job.id).exists() and house.log(job).strip(), what="the log")
+    token = wait_for(lambda: house.log(job).strip(), what="the log")
     principal = house.access.authenticate(token)
     assert (principal.name, principal.job_id) == ("ann", job.id)
     house.scheduler.stop(job.id, actor="ann")
@@ -165,7 +162,7 @@ def test_a_job_that_runs_out_of_time_is_ended_with_all_it_started(house: House) 
 
 def test_a_stopped_job_may_end_well_and_one_that_will_not_is_killed(house: House) -> None:
     kind = house.shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.1; done")
-    wait_for(lambda: house.scheduler.log_path(kind.id).exists() and "up" in house.log(kind), what="the trap")
+    wait_for(lambda: "up" in house.log(kind), what="the trap")
     house.scheduler.stop(kind.id, actor="ann")
     job = house.ended(kind)
     assert (job.state, job.reason) == ("stopped", "stopped by ann")
@@ -285,7 +282,7 @@ def test_an_attempt_that_has_its_row_and_no_shim_is_started_once(tmp_path: Path)
     """A server that dies between writing the row and starting the shim neither loses the job nor runs it twice."""
     house = House(tmp_path)
     job = house.shell("echo once >> ../../count")
-    Jobs(house.dbs["jobs"]).begin_attempt(job.id, ())
+    Jobs(house.dbs["jobs"]).begin_attempts({job.id: ()})
     house.scheduler.start()
     after = house.ended(job)
     assert (after.state, len(after.attempts)) == ("succeeded", 1)
@@ -294,9 +291,7 @@ def test_an_attempt_that_has_its_row_and_no_shim_is_started_once(tmp_path: Path)
 
 
 def test_of_two_shims_for_one_attempt_only_one_runs_the_command(house: House) -> None:
-    from mlbox.scheduler.attempts import Folder
-
-    folder = Folder(house.folder / "jobs", "j" * 32, 1)
+    folder = Folder(house.folder / "jobs", Ref("j" * 32, 1))
     folder.prepare(
         ["sh", "-c", "echo once"], {"PATH": os.environ["PATH"]}, None, {"timeout_seconds": None, "grace_seconds": 1}
     )
@@ -348,9 +343,7 @@ def _alive(pid: int) -> bool:
 
 
 def _claimed(folder: Path) -> int | None:
-    from mlbox.scheduler.attempts import Folder
-
-    found = Folder(folder.parent.parent, folder.parent.name, int(folder.name)).shim_pid()
+    found = Folder(folder.parent.parent, Ref(folder.parent.name, int(folder.name))).shim_pid()
     children = found and Path(f"/proc/{found}/task/{found}/children").read_text().split()
     return found if children else None
 

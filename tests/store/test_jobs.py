@@ -18,7 +18,7 @@ from mlbox.ids import new_id
 from mlbox.records import PHASES, Job, JobSpec, JobState
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.jobs import ACTIVE, ENDED, MOVES, WAITING, Jobs
+from mlbox.store.jobs import ACTIVE, ENDED, MOVES, WAITING, End, Jobs
 
 ENDS: tuple[JobState, ...] = ("succeeded", "failed", "timed_out", "lost")
 
@@ -45,21 +45,21 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state in WAITING)
     @rule()
     def begins(self) -> None:
-        assert self.jobs.begin_attempt("j", [0]).state == "starting"
+        assert [job.state for job in self.jobs.begin_attempts({"j": [0], "none": []})] == ["starting"]
 
     @rule()
     def runs(self) -> None:
         was = self.job.state
         if was in ACTIVE:
-            assert self.jobs.started("j", 1).state == ("running" if was == "starting" else was)
+            (job,) = self.jobs.started({"j": 1})
+            assert job.state == ("running" if was == "starting" else was)
 
     @precondition(lambda self: self.job.state in ACTIVE)
     @rule(state=st.sampled_from(ENDS), again=st.booleans())
     def ends(self, state: JobState, again: bool) -> None:
         was = self.job
-        after = self.jobs.end_attempt(
-            "j", state, exit_code=0, reason="so", retry_at=self.clock.real() if again and state == "failed" else None
-        )
+        retry_at = self.clock.real() if again and state == "failed" else None
+        (after,) = self.jobs.end_attempts({"j": End(state, 0, "so", retry_at)})
         if self.stopped_by_user:
             assert after.state == "stopped"
         elif was.state == "stopping":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
@@ -15,7 +14,6 @@ from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
-LOG_CHUNK = 1 << 20
 OFFSET, ENDED_HEADER = "X-Mlbox-Offset", "X-Mlbox-Ended"
 
 
@@ -98,19 +96,9 @@ async def logs(
 ) -> Response[bytes]:
     """What an attempt printed, from an offset in bytes; a header says where to go on, and one whether the job has ended."""
     job = await box.call(box.scheduler.find, job_id)
-    path = await box.call(box.scheduler.log_path, job.id, attempt)
-    content = await box.call(_read, path, offset)
+    content = await box.call(box.scheduler.log, job.id, attempt, offset=offset)
     headers = {OFFSET: str(offset + len(content)), ENDED_HEADER: "1" if job.state in ENDED else "0"}
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
-
-
-def _read(path: os.PathLike[str], offset: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(LOG_CHUNK)
-    except FileNotFoundError:
-        return b""
 
 
 @get("/api/v1/gpus", action="job.read")

@@ -35,7 +35,7 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
         "next": next_page(view, last),
         "roles": ROLES,
         "stores": _stores(view.box),
-        "isolation": view.box.scheduler.isolation,
+        "isolation": view.box.isolation,
         "may_admin": view.may("admin"),
     }
 

@@ -26,6 +26,7 @@ import time
 from typing import Any, BinaryIO
 
 POLL_SECONDS = 0.2
+PACKAGE = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
 CLAIM, LOG, SPEC, STATUS = "claim", "log", "spec.json", "status.json"
 
 
@@ -84,9 +85,8 @@ def run_masked(spec: dict[str, Any], stop: list[int], secrets: dict[str, str]) -
 
 def load(file: str) -> Any:
     """A module of the package, by its file: the package is not on the path of a process that is started by path."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     name = os.path.splitext(os.path.basename(file))[0]
-    found = importlib.util.spec_from_file_location(name, os.path.join(package, file))
+    found = importlib.util.spec_from_file_location(name, os.path.join(PACKAGE, file))
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -154,7 +154,7 @@ def confined(spec: dict[str, Any]) -> list[str]:
     )
     if found is None:
         raise FileNotFoundError(2, "No such file or directory", command[0])
-    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "confine.py")
+    program = os.path.join(PACKAGE, "scheduler", "confine.py")
     return [sys.executable, "-I", "-S", program, spec["confine"], *command]
 
 

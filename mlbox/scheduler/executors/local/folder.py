@@ -1,4 +1,4 @@
-"""Attempts as folders and processes: prepare one, start its shim, find it again, learn how it ended."""
+"""Attempts as folders: lay one out, start its shim, find it again, learn how it ended."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from mlbox.errors import InvalidInput
-from mlbox.records import DatasetVersion
-from mlbox.scheduler import shim
+from mlbox.scheduler.executors.base import Ended, Mount, Ref
+from mlbox.scheduler.executors.local import shim
 from mlbox.scheduler.isolation import NOT_ISOLATED, OWN, Isolation
 from mlbox.store.artifacts import check_path, make_below, open_below
 from mlbox.store.datadir import write_atomic
@@ -33,58 +32,12 @@ MOST_TMP = 64
 """Bytes; a socket's whole path has 107, and Python's multiprocessing adds some 35."""
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How an attempt ended."""
-
-    exit_code: int | None
-    timed_out: bool = False
-    lost: bool = False
-    """Its shim is gone, and nobody saw how it ended."""
-    stopped: bool = False
-    error: str = ""
-
-    @property
-    def reason(self) -> str:
-        """In words."""
-        if self.error:
-            return self.error
-        if self.timed_out:
-            return "ran out of time"
-        if self.exit_code is None:
-            return "its processes are gone without a trace: the machine was restarted, or they were killed"
-        if self.exit_code < 0:
-            name = signal.Signals(-self.exit_code).name
-            return f"ended by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
-        return f"exit status {self.exit_code}"
-
-
-class Mount(NamedTuple):
-    """A dataset version, and where the artifact store has each of its files."""
-
-    version: DatasetVersion
-    sources: tuple[Path, ...]
-
-    def files(self, datasets: Path) -> list[dict[str, str]]:
-        """What the shim is to put where, below the folder of all versions."""
-        ref = self.version.ref
-        return [
-            {
-                "name": f"{file.path} of {ref}",
-                "source": str(source),
-                "target": str(datasets / ref / check_path(file.path)),
-                "sha256": file.sha256,
-            }
-            for file, source in zip(self.version.files, self.sources, strict=True)
-        ]
-
-
 class Folder:
     """The folder of one attempt."""
 
-    def __init__(self, root: Path, job_id: str, number: int) -> None:
-        self.path = root / job_id / str(number)
-        short = root.parent / "t" / f"{job_id[-12:]}-{number}"
+    def __init__(self, root: Path, ref: Ref) -> None:
+        self.path = root / ref.job_id / str(ref.number)
+        short = root.parent / "t" / f"{ref.job_id[-12:]}-{ref.number}"
         self.tmp = short if len(str(short)) <= MOST_TMP else Path(tempfile.gettempdir()) / f"mlbox-{short.name}"
         """For temporary files: a path so short that sockets in it have room for their names."""
 
@@ -114,7 +67,7 @@ class Folder:
             for mount in mounts:
                 write_atomic(datasets / f"{mount.version.ref}.json", mount.version.to_json())
             env["MLBOX_DATASETS"] = str(datasets)
-            limits = {**limits, "mounts": [file for mount in mounts for file in mount.files(datasets)]}
+            limits = {**limits, "mounts": [file for mount in mounts for file in _files(mount, datasets)]}
         rules = isolation.rules_of(self.path, self.tmp)
         if rules is not None:
             for module in isolation.importable():
@@ -203,18 +156,31 @@ def _is_zombie(pid: int) -> bool:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
-def environment(user: Mapping[str, str], own: Mapping[str, str], gpus: Sequence[int]) -> dict[str, str]:
+def _files(mount: Mount, datasets: Path) -> list[dict[str, str]]:
+    """What of a dataset version the shim is to put where, below the folder of all versions."""
+    ref = mount.version.ref
+    return [
+        {
+            "name": f"{file.path} of {ref}",
+            "source": str(source),
+            "target": str(datasets / ref / check_path(file.path)),
+            "sha256": file.sha256,
+        }
+        for file, source in zip(mount.version.files, mount.sources, strict=True)
+    ]
+
+
+def environment(user: Mapping[str, str], own: Mapping[str, str], devices: Sequence[str]) -> dict[str, str]:
     """A job's environment: a small clean one, what its user asked for, and what is ours, which no user overrides."""
     inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
-    devices = ",".join(map(str, gpus))
     return {
         **inherited,
         "PATH": path,
         "PYTHONUNBUFFERED": "1",
         **{name: value for name, value in user.items() if not name.startswith("MLBOX_")},
         **own,
-        "CUDA_VISIBLE_DEVICES": devices,
+        "CUDA_VISIBLE_DEVICES": ",".join(devices),
     }
 
 

@@ -1,0 +1,90 @@
+"""What an attempt needs to run, put together: its environment, token, secrets, code and datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+
+from mlbox.errors import NotFound
+from mlbox.records import DatasetVersion, Job, JobSpec
+from mlbox.scheduler.executors import Launch, Mount, Ref
+from mlbox.store.access import Access
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.secrets import Given, Secrets
+
+TOKEN_DAYS = 30
+
+
+def ref_of(job: Job) -> Ref:
+    """A job's present attempt."""
+    return Ref(job.id, job.attempts[-1].number)
+
+
+class Launcher:
+    """Makes launches of jobs whose attempt has its row."""
+
+    def __init__(
+        self,
+        access: Access,
+        artifacts: Artifacts,
+        *,
+        url: str,
+        grace_seconds: float,
+        secrets: Secrets | None = None,
+        datasets: Callable[[str], DatasetVersion] | None = None,
+    ) -> None:
+        self._access = access
+        self._artifacts = artifacts
+        self._url = url
+        self._grace = grace_seconds
+        self._secrets = secrets
+        self._datasets = datasets
+
+    def prepare(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Launch | Exception]]:
+        """The present attempts of jobs, each as a launch, or with what makes it impossible."""
+        tokens = self._access.create_job_tokens({job.id: job.user for job in jobs}, timedelta(days=TOKEN_DAYS))
+        for job in jobs:
+            try:
+                yield job, self._launch(job, tokens.get(job.id))
+            except Exception as err:  # whatever is wrong with one job must not hold up the others
+                yield job, err
+
+    def _launch(self, job: Job, token: str | None) -> Launch:
+        spec = job.spec
+        if token is None:
+            raise NotFound(f"There is no user {job.user!r} any more.", hint="Submit it as another user.")
+        given = self._secrets.of_job(job) if self._secrets else Given()
+        return Launch(
+            ref=ref_of(job),
+            spec=spec,
+            grace_seconds=self._grace if spec.grace_seconds is None else spec.grace_seconds,
+            devices=tuple(map(str, job.attempts[-1].gpus)),
+            env={
+                "MLBOX_URL": self._url,
+                "MLBOX_JOB_ID": job.id,
+                "MLBOX_RUN_ID": job.run_id or "",
+                "MLFLOW_TRACKING_URI": self._url,  # an mlflow in the job logs to the job's run
+                "MLFLOW_RUN_ID": job.run_id or "",
+                "MLBOX_SEED": str(spec.seed or 0),
+            },
+            private={**given.env, "MLBOX_TOKEN": token, "MLFLOW_TRACKING_TOKEN": token},
+            mask=given.masking(token),
+            snapshot=self._artifacts.path(spec.snapshot) if spec.snapshot else None,
+            mounts=self._mounts(spec),
+        )
+
+    def _mounts(self, spec: JobSpec) -> list[Mount]:
+        """The datasets that a job named, kept from removal until the executor has its own names for their files."""
+        if self._datasets is None:
+            return []
+        found = []
+        for version in map(self._datasets, dict.fromkeys(spec.datasets)):
+            try:
+                self._artifacts.keep(file.sha256 for file in version.files)
+                sources = tuple(self._artifacts.path(file.sha256) for file in version.files)
+            except NotFound as err:
+                raise NotFound(
+                    f"A file of {version.ref} is missing: {err.message}", hint="Restore it from a backup."
+                ) from err
+            found.append(Mount(version, sources))
+        return found
