@@ -74,15 +74,20 @@ class ArtifactWriter:
     def commit(self) -> tuple[str, int]:
         """Put the file in its place, on disk; its SHA-256 and size in bytes."""
         digest = self._hash.hexdigest()
+        target = self._root / digest[:2] / digest[2:]
         with _writing():
             self._file.flush()
-            os.fsync(self._file.fileno())
+            is_new = not target.exists()  # what is there is on disk
+            if is_new:
+                os.fsync(self._file.fileno())
+            self._place(target, synced=is_new)
             self._file.close()
-            self._place(self._root / digest[:2] / digest[2:])
         return digest, self._size
 
-    def _place(self, target: Path) -> None:
+    def _place(self, target: Path, *, synced: bool) -> None:
         with self._lock:
+            if not target.exists() and not synced:  # it was removed meanwhile
+                os.fsync(self._file.fileno())
             if target.exists():
                 os.utime(target)
                 self._temporary.unlink()

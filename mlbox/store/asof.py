@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from mlbox.records import FeatureView
@@ -34,6 +34,26 @@ def join(
     sql = f"SELECT {columns} FROM spine ASOF LEFT JOIN {rows} seen ON {on} AND spine._at >= seen.{moment} ORDER BY spine._row"
     with explaining("spine"):
         return cursor.sql(sql).to_arrow_table()
+
+
+def chain(wanted: Sequence[tuple[FeatureView, Sequence[str]]], spine: str, at: str) -> str:
+    """A SELECT of all columns of a relation, and of features of views by full reference, as known at each row's time.
+
+    The relation, which is `spine` in the expression `at`, has the views' join keys, in types that compare with theirs.
+    """
+    columns, joins = ["spine.*"], []
+    for number, (view, refs) in enumerate(wanted):
+        seen = f"seen{number}"
+        on = " AND ".join(f"spine.{quote(key.name)} = {seen}.{quote(key.name)}" for key in view.join_keys)
+        rows = f"(SELECT * FROM {view_table(view.ref)} WHERE _eff IS NOT NULL)"
+        joins.append(f"ASOF LEFT JOIN {rows} {seen} ON {on} AND {at} >= {seen}._eff")
+        for ref in refs:
+            value = f"{seen}.{quote(ref.partition(':')[2])}"
+            if view.ttl_seconds is not None:
+                age = f"epoch_us({at}) - epoch_us({seen}._event)"
+                value = f"CASE WHEN {age} <= {view.ttl_seconds * 1_000_000} THEN {value} END"
+            columns.append(f"{value} AS {quote(ref)}")
+    return f"SELECT {', '.join(columns)} FROM {spine} spine {' '.join(joins)}"
 
 
 def _while_fresh(view: FeatureView, feature: str) -> str:

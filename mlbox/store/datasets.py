@@ -6,75 +6,56 @@ that was known at the cut-off. The same definition over the same data yields the
 
 from __future__ import annotations
 
-from datetime import datetime
+import contextlib
+import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mlbox import __version__
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, TooMany
 from mlbox.ids import new_id
-from mlbox.records import Column, DatasetSplit, DatasetVersion, LabelSet, Record, check_name
+from mlbox.records import DatasetVersion, check_name
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.catalog import split_ref, suggest
-from mlbox.store.dataset_facts import Facts
-from mlbox.store.dataset_files import EVENT_TIME, ROWS_PER_FILE, check_split, write_files
+from mlbox.store.catalog import split_ref
+from mlbox.store.dataset_build import Built, build
+from mlbox.store.dataset_files import GROUP_ROWS
+from mlbox.store.dataset_rows import DatasetFrom as DatasetFrom
+from mlbox.store.dataset_rows import DatasetRows, no_rows
+from mlbox.store.dataset_rows import DatasetSpec as DatasetSpec
 from mlbox.store.dataset_versions import DatasetVersions, hash_of
 from mlbox.store.db import Database
 from mlbox.store.features import FeatureStore
 from mlbox.store.label_views import Labels
-from mlbox.store.offline import Offline, quote
-from mlbox.store.tables import arrow_utc, dtype_of
-from mlbox.store.usersql import explaining
-from mlbox.store.views import literal
-from mlbox.store.views import names as names_of
+from mlbox.store.offline import Offline
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from mlbox.store.offline import Cursor
-
-
-class DatasetFrom(Record, frozen=True, kw_only=True):
-    """What is said of a version besides its rows."""
-
-    split: DatasetSplit | None = None
-    parents: tuple[str, ...] = ()
-    """Dataset versions that it is made from."""
-    run_id: str | None = None
-    git_commit: str | None = None
-    git_dirty: bool = False
-    description: str = ""
-    tags: dict[str, str] = {}
-
-
-class DatasetSpec(DatasetFrom, frozen=True, kw_only=True):
-    """What a dataset version is to hold."""
-
-    name: str
-    spine: str = ""
-    """One SELECT over sources that yields the entities' keys and `event_time`; none: what is labelled."""
-    features: tuple[str, ...] = ()
-    """Feature references, or services; none: the spine's own columns."""
-    label_set: str | None = None
-    event_from: datetime | None = None
-    event_to: datetime | None = None
-    """Rows from the first moment to before the second."""
-    as_of: datetime | None = None
-    """Cut-off: nothing that became known later is in it; by default domain time."""
+AT_ONCE = 2
+"""Versions that are built at a time: each takes some hundred megabytes."""
+WAIT_SECONDS = 60.0
 
 
 class Datasets(DatasetVersions):
     """All dataset versions, and how they are built."""
 
     def __init__(
-        self, db: Database, offline: Offline, features: FeatureStore, labels: Labels, artifacts: Artifacts, clock: Clock
+        self,
+        db: Database,
+        offline: Offline,
+        features: FeatureStore,
+        labels: Labels,
+        artifacts: Artifacts,
+        clock: Clock,
     ) -> None:
         super().__init__(db, artifacts, clock)
-        self._offline = offline
+        self._rows = DatasetRows(offline, features, labels)
         self._features = features
         self._labels = labels
+        self._slots = threading.BoundedSemaphore(AT_ONCE)
 
     # -- building ---------------------------------------------------------------------------------------------------
 
@@ -86,35 +67,29 @@ class Datasets(DatasetVersions):
         as_of = spec.as_of or self._clock.now()
         if as_of > self._clock.now():
             raise InvalidInput("as_of is in the future.", hint="Leave it out for now.", field="as_of")
-        features = self._features.resolve(spec.features)
+        features = self._features.resolve(spec.features) if spec.features else ()
         labels = self._labels.declared(spec.label_set) if spec.label_set else None
         parts = [("view", split_ref(ref.partition(":")[0])[0]) for ref in features]
         self._db.privacy.shelter("dataset", spec.name, [*parts, *([("label", labels.name)] if labels else [])])
-        spine = self._offline.write(lambda cursor: self._spine(cursor, spec, labels, as_of))
-        kept = spine.filter(spine.column("_labelled")).drop_columns(["_labelled"])
-        if kept.num_rows == 0:
-            raise InvalidInput(
-                f"The dataset has no rows: the spine yields {spine.num_rows}, of which 0 have a known label."
-                if spine.num_rows
-                else "The dataset has no rows: the spine yields none in the time range.",
-                hint="Check event_from, event_to and as_of.",
-                field="spine",
+        given = self._known(spec)
+        asked = self._rows.asked(spec, features, labels, as_of)
+        with self._slot():
+            built, unlabelled = self._rows.read(
+                asked, lambda schema, batches: build(self._artifacts, schema, batches, spec.split)
             )
-        table = self._features.historical(features, kept, event_time=EVENT_TIME) if features else kept
-        if labels is not None:  # the label comes last, after the features
-            order = [name for name in table.column_names if name != labels.value.name]
-            table = table.select([*order, labels.value.name])
+        if not built.rows:
+            raise no_rows(unlabelled)
         bundled = [name for name in spec.features if ":" not in name]
         return self.keep(
             msgspec.structs.replace(
-                self._record(spec.name, spec, table, actor=actor, job_id=job_id),
+                self._record(spec.name, given, built, actor=actor, job_id=job_id),
                 query=spec.spine,
                 label_set=spec.label_set,
                 label_policy=labels.policy_ref if labels is not None else None,
                 backfilled=labels is not None and self._labels.has_backfill(labels, as_of),
                 event_from=spec.event_from,
                 event_to=spec.event_to,
-                parameters={"features": list(spec.features), "rows_without_label": spine.num_rows - kept.num_rows},
+                parameters={"features": list(spec.features), "rows_without_label": unlabelled},
                 feature_service=self._features.service(bundled[0]).ref if bundled else None,
                 views=tuple(dict.fromkeys(feature.partition(":")[0] for feature in features)),
                 as_of=as_of,
@@ -122,94 +97,61 @@ class Datasets(DatasetVersions):
         )
 
     def keep_rows(
-        self, name: str, table: pa.Table, given: DatasetFrom, *, actor: str, job_id: str | None = None
+        self,
+        name: str,
+        rows: pa.Table | pa.RecordBatchReader,
+        given: DatasetFrom,
+        *,
+        actor: str,
+        job_id: str | None = None,
     ) -> DatasetVersion:
-        """Keep a table that somebody brings as a version, in its order."""
+        """Keep rows that somebody brings as a version, in their order; of a reader, a few are in memory at a time."""
         check_name(name)
-        if not table.num_rows:
-            raise InvalidInput("The dataset has no rows.", hint="Send some.", field="body")
         self._db.privacy.shelter("dataset", name, [("dataset", split_ref(ref)[0]) for ref in given.parents])
-        return self.keep(self._record(name, given, arrow_utc(table), actor=actor, job_id=job_id))
+        given = self._known(given)
+        with self._slot():
+            batches = rows if hasattr(rows, "read_next_batch") else rows.to_batches(GROUP_ROWS)
+            built = build(self._artifacts, rows.schema, batches, given.split)
+        if not built.rows:
+            raise InvalidInput("The dataset has no rows.", hint="Send some.", field="body")
+        return self.keep(self._record(name, given, built, actor=actor, job_id=job_id))
 
-    def _spine(self, cursor: Cursor, spec: DatasetSpec, labels: LabelSet | None, as_of: datetime) -> pa.Table:
-        """The spine in a fixed order, with the label, and `_labelled` where there is one."""
-        if spec.spine:
-            inner = self._features.query_sources(cursor, spec.spine, known=as_of, dataset=spec.name)
-        else:
-            assert labels is not None
-            items = f"SELECT {names_of(labels.keys)}, event_time"
-            inner = f"({items} FROM ({self._labels.known_sql(cursor, labels, as_of)}))"
-        with explaining("spine"):
-            names = [column[0] for column in cursor.execute(f"SELECT * FROM {inner} LIMIT 0").description or ()]
-            timeless = not spec.features and labels is None and not (spec.event_from or spec.event_to)
-            if EVENT_TIME not in names and not timeless:
-                raise InvalidInput(
-                    "The spine yields no column 'event_time'.", hint=f"It yields {', '.join(names)}.", field="spine"
-                )
-            bounds = [f"event_time >= {literal(spec.event_from)}"] if spec.event_from else []
-            bounds += [f"event_time < {literal(spec.event_to)}"] if spec.event_to else []
-            rows = f"SELECT * FROM {inner} WHERE {' AND '.join(bounds) or 'true'}"
-            return arrow_utc(cursor.sql(self._labelled(cursor, rows, names, labels, as_of)).to_arrow_table())
+    def _known(self, given: DatasetFrom) -> DatasetFrom:
+        """With its parents by number; raises NotFound."""
+        return msgspec.structs.replace(given, parents=tuple(self.version(ref).ref for ref in given.parents))
 
-    def _labelled(self, cursor: Cursor, rows: str, names: list[str], labels: LabelSet | None, as_of: datetime) -> str:
-        # A total order: rows that are equal in all columns are the same row.
-        order = sorted(names, key=lambda name: name != EVENT_TIME)
-        if labels is None:
-            return f"SELECT *, true AS _labelled FROM ({rows}) ORDER BY {', '.join(quote(name) for name in order)}"
-        missing = [key.name for key in labels.keys if key.name not in names]
-        if missing:
-            raise InvalidInput(
-                f"The spine has no column {missing[0]!r}, which labels of {labels.name} are found by.",
-                hint=suggest(missing[0], names),
-                field="spine",
-            )
-        value = quote(labels.value.name)
-        if labels.value.name in names:
-            raise InvalidInput(
-                f"The spine has a column {labels.value.name!r}, which is the label's name.",
-                hint="Leave it out.",
-                field="spine",
-            )
-        on = " AND ".join(f"spine.{quote(key.name)} = known.{quote(key.name)}" for key in labels.keys)
-        return (
-            f"SELECT spine.*, known.{value}, known.{value} IS NOT NULL AS _labelled FROM ({rows}) spine"
-            f" LEFT JOIN ({self._labels.known_sql(cursor, labels, as_of)}) known"
-            f" ON {on} AND spine.event_time = known.event_time ORDER BY {', '.join('spine.' + quote(n) for n in order)}"
-        )
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        if not self._slots.acquire(timeout=WAIT_SECONDS):
+            raise TooMany("Other datasets are still being built.", hint="Try again in a few minutes.")
+        try:
+            yield
+        finally:
+            self._slots.release()
 
-    def _record(
-        self, name: str, given: DatasetFrom, table: pa.Table, *, actor: str, job_id: str | None
-    ) -> DatasetVersion:
-        """Write a table's files, and say what is known of them."""
+    def _record(self, name: str, given: DatasetFrom, built: Built, *, actor: str, job_id: str | None) -> DatasetVersion:
+        """What is known of rows that are kept."""
         import duckdb
         import pyarrow as pa
 
-        if given.split is not None:
-            check_split(given.split, table.column_names)
-        parents = tuple(self.version(ref).ref for ref in given.parents)
-        columns = tuple(Column(name=field.name, dtype=dtype_of(field.type)) for field in table.schema)
-        files = write_files(self._artifacts, table, given.split)
-        facts = Facts(columns, table.num_rows)
-        for start in range(0, table.num_rows, ROWS_PER_FILE):
-            facts.add(table.slice(start, ROWS_PER_FILE))
         return DatasetVersion(
             id=new_id(),
             name=name,
             version=0,
-            hash=hash_of(files),
-            files=files,
-            columns=columns,
-            rows=table.num_rows,
+            hash=hash_of(built.files),
+            files=built.files,
+            columns=built.columns,
+            rows=built.rows,
             query="",
             split=given.split,
-            parents=parents,
+            parents=given.parents,
             run_id=given.run_id,
             job_id=job_id,
             git_commit=given.git_commit,
             git_dirty=given.git_dirty,
             description=given.description,
             tags=given.tags,
-            statistics=facts.found(),
+            statistics=built.statistics,
             software={"mlbox": __version__, "duckdb": duckdb.__version__, "pyarrow": pa.__version__},
             created_by=actor,
             created_at=self._clock.real(),

@@ -209,7 +209,7 @@ def _facts(tables: Sequence[pa.Table]) -> Read:
     import pyarrow as pa
 
     columns = tuple(Column(name=field.name, dtype=dtype_of(field.type)) for field in tables[0].schema)
-    facts = Facts(columns, sum(table.num_rows for table in tables))
+    facts = Facts(columns)
     try:
         for table in tables:
             facts.add(table)

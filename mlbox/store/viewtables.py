@@ -9,7 +9,7 @@ import msgspec
 
 from mlbox.records import FeatureView, ViewSpec
 from mlbox.store import asof, views
-from mlbox.store.offline import one
+from mlbox.store.offline import one, quote
 from mlbox.store.sources import Sources
 from mlbox.store.spine import asked_of
 from mlbox.store.tables import arrow_utc
@@ -151,6 +151,19 @@ class ViewTables(Sources):
         for feature in plan.features:
             rows = rows.append_column(feature, found[feature])
         return rows
+
+    def historical_sql(self, features: Sequence[str], spine: str, empty: pa.Table, *, event_time: str) -> str:
+        """A SELECT of a relation's rows, in any order, with features as they were known at each row's time.
+
+        `empty` is the relation without its rows, whose columns are checked as `historical` does.
+        """
+        plan = self._plan(features)
+        asked_of(arrow_utc(empty), plan, event_time)
+        for view in plan.views:
+            self.refresh(view)
+        at = f"make_timestamp(epoch_us(spine.{quote(event_time)}))"  # whatever kind of time it is
+        wanted = [(view, [ref for ref in plan.features if ref.startswith(f"{view.ref}:")]) for view in plan.views]
+        return asof.chain(wanted, spine, at)
 
     def _plan(self, features: Sequence[str]) -> Plan:
         plan = self._plans.get(tuple(features))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import Column, LabelSet, ModelVersion, ViewSpec
+from mlbox.records import Column, DatasetSplit, LabelSet, ModelVersion, SplitPart, ViewSpec
 from mlbox.serve.reference import load_reference, make_reference, store_reference
 from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
@@ -27,6 +29,7 @@ from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 
 START = parse_time("2026-01-01T00:00Z")
+ALONE: dict[str, Any] = {"features": (), "label_set": None}
 USER = Column(name="who", dtype="STRING")
 VIEW = ViewSpec(
     name="spend",
@@ -138,6 +141,49 @@ def test_the_same_definition_over_the_same_data_is_the_same_version(house: House
     assert house.datasets.version("churn") == second
 
 
+def test_built_on_another_day_in_another_house_it_has_the_same_hash(tmp_path: Path) -> None:
+    hashes = set()
+    for days in (0, 40):
+        (tmp_path / str(days)).mkdir()
+        with contextlib.closing(House(tmp_path / str(days))) as house:
+            house.fill(until=8)
+            house.clock.advance(START + timedelta(days=days, seconds=9))
+            version = house.datasets.create(msgspec.structs.replace(SPEC, as_of=moment(8)), actor="ann")
+            hashes.add((version.hash, tuple(file.md5 for file in version.files)))
+    assert len(hashes) == 1
+
+
+def test_a_spine_alone_is_a_dataset_in_a_total_order(house: House) -> None:
+    house.fill(until=8)
+    version = house.datasets.create(DatasetSpec(name="sold", spine="SELECT who, amount FROM sales"), actor="ann")
+    rows = house.datasets.open_table(version.ref).to_pylist()
+    assert [(row["who"], row["amount"]) for row in rows] == [("a", 1.0), ("a", 5.0), ("b", 2.0)]
+    assert (version.views, version.parameters) == ((), {"features": [], "rows_without_label": 0})
+
+
+def test_features_of_several_views_are_as_they_were_known_one_by_one(house: House) -> None:
+    house.fill(until=8)
+    fast = msgspec.structs.replace(VIEW, name="fast", ttl_seconds=1)
+    house.features.apply_view(fast, actor="ann")
+    spec = DatasetSpec(name="both", spine=SPEC.spine, features=("spend:amount", "fast:amount"))
+    rows = house.datasets.open_table(house.datasets.create(spec, actor="ann").ref)
+    spine = rows.select(["who", "event_time"])
+    told = house.features.historical(["spend@v1:amount", "fast@v1:amount"], spine, event_time="event_time")
+    assert rows.select(told.column_names).equals(told)
+    assert [row["fast@v1:amount"] for row in rows.to_pylist()] == [None, 2.0, 5.0]
+
+
+def test_two_creators_at_once_make_one_version_or_two_in_turn(house: House) -> None:
+    house.fill(until=20)
+    early, late = (msgspec.structs.replace(SPEC, as_of=moment(at)) for at in (5, 8))
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda spec: house.datasets.create(spec, actor="ann"), [early, late, early, late]))
+    assert {version.version for version in made} == {1, 2}
+    assert made[0] == made[2]
+    assert made[1] == made[3]
+    assert len(house.datasets.versions("churn")) == 2
+
+
 def test_nothing_that_became_known_after_the_cut_off_is_in_it(house: House) -> None:
     house.fill(until=20)
     early = house.datasets.create(msgspec.structs.replace(SPEC, as_of=moment(5)), actor="ann")
@@ -157,6 +203,12 @@ def test_the_time_range_takes_its_beginning_and_leaves_its_end(house: House) -> 
         ({"spine": "SELECT moment AS event_time FROM visits"}, "spine"),
         ({"spine": "SELECT who, moment AS event_time FROM nowhere"}, "spine"),
         ({"spine": "DELETE FROM visits"}, "spine"),
+        ({"spine": "SELECT who, NULL::TIMESTAMP AS event_time FROM visits"}, "spine"),
+        ({"spine": "SELECT who, moment AS event_time, who::INT AS n FROM visits"}, "spine"),
+        ({"spine": "SELECT who::INT AS n FROM visits", **ALONE}, "spine"),
+        ({"spine": "SELECT 1 AS who, moment AS event_time FROM visits", "label_set": None}, "spine.who"),
+        ({"split": DatasetSplit(by="time", parts=(SplitPart(name="a"), SplitPart(name="b")))}, "split.parts"),
+        ({"parents": ("nothing@v1",)}, "dataset"),
         ({"event_from": moment(100)}, "spine"),
         ({"as_of": moment(100)}, "as_of"),
         ({"features": ("spend:colour",)}, "features"),

@@ -363,7 +363,6 @@ def test_a_pushed_file_of_csv_has_columns_and_is_no_parquet(box: Server) -> None
         ({"a.csv": b"a\n1\n", "b.csv": b"a\nx\n"}, "b.csv has other columns, or of other types"),
         ({"a.parquet": b"PAR1 is not enough PAR1"}, "a.parquet: "),
         ({"a.parquet": parquet(nested=[[1, 2]])}, "a.parquet: The column 'nested'"),
-        ({"a.parquet": parquet(raw=[b"\xff\xfe"])}, "cannot be counted"),
     ],
 )
 def test_what_is_no_one_table_is_kept_as_plain_files_and_says_why(

@@ -1,0 +1,204 @@
+"""The rows of a dataset version as SQL over the offline store: a spine, features as they were known, labels, a total order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from mlbox.errors import InvalidInput, MlboxError, Unavailable
+from mlbox.records import DatasetSplit, LabelSet, Record
+from mlbox.store.catalog import suggest
+from mlbox.store.dataset_files import GROUP_ROWS
+from mlbox.store.dataset_split import EVENT_TIME
+from mlbox.store.features import FeatureStore
+from mlbox.store.label_views import Labels
+from mlbox.store.offline import Offline, first_line, one, quote
+from mlbox.store.usersql import explaining
+from mlbox.store.views import literal
+from mlbox.store.views import names as names_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from mlbox.store.offline import Cursor
+
+T = TypeVar("T")
+BUILD_SECONDS = 4 * 3600.0
+"""A build is interrupted after this long."""
+
+
+class DatasetFrom(Record, frozen=True, kw_only=True):
+    """What is said of a version besides its rows."""
+
+    split: DatasetSplit | None = None
+    parents: tuple[str, ...] = ()
+    """Dataset versions that it is made from."""
+    run_id: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool = False
+    description: str = ""
+    tags: dict[str, str] = {}
+
+
+class DatasetSpec(DatasetFrom, frozen=True, kw_only=True):
+    """What a dataset version is to hold."""
+
+    name: str
+    spine: str = ""
+    """One SELECT over sources that yields the entities' keys and `event_time`; none: what is labelled."""
+    features: tuple[str, ...] = ()
+    """Feature references, or services; none: the spine's own columns."""
+    label_set: str | None = None
+    event_from: datetime | None = None
+    event_to: datetime | None = None
+    """Rows from the first moment to before the second."""
+    as_of: datetime | None = None
+    """Cut-off: nothing that became known later is in it; by default domain time."""
+
+
+class Asked(NamedTuple):
+    """What rows a version is to have, as SQL."""
+
+    select: str
+    """Its rows, in their order."""
+    spine: str | None
+    """What is in the table `spine` by then: the rows that something is joined to, with the label where one is wanted."""
+    label: str | None
+
+
+class DatasetRows:
+    """Puts a definition into SQL, and reads what it yields."""
+
+    def __init__(self, offline: Offline, features: FeatureStore, labels: Labels) -> None:
+        self._offline = offline
+        self._features = features
+        self._labels = labels
+
+    def asked(self, spec: DatasetSpec, features: tuple[str, ...], labels: LabelSet | None, as_of: datetime) -> Asked:
+        """A definition as SQL, checked, with every table that it reads in place and up to date; raises InvalidInput."""
+        spine, empty = self._offline.write(lambda cursor: self._spine(cursor, spec, labels, as_of))
+        label = labels.value.name if labels is not None else None
+        # A total order: rows that are equal in all columns are the same row.
+        order = sorted((name for name in empty.column_names if name != label), key=lambda name: name != EVENT_TIME)
+        ordered = f"ORDER BY {', '.join(quote(name) for name in order)}"
+        if labels is None and not features:
+            return Asked(f"{spine} {ordered}", None, None)
+        rows, columns = "spine", "*"
+        if label is not None:
+            rows = f"(SELECT * FROM spine WHERE {quote(label)} IS NOT NULL)"
+            columns = f"* EXCLUDE ({quote(label)}), {quote(label)}"  # the label comes last, after the features
+        if features:
+            rows = f"({self._features.historical_sql(features, rows, empty, event_time=EVENT_TIME)})"
+        return Asked(f"SELECT {columns} FROM {rows} {ordered}", spine, label)
+
+    def read(self, asked: Asked, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], T]) -> tuple[T, int]:
+        """Hand the rows over, batch by batch, all of one moment's data; and how many of the spine have no label."""
+
+        def read(cursor: Cursor) -> tuple[T, int]:
+            cursor.begin()
+            unlabelled = _make_spine(cursor, asked) if asked.spine is not None else 0
+            with explaining("spine"):
+                reader = cursor.sql(asked.select).to_arrow_reader(GROUP_ROWS)
+            return take(reader.schema, _explained(reader)), unlabelled
+
+        return self._offline.read(read, seconds=BUILD_SECONDS)
+
+    def _spine(
+        self, cursor: Cursor, spec: DatasetSpec, labels: LabelSet | None, as_of: datetime
+    ) -> tuple[str, pa.Table]:
+        """A SELECT of the spine, with the label where one is wanted, and what it yields without its rows."""
+        if spec.spine:
+            inner = self._features.query_sources(cursor, spec.spine, known=as_of, dataset=spec.name)
+        else:
+            assert labels is not None
+            items = f"SELECT {names_of(labels.keys)}, event_time"
+            inner = f"({items} FROM ({self._labels.known_sql(cursor, labels, as_of)}))"
+        with explaining("spine"):
+            names = [column[0] for column in cursor.execute(f"SELECT * FROM {inner} LIMIT 0").description or ()]
+        timeless = not spec.features and labels is None and not (spec.event_from or spec.event_to)
+        if EVENT_TIME not in names and not timeless:
+            raise InvalidInput(
+                "The spine yields no column 'event_time'.", hint=f"It yields {', '.join(names)}.", field="spine"
+            )
+        bounds = [f"event_time >= {literal(spec.event_from)}"] if spec.event_from else []
+        bounds += [f"event_time < {literal(spec.event_to)}"] if spec.event_to else []
+        rows = f"SELECT * FROM {inner} WHERE {' AND '.join(bounds) or 'true'}"
+        sql = rows if labels is None else self._labelled(cursor, rows, names, labels, as_of)
+        with explaining("spine"):
+            return sql, cursor.sql(f"SELECT * FROM ({sql}) LIMIT 0").to_arrow_table()
+
+    def _labelled(self, cursor: Cursor, rows: str, names: Sequence[str], labels: LabelSet, as_of: datetime) -> str:
+        missing = [key.name for key in labels.keys if key.name not in names]
+        if missing:
+            raise InvalidInput(
+                f"The spine has no column {missing[0]!r}, which labels of {labels.name} are found by.",
+                hint=suggest(missing[0], names),
+                field="spine",
+            )
+        value = quote(labels.value.name)
+        if labels.value.name in names:
+            raise InvalidInput(
+                f"The spine has a column {labels.value.name!r}, which is the label's name.",
+                hint="Leave it out.",
+                field="spine",
+            )
+        on = " AND ".join(f"spine.{quote(key.name)} = known.{quote(key.name)}" for key in labels.keys)
+        return (
+            f"SELECT spine.*, known.{value} FROM ({rows}) spine"
+            f" LEFT JOIN ({self._labels.known_sql(cursor, labels, as_of)}) known"
+            f" ON {on} AND spine.event_time = known.event_time"
+        )
+
+
+def _make_spine(cursor: Cursor, asked: Asked) -> int:
+    """Have the table `spine`, of this cursor alone; how many of its rows have no label. Raises InvalidInput without a row."""
+    with explaining("spine"):
+        cursor.execute(f"CREATE TEMP TABLE spine AS {asked.spine}")
+    label = quote(asked.label) if asked.label is not None else "0"
+    counts = one(cursor, f"SELECT count(*), count({label}), count(*) FILTER (event_time IS NULL) FROM spine")
+    assert counts is not None
+    rows, labelled, timeless = counts
+    if timeless:
+        raise InvalidInput(
+            f"'event_time' is null in {timeless:,} rows of the spine.", hint="Leave those out.", field="spine"
+        )
+    if not labelled:
+        raise no_rows(rows)
+    return int(rows - labelled)
+
+
+def no_rows(unlabelled: int) -> InvalidInput:
+    """What is wrong with a definition that yields no rows, though so many without a label."""
+    return InvalidInput(
+        f"The dataset has no rows: the spine yields {unlabelled:,}, of which 0 have a known label."
+        if unlabelled
+        else "The dataset has no rows: the spine yields none in the time range.",
+        hint="Check event_from, event_to and as_of.",
+        field="spine",
+    )
+
+
+def _explained(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """What is read; DuckDB's errors come out of Arrow's stream as text alone."""
+    import pyarrow as pa
+
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as err:
+            raise _error(err) from err
+        yield batch
+
+
+def _error(err: BaseException) -> MlboxError:
+    text = first_line(err)
+    if "INTERRUPT" in text:
+        return InvalidInput(f"The build took longer than {BUILD_SECONDS:g} s.", hint="Ask for less.", field="spine")
+    if "Out of Memory" in text:
+        return Unavailable(
+            f"The offline store ran out of memory: {text}.", hint="Raise duckdb_memory or duckdb_temp, or ask for less."
+        )
+    return InvalidInput(f"The SQL does not work: {text}.", hint="Check names and types.", field="spine")
