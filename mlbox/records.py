@@ -489,6 +489,21 @@ class Webhook(Record, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class Delivery(Record, frozen=True, kw_only=True):
+    """One message to one address."""
+
+    id: str
+    address: str
+    """Of a URL only its host: the rest is often a secret."""
+    text: str
+    created_at: datetime
+    state: Literal["due", "delivered", "gave_up"]
+    tries: int
+    status: str = ""
+    """What was answered last."""
+    next_at: datetime | None = None
+
+
 class Deleted(Record, frozen=True, kw_only=True):
     """Something that was deleted and can be taken back."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -235,6 +236,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outgoing_ca: Annotated[
         str, Meta(description="PEM file with further authorities whose certificates the server's own requests trust.")
     ] = ""
+    smtp_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|smtps?://.+)$",
+            description="Mail server for messages to people, such as smtp://mlbox@mail.example.org:587; none sends no mail.",
+        ),
+    ] = ""
+    smtp_password_file: Annotated[str, Meta(description="File with the password at the mail server, mode 0600.")] = ""
+    smtp_from: Annotated[str, Meta(min_length=3, description="Address that mail is from.")] = "mlbox@localhost"
     oidc_issuer: Annotated[
         str,
         Meta(description="Issuer of the OpenID Connect provider to sign in with, as its discovery document says it."),
@@ -271,6 +281,33 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Claims, such as hd=example.org, that all must be as said for anyone to sign in."),
     ] = ()
+
+
+def secret_in(file: str, name: str) -> str | None:
+    """The secret in a file that the setting of this name names, None where it names none; raises StartupError.
+
+    In a file, because a flag would show in the list of processes, and a variable to whoever may read the environment.
+    """
+    if not file:
+        return None
+    path = Path(file)
+    try:
+        mode, secret = stat.S_IMODE(path.stat().st_mode), path.read_text().strip()
+    except (OSError, UnicodeDecodeError) as err:
+        what = f"cannot be read: {getattr(err, 'strerror', None) or err}"
+        raise _bad_secret(name, path, what, "Check it.") from err
+    if mode & 0o007:
+        what = f"is open to every account of this machine (mode {mode:04o})"
+        raise _bad_secret(name, path, what, f"chmod 600 {path}")
+    if not secret or not secret.isprintable():
+        raise _bad_secret(
+            name, path, "is not one line with the secret", "Copy it again from where it was given to you."
+        )
+    return secret
+
+
+def _bad_secret(name: str, path: Path, what: str, hint: str) -> StartupError:
+    return StartupError(f"The file {name}, {path}, {what}.", hint=hint, field=name)
 
 
 class Origin(msgspec.Struct, frozen=True):

@@ -8,8 +8,10 @@ import msgspec
 
 from mlbox.errors import NotAuthorised
 from mlbox.records import DatasetVersion, Job, JobSpec, Principal
+from mlbox.scheduler.divergence import check_rules
 from mlbox.scheduler.scheduler import Scheduler, default_experiment
 from mlbox.store.asking import asking
+from mlbox.store.job_notices import check_notify
 from mlbox.store.secrets import Secrets
 from mlbox.store.teams import Teams
 
@@ -51,6 +53,8 @@ class Admission:
         """What a job asks for with each name made definite, and allowed; raises as `submit` does."""
         self._teams.require(principal, "job.submit", team=spec.team)
         self._teams.require(principal, "run.create", name=spec.experiment or default_experiment(spec.team))
+        check_rules(spec.rules)
+        check_notify(spec.notify)
         datasets = tuple(self._datasets(ref).ref for ref in spec.datasets)
         return msgspec.structs.replace(spec, datasets=datasets, secrets=self._use_secrets(spec, principal))
 

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError
 from mlbox.ids import new_id
-from mlbox.records import Job, JobSpec, JobState, QueueEntry, RunStatus
+from mlbox.records import Job, JobSpec, JobState, QueueEntry, RunStatus, StopCause
 from mlbox.scheduler.asked import check, check_size, settle
 from mlbox.scheduler.executors import Ended, Executor, Observed, Ref
 from mlbox.scheduler.gpus import Gpu
@@ -128,9 +128,9 @@ class Scheduler:
         """Those of these jobs that whoever asks may know of."""
         return self._jobs.visible_jobs(job_ids)
 
-    def stop(self, job_id: str, *, actor: str) -> Job:
+    def stop(self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "") -> Job:
         """Take a job off the queue, or end it; raises Conflict for one that has ended."""
-        job = self._jobs.ask_to_stop(job_id, actor=actor)
+        job = self._jobs.ask_to_stop(job_id, actor=actor, cause=cause, reason=reason)
         if job.state == "stopped":
             self._end_runs({job.id: "stopped"}, [job])
         return self._told(job)

@@ -16,6 +16,7 @@ import msgspec
 from mlbox.clock import from_us, to_us
 from mlbox.errors import AlreadyExists, Conflict, NotFound
 from mlbox.records import Attempt, Job, JobSpec, JobState, StopCause
+from mlbox.store import job_notices
 from mlbox.store.db import Database, Row, Tx
 
 MOVES: dict[JobState, tuple[JobState, ...]] = {
@@ -253,6 +254,23 @@ class Jobs:
         self._db.write(write)
         return self.get(job_id)
 
+    def diverged(self, job_id: str, rule: int, words: str) -> None:
+        """Note that a running job's metrics broke one of its rules; once for each run. Raises Conflict where it has ended."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *ACTIVE)
+            told = tx.one(
+                "SELECT 1 FROM event WHERE subject = ? AND type = 'job.diverged' AND data ->> 'rule' = ? AND data ->> 'run' = ?",
+                (f"job:{job_id}", rule, job.run_id),
+            )
+            if told is None:
+                tx.run("UPDATE job SET reason = ? WHERE id = ?", (f"diverges: {words}", job_id))
+                given = {"name": job.spec.name, "reason": words, "rule": rule, "run": job.run_id}
+                tx.emit("job.diverged", f"job:{job_id}", "mlbox", **given)
+                job_notices.tell(tx, job, "diverged", words, cause=f"rule {rule}")
+
+        self._db.write(write)
+
     def queue_again(self, job_id: str, *, actor: str, run_id: str) -> Job:
         """An ended job -> queued, with a new run for its next attempt."""
 
@@ -305,6 +323,7 @@ def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> None:
     assert state in MOVES[job.state], (job.state, state)
     tx.run("UPDATE job SET state = ?, reason = ? WHERE id = ?", (state, reason, job.id))
     tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
+    job_notices.tell(tx, job, state, reason)
 
 
 def _job(row: Row) -> Job:

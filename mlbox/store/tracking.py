@@ -7,7 +7,7 @@ may send again after a broken connection; tags are overwritten. A run that ended
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from typing import Any, get_args
@@ -60,6 +60,8 @@ class Tracker:
         self._artifacts = artifacts
         self._clock = clock
         self.groups = Experiments(db)
+        self.observe: Callable[[str, Sequence[Metric]], None] = lambda run_id, metrics: None
+        """Told of points as they are written, in the writer's thread: it must return at once."""
 
     # -- experiments ------------------------------------------------------------------------------------------------
 
@@ -308,6 +310,7 @@ class Tracker:
             if name is not None:
                 tx.run("UPDATE run SET name = ? WHERE id = ?", (name, run_id))
             series.write_points(tx, run_id, metrics)
+            self.observe(run_id, metrics)
             for model_id, measured in models.items():
                 _write_measured(tx, run_id, model_id, measured)
 
@@ -329,6 +332,11 @@ class Tracker:
         """A metric's points, by step and time: all, or at most `limit` from above the point `after`."""
         self.experiment_of(run_id)
         return series.history(self._db, run_id, key, limit=limit, after=after)
+
+    def points_of(self, run_id: str, key: str) -> Iterator[Metric]:
+        """A metric's points with their times, by step and time."""
+        for point in series.history(self._db, run_id, key, limit=None, after=None):
+            yield Metric(key=key, value=point.value, step=point.step, at=from_us(point.at_us))
 
     def metric_keys(self, run_id: str) -> list[str]:
         """The names of a run's metrics."""

@@ -23,11 +23,13 @@ from mlbox.events import EventBus
 from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.admission import Admission
 from mlbox.scheduler.crons import CronRunner
+from mlbox.scheduler.divergence import Divergence, Found
 from mlbox.scheduler.executors.local import Local
 from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
 from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
+from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.predlog import PredictionLog
@@ -40,7 +42,7 @@ from mlbox.serve.skew import Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.stages import Stages
 from mlbox.serve.webhooks import Deliverer
-from mlbox.settings import Settings
+from mlbox.settings import Settings, secret_in
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
@@ -66,6 +68,7 @@ from mlbox.store.logged_models import LoggedModels
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
+from mlbox.store.outbox import Outbox
 from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
 from mlbox.store.quota import Quota
@@ -134,7 +137,9 @@ class Box:
             self._open_webhooks(opening)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
+            self.divergence.start(self.jobs)
             self.crons.start()
+            self.courier.start()
             self._stack = opening.pop_all()
 
     def _open_tracking(self, opening: contextlib.ExitStack) -> None:
@@ -243,8 +248,9 @@ class Box:
             secrets=self.secrets,
             datasets=self.datasets.version,
         )
+        self.jobs = Jobs(self._open(opening, "jobs", migrations.jobs))
         self.scheduler = Scheduler(
-            Jobs(self._open(opening, "jobs", migrations.jobs)),
+            self.jobs,
             self.tracker,
             self.access,
             self.artifacts,
@@ -265,6 +271,22 @@ class Box:
             self.bus,
         )
         opening.callback(self.crons.close)
+        self.divergence = Divergence(self._diverged, self.tracker.points_of)
+        opening.callback(self.divergence.close)
+        opening.callback(self.bus.subscribe(self.divergence.on_event))
+        self.tracker.observe = self.divergence.points
+        self.outbox = Outbox(self._databases["jobs"])
+        mail = Mail(
+            settings.smtp_url, settings.smtp_from, secret_in(settings.smtp_password_file, "smtp_password_file") or ""
+        )
+        self.courier = Courier([self.outbox], self._outgoing, mail, self.clock, self.bus, told_by=("job.",))
+        opening.callback(self.courier.close)
+
+    def _diverged(self, found: Found) -> None:
+        self.jobs.diverged(found.job_id, found.number, found.words)
+        if found.rule.action == "stop":
+            reason = f"stopped, because it diverges: {found.words}"
+            self.scheduler.stop(found.job_id, actor="mlbox", cause="diverged", reason=reason)
 
     def _sees(self, user: str, kind: str, name: str) -> bool:
         principal = self._account(user)

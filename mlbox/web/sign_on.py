@@ -10,11 +10,9 @@ from __future__ import annotations
 import base64
 import hmac
 import secrets
-import stat
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,7 +20,7 @@ import msgspec
 
 from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, NotAuthenticated, NotAuthorised, StartupError
-from mlbox.settings import Settings
+from mlbox.settings import Settings, secret_in
 from mlbox.store.access import Visit
 from mlbox.store.identities import GroupMap, Identities, Person, check_subject
 
@@ -168,7 +166,12 @@ def open_sign_on(settings: Settings, identities: Identities, clock: Clock) -> Si
             hint="The provider gives one to each application.",
             field="oidc_client_id",
         )
-    client = Client(settings.oidc_issuer, settings.oidc_client_id, _client_secret(settings), settings.oidc_scopes)
+    client = Client(
+        settings.oidc_issuer,
+        settings.oidc_client_id,
+        secret_in(settings.oidc_client_secret_file, "oidc_client_secret_file"),
+        settings.oidc_scopes,
+    )
     outgoing = Outgoing(settings.outgoing_allow, ca_file=settings.outgoing_ca)
     provider = Provider(client, outgoing, clock, most=max(1, settings.threads // 2))
     return SignOn(settings, provider, identities, clock)
@@ -184,28 +187,6 @@ def _check_issuer(issuer: str) -> None:
             hint="Write it as its discovery document does, beginning with https:// and with nothing after the path.",
             field="oidc_issuer",
         )
-
-
-def _client_secret(settings: Settings) -> str | None:
-    """The secret in its file: a flag would show in the list of processes, a variable to whoever may read the environment."""
-    if not settings.oidc_client_secret_file:
-        return None
-    path = Path(settings.oidc_client_secret_file)
-    try:
-        mode, secret = stat.S_IMODE(path.stat().st_mode), path.read_text().strip()
-    except (OSError, UnicodeDecodeError) as err:
-        raise _bad_secret(path, f"cannot be read: {getattr(err, 'strerror', None) or err}", "Check it.") from err
-    if mode & 0o007:
-        raise _bad_secret(path, f"is open to every account of this machine (mode {mode:04o})", f"chmod 600 {path}")
-    if not secret or not secret.isprintable():
-        raise _bad_secret(path, "is not one line with the secret", "Copy it again from the provider.")
-    return secret
-
-
-def _bad_secret(path: Path, what: str, hint: str) -> StartupError:
-    return StartupError(
-        f"The file oidc_client_secret_file, {path}, {what}.", hint=hint, field="oidc_client_secret_file"
-    )
 
 
 def _requirement(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
+from mlbox.store.outbox import TABLE
 
 jobs = Migrations("jobs")
 
@@ -88,3 +89,8 @@ def m006_job_name_and_machine(db: Database) -> None:
         CREATE INDEX job_name ON job (name, id);
         """,
     )
+
+
+@migration(jobs)
+def m007_outbox(db: Database) -> None:
+    run_script(db, TABLE)

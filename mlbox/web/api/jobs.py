@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Job, JobSpec, JobState, Principal, QueueEntry, Record
+from mlbox.records import Delivery, Job, JobSpec, JobState, Principal, QueueEntry, Record
 from mlbox.scheduler.gpus import Gpu
 from mlbox.store.jobs import ENDED
 from mlbox.web.box import Box
@@ -101,10 +101,17 @@ async def logs(
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 
+@get("/api/v1/jobs/{job_id:str}/deliveries", action="job.read")
+async def deliveries(box: Box, job_id: str) -> list[Delivery]:
+    """Whom a job's `notify` told what, newest first, and what was answered."""
+    job = await box.call(box.scheduler.job, job_id)
+    return await box.call(box.outbox.of, f"job:{job.id}")
+
+
 @get("/api/v1/gpus", action="job.read")
 async def list_gpus(box: Box) -> list[Gpu]:
     """The GPUs of the box."""
     return box.scheduler.gpus()
 
 
-handlers: list[Any] = [put_snapshot, submit, list_jobs, queue, get_job, stop, retry, logs, list_gpus]
+handlers: list[Any] = [put_snapshot, submit, list_jobs, queue, get_job, stop, retry, logs, deliveries, list_gpus]

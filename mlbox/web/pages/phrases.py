@@ -78,6 +78,7 @@ PHRASES: dict[str, str] = {
     "job.succeeded": "finished {name}: {reason}",
     "job.failed": "saw {name} fail: {reason}",
     "job.timed_out": "ended {name}: it took too long",
+    "job.diverged": "saw {name} diverge: {reason}",
     "job.preempted": "stopped {name} for now: {reason}",
     "job.lost": "lost {name}: {reason}",
     "cron.added": "has {name} come again by itself",
