@@ -24,7 +24,7 @@ from mlbox.serve.courier import Courier, Mail
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.job_notices import check_notify
-from mlbox.store.jobs import Jobs
+from mlbox.store.jobs import End, Jobs
 from mlbox.store.outbox import MOST_TRIES, Outbox
 
 
@@ -87,14 +87,14 @@ class Office:
         return Courier([self.outbox], outgoing, mail, self.clock, self.bus, told_by=("job.",))
 
     def run(self, job_id: str, *notify: str) -> None:
-        spec = JobSpec(command=("true",), name="mlp", notify=notify)
+        spec = JobSpec(command=("true",), name=f"mlp-{job_id}", notify=notify)
         job = Job(id=job_id, user="ann", spec=spec, state="queued", created_at=self.clock.real(), run_id="r")
         self.jobs.add(job)
-        self.jobs.begin_attempt(job_id, ())
-        self.jobs.started(job_id, 1)
+        self.jobs.begin_attempts({job_id: ()})
+        self.jobs.started({job_id: 1})
 
     def end(self, job_id: str, state: Any = "failed", reason: str = "exit status 3") -> None:
-        self.jobs.end_attempt(job_id, state, exit_code=3, reason=reason)
+        self.jobs.end_attempts({job_id: End(state, exit_code=3, reason=reason)})
         self.courier.deliver()
 
     def states(self, job_id: str) -> list[str]:
@@ -120,7 +120,7 @@ def test_the_end_of_a_job_is_told_with_facts_and_a_text(office: Office, receiver
     office.run("j", receiver.url)
     office.end("j")
     (body,) = receiver.got
-    assert body["text"] == "mlp of ann failed: exit status 3"
+    assert body["text"] == "mlp-j of ann failed: exit status 3"
     assert (body["event"], body["job"]["id"], body["job"]["run"]) == ("job.failed", "j", "r")
     (delivery,) = office.outbox.of("job:j")
     assert (delivery.state, delivery.status, delivery.tries) == ("delivered", "200", 1)
@@ -137,8 +137,8 @@ def test_a_job_that_gives_way_and_one_that_diverges_are_told_once_each(office: O
     office.end("j")
     office.courier.deliver()
     assert [body["text"] for body in receiver.got] == [
-        "mlp of ann diverges: loss is nan at step 7",
-        "mlp of ann gives way to another and will go on: gives way to k",
+        "mlp-j of ann diverges: loss is nan at step 7",
+        "mlp-j of ann gives way to another and will go on: gives way to k",
     ]
 
 
@@ -211,7 +211,7 @@ def test_mail_arrives_and_a_box_without_a_mail_server_says_so(office: Office) ->
         smtp.stop()
     ((to, content),) = postbox.mails
     assert to == ["ann@lab.example"]
-    assert "Subject: [mlbox] mlp of ann succeeded" in content
+    assert "Subject: [mlbox] mlp-k of ann succeeded" in content
     assert office.states("k") == ["delivered"]
 
 
