@@ -73,6 +73,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(ge=0, description="Hours between two removals of what was deleted long ago; 0: only by `mlbox gc`."),
     ] = 24
     max_upload: Annotated[int, Meta(ge=1024, description="Largest upload of rows in bytes, streamed.")] = 1024 * MIB
+    max_dataset: Annotated[int, Meta(ge=1024, description="Largest upload of a dataset's rows in bytes, streamed.")] = (
+        262144 * MIB
+    )
     upload_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="Most seconds that an upload may take to parse.")
     ] = 120

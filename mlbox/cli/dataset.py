@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,7 +61,11 @@ def upload(
     chosen = format or FILE_FORMATS.get(file.suffix.lower())
     if chosen is None:
         raise InvalidInput(f"The name {file.name} does not say its format.", hint="Give --format.", field="format")
-    query = {"format": chosen, "about": msgspec.json.encode({"description": description}).decode()}
+    if not file.is_file():
+        raise InvalidInput(f"{file} cannot be read.", hint="Give another file.", field="file")
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    query = {"format": chosen, "sha256": digest, "about": msgspec.json.encode({"description": description}).decode()}
     with connect(timeout_seconds=600) as client:
         _tell(client.upload("POST", f"/api/v1/datasets/{name}/rows", file, DatasetVersion, **query), output)
 

@@ -11,7 +11,7 @@ from mlbox.store.artifacts import Artifacts
 from mlbox.store.dataset_facts import Facts
 from mlbox.store.dataset_files import FileWriter
 from mlbox.store.dataset_split import check_split
-from mlbox.store.tables import arrow_utc, dtype_of
+from mlbox.store.tables import dtype_of, plain
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,7 +43,7 @@ def build(
         for batch in batches:
             if not batch.num_rows:
                 continue
-            table = _plain(pa.Table.from_batches([batch]))
+            table = plain(pa.Table.from_batches([batch]))
             facts.add(table)
             files.add(table)
             count += table.num_rows
@@ -58,17 +58,3 @@ def columns_of(schema: pa.Schema) -> tuple[Column, ...]:
             f"The column {twice[:200]!r} is there twice.", hint="Give each a name of its own.", field=twice[:200]
         )
     return tuple(Column(name=field.name, dtype=dtype_of(field.type)) for field in schema)
-
-
-def _plain(table: pa.Table) -> pa.Table:
-    """The same values in the types that are kept: text in one type, no dictionaries, times in UTC, nothing said on the side."""
-    import pyarrow as pa
-
-    for at, field in enumerate(table.schema):
-        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-            kind = pa.string()
-        if kind != field.type:
-            table = table.set_column(at, field.name, table.column(at).cast(kind))
-    plain = arrow_utc(table)
-    return plain.cast(pa.schema([pa.field(field.name, field.type) for field in plain.schema]))

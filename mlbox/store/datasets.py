@@ -110,8 +110,7 @@ class Datasets(DatasetVersions):
         self._db.privacy.shelter("dataset", name, [("dataset", split_ref(ref)[0]) for ref in given.parents])
         given = self._known(given)
         with self._slot():
-            batches = rows if hasattr(rows, "read_next_batch") else rows.to_batches(GROUP_ROWS)
-            built = build(self._artifacts, rows.schema, batches, given.split)
+            built = build(self._artifacts, rows.schema, _batches(rows), given.split)
         if not built.rows:
             raise InvalidInput("The dataset has no rows.", hint="Send some.", field="body")
         return self.keep(self._record(name, given, built, actor=actor, job_id=job_id))
@@ -156,3 +155,11 @@ class Datasets(DatasetVersions):
             created_by=actor,
             created_at=self._clock.real(),
         )
+
+
+def _batches(rows: pa.Table | pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    if isinstance(rows, pa.Table):
+        rows = rows.to_reader(GROUP_ROWS)
+    yield from rows

@@ -7,6 +7,7 @@ the table that the worker wrote. Whatever happens to the worker, the answer is a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -16,27 +17,32 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, BinaryIO, Self, get_args
 
 import msgspec
 
 from mlbox.errors import BY_CODE, InvalidInput, MlboxError, TimedOut, TooLarge, TooMany, Unavailable
 from mlbox.records import Column
 from mlbox.store.parse_worker import Format, ParseAnswer, ParseRequest
+from mlbox.store.stream_worker import StreamRequest
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 MIB = 1 << 20
+_SLOWEST = 2 * MIB
+"""Bytes of an upload that are read in a second at least."""
 _BLOWN_UP = {signal.SIGXCPU: "took too long", signal.SIGXFSZ: "became too large"}
 
 
 class Upload:
     """One file that is being sent. Use `with`: it is removed at the end."""
 
-    def __init__(self, folder: Path, most_bytes: int) -> None:
+    def __init__(self, folder: Path, most_bytes: int, setting: str) -> None:
         self._most_bytes = most_bytes
-        self._size = 0
+        self._setting = setting
+        self.size = 0
+        self._hash = hashlib.sha256()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(dir=folder)
@@ -55,22 +61,29 @@ class Upload:
 
     def write(self, chunk: bytes) -> None:
         """Add bytes; raises TooLarge past the limit."""
-        self._size += len(chunk)
-        if self._size > self._most_bytes:
+        self.size += len(chunk)
+        if self.size > self._most_bytes:
             raise TooLarge(
                 f"The upload is larger than {self._most_bytes:,} bytes.",
-                hint="Send it in parts, or raise max_upload.",
+                hint=f"Send it in parts, or raise {self._setting}.",
                 field="body",
             )
+        self._hash.update(chunk)
         try:
             self._file.write(chunk)
         except OSError as err:
             raise Unavailable(f"The upload cannot be kept: {err.strerror}.", hint="Check the disk.") from err
 
-    def finish(self) -> None:
-        """Everything was sent; raises InvalidInput if that was nothing."""
-        if not self._size:
+    def finish(self, sha256: str | None = None) -> None:
+        """Everything was sent; raises InvalidInput if that was nothing, or is not what a given hash is of."""
+        if not self.size:
             raise InvalidInput("The body is empty.", hint="Send the rows as the body.", field="body")
+        if sha256 is not None and self._hash.hexdigest() != sha256.lower():
+            raise InvalidInput(
+                f"The body's SHA-256 is {self._hash.hexdigest()}, and not {sha256[:80]}.",
+                hint="Send the file again.",
+                field="sha256",
+            )
         self._file.close()
 
     def discard(self) -> None:
@@ -94,9 +107,9 @@ class Uploads:
             for left_over in folder.iterdir():
                 left_over.unlink()
 
-    def begin(self) -> Upload:
-        """A file to write an upload to."""
-        return Upload(self._folder, self._most_bytes)
+    def begin(self, most_bytes: int | None = None, *, setting: str = "max_upload") -> Upload:
+        """A file to write an upload to, of at most so many bytes, which is what a setting says."""
+        return Upload(self._folder, self._most_bytes if most_bytes is None else most_bytes, setting)
 
     def parse(
         self,
@@ -134,6 +147,42 @@ class Uploads:
                 return pa.ipc.open_file(source).read_all()
 
     @contextlib.contextmanager
+    def stream(self, upload: Upload, format: str, *, sha256: str | None = None) -> Iterator[pa.RecordBatchReader]:
+        """The upload's rows as they are read, a few at a time, in plain types (see `tables.plain`).
+
+        Whatever is wrong with them is raised here or by the reader, as late as at its end: keep nothing before that.
+        """
+        chosen = check_format(format)
+        upload.finish(sha256)
+        seconds = self._seconds + upload.size / _SLOWEST
+        read_end, write_end = os.pipe()
+        with os.fdopen(read_end, "rb") as pipe:
+            request = StreamRequest(
+                path=str(upload.path),
+                pipe=write_end,
+                format=chosen,
+                memory_bytes=self._memory_mb * MIB,
+                cpu_seconds=max(1, round(seconds)),
+                output_bytes=MIB,
+            )
+            try:
+                worker = _start("mlbox.store.stream_worker", pass_fds=[write_end])
+            finally:
+                os.close(write_end)
+            timer = threading.Timer(2 * seconds, worker.kill)
+            timer.daemon = True
+            timer.start()
+            try:
+                yield _reader(worker, request, pipe)
+            finally:
+                timer.cancel()
+                worker.kill()
+                worker.wait()
+                for end in (worker.stdin, worker.stdout):
+                    if end is not None:
+                        end.close()
+
+    @contextlib.contextmanager
     def _slot(self) -> Iterator[None]:
         if not self._slots.acquire(timeout=self._seconds):
             raise TooMany("Other uploads are still being read.", hint="Try again in a moment.")
@@ -143,13 +192,7 @@ class Uploads:
             self._slots.release()
 
     def _run(self, request: ParseRequest) -> ParseAnswer:
-        worker = subprocess.Popen(
-            [sys.executable, "-P", "-m", "mlbox.store.parse_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        worker = _start("mlbox.store.parse_worker")
         try:
             out, _ = worker.communicate(request.to_json(), timeout=self._seconds)
         except subprocess.TimeoutExpired as err:
@@ -163,6 +206,50 @@ class Uploads:
         if worker.returncode:
             raise _dead(worker.returncode)
         return msgspec.json.decode(out, type=ParseAnswer)
+
+
+def _start(module: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=pass_fds,
+    )
+
+
+def _reader(worker: subprocess.Popen[bytes], request: StreamRequest, pipe: BinaryIO) -> pa.RecordBatchReader:
+    """What a worker hands over; its answer, which comes last, is raised if it is an error."""
+    import pyarrow as pa
+
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    with contextlib.suppress(BrokenPipeError):  # it died, and what it says of that is below
+        worker.stdin.write(request.to_json())
+        worker.stdin.close()
+
+    def answer() -> None:
+        assert worker.stdout is not None
+        out = worker.stdout.read()
+        if worker.wait():
+            raise _dead(worker.returncode)
+        _raise_for(msgspec.json.decode(out, type=ParseAnswer))
+
+    def batches(found: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from found
+        except (pa.ArrowException, OSError, EOFError):  # cut off: whoever wrote it is dead
+            answer()
+            raise
+        answer()
+
+    try:
+        found = pa.ipc.open_stream(pipe)
+    except (pa.ArrowException, OSError, EOFError):
+        answer()
+        raise
+    return pa.RecordBatchReader.from_batches(found.schema, batches(found))
 
 
 def check_format(format: str) -> Format:

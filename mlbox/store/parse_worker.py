@@ -6,8 +6,10 @@ time and output are limited by the kernel before a byte is read, and what leaves
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -51,13 +53,13 @@ class ParseAnswer(Record, frozen=True, kw_only=True):
     field: str | None = None
 
 
-def limit(request: ParseRequest) -> None:
+def limit(memory_bytes: int, cpu_seconds: int, output_bytes: int) -> None:
     """Let the kernel hold this process to its limits."""
     for kind, most in (
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_DATA, request.memory_bytes),
-        (resource.RLIMIT_CPU, request.cpu_seconds),
-        (resource.RLIMIT_FSIZE, request.output_bytes),
+        (resource.RLIMIT_DATA, memory_bytes),
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_FSIZE, output_bytes),
     ):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
@@ -69,23 +71,32 @@ def parse(request: ParseRequest) -> int:
 
     from mlbox.store.tables import conform, conform_spine
 
-    try:
+    with unreadable(request.format):
         raw = {"parquet": _read_parquet, "csv": _read_csv, "arrow": _read_arrow}[request.format](request)
         raw.validate(full=True)
-    except (MemoryError, pa.ArrowMemoryError):
-        raise
-    except (pa.ArrowException, OSError, ValueError, EOFError) as err:
-        raise InvalidInput(
-            f"The upload is not {request.format} that can be read: {str(err).splitlines()[0][:300].rstrip('.')}.",
-            hint="Check the file, and that ?format= names its format.",
-            field="body",
-        ) from err
     checked = conform_spine if request.spine else conform
     extra = {} if request.spine else {"optional": request.optional}
     table = checked(raw, request.columns, required=request.required, text=request.format == "csv", **extra)
     with pa.OSFile(request.target, "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
     return int(table.num_rows)
+
+
+@contextlib.contextmanager
+def unreadable(format: Format) -> Iterator[None]:
+    """What a reader makes of a file that it cannot read, as InvalidInput."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (MemoryError, pa.ArrowMemoryError, BrokenPipeError):
+        raise
+    except (pa.ArrowException, OSError, ValueError, EOFError) as err:
+        raise InvalidInput(
+            f"The upload is not {format} that can be read: {str(err).splitlines()[0][:300].rstrip('.')}.",
+            hint="Check the file, and that ?format= names its format.",
+            field="body",
+        ) from err
 
 
 def _read_parquet(request: ParseRequest) -> pa.Table:
@@ -118,19 +129,23 @@ def _read_arrow(request: ParseRequest) -> pa.Table:
     import pyarrow as pa
 
     with pa.OSFile(request.path, "rb") as source:
-        start = source.read(len(_MAGIC))
-        source.seek(0)
-        is_file = start == _MAGIC
-        if not is_file and not start.startswith(_STREAM):
-            raise ValueError("it begins neither like a stream nor like a file")
-        opened = pa.ipc.open_file(source) if is_file else pa.ipc.open_stream(source)
+        opened = pa.ipc.open_file(source) if is_arrow_file(source) else pa.ipc.open_stream(source)
         with opened as reader:
             return reader.read_all()
 
 
+def is_arrow_file(source: pa.NativeFile) -> bool:
+    """Whether it begins like a file, and not like a stream; raises ValueError where like neither."""
+    start = source.read(len(_MAGIC))
+    source.seek(0)
+    if start != _MAGIC and not start.startswith(_STREAM):
+        raise ValueError("it begins neither like a stream nor like a file")
+    return bool(start == _MAGIC)
+
+
 def answer(request: ParseRequest) -> ParseAnswer:
     """Parse, and put whatever error there is into words."""
-    limit(request)
+    limit(request.memory_bytes, request.cpu_seconds, request.output_bytes)
     try:
         return ParseAnswer(rows=parse(request))
     except MlboxError as err:

@@ -66,24 +66,52 @@ def conform_spine(
 
     Raises InvalidInput as `conform`, and for a column that holds more than one value a row.
     """
-    import pyarrow as pa
-
     declared = {column.name: column for column in columns}
     _check_names([name for name in table.column_names if name in declared], list(declared))
     for index, name in enumerate(table.column_names):
         if name in declared:
             table = table.set_column(index, name, cast_column(table.column(index), declared[name], text=text))
-        elif pa.types.is_nested(table.schema.field(index).type):
-            raise InvalidInput(
-                f"The column {name[:200]!r} is {table.schema.field(index).type!s:.60}.",
-                hint="Leave out what is no single value.",
-                field=name[:200],
-            )
+        else:
+            _check_single(table.schema.field(index))
     for name in required:
         if table.column(name).null_count:
             row = table.column(name).is_null().to_pylist().index(True) + 1
             raise InvalidInput(f"{name!r} is null in row {row}.", hint="Fill it.", field=name)
     return arrow_utc(table)
+
+
+def check_single(table: pa.Table) -> pa.Table:
+    """The same table; raises InvalidInput for a column that holds more than one value a row, or is there twice."""
+    names = table.column_names
+    _check_names(names, names)
+    for field in table.schema:
+        _check_single(field)
+    return table
+
+
+def _check_single(field: pa.Field) -> None:
+    import pyarrow as pa
+
+    if pa.types.is_nested(field.type):
+        raise InvalidInput(
+            f"The column {field.name[:200]!r} is {field.type!s:.60}.",
+            hint="Leave out what is no single value.",
+            field=field.name[:200],
+        )
+
+
+def plain(table: pa.Table) -> pa.Table:
+    """The same values in as few types as may be: text in one, no dictionaries, times in UTC, nothing said on the side."""
+    import pyarrow as pa
+
+    for at, field in enumerate(table.schema):
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
+            kind = pa.string()
+        if kind != field.type:
+            table = table.set_column(at, field.name, table.column(at).cast(kind))
+    table = arrow_utc(table)
+    return table.cast(pa.schema([pa.field(field.name, field.type) for field in table.schema]))
 
 
 def table_of(

@@ -10,7 +10,7 @@ from litestar import Request
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column
-from mlbox.store.ingest import MIB, check_format
+from mlbox.store.ingest import MIB, Upload, check_format
 from mlbox.web.box import Box
 
 if TYPE_CHECKING:
@@ -33,11 +33,16 @@ async def receive_rows(
     """The rows of a request's body, as `Uploads.parse` gives them. The handler sets `request_max_body_size=None`."""
     check_format(format)
     with await box.call(box.uploads.begin) as upload:
-        async for chunk in body_of(request):
-            await box.call(upload.write, chunk)
+        await receive_upload(box, request, upload)
         return await box.call(
             box.uploads.parse, upload, format, columns, required=required, optional=optional, spine=spine
         )
+
+
+async def receive_upload(box: Box, request: Request[Any, Any, Any], upload: Upload) -> None:
+    """Write a request's body to a file that was begun. The handler sets `request_max_body_size=None`."""
+    async for chunk in body_of(request):
+        await box.call(upload.write, chunk)
 
 
 async def receive_artifact(

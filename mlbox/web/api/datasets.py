@@ -13,9 +13,10 @@ from mlbox.errors import InvalidInput
 from mlbox.records import DatasetDiff, DatasetVersion, Principal, Record, VerifiedFile
 from mlbox.store.dataset_diff import diff
 from mlbox.store.datasets import DatasetFrom, DatasetSpec
+from mlbox.store.ingest import Upload, check_format
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
-from mlbox.web.uploads import receive_rows
+from mlbox.web.uploads import receive_upload
 
 
 class Tags(Record, frozen=True, kw_only=True):
@@ -52,16 +53,28 @@ async def create_from_rows(
     name: str,
     format_: Annotated[str, QueryParameter(name="format")] = "",
     about: str = "{}",
+    sha256: str | None = None,
 ) -> DatasetVersion:
-    """Keep the body's rows as a version, in their order; `about` is a JSON object: split, parents, description, tags..."""
+    """Keep the body's rows as a version, in their order; `about` is a JSON object: split, parents, description, tags...
+
+    With `sha256`, only if that is the body's hash.
+    """
     box.teams.require(principal, "dataset.create", name=name)
     try:
         given = msgspec.json.decode(about, type=DatasetFrom)
     except msgspec.MsgspecError as err:
         raise InvalidInput(f"`about` does not fit: {err}.", hint='{"description": "..."}', field="about") from err
-    await box.call(box.quota.room, name)
-    table = await receive_rows(box, request, format_, (), spine=True)
-    made = await box.call(box.datasets.keep_rows, name, table, given, actor=principal.name, job_id=principal.job_id)
+    check_format(format_)
+    room, most = await box.call(box.quota.room, name), box.settings.max_dataset
+    fits = (most, "max_dataset") if room is None or room > most else (room, "upload_quota")
+
+    def keep(upload: Upload) -> DatasetVersion:
+        with box.uploads.stream(upload, format_, sha256=sha256) as rows:
+            return box.datasets.keep_rows(name, rows, given, actor=principal.name, job_id=principal.job_id)
+
+    with await box.call(box.uploads.begin, fits[0], setting=fits[1]) as upload:
+        await receive_upload(box, request, upload)
+        made = await box.call(keep, upload)
     box.quota.add(made.name, sum(file.size for file in made.files))
     return made
 
