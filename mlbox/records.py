@@ -1209,6 +1209,32 @@ class Firing(Record, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class JobPlan(Record, frozen=True, kw_only=True):
+    """What would come of submitting a job now; nothing has."""
+
+    spec: JobSpec
+    """With what was not said filled in."""
+    starts_now: bool
+    gpus: tuple[int, ...] = ()
+    """On which it would start."""
+    expected_at: datetime | None = None
+    """When it starts at the latest; None where nobody knows."""
+    words: str = ""
+    """Why it would wait."""
+
+
+class Outlook(Record, frozen=True, kw_only=True):
+    """How a job stands to the others."""
+
+    words: str = ""
+    """What it waits for."""
+    expected_at: datetime | None = None
+    """When it starts at the latest; None where nobody knows."""
+    held_up: tuple[str, ...] = ()
+    """The jobs that wait for what it holds, first in line first: those that may be known."""
+    held_up_in_all: int = 0
+
+
 class QueueEntry(Record, frozen=True, kw_only=True):
     """A job that waits or runs: of another team's only team, state, GPUs and expected end."""
 

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tarfile
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -26,7 +25,6 @@ from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, NotFound, U
 from mlbox.records import Column, DataFile, DatasetVersion, Run
 from mlbox.sdk.datasets import Dataset
 from mlbox.sdk.export import Exported
-from mlbox.sdk.snapshot import git_commit, pack
 from tests.conftest import Server
 from tests.models import linear
 from tests.web.served import Site
@@ -272,58 +270,6 @@ def test_a_feature_that_is_no_number_is_refused_by_name(
     with Client("http://localhost:1", "") as nowhere, pytest.raises(InvalidInput, match=f"is a {dtype}") as caught:
         Dataset(nowhere, version).matrix()
     assert caught.value.field == "v@v1:x"
-
-
-# -- snapshots ----------------------------------------------------------------------------------------------------------------
-
-
-def names(packed: bytes) -> list[str]:
-    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        return archive.getnames()
-
-
-def git(folder: Path, *arguments: str) -> None:
-    who = ("-c", "user.name=a", "-c", "user.email=a@b")
-    subprocess.run(["git", "-C", str(folder), *who, *arguments], check=True, capture_output=True)
-
-
-def test_a_snapshot_holds_what_git_does_not_ignore_and_names_the_commit(tmp_path: Path) -> None:
-    for name, text in {"a.py": "1", "b.py": "2", "data.bin": "x", ".gitignore": "*.bin"}.items():
-        (tmp_path / name).write_text(text)
-    git(tmp_path, "init", "-q")
-    git(tmp_path, "add", "a.py", ".gitignore")
-    git(tmp_path, "commit", "-qm", "one")
-    assert names(pack(tmp_path)) == [".gitignore", "a.py", "b.py"]
-    commit = git_commit(tmp_path)
-    assert commit is not None
-    assert commit.endswith("-dirty"), "b.py is not committed"
-    git(tmp_path, "add", "b.py")
-    git(tmp_path, "commit", "-qm", "two")
-    clean = git_commit(tmp_path)
-    assert clean is not None
-    assert len(clean) == 40
-
-
-def test_a_folder_that_git_ignores_as_a_whole_is_packed_all_the_same(tmp_path: Path) -> None:
-    git(tmp_path, "init", "-q")
-    (tmp_path / ".gitignore").write_text("scratch/")
-    (tmp_path / "scratch").mkdir()
-    (tmp_path / "scratch" / os.fsdecode(b"caf\xe9.py")).write_text("1")
-    assert len(names(pack(tmp_path / "scratch"))) == 1
-
-
-def test_a_snapshot_without_git_leaves_caches_out_and_is_reproducible(tmp_path: Path) -> None:
-    for name in ("a.py", "__pycache__/a.pyc", ".venv/lib.py"):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("1")
-    first = pack(tmp_path)
-    os.utime(tmp_path / "a.py", (1, 1))
-    assert names(first) == ["a.py"]
-    assert pack(tmp_path) == first
-    assert git_commit(tmp_path) is None
-    with pytest.raises(InvalidInput, match="no folder"):
-        pack(tmp_path / "nothing")
 
 
 # -- export -------------------------------------------------------------------------------------------------------------------

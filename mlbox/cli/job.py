@@ -1,102 +1,80 @@
-"""`mlbox job`, and the verbs of every day: submit, ps, logs, stop."""
+"""`mlbox job`, and the verbs of every day: ps, show, logs, stop, retry, wait."""
 
 from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from mlbox.cli import jobtable, live
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
-from mlbox.errors import MlboxError, TimedOut
-from mlbox.records import Job, JobState, Priority, QueueEntry
+from mlbox.cli.follow import exit_code, follow, read
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.cli.quantities import moment, seconds
+from mlbox.errors import TimedOut
+from mlbox.records import Job, JobSpec, JobState, Outlook, QueueEntry
 
-app = typer.Typer(no_args_is_help=True, help="Jobs: submit, follow, stop, retry.")
-COLUMNS = ("id", "spec.name", "state", "user", "spec.priority", "created_at", "reason")
-JobId = Annotated[str, typer.Argument(metavar="JOB", help="As `mlbox ps` shows it.")]
-
-
-@app.command(
-    context_settings={"ignore_unknown_options": True},
-    epilog="Example: mlbox submit --name mlp --dataset flights@v1 -- python train.py 5",
-)
-def submit(
-    command: Annotated[list[str], typer.Argument(help="The command, after --.")],
-    name: Annotated[str, typer.Option(help="What to call it.")] = "",
-    workdir: Annotated[Path, typer.Option(help="Folder with the code to send.")] = Path("."),
-    gpus: Annotated[float, typer.Option(help="GPUs; 0.5 is half of one.")] = 0,
-    cpus: Annotated[float, typer.Option(help="CPUs.")] = 1,
-    memory_gb: Annotated[float, typer.Option(help="Memory in GiB.")] = 4,
-    priority: Annotated[Priority, typer.Option(help="Which jobs go first.")] = "normal",
-    retries: Annotated[
-        int | None, typer.Option(help="Tries after a failure; the box's default when not given.")
-    ] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds after which it is ended.")] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option(help="Dataset version that it reads; may be given again.")
-    ] = None,
-    experiment: Annotated[str, typer.Option(help="Experiment that its run belongs to.")] = "",
-    team: Annotated[str, typer.Option(help="Whose job it is; its members see it.", envvar="MLBOX_TEAM")] = "everyone",
-    param: Annotated[list[str] | None, typer.Option(help="KEY=VALUE to record; may be given again.")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for its environment; may be given again.")] = None,
-    secret: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME[=VARIABLE]", help="Secret for its environment; may be given again."),
-    ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow its log and end as it ends.")] = False,
-    output: OutputOption = Output.table,
-) -> None:
-    """Send the code in a folder to the box and run a command in it."""
-    from mlbox import context
-    from mlbox.sdk import Box
-
-    with Box(*context.resolve()) as box:
-        job = box.submit(
-            command,
-            name=name,
-            workdir=workdir,
-            gpus=gpus,
-            cpus=cpus,
-            memory_gb=memory_gb,
-            priority=priority,
-            retries=retries,
-            timeout_seconds=timeout,
-            datasets=dataset or (),
-            experiment=experiment,
-            team=team,
-            hyperparameters=read_pairs(param or (), name="param"),
-            env=read_pairs(env or (), name="env"),
-            secrets=secret or (),
-        )
-    show_one(job, output, columns=("id", "state", "run_id"))
-    if wait:
-        _follow(job.id)
+app = typer.Typer(no_args_is_help=True, help="Jobs: list, show, follow, stop, retry, wait.")
+ATTEMPTS = ("number", "started_at", "ended_at", "outcome", "exit_code", "gpus", "reason")
+JobId = Annotated[str, typer.Argument(metavar="JOB", help="Its name, its id, or what begins or ends its id alone.")]
+MOST = 1000
+_IN_ASKS = frozenset({"gpus", "gpu_memory_gb", "cpus", "memory_gb"})
 
 
 @app.command("ls", epilog="Example: mlbox job ls --state running")
 def ls(
     state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
     user: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
+    team: Annotated[str | None, typer.Option(help="Only jobs of this team.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 30,
     output: OutputOption = Output.table,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, ended ones too, newest first."""
     with connect() as client:
-        show(client.get("/api/v1/jobs", list[Job], state=state, user=user, limit=limit), COLUMNS, output)
+        show_jobs(client.get("/api/v1/jobs", list[Job], state=state, user=user, team=team, limit=limit), output)
 
 
-@app.command(epilog="Example: mlbox ps")
+@app.command(epilog="Example: mlbox ps -w")
 def ps(
     all_: Annotated[bool, typer.Option("--all", "-a", help="Ended ones too.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Go on, until Ctrl-C: without a terminal, with what has changed.")
+    ] = False,
+    user: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
+    team: Annotated[str | None, typer.Option(help="Only jobs of this team.")] = None,
     output: OutputOption = Output.table,
 ) -> None:
-    """List the jobs that wait or run."""
+    """List the jobs that wait or run, newest first."""
     with connect() as client:
-        jobs = client.get("/api/v1/jobs", list[Job], limit=1000)
-    show([job for job in jobs if all_ or job.ended_at is None], COLUMNS, output)
+
+        def look() -> list[Job]:
+            query: dict[str, Any] = {"open": None if all_ else "true", "user": user, "team": team, "limit": MOST}
+            return client.get("/api/v1/jobs", list[Job], **query)
+
+        if watch:
+            live.watch_jobs(look, output)
+        else:
+            show_jobs(look(), output)
+
+
+def show_jobs(jobs: list[Job], output: Output) -> None:
+    """Print jobs: lines for people, or all there is to know."""
+    if output is Output.table:
+        show(jobtable.rows(jobs), jobtable.COLUMNS)
+    else:
+        show(jobs, ("id",), output)
+
+
+@app.command(epilog="Example: mlbox top")
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Look once, as without a terminal.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show the GPUs, what runs on them and what waits, live in a terminal."""
+    with connect() as client:
+        live.top(client, once=once, output=output)
 
 
 @app.command(epilog="Example: mlbox queue")
@@ -110,67 +88,125 @@ def queue(output: OutputOption = Output.table) -> None:
     show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)
 
 
-@app.command("show", epilog="Example: mlbox job show 0198c0ffee...")
+@app.command("show", epilog="Example: mlbox show mlp")
 def show_job(job_id: JobId, output: OutputOption = Output.table) -> None:
-    """Show a job and its attempts."""
+    """Show a job: what it runs and asks for, why it waits or who waits for it, and its attempts."""
     with connect() as client:
         job = client.get(f"/api/v1/jobs/{job_id}", Job)
-    show_one(job, output)
-    if output is Output.table:
-        show(job.attempts, ("number", "started_at", "ended_at", "exit_code", "gpus", "reason"), output)
+        if output is not Output.table:
+            show_one(job, output)
+            return
+        outlook = client.get(f"/api/v1/jobs/{job.id}/outlook", Outlook)
+    show_one(_facts(job, outlook))
+    if job.attempts:
+        print()
+        show(job.attempts, ATTEMPTS)
+        if job.attempts[-1].ran_on:
+            print()
+            show_one(job.attempts[-1].ran_on)
 
 
-@app.command(epilog="Example: mlbox logs -f 0198c0ffee...")
+def _facts(job: Job, outlook: Outlook) -> dict[str, Any]:
+    """What there is to know of a job, less what is as always."""
+    spec = job.spec
+    usual = JobSpec(command=spec.command, name=spec.name)
+    said = {field: getattr(spec, field) for field in spec.__struct_fields__ if field not in _IN_ASKS}
+    said = {field: value for field, value in said.items() if value != getattr(usual, field)}
+    said["seed"] = None if spec.seed is None else str(spec.seed)
+    waits = {
+        "waits_for": outlook.words,
+        "expected_at": outlook.expected_at,
+        "held_up": ", ".join(outlook.held_up) or (outlook.held_up_in_all or None),
+    }
+    return {
+        "id": job.id,
+        "name": spec.name,
+        "state": job.state,
+        "reason": job.reason,
+        **waits,
+        "user": job.user,
+        "command": " ".join(spec.command),
+        "asks": jobtable.asks(spec),
+        **said,
+        "run_id": job.run_id,
+        "created_at": job.created_at,
+        "ended_at": job.ended_at,
+        "exit_code": job.exit_code,
+    }
+
+
+@app.command(epilog="Example: mlbox logs -f --tail 100 mlp")
 def logs(
     job_id: JobId,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends, and end as it ends.")
+    follow_log: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends, and end with its exit code.")
     ] = False,
-    attempt: Annotated[int | None, typer.Option(help="Which attempt; the last when not given.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only the last so many lines.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only what was printed since, such as 10m ago or 2026-01-31T08:00Z.")
+    ] = None,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the last when not given.")] = None,
 ) -> None:
     """Print what a job printed."""
-    if follow:
-        _follow(job_id)
-        return
+    start = {"tail": tail, "since": moment(since, field="since").isoformat() if since else None}
+    where: dict[str, Any] = {name: value for name, value in start.items() if value is not None} or {"offset": 0}
+    if follow_log:
+        raise typer.Exit(follow(job_id, attempt=attempt, **where))
     with connect() as client:
-        offset = 0
-        while True:
-            answer = client.exchange("GET", f"/api/v1/jobs/{job_id}/logs", query={"attempt": attempt, "offset": offset})
-            if not answer.content:
-                return
-            sys.stdout.buffer.write(answer.content)
-            offset = int(answer.headers["x-mlbox-offset"])
-
-
-@app.command(epilog="Example: mlbox stop 0198c0ffee...")
-def stop(job_id: JobId) -> None:
-    """Take a job off the queue, or end it."""
-    with connect() as client:
-        note(f"The job is {client.post(f'/api/v1/jobs/{job_id}/stop', Job).state}.")
-
-
-@app.command(epilog="Example: mlbox job retry 0198c0ffee...")
-def retry(job_id: JobId) -> None:
-    """Queue an ended job again."""
-    with connect() as client:
-        note(f"The job is {client.post(f'/api/v1/jobs/{job_id}/retry', Job).state}.")
-
-
-def _follow(job_id: str) -> None:
-    """Print a job's log until it ends; raises in its words when it did not succeed."""
-    with connect() as client:
-        offset = 0
-        while True:
-            answer = client.exchange("GET", f"/api/v1/jobs/{job_id}/logs", query={"offset": offset})
-            sys.stdout.buffer.write(answer.content)
+        content = b"-"
+        while content:
+            offset, content = read(client, job_id, attempt, where)
+            where = {"offset": offset}
+            sys.stdout.buffer.write(content)
             sys.stdout.flush()
-            offset = int(answer.headers["x-mlbox-offset"])
-            if answer.headers["x-mlbox-ended"] == "1" and not answer.content:
-                break
-            if not answer.content:
-                time.sleep(0.5)
-        job = client.get(f"/api/v1/jobs/{job_id}", Job)
-    if job.state == "timed_out":
-        raise TimedOut(f"The job {job_id} {job.reason}.")
-    if job.state != "succeeded":
-        raise MlboxError(f"The job {job_id} {job.state}: {job.reason}.", hint="Its log above says more.")
+
+
+@app.command(epilog="Example: mlbox stop mlp")
+def stop(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="As `mlbox ps` shows them, or by name.")],
+    output: OutputOption = Output.table,
+) -> None:
+    """Take jobs off the queue, or end them."""
+    _each(job_ids, "stop", output)
+
+
+@app.command(epilog="Example: mlbox retry mlp")
+def retry(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="As `mlbox ps -a` shows them, or by name.")],
+    output: OutputOption = Output.table,
+) -> None:
+    """Queue ended jobs again, each as another attempt of the same job."""
+    _each(job_ids, "retry", output)
+
+
+def _each(job_ids: list[str], verb: str, output: Output) -> None:
+    with connect() as client:
+        jobs = [client.post(f"/api/v1/jobs/{job_id}/{verb}", Job) for job_id in job_ids]
+    if output is not Output.table:
+        show(jobs, ("id",), output)
+        return
+    for job in jobs:
+        note(f"The job {job.spec.name or job.id} is {job.state}.")
+
+
+@app.command(epilog="Example: mlbox wait mlp && mlbox model ls")
+def wait(
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="As `mlbox ps` shows them, or by name.")],
+    timeout: Annotated[str | None, typer.Option(help="Longest wait, such as 2h; none when not given.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Wait until jobs have ended, and end with the exit code of the first that failed."""
+    from mlbox.sdk.runs import patiently
+
+    end = time.monotonic() + seconds(timeout, field="timeout") if timeout else None
+    done: list[Job] = []
+    with connect() as client:
+        ids = [client.get(f"/api/v1/jobs/{job_id}", Job).id for job_id in job_ids]  # a name may come to mean another
+        for job_id in ids:
+            while (job := patiently(lambda: client.get(f"/api/v1/jobs/{job_id}", Job))).ended_at is None:  # noqa: B023
+                if end is not None and time.monotonic() > end:
+                    raise TimedOut(f"The job {job.spec.name or job.id} is {job.state}.", hint="Wait longer.")
+                time.sleep(live.POLL_SECONDS)
+            done.append(job)
+    show_jobs(done, output)
+    raise typer.Exit(next((code for job in done if (code := exit_code(job))), 0))

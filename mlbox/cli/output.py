@@ -49,13 +49,18 @@ _GAP = "  "
 def show(rows: Sequence[Row], columns: Sequence[str], output: Output = Output.table) -> None:
     """Print a list; `columns` are the table's."""
     writers: dict[Output, Callable[[], str]] = {
-        Output.table: lambda: _table(columns, [[_cell(name, field(row, name)) for name in columns] for row in rows]),
+        Output.table: lambda: table(rows, columns),
         Output.json: lambda: _json(rows),
         Output.jsonl: lambda: "".join(f"{msgspec.json.encode(row).decode()}\n" for row in rows),
         Output.csv: lambda: _csv(rows, columns),
         Output.id: lambda: "".join(f"{identifier(row, columns)}\n" for row in rows),
     }
     _write(writers[output]())
+
+
+def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """The table of a list, as `show` prints it."""
+    return _table(columns, [[_cell(name, field(row, name)) for name in columns] for row in rows])
 
 
 def show_one(record: Row, output: Output = Output.table, *, columns: Sequence[str] = ()) -> None:

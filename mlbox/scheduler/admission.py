@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from mlbox.errors import NotAuthorised
-from mlbox.records import DatasetVersion, Job, JobSpec, Principal
+from mlbox.records import DatasetVersion, Job, JobPlan, JobSpec, Principal
 from mlbox.scheduler.divergence import check_rules
 from mlbox.scheduler.scheduler import Scheduler, default_experiment
 from mlbox.store.asking import asking
@@ -45,6 +45,10 @@ class Admission:
         with asking(principal):
             return self.submit(spec, principal=principal, job_id=job_id)
 
+    def plan(self, spec: JobSpec, *, principal: Principal) -> JobPlan:
+        """What would come of submitting a job now; raises as `submit` does."""
+        return self._scheduler.plan(self.resolve(spec, principal), user=principal.name)
+
     def check(self, spec: JobSpec, principal: Principal) -> None:
         """Raise as `submit` does, without submitting anything."""
         self._scheduler.check(self.resolve(spec, principal))
@@ -52,6 +56,7 @@ class Admission:
     def resolve(self, spec: JobSpec, principal: Principal) -> JobSpec:
         """What a job asks for with each name made definite, and allowed; raises as `submit` does."""
         self._teams.require(principal, "job.submit", team=spec.team)
+        self._teams.team(spec.team)
         self._teams.require(principal, "run.create", name=spec.experiment or default_experiment(spec.team))
         check_rules(spec.rules)
         check_notify(spec.notify)

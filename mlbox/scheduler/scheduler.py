@@ -17,14 +17,15 @@ from datetime import datetime, timedelta
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError
 from mlbox.ids import new_id
-from mlbox.records import Job, JobSpec, JobState, QueueEntry, RunStatus, StopCause
+from mlbox.records import Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, RunStatus, StopCause
 from mlbox.scheduler.asked import check, check_size, settle
 from mlbox.scheduler.executors import Ended, Executor, Observed, Ref
 from mlbox.scheduler.gpus import Gpu
 from mlbox.scheduler.launcher import Launcher, ref_of
-from mlbox.scheduler.policy import Start, State, decide
+from mlbox.scheduler.outlook import outlook_of, plan_of
+from mlbox.scheduler.policy import Running, Start, State, Waiting, decide
 from mlbox.scheduler.roster import Roster
-from mlbox.scheduler.views import entry, running
+from mlbox.scheduler.views import entry, running, waiting
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
@@ -96,6 +97,18 @@ class Scheduler:
         )
         return self._told(self._jobs.add(job))
 
+    def plan(self, spec: JobSpec, *, user: str) -> JobPlan:
+        """What would come of submitting a job now; raises as `submit` does, and changes nothing."""
+        spec = self.check(spec)
+        self._jobs.check_name(spec)
+        now = self._clock.real()
+        job = Job(id=new_id(), user=user, spec=spec, state="queued", created_at=now)
+        return plan_of(job, self._stored_state(job), now)
+
+    def why(self, job_id: str) -> Outlook:
+        """What a job waits for, or who waits for it; raises NotFound."""
+        return outlook_of(self._jobs.get(job_id), self._stored_state(), self._clock.real(), self.visible_jobs)
+
     def job(self, job_id: str) -> Job:
         """One job by its id; raises NotFound."""
         return self._jobs.get(job_id)
@@ -145,6 +158,13 @@ class Scheduler:
         """What an attempt, or the last one, printed, from an offset in bytes; raises NotFound for an unknown job."""
         job = self._jobs.get(job_id)
         return self._executor.log(Ref(job.id, attempt or max(1, len(job.attempts))), offset, limit)
+
+    def log_start(
+        self, job_id: str, attempt: int | None = None, *, lines: int | None = None, since: datetime | None = None
+    ) -> int:
+        """The offset where the last lines of a log begin, or what was printed since a moment; raises NotFound."""
+        job = self._jobs.get(job_id)
+        return self._executor.log_start(Ref(job.id, attempt or max(1, len(job.attempts))), lines=lines, since=since)
 
     def gpus(self) -> list[Gpu]:
         """The GPUs of the box."""
@@ -219,18 +239,21 @@ class Scheduler:
             self._roster.doubt()
         self._look_at(self._roster.read())
         now = self._clock.real()
-        decision = decide(self._state(), now)
+        waits, runs = tuple(self._roster.waiting.values()), tuple(map(running, self._roster.active.values()))
+        decision = decide(self._state(waits, runs), now)
         self._begin(decision.starts)
         look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
         ending = any(job.state == "stopping" for job in self._roster.active.values())
         return min(LOOK_SECONDS, max(0.05, look_at), ENDING_SECONDS if ending else LOOK_SECONDS)
 
-    def _state(self) -> State:
-        return State(
-            self._executor.capacity().box,
-            waiting=tuple(self._roster.waiting.values()),
-            running=tuple(map(running, self._roster.active.values())),
-        )
+    def _state(self, waiting: tuple[Waiting, ...], running: tuple[Running, ...]) -> State:
+        return State(self._executor.capacity().box, waiting=waiting, running=running)
+
+    def _stored_state(self, *more: Job) -> State:
+        """As the store has it, for threads other than the loop's; with jobs that are not in it."""
+        with asking(None):
+            waits, runs = self._jobs.in_states(WAITING), self._jobs.in_states(ACTIVE)
+        return self._state(tuple(map(waiting, (*waits, *more))), tuple(map(running, runs)))
 
     def _begin(self, starts: Sequence[Start]) -> None:
         if starts:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import functools
+import io
 import os
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, Unpack
 from urllib.parse import quote
 
 import msgspec
 
 from mlbox import context
 from mlbox.client import BYTES, Client
-from mlbox.errors import InvalidInput, TimedOut, Unavailable
+from mlbox.errors import TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import Job, JobSpec, Labelled, OnlineRow, Priority, Pushed, Run, html_table
+from mlbox.records import Job, JobPlan, JobSpec, Labelled, OnlineRow, Pushed, Run, html_table
 from mlbox.sdk.datasets import Dataset, find
+from mlbox.sdk.options import JobOptions, folders, spec_of
 from mlbox.sdk.runs import ActiveRun, patiently
-from mlbox.sdk.snapshot import git_commit, pack
+from mlbox.sdk.snapshot import git_commit, pack, survey
+from mlbox.sdk.surroundings import diff
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -94,53 +96,40 @@ class Box:
         except (Unavailable, TimedOut):
             return None
 
-    def submit(
-        self,
-        command: Sequence[str] | str,
-        *,
-        name: str = "",
-        workdir: Path | str = ".",
-        datasets: Sequence[str] = (),
-        experiment: str = "",
-        team: str = "everyone",
-        gpus: float = 0,
-        cpus: float = 1,
-        memory_gb: float = 4,
-        priority: Priority = "normal",
-        retries: int | None = None,
-        timeout_seconds: float | None = None,
-        hyperparameters: Mapping[str, Any] = {},
-        env: Mapping[str, str] = {},
-        secrets: Sequence[str] = (),
-        tags: Mapping[str, str] = {},
-    ) -> Job:
+    def submit(self, command: Sequence[str] | str, **options: Unpack[JobOptions]) -> Job:
         """Send the code in a folder to the box and have a command (words, or one line of them) run in it as a job.
 
-        A secret is NAME or NAME=VARIABLE, of the job's team or of everyone, or TEAM/NAME=VARIABLE; its value is in the job's
-        environment.
+        The options are those of `mlbox submit`, and `mlbox.sdk.options.JobOptions` says what each is: name, code, workdir, env,
+        gpus, gpu_memory_gb, cpus, memory_gb, image, procs, environment, queue, priority, team, retries, retry_exit_codes,
+        timeout_seconds, grace_seconds, checkpoints, hyperparameters, datasets, secrets, experiment, tags, notify, rules, seed.
+        What the box would refuse it refuses before anything is sent.
         """
-        folder = Path(workdir)
-        snapshot = self.client.send("POST", "/api/v1/snapshots", content=pack(folder))
-        spec = JobSpec(
-            command=tuple(shlex.split(command) if isinstance(command, str) else command),
-            name=name,
-            snapshot=msgspec.json.decode(snapshot)["sha256"],
-            env=dict(env),
-            secrets=by_variable(secrets),
-            gpus=gpus,
-            cpus=cpus,
-            memory_gb=memory_gb,
-            priority=priority,
-            retries=retries,
-            timeout_seconds=timeout_seconds,
-            hyperparameters={key: str(value) for key, value in hyperparameters.items()},
-            datasets=tuple(datasets),
-            experiment=experiment,
-            team=team,
-            tags=dict(tags),
+        folder, below = folders(options)
+        spec, code = spec_of(command, options), survey(folder)
+        self._plan(spec)
+        changes = diff(folder)
+        spec = msgspec.structs.replace(
+            spec,
+            workdir=below,
+            snapshot=self._send_code(pack(code)),
             git_commit=git_commit(folder),
+            git_diff=self._send_code(io.BytesIO(changes)) if changes else None,
         )
         return self.client.post("/api/v1/jobs", Job, spec)
+
+    def plan(self, command: Sequence[str] | str, **options: Unpack[JobOptions]) -> JobPlan:
+        """Where and when a job would run that is submitted as `submit` says, or why it would wait; nothing is sent or queued."""
+        folder, below = folders(options)
+        survey(folder)
+        return self._plan(msgspec.structs.replace(spec_of(command, options), workdir=below))
+
+    def _plan(self, spec: JobSpec) -> JobPlan:
+        return self.client.post("/api/v1/job-plan", JobPlan, spec)
+
+    def _send_code(self, packed: BinaryIO) -> str:
+        with packed:
+            sent = self.client.upload("POST", "/api/v1/snapshots", packed, dict[str, Any])
+        return str(sent["sha256"])
 
     def wait(self, job: Job, *, seconds: float = 24 * 3600, every: float = 0.5) -> Job:
         """The job once it has ended, a restart of the box on the way or not; raises TimedOut."""
@@ -227,20 +216,6 @@ class Box:
         body = {"entities": list(entities), "features": list(features), "keys": list(keys)}
         found = self.client.post(f"/api/v1/models/{quote(model, safe='')}/predict", list[dict[str, Any]], body)
         return [row["score"] for row in found]
-
-
-def by_variable(secrets: Sequence[str]) -> dict[str, str]:
-    """Secrets as NAME or NAME=VARIABLE, by variable; raises InvalidInput for two in one."""
-    found: dict[str, str] = {}
-    for text in secrets:
-        name, _, variable = text.partition("=")
-        variable = variable or name.rpartition("/")[2]
-        if variable in found:
-            raise InvalidInput(
-                f"Two secrets are to be in the variable {variable!r}.", hint="Write NAME=VARIABLE.", field="secrets"
-            )
-        found[variable] = name
-    return found
 
 
 def connect(url: str | None = None, token: str | None = None) -> Box:

@@ -2,40 +2,87 @@
 
 from __future__ import annotations
 
-import io
+import gzip
 import os
 import subprocess
 import tarfile
-from collections.abc import Iterator
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO, NamedTuple, cast
+
+import pathspec
 
 from mlbox.errors import InvalidInput, TooLarge
 
 MAX_BYTES = 256 << 20
+MAX_FILES = 50_000
+IGNORE = ".mlboxignore"
 SKIPPED = frozenset(
     {".git", ".venv", "venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
 )
+_IN_MEMORY = 16 << 20
+_NAMED = 3
 
 
-def pack(folder: Path) -> bytes:
-    """A folder's files as tar.gz: in a git checkout those that git does not ignore, else all but caches.
+class Code(NamedTuple):
+    """What would be sent of a folder."""
 
-    The same files give the same bytes. Raises InvalidInput for a folder that is none, TooLarge past 256 MiB.
+    folder: Path
+    sizes: Mapping[str, int]
+    """Bytes of each file, by its path below the folder."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(self.sizes.values())
+
+
+def survey(folder: Path) -> Code:
+    """A folder's files: in a git checkout those that git does not ignore, else all but caches; never what .mlboxignore names.
+
+    Reads no file. Raises InvalidInput for a folder that is none, TooLarge past 256 MiB or 50,000 files.
     """
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is no folder.", hint="Give the folder that holds the code.", field="workdir")
-    content = io.BytesIO()
-    total = 0
-    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=6, dereference=True) as archive:
-        for path in sorted(_files(folder)):
-            total += path.stat().st_size
-            if total > MAX_BYTES:
-                raise TooLarge(
-                    f"The code in {folder} is larger than {MAX_BYTES >> 20} MiB.",
-                    hint="Leave data out: name it in .gitignore, and read it as a dataset.",
-                )
-            archive.add(path, arcname=str(path.relative_to(folder)), recursive=False, filter=_plain)
-    return _without_time(content.getvalue())
+    ignored = _ignored(folder)
+    sizes: dict[str, int] = {}
+    for name in _names(folder, ignored):
+        if not ignored.match_file(name):
+            sizes[name] = (folder / name).stat().st_size
+        if len(sizes) > MAX_FILES:
+            raise _too_large(
+                folder, f"has more than {MAX_FILES:,} files", Counter(map(_top, sizes)), "{:,} files".format
+            )
+    code = Code(folder, sizes)
+    if code.size > MAX_BYTES:
+        by_top: Counter[str] = Counter()
+        for name, size in sizes.items():
+            by_top[_top(name)] += size
+        raise _too_large(folder, f"is {_size(code.size)} large, and {_size(MAX_BYTES)} is the most", by_top, _size)
+    return code
+
+
+def pack(code: Code) -> BinaryIO:
+    """The files as a tar.gz, in memory or in a temporary file; the same files give the same bytes."""
+    packed = cast(BinaryIO, tempfile.SpooledTemporaryFile(_IN_MEMORY))  # noqa: SIM115 (whoever asks closes it)
+    try:
+        with (
+            gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=packed, mtime=0) as stream,
+            tarfile.open(fileobj=stream, mode="w", dereference=True) as archive,
+        ):
+            for name in sorted(code.sizes):
+                archive.add(code.folder / name, arcname=name, recursive=False, filter=_plain)
+    except OSError as err:
+        packed.close()
+        raise InvalidInput(
+            f"{err.filename or code.folder} cannot be read: {err.strerror or err}.",
+            hint=f"Name it in {IGNORE}, or let it be read.",
+            field="code",
+        ) from err
+    packed.seek(0)
+    return packed
 
 
 def git_commit(folder: Path) -> str | None:
@@ -46,15 +93,56 @@ def git_commit(folder: Path) -> str | None:
     return commit + ("-dirty" if _git(folder, "status", "--porcelain", "--", ".") else "")
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _ignored(folder: Path) -> pathspec.GitIgnoreSpec:
+    try:
+        lines = (folder / IGNORE).read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    except (OSError, UnicodeDecodeError) as err:
+        raise InvalidInput(
+            f"{folder / IGNORE} cannot be read: {err}.", hint="Write it as .gitignore.", field=IGNORE
+        ) from err
+    return pathspec.GitIgnoreSpec.from_lines(lines)
+
+
+def _names(folder: Path, ignored: pathspec.GitIgnoreSpec) -> Iterator[str]:
     listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".")
     if listed:  # nothing is listed in a folder that git ignores as a whole: as if there were no git
-        paths = {folder / name for name in listed.split("\0") if name}  # a file in conflict is listed for each side
-        yield from (path for path in paths if path.is_file())
-        return
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in SKIPPED]
-        yield from (Path(root, name) for name in names if Path(root, name).is_file())
+        names = dict.fromkeys(listed.split("\0"))  # a file in conflict is listed for each side
+        yield from (name for name in names if name and (folder / name).is_file())
+    else:
+        yield from _walk(folder, "", ignored)
+
+
+def _walk(folder: Path, below: str, ignored: pathspec.GitIgnoreSpec) -> Iterator[str]:
+    with os.scandir(folder / below) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        name = below + entry.name
+        if not entry.is_dir(follow_symlinks=False):
+            if entry.is_file():
+                yield name
+        elif entry.name not in SKIPPED and not ignored.match_file(f"{name}/"):
+            yield from _walk(folder, f"{name}/", ignored)
+
+
+def _top(name: str) -> str:
+    first, slash, _ = name.partition("/")
+    return first + slash
+
+
+def _too_large(folder: Path, what: str, by_top: Counter[str], say: Callable[[int], str]) -> TooLarge:
+    largest = by_top.most_common(_NAMED)
+    said = [f"{name} ({say(n)})" for name, n in largest if n * 100 >= largest[0][1]]
+    return TooLarge(
+        f"The code in {folder} {what}: {', '.join(said)}.",
+        hint=f"Leave data out: name it in {IGNORE} or .gitignore, and read it as a dataset.",
+        field="code",
+    )
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -70,8 +158,3 @@ def _plain(info: tarfile.TarInfo) -> tarfile.TarInfo:
     info.uid = info.gid = info.mtime = 0
     info.uname = info.gname = ""
     return info
-
-
-def _without_time(packed: bytes) -> bytes:
-    """The gzip header without the time of packing (RFC 1952: bytes 4 to 7)."""
-    return packed[:4] + bytes(4) + packed[8:]

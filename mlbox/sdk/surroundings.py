@@ -43,7 +43,7 @@ def tags(folder: Path) -> dict[str, str]:
 
 def files(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Files to keep beside the run: the packages, and what differs from the commit."""
-    for name, part in (("packages.txt", _packages), ("changes.diff", lambda: _diff(folder))):
+    for name, part in (("packages.txt", _packages), ("changes.diff", lambda: diff(folder))):
         try:
             content = part()
         except Exception:  # noqa: S112 as above
@@ -100,7 +100,7 @@ def _packages() -> bytes:
     return "".join(f"{line}\n" for line in sorted(found, key=str.lower)).encode()
 
 
-def _diff(folder: Path) -> bytes:
+def diff(folder: Path) -> bytes:
     """What of the followed files differs from the commit, with what looks like a secret hidden."""
     changed = _git(folder, "diff", "HEAD", "--no-color", "--no-ext-diff", "--", ".")
     if not changed:

@@ -40,7 +40,7 @@ async def _by_promotion(box: Box, value: str) -> str:
 
 
 async def _by_job(box: Box, value: str) -> str:
-    return f"{(await box.call(box.scheduler.job, value)).spec.team}."
+    return f"{(await box.call(box.scheduler.find, value)).spec.team}."
 
 
 async def _by_cron(box: Box, value: str) -> str:

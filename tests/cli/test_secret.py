@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from mlbox.errors import InvalidInput
-from mlbox.sdk.box import by_variable
+from mlbox.sdk.options import by_variable
 from tests.conftest import MLBOX, Server
 
 VALUE = "hf_Q7x9 mLw2"
@@ -29,7 +29,7 @@ def test_a_secret_from_stdin_reaches_a_job_and_no_output(box_cli: Callable, serv
     code.mkdir()
     script = 'test "$HF_TOKEN" = "$T" && echo "both $T"'
     ran = box_cli(
-        *("submit", "--workdir", str(code), "--secret", "HF_TOKEN", "--secret", "HF_TOKEN=T", "--wait"),
+        *("submit", "--workdir", str(code), "--secret", "HF_TOKEN", "--secret", "HF_TOKEN=T", "--follow"),
         *("--", "sh", "-c", script),
     )
     assert ran.code == 0, ran
@@ -54,7 +54,7 @@ def test_a_file_is_taken_as_it_is(box_cli: Callable, home: Path) -> None:
     assert box_cli("secret", "set", "PEM", "--from-file", str(key)).code == 0
     code = home / "code"
     code.mkdir()
-    ran = box_cli("submit", "--workdir", str(code), "--secret", "PEM", "--wait", "--", "sh", "-c", 'printf %s "$PEM"')
+    ran = box_cli("submit", "--workdir", str(code), "--secret", "PEM", "--follow", "--", "sh", "-c", 'printf %s "$PEM"')
     assert ran.out.endswith("***PEM***\n***PEM***\n***PEM***\n")
 
 

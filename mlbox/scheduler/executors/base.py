@@ -143,6 +143,9 @@ class Executor(Protocol):
     def log(self, ref: Ref, offset: int, limit: int) -> bytes:
         """What the attempt printed, from an offset in bytes; nothing where there is no more."""
 
+    def log_start(self, ref: Ref, *, lines: int | None = None, since: datetime | None = None) -> int:
+        """The offset where the last lines of a log begin, or what was printed since a moment or shortly before it."""
+
     def clear(self, ref: Ref) -> None:
         """Remove what only a running attempt has use for; its end is in the store."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Delivery, Job, JobSpec, JobState, Principal, QueueEntry, Record
+from mlbox.records import Delivery, Job, JobPlan, JobSpec, JobState, Outlook, Principal, QueueEntry, Record
 from mlbox.scheduler.gpus import Gpu
 from mlbox.store.jobs import ENDED
 from mlbox.web.box import Box
@@ -35,6 +36,12 @@ async def put_snapshot(request: Request[Any, Any, Any], box: Box, principal: Pri
 async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
     """Queue a job."""
     return await box.call(box.admission.submit, data, principal=principal)
+
+
+@post("/api/v1/job-plan", status_code=200, action="job.submit")
+async def plan(box: Box, principal: Principal, data: JobSpec) -> JobPlan:
+    """Where and when a job would run, or why it would wait; nothing is queued."""
+    return await box.call(box.admission.plan, data, principal=principal)
 
 
 @get("/api/v1/jobs", action="job.read")
@@ -65,6 +72,13 @@ async def get_job(box: Box, job_id: str) -> Job:
     return await box.call(box.scheduler.find, job_id)
 
 
+@get("/api/v1/jobs/{job_id:str}/outlook", action="job.read")
+async def outlook(box: Box, job_id: str) -> Outlook:
+    """What a job waits for, or which jobs wait for what it holds."""
+    job = await box.call(box.scheduler.find, job_id)
+    return await box.call(box.scheduler.why, job.id)
+
+
 def _check_whose(box: Box, principal: Principal, job: Job) -> None:
     """Of another's job an admin of the team may dispose."""
     if job.user != principal.name:
@@ -93,9 +107,16 @@ async def logs(
     job_id: str,
     attempt: Annotated[int | None, Parameter(ge=1)] = None,
     offset: Annotated[int, Parameter(ge=0)] = 0,
+    tail: Annotated[int | None, Parameter(ge=0)] = None,
+    since: datetime | None = None,
 ) -> Response[bytes]:
-    """What an attempt printed, from an offset in bytes; a header says where to go on, and one whether the job has ended."""
+    """What an attempt printed, from an offset in bytes, or only the last lines, or what was printed since a moment.
+
+    A header says where to go on, and one whether the job has ended.
+    """
     job = await box.call(box.scheduler.find, job_id)
+    if tail is not None or since is not None:
+        offset = await box.call(box.scheduler.log_start, job.id, attempt, lines=tail, since=since)
     content = await box.call(box.scheduler.log, job.id, attempt, offset=offset)
     headers = {OFFSET: str(offset + len(content)), ENDED_HEADER: "1" if job.state in ENDED else "0"}
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
@@ -104,7 +125,7 @@ async def logs(
 @get("/api/v1/jobs/{job_id:str}/deliveries", action="job.read")
 async def deliveries(box: Box, job_id: str) -> list[Delivery]:
     """Whom a job's `notify` told what, newest first, and what was answered."""
-    job = await box.call(box.scheduler.job, job_id)
+    job = await box.call(box.scheduler.find, job_id)
     return await box.call(box.outbox.of, f"job:{job.id}")
 
 
@@ -114,4 +135,17 @@ async def list_gpus(box: Box) -> list[Gpu]:
     return box.scheduler.gpus()
 
 
-handlers: list[Any] = [put_snapshot, submit, list_jobs, queue, get_job, stop, retry, logs, deliveries, list_gpus]
+handlers: list[Any] = [
+    put_snapshot,
+    submit,
+    plan,
+    list_jobs,
+    outlook,
+    queue,
+    get_job,
+    stop,
+    retry,
+    logs,
+    deliveries,
+    list_gpus,
+]

@@ -8,13 +8,16 @@ import selectors
 import subprocess
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import psutil
 
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
+from mlbox.scheduler.executors.local import shim
 from mlbox.scheduler.executors.local.folder import Folder, environment
+from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.gpus import Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
 from mlbox.scheduler.policy import Box, Device
@@ -116,6 +119,16 @@ class Local:
                 return file.read(limit)
         except FileNotFoundError:
             return b""
+
+    def log_start(self, ref: Ref, *, lines: int | None = None, since: datetime | None = None) -> int:
+        """Found in the file, and in the marks beside it."""
+        log, marks = str(self._folder(ref).log), str(self._folder(ref).path / shim.MARKS)
+        starts = [0]
+        if since is not None:
+            starts.append(printed_since(log, marks, since.timestamp()))
+        if lines is not None:
+            starts.append(last_lines(log, lines))
+        return max(starts)
 
     def clear(self, ref: Ref) -> None:
         """Remove temporary files and the datasets' names."""

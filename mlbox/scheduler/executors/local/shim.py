@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 
 POLL_SECONDS = 0.2
 PACKAGE = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
-CLAIM, LOG, SPEC, STATUS = "claim", "log", "spec.json", "status.json"
+CLAIM, LOG, MARKS, SPEC, STATUS = "claim", "log", "log.times", "spec.json", "status.json"
 
 
 def main(folder: str) -> int:
@@ -133,11 +133,13 @@ def run(spec: dict[str, Any], stop: list[int], output: BinaryIO | None = None) -
             if output is not None:
                 output.close()  # so that the pipe ends with those who write to it
         timed_out = False
+        marks = load("scheduler/executors/local/logtimes.py").Marks(LOG, MARKS)
         while child.poll() is None and not stop:
             timed_out = end is not None and time.monotonic() >= end
             if timed_out:
                 break
             wait(child, POLL_SECONDS)
+            marks.set()
         if child.poll() is None:
             terminate(child, spec["grace_seconds"])
         signal_group(child.pid, signal.SIGKILL)  # what the command left behind

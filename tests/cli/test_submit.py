@@ -1,0 +1,186 @@
+"""A job from the command line: submitted, looked at, followed, waited for; against one running box."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mlbox.cli import main
+from tests.cli.conftest import Ran
+from tests.conftest import MLBOX, Server, wait_for
+
+SMALL = ("--memory", "100MB", "--cpus", "0.1", "--retries", "0")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("box") / "data")
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def box(
+    shared: Server, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ran]]:
+    """One command line in this process, which spares each its start; in a folder of its own, and without jobs left over."""
+    home.mkdir()
+    monkeypatch.chdir(home)
+    for name, value in {"HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Ran:
+        capfd.readouterr()
+        code = main.run(list(arguments))
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    yield run
+    if left := run("ps", "-o", "id").out.split():
+        run("stop", *left)
+        run("wait", *left)
+
+
+def job(box: Callable[..., Ran], word: str) -> dict:
+    return msgspec.json.decode(box("show", word, "-o", "json").out)
+
+
+def test_a_followed_job_ends_as_the_job_ends(box: Callable[..., Ran], home: Path) -> None:
+    (home / "train.py").write_text("import os, sys\nprint(os.environ['MLBOX_SEED'])\nsys.exit(int(sys.argv[1]))")
+    ran = box("submit", *SMALL, "--name", "mlp", "--seed", "7", "--follow", "--", "python", "train.py", "0")
+    assert (ran.code, ran.out) == (0, "7\n")
+    assert ran.err.startswith("The job mlp is queued: http://")
+    ran = box("submit", *SMALL, "--follow", "--", "python", "train.py", "42")
+    assert ran.code == 42
+    assert ran.err.splitlines()[-1].endswith("failed: exit status 42.")
+    assert box("submit", *SMALL, "--timeout", "0.3", "-f", "--", "sleep", "60").code == 124
+    assert box("submit", *SMALL, "-f", "--", "sh", "-c", "kill -SEGV $$").code == 128 + signal.SIGSEGV
+
+
+def test_ctrl_c_lets_the_job_go_on_and_says_how_to_look_again(
+    box: Callable[..., Ran], shared: Server, home: Path
+) -> None:
+    process = subprocess.Popen(
+        [str(MLBOX), "submit", *SMALL, "--name", "long", "-f", "--", "sh", "-c", "echo up; sleep 60"],
+        cwd=home,
+        env={**os.environ, "HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "The job goes on: `mlbox logs -f " in said
+    assert job(box, "long")["state"] == "running"
+    assert box("stop", "long").err == "The job long is stopping.\n"
+    waited = box("wait", "long")
+    assert (waited.code, waited.err) == (128 + signal.SIGTERM, "mlbox: The job long stopped: stopped by admin.\n")
+    assert box("retry", "long", "-o", "id").out == job(box, "long")["id"] + "\n"
+    box("stop", "long")
+
+
+def test_a_job_file_is_submitted_and_flags_stand_above_it(box: Callable[..., Ran], home: Path) -> None:
+    (home / "deep").mkdir()
+    (home / "deep" / "where.py").write_text(
+        "import os, sys; print(sorted(os.listdir()), os.environ['A'], sys.argv[1:])"
+    )
+    (home / "deep" / "job.toml").write_text(
+        'name = "filed"\ncommand = "python where.py x"\nmemory_gb = 0.1\ncpus = 0.1\n'
+        'hyperparameters = { lr = 0.1, bs = 2 }\nenv = { A = "1" }\n'
+    )
+    ran = box("submit", "deep/job.toml", "-f", "--param", "lr=0.2", "--tag", "k=v")
+    assert ran.out == "['job.toml', 'where.py'] 1 ['x']\n"
+    spec = job(box, "filed")["spec"]
+    assert (spec["hyperparameters"], spec["tags"]) == ({"lr": "0.2", "bs": "2"}, {"k": "v"})
+    ran = box("submit", "deep/job.toml", "--name", "other", "-f", "--", "python", "where.py", "y")
+    assert ran.out.endswith("['y']\n")
+
+
+def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[..., Ran]) -> None:
+    before = box("ps", "-a", "-o", "id").out
+    plan = msgspec.json.decode(box("submit", *SMALL, "--dry-run", "-o", "json", "--", "true").out)
+    assert (plan["starts_now"], plan["gpus"], plan["spec"]["memory_gb"]) == (True, [], 100 / 1024)
+    everything = str(os.cpu_count())
+    holder = box("submit", "--cpus", everything, "--memory", "1", "-o", "id", "--", "sleep", "60").out.strip()
+    wait_for(lambda: job(box, holder)["state"] == "running", what="the job to run")
+    plan = msgspec.json.decode(box("submit", "--memory", "1", "--dry-run", "-o", "json", "--", "true").out)
+    assert not plan["starts_now"]
+    assert plan["words"]
+    waiting = box("submit", "--memory", "1", "--name", "after", "-o", "id", "--", "true").out.strip()
+    assert re.search(f"^waits for +{re.escape(plan['words'])}$", box("show", "after").out, flags=re.M)
+    assert waiting in box("show", holder).out
+    box("stop", holder, waiting)
+    assert set(box("ps", "-a", "-o", "id").out.split()) == {*before.split(), holder, waiting}
+
+
+def test_bad_input_is_refused_in_words_before_anything_is_sent(
+    box: Callable[..., Ran], shared: Server, home: Path
+) -> None:
+    before = list((shared.data_dir / "artifacts").rglob("*"))
+    (home / "file.py").write_text(str(time.time()))
+    for arguments, says in [
+        (("--memory", "lots", "--", "true"), "'lots' is no amount of memory. Write it like 32, 32GB or 512MB."),
+        (("--timeout", "1y", "--", "true"), "'1y' is no duration. Write it like 90, 45s, 2h30m or 1d."),
+        (("--gpus", "9", "--", "true"), "asks for 9 GPUs and this box has none"),
+        (("--cpus", "9000", "--", "true"), "asks for 9000 cpus and this box has"),
+        (("--name", "two words", "--", "true"), "'two words' is not a valid name."),
+        (("--dataset", "nothing@v1", "--", "true"), "no dataset"),
+        (("--secret", "NOTHING", "--", "true"), "no secret"),
+        (("--team", "nobody", "--", "true"), "nobody"),
+        (("--workdir", "nowhere", "--", "true"), "nowhere is no folder"),
+        (("nowhere.toml",), "nowhere.toml cannot be read"),
+        (("--env", "A", "--", "true"), "'A' is not KEY=VALUE"),
+        (("--retry-on", "300", "--", "true"), "Exit codes are 1 to 255."),
+    ]:
+        ran = box("submit", *arguments)
+        assert says in ran.line, ran
+        assert 2 <= ran.code <= 4, ran
+    assert list((shared.data_dir / "artifacts").rglob("*")) == before
+
+
+def test_logs_from_the_end_and_since(box: Callable[..., Ran]) -> None:
+    script = "echo one; echo two; sleep 5; echo three; printf four"
+    job_id = box("submit", *SMALL, "--name", "talks", "-o", "id", "--", "sh", "-c", script).out.strip()
+    wait_for(lambda: "two" in box("logs", "talks").out, what="the first lines")
+    assert box("logs", "--tail", "1", "talks").out == "two\n"
+    assert box("logs", "--tail", "0", "talks").out == ""
+    ran = box("logs", "-f", "--tail", "1", job_id[-8:])
+    assert (ran.code, ran.out) == (0, "two\nthree\nfour")
+    assert box("logs", "--tail", "2", "talks").out == "three\nfour"
+    assert box("logs", "--tail", "9", "talks").out == "one\ntwo\nthree\nfour"
+    assert box("logs", "--since", "1h", "talks").out == "one\ntwo\nthree\nfour"
+    assert box("logs", "--since", "2099-01-01T00:00Z", "talks").out == ""
+    assert "is not a time" in box("logs", "--since", "yesterday", "talks").line
+    assert box("logs", "nothing").line.startswith("There is no job 'nothing'.")
+
+
+def test_watched_jobs_are_told_as_they_change(box: Callable[..., Ran], shared: Server, home: Path) -> None:
+    process = subprocess.Popen(
+        [str(MLBOX), "ps", "-w", "-o", "jsonl"],
+        env={**os.environ, "HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    job_id = box("submit", *SMALL, "-o", "id", "--", "sleep", "60").out.strip()
+    while msgspec.json.decode(process.stdout.readline())["id"] != job_id:
+        pass
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    top = box("top").out
+    assert "1 running, 0 waiting; they hold 0.1 CPUs" in top
+    assert job_id[-8:] in top
+    assert [each["id"] for each in msgspec.json.decode(box("top", "-o", "json").out)["jobs"]] == [job_id]
+    box("stop", job_id)
