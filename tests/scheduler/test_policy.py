@@ -1,106 +1,192 @@
-"""The policy: pure, so every rule is checked over many boxes and queues."""
+"""The policy's rules over many boxes and queues: it is pure, so each is a property."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
-from typing import Any
+import random
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import chain, combinations
 
-from hypothesis import given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mlbox.records import Priority
-from mlbox.scheduler.policy import RANKS, Box, Capacity, Decision, Device, Need, State, Waiting, decide
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-BOX = Box((Device("a", 0), Device("b", 1)), cpus=8, memory_gb=32)
-
-
-def job(name: str, priority: Priority = "normal", need: Need | None = None, **more: Any) -> Waiting:
-    return Waiting(name, need or Need(cpus=1, memory_gb=1), NOW, priority, **more)
-
-
-def decision(queue: list[Waiting], box: Box = BOX) -> Decision:
-    return decide(State(box, tuple(queue)), NOW)
-
-
-def started(queue: list[Waiting], box: Box = BOX) -> list[str]:
-    return [start.job_id for start in decision(queue, box).starts]
-
-
-needs = st.builds(
-    Need,
-    gpus=st.sampled_from([0, 0.25, 0.5, 1, 2]),
-    cpus=st.integers(0, 8),
-    memory_gb=st.integers(0, 32),
-)
-queues = st.lists(st.tuples(st.sampled_from(sorted(RANKS)), needs, st.sampled_from([None, -1, 1])), max_size=12).map(
-    lambda rows: [
-        job(f"j{n:02}", priority, need, not_before=None if wait is None else NOW + timedelta(seconds=wait))
-        for n, (priority, need, wait) in enumerate(rows)
-    ]
+from mlbox.scheduler.policy import Box, Capacity, Need, Quota, Running, State, decide, explain, impossible, waiting_for
+from tests.scheduler.policy_world import (
+    NOW,
+    QUEUES,
+    TEAMS,
+    after,
+    boxes,
+    busy,
+    check,
+    contended,
+    job,
+    needs,
+    quotas,
+    states,
 )
 
-
-def in_line(queue: list[Waiting]) -> list[Waiting]:
-    ready = [job for job in queue if job.not_before is None or job.not_before <= NOW]
-    return sorted(ready, key=lambda job: -RANKS[job.priority])
+cheap = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
-@given(queues)
-def test_nothing_is_ever_given_twice(queue: list[Waiting]) -> None:
-    by_id = {job.id: job for job in queue}
-    free = Capacity(BOX)
-    for start in decision(queue).starts:
-        need = by_id[start.job_id].need
-        assert len(start.devices) == need.count
-        free.take(need, start.devices)
-    assert min(free.cpus, free.memory_gb, *free.share) >= -1e-9
+@cheap
+@given(states() | contended())
+def test_never_more_than_there_is_nor_than_a_quota_or_limit_allows(state: State) -> None:
+    check(state, decide(state, NOW), NOW)
 
 
-@given(queues)
-def test_the_first_in_line_starts_if_it_fits_at_all(queue: list[Waiting]) -> None:
-    line = in_line(queue)
-    if line and Capacity(BOX).place(line[0].need) is not None:
-        assert line[0].id in started(queue)
+@cheap
+@given(states() | contended(), st.randoms(use_true_random=False))
+def test_the_same_state_gives_the_same_decision_in_whatever_order_it_comes(state: State, rng: random.Random) -> None:
+    shuffled = replace(
+        state,
+        waiting=tuple(rng.sample(state.waiting, len(state.waiting))),
+        running=tuple(rng.sample(state.running, len(state.running))),
+        quotas=tuple(rng.sample(state.quotas, len(state.quotas))),
+    )
+    assert decide(shuffled, NOW) == decide(state, NOW)
 
 
-@given(queues)
-def test_what_starts_out_of_turn_takes_nothing_that_the_waiting_need(queue: list[Waiting]) -> None:
-    """Without those that overtook it, a job that waits would still not fit."""
-    chosen = {start.job_id: start for start in decision(queue).starts}
-    line = in_line(queue)
-    for place_in_line, waiting in enumerate(line):
-        if waiting.id in chosen:
+@cheap
+@given(contended())
+def test_nothing_is_stopped_in_vain(state: State) -> None:
+    """Once those that were stopped have gone, whoever they were stopped for starts."""
+    decision = decide(state, NOW)
+    started = {start.job_id for start in decide(after(state, decision), NOW).starts}
+    assert {stop.for_job for stop in decision.preemptions} <= started
+
+
+@cheap
+@given(contended())
+def test_nobody_is_stopped_whose_place_is_not_needed(state: State) -> None:
+    """With any one of the victims still there, the job that they are stopped for would not fit."""
+    state = replace(state, waiting=state.waiting[:1])
+    decision = decide(state, NOW)
+    left = after(state, decision).running
+    for victim in state.running:
+        if victim.id in {stop.job_id for stop in decision.preemptions}:
+            assert Capacity(state.box, [*left, victim]).place(state.waiting[0].need) is None
+
+
+@cheap
+@given(states())
+def test_the_head_is_never_delayed_by_what_starts_past_it(state: State) -> None:
+    """Whichever of the running jobs end first: without those that passed it, the head would start no sooner."""
+    assume(state.waiting)
+    head, *others = (replace(one, limit_seconds=None, not_before=None, queue="default") for one in state.waiting)
+    running = tuple(replace(one, expected_end=None, stopping=False, stop_by=None) for one in state.running)
+    waiting = (replace(head, promised=True), *others)
+    decision = decide(replace(state, waiting=waiting, running=running, quotas=()), NOW)
+    assume(head.id not in {start.job_id for start in decision.starts} | {stop.for_job for stop in decision.preemptions})
+    passed = {start.job_id: start.devices for start in decision.starts if head.id not in start.yields_to}
+    for ended in chain.from_iterable(combinations(running, count) for count in range(len(running) + 1)):
+        free = Capacity(state.box, [one for one in running if one not in ended])
+        if free.place(head.need) is None:
             continue
-        free = Capacity(BOX)
-        for ahead in line[:place_in_line]:
-            if ahead.id in chosen:
-                free.take(ahead.need, chosen[ahead.id].devices)
-        overtook = [job for job in line[place_in_line + 1 :] if job.id in chosen]
-        assert free.place(waiting.need) is None or not overtook
+        for one in others:
+            if one.id in passed:
+                free.take(one.need, passed[one.id])
+        assert free.place(head.need) is not None
 
 
-@given(queues)
-def test_nothing_starts_before_its_time(queue: list[Waiting]) -> None:
-    early = {job.id for job in queue if job.not_before is not None and job.not_before > NOW}
-    assert not early & set(started(queue))
+@cheap
+@given(states())
+def test_what_starts_past_the_head_by_its_time_limit_does_not_move_the_time_promised_to_it(state: State) -> None:
+    assume(state.waiting)
+    head, *others = (replace(one, not_before=None, queue="default") for one in state.waiting)
+    running = tuple(replace(one, yields_to=(), preemptible=False) for one in state.running)
+    state = replace(state, waiting=(replace(head, promised=True), *others), running=running, quotas=())
+    decision = decide(state, NOW)
+    assume(head.id not in {start.job_id for start in decision.starts})
+    before = _fits_at(state, head.need, [])
+    kept = [start for start in decision.starts if head.id not in start.yields_to]
+    limits = {one.id: one for one in others}
+    more = [
+        busy(
+            start.job_id,
+            limits[start.job_id].need,
+            *start.devices,
+            expected_end=None
+            if (limit := limits[start.job_id].limit_seconds) is None
+            else NOW + timedelta(seconds=limit),
+        )
+        for start in kept
+    ]
+    assert before is None or (then := _fits_at(state, head.need, more)) is not None
+    assert before is None or then <= before
 
 
-def test_urgent_goes_first_and_equals_in_the_order_of_submission() -> None:
-    queue = [job("a"), job("b", "low"), job("c", "urgent"), job("d", "high"), job("e")]
-    assert started(queue) == ["c", "d", "a", "e", "b"]
+def _fits_at(state: State, need: Need, more: list[Running]) -> datetime | None:
+    """When a job fits if every job runs to its limit, and for ever without one."""
+    running = [*state.running, *more]
+    ends = [one.stop_by if one.stopping else one.expected_end for one in running]
+    for moment in sorted({NOW, *(end for end in ends if end is not None)}):
+        left = [one for one, end in zip(running, ends, strict=True) if end is None or end > moment]
+        if Capacity(state.box, left).place(need) is not None:
+            return moment
+    return None
 
 
-def test_a_small_job_does_not_push_a_large_one_back() -> None:
-    assert started([job("large", need=Need(cpus=4)), job("small")], Box((), cpus=3, memory_gb=32)) == []
+@cheap
+@given(states() | contended())
+def test_a_second_look_at_the_same_moment_changes_nothing(state: State) -> None:
+    """What was started and stopped is all that there was to do."""
+    decision = decide(state, NOW)
+    stopping = {stop.job_id for stop in decision.preemptions}
+    later = after(state, decision, stopped=False)
+    later = replace(
+        later,
+        running=tuple(
+            replace(one, stopping=True, stop_by=NOW + timedelta(seconds=8)) if one.id in stopping else one
+            for one in later.running
+        ),
+    )
+    again = decide(later, NOW)
+    assert not {start.job_id for start in again.starts} & {start.job_id for start in decision.starts}
+    assert not {stop.for_job for stop in again.preemptions} & {stop.for_job for stop in decision.preemptions}
 
 
-def test_a_job_without_gpus_passes_one_that_waits_for_a_gpu() -> None:
-    taken = Box((Device("a", 0, taken=True),), cpus=8, memory_gb=32)
-    queue = [job("training", need=Need(gpus=1)), job("report"), job("part", need=Need(gpus=0.5))]
-    assert started(queue, taken) == ["report"]
+@cheap
+@given(states() | contended())
+def test_explanations_agree_with_the_decision(state: State) -> None:
+    decision = decide(state, NOW)
+    starts = {start.job_id for start in decision.starts}
+    for one in state.waiting:
+        told = explain(state, one.id, NOW)
+        assert (not told.reasons) == (one.id in starts)
+        assert told.words
+        kinds = {reason.kind for reason in told.reasons}
+        assert ("time" in kinds) == (one.not_before is not None and one.not_before > NOW)
+        if one.id in {stop.for_job for stop in decision.preemptions}:
+            assert kinds == {"room"}
+        for reason in told.reasons:
+            if reason.kind in ("gpus", "gpu_memory", "cpus", "memory"):
+                assert reason.free < reason.asked or reason.kind == "gpus"
 
 
-def test_parts_share_a_gpu_and_leave_the_others_whole() -> None:
-    queue = [job("a", need=Need(gpus=0.5)), job("b", need=Need(gpus=0.5)), job("c", need=Need(gpus=1))]
-    assert [start.devices for start in decision(queue).starts] == [("a",), ("a",), ("b",)]
+@cheap
+@given(states())
+def test_who_waits_for_a_running_job_would_gain_by_its_end(state: State) -> None:
+    for one in state.running:
+        names = waiting_for(state, one.id, NOW)
+        starts = {start.job_id for start in decide(state, NOW).starts}
+        assert not starts & set(names)
+        if one.need == Need():
+            queue = QUEUES[one.queue]
+            assert not names or queue.max_running is not None
+
+
+@cheap
+@given(boxes, needs, st.sampled_from(TEAMS), st.sampled_from(sorted(QUEUES)), st.booleans(), quotas)
+def test_what_is_impossible_never_starts_and_what_is_possible_starts_on_the_empty_box(
+    box: Box, need: Need, team: str, queue: str, checkpoints: bool, caps: tuple[Quota, ...]
+) -> None:
+    free = replace(box, devices=tuple(replace(device, taken=False) for device in box.devices))
+    state = State(free, queues=QUEUES, quotas=caps)
+    reason = impossible(need, state, team=team, queue=queue, checkpoints=checkpoints)
+    one = job("it", need, team=team, queue=queue, checkpoints=checkpoints)
+    started = decide(replace(state, waiting=(one,)), NOW).starts
+    if reason is None:
+        assert started
+    elif reason.kind != "turns":
+        assert not started

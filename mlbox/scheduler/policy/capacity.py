@@ -10,7 +10,7 @@ from mlbox.scheduler.policy.types import EPSILON, Box, Device, Need, Running
 class Capacity:
     """What is free of a box; changes as jobs take and give back."""
 
-    __slots__ = ("_at", "cpus", "devices", "memory", "memory_gb", "share")
+    __slots__ = ("_at", "_bounds", "cpus", "devices", "memory", "memory_gb", "share")
 
     def __init__(self, box: Box, running: Iterable[Running] = ()) -> None:
         self.devices = box.devices
@@ -19,6 +19,7 @@ class Capacity:
         self.share = [0.0 if device.taken else 1.0 for device in box.devices]
         self.memory = [device.memory_gb - device.reserved_gb for device in box.devices]
         self._at = {device.id: at for at, device in enumerate(box.devices)}
+        self._bounds: tuple[int, float] | None = None
         for job in running:
             self.take(job.need, job.devices)
 
@@ -28,6 +29,15 @@ class Capacity:
         other.devices, other._at = self.devices, self._at
         other.cpus, other.memory_gb = self.cpus, self.memory_gb
         other.share, other.memory = self.share.copy(), self.memory.copy()
+        other._bounds = self._bounds
+        return other
+
+    def none(self) -> Capacity:
+        """The same box with nothing free."""
+        other = self.copy()
+        other.cpus = other.memory_gb = 0.0
+        other.share, other.memory = [0.0] * len(self.share), [0.0] * len(self.memory)
+        other._bounds = None
         return other
 
     def take(self, need: Need, devices: Sequence[str]) -> None:
@@ -41,6 +51,7 @@ class Capacity:
     def _move(self, need: Need, devices: Sequence[str], sign: int) -> None:
         self.cpus += sign * need.cpus
         self.memory_gb += sign * need.memory_gb
+        self._bounds = None
         for name in devices:
             at = self._at.get(name)
             if at is not None:
@@ -48,10 +59,25 @@ class Capacity:
                 self.share[at] += sign * share
                 self.memory[at] += sign * memory
 
+    def too_full(self, need: Need) -> bool:
+        """Whether it is plain at a glance that a job does not fit; where not, `place` tells."""
+        if need.cpus > self.cpus + EPSILON or need.memory_gb > self.memory_gb + EPSILON:
+            return True
+        if not need.wants_gpu:
+            return False
+        if self._bounds is None:
+            self._bounds = len(self.whole()), max(self.share, default=0.0)
+        whole, most = self._bounds
+        return need.count > whole if need.whole else max(need.gpus, EPSILON) > most + EPSILON / 2
+
     def place(self, need: Need) -> tuple[str, ...] | None:
         """The devices to run on (none for a job without), or None where it does not fit: all that it needs or nothing."""
         if need.cpus > self.cpus + EPSILON or need.memory_gb > self.memory_gb + EPSILON:
             return None
+        return self.gpus(need)
+
+    def gpus(self, need: Need) -> tuple[str, ...] | None:
+        """The same for the GPUs alone."""
         if not need.wants_gpu:
             return ()
         return self._whole(need) if need.whole else self._shared(need)
@@ -81,7 +107,7 @@ class Capacity:
             share, memory = part(need, device)
             if share > self.share[at] + EPSILON or memory > self.memory[at] + EPSILON:
                 continue
-            if not need.gpus and not device.memory_gb:
+            if need.gpu_memory_gb and not device.memory_gb:
                 continue
             key = (round(self.share[at], 6), round(self.memory[at], 3), device.index, device.id)
             if best is None or key < best:

@@ -1,45 +1,264 @@
-"""Which jobs start now: a pure function of what waits, what runs and what the box has.
-
-Jobs are taken by priority and, within one, in the order of submission. A job that does not fit keeps its place: one behind it may
-start only if that leaves the waiting one what it needs of everything that it was not short of, so that small jobs never push a
-large one back for ever.
-"""
+"""The decision: one pass over the line, in which each job starts, has room made for it, waits at the head, or passes the head."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Hashable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from mlbox.scheduler.policy.backfill import Heads, ends_by, yields
 from mlbox.scheduler.policy.capacity import Capacity
-from mlbox.scheduler.policy.types import EPSILON, RANKS, Decision, Need, Start, State
+from mlbox.scheduler.policy.ordering import OVERDUE, Line, level
+from mlbox.scheduler.policy.preemption import Victim, choose, victims
+from mlbox.scheduler.policy.quotas import Limits, next_window
+from mlbox.scheduler.policy.slices import attained, had_its_turn, next_turn, quantum, tier
+from mlbox.scheduler.policy.types import (
+    RANKS,
+    Decision,
+    Preemption,
+    PreemptionCause,
+    ReasonKind,
+    Running,
+    Start,
+    State,
+    Waiting,
+)
+
+TRIES = 250
+"""To bound a decision, past the head only the first so many kinds of job are looked at that turn out to have to wait."""
 
 
 def decide(state: State, now: datetime) -> Decision:
-    """What to start and what to stop now."""
-    ready = [job for job in state.waiting if job.not_before is None or job.not_before <= now]
-    ordered = sorted(ready, key=lambda job: (-RANKS[job.priority], not job.front, job.submitted_at, job.id))
-    free = Capacity(state.box, state.running)
-    starts: list[Start] = []
-    blocked: list[Need] = []
-    for job in ordered:
-        devices = free.place(job.need)
-        if devices is None or any(_would_delay(job.need, devices, head, free) for head in blocked):
-            blocked.append(job.need)
-            continue
-        starts.append(Start(job.id, devices))
-        free.take(job.need, devices)
-    due = [job.not_before for job in state.waiting if job.not_before is not None and job.not_before > now]
-    return Decision(starts=tuple(starts), look_at=min(due, default=None))
+    """What to start and what to stop now; the order of `state.waiting` does not matter, that of submission is the fastest."""
+    return Pass(state, now).run()
 
 
-def _would_delay(need: Need, devices: Sequence[str], head: Need, free: Capacity) -> bool:
-    """Whether starting a job takes from a waiting one a resource that the waiting one has enough of, or waits for."""
-    left = free.copy()
-    left.take(need, devices)
-    only_gpus = Need(gpus=head.gpus, gpu_memory_gb=head.gpu_memory_gb)
-    wants_gpus = need.wants_gpu and head.wants_gpu and left.place(only_gpus) is None
-    return (
-        wants_gpus
-        or (need.cpus > 0 and head.cpus > left.cpus + EPSILON)
-        or (need.memory_gb > 0 and head.memory_gb > left.memory_gb + EPSILON)
-    )
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pass said of one waiting job: it starts, a limit, `room` is made for it, or it is behind or short."""
+
+    kind: ReasonKind | None
+    ahead: tuple[str, ...] = ()
+    """Jobs that it must not delay."""
+    borrows: bool = False
+
+
+class Pass:
+    """One decision, and where it was asked for, what it said of each job."""
+
+    def __init__(self, state: State, now: datetime, *, traced: bool = False) -> None:
+        self._state = state
+        self._now = now
+        self.line = Line(state, now)
+        self.limits = Limits(state, now)
+        self.free = Capacity(state.box, state.running)
+        self._later = self.free.copy()
+        """What is free when all that are told to stop have stopped."""
+        for job in state.running:
+            if job.stopping:
+                self._later.give(job.need, job.devices)
+        self.heads = Heads(state.running, now)
+        self._starts: list[Start] = []
+        self._preemptions: list[Preemption] = []
+        self._stopped: set[str] = set()
+        self._stuck: set[Hashable] = set()
+        self._borrowers: list[Waiting] = []
+        self.outcomes: dict[str, Outcome] | None = {} if traced else None
+
+    def run(self) -> Decision:
+        """Go down the line."""
+        while (job := self.line.pop(self._is_stuck)) is not None:
+            refusal = self.limits.refusal(job)
+            if refusal is not None:
+                self._note(job, Outcome(refusal))
+            elif self.limits.borrows(job):
+                self._borrowers.append(job)
+            elif self.heads:
+                self._pass_heads(job)
+            else:
+                self._at_the_head(job)
+        for job in self._borrowers:
+            self._borrow(job)
+        return Decision(tuple(self._starts), tuple(self._preemptions), self._look_at())
+
+    # -- one job ----------------------------------------------------------------------------------------------------
+
+    def _at_the_head(self, job: Waiting) -> None:
+        devices = self.free.place(job.need)
+        if devices is not None:
+            self._start(job, devices)
+        elif self._make_room(job):
+            self._note(job, Outcome("room"))
+        else:
+            self.heads.add(job, self.free)
+            self._note(job, Outcome("gpus"))
+
+    def _pass_heads(self, job: Waiting) -> None:
+        devices = self.free.place(job.need)
+        delayed = None if devices is None else self.heads.delayed_by(job, devices)
+        if devices is not None and delayed is None:
+            self._start(job, devices)
+        elif devices is not None and self._fills(job):
+            self._start(job, devices, yields_to=tuple(self.heads.ids))
+        elif self._take_over(job):
+            self._note(job, Outcome("room"))
+        else:
+            self._stuck.add(self._kind(job))
+            self._note_waits(job)
+            self.heads.add(job, self.free)
+
+    def _borrow(self, job: Waiting) -> None:
+        """Above its quota a job takes what nobody else waits for, as long as nobody does: so it must let itself be stopped."""
+        devices = self.free.place(job.need) if job.preemptible else None
+        if devices is None or self.limits.refusal(job) is not None:
+            self._note(job, Outcome("team_quota", borrows=True))
+        elif self.heads.delayed_by(job, devices) is None:
+            self._start(job, devices)
+        elif self._fills(job):
+            self._start(job, devices, yields_to=tuple(self.heads.ids))
+        else:
+            self._note(job, Outcome("team_quota", tuple(self.heads.ids), borrows=True))
+
+    def _fills(self, job: Waiting) -> bool:
+        return self._state.rules.fill and job.checkpoints and job.preemptible and not job.front
+
+    def _kind(self, job: Waiting) -> Hashable:
+        """All that can tell one job from another once somebody waits at the head: what fails for one fails for its likes."""
+        length = quantum(self._state, job.queue)
+        turn = None if length is None else (job.queue, self._tier(job, length))
+        return job.need, job.limit_seconds, self._fills(job), job.priority == "urgent", turn
+
+    def _is_stuck(self, job: Waiting) -> bool:
+        """Whether it is plain that a job cannot start in this pass: the box is too full, or one of its kind could not."""
+        if not self.heads:
+            return False
+        plain = self.free.too_full(job.need) or len(self._stuck) >= TRIES
+        if not (plain and not self._may_take_over(job)) and self._kind(job) not in self._stuck:
+            return False
+        self._note_waits(job)
+        self.heads.add(job, self.free)
+        return True
+
+    def _may_take_over(self, job: Waiting) -> bool:
+        """Whether it may at all get its place from others past the head: as an urgent one, or because it is its turn."""
+        if job.priority == "urgent" and self.heads.rank < RANKS["urgent"]:
+            return True
+        return job.queue not in self.heads.queues and quantum(self._state, job.queue) is not None
+
+    def _start(self, job: Waiting, devices: tuple[str, ...], yields_to: tuple[str, ...] = ()) -> None:
+        self._starts.append(Start(job.id, devices, yields_to))
+        self.free.take(job.need, devices)
+        self._later.take(job.need, devices)
+        self.limits.take(job)
+        self.line.started(job)
+        if not yields_to:
+            self.heads.started(job, devices)
+        self._note(job, Outcome(None))
+
+    def _note_waits(self, job: Waiting) -> None:
+        if self.outcomes is not None:
+            fits = self.free.place(job.need) is not None
+            self.outcomes[job.id] = Outcome("ahead" if fits else "gpus", tuple(self.heads.ids))
+
+    def _note(self, job: Waiting, outcome: Outcome) -> None:
+        if self.outcomes is not None:
+            self.outcomes[job.id] = outcome
+
+    # -- making room ------------------------------------------------------------------------------------------------
+
+    def _make_room(self, job: Waiting) -> bool:
+        """Whether the first in line starts once those stop that were told to, or that are now told to."""
+        if self._later.place(job.need) is None:
+            chosen = choose(
+                job.need, self._later, victims(self._candidates(), lambda other: self._cause(other, job), self._now)
+            )
+            if not chosen or self._fits_as_soon(job, chosen):
+                return False
+            self._stop(chosen, job)
+        self._promise(job)
+        return True
+
+    def _take_over(self, job: Waiting) -> bool:
+        """Whether a job past the head gets its place from those that it may stop alone, so that the head loses nothing.
+
+        An urgent one where none of its rank waits, and one whose turn it is where none of its queue does.
+        """
+        if not self._may_take_over(job):
+            return False
+        causes: set[PreemptionCause] = set()
+        if RANKS[job.priority] > self.heads.rank:
+            causes.add("priority")
+        if job.queue not in self.heads.queues:
+            causes.add("turn")
+
+        def cause(other: Running) -> PreemptionCause | None:
+            found = None if other.yields_to else self._cause(other, job)
+            return found if found in causes else None
+
+        chosen = choose(job.need, self.free.none(), victims(self._candidates(), cause, self._now))
+        if not chosen:
+            return False
+        self._stop(chosen, job)
+        self._promise(job)
+        return True
+
+    def _candidates(self) -> list[Running]:
+        return [job for job in self._state.running if job.id not in self._stopped]
+
+    def _cause(self, other: Running, job: Waiting) -> PreemptionCause | None:
+        """Why a waiting job may stop a running one."""
+        if yields(other, job):
+            return "filling"
+        if other.id in self.limits.over and other.team != job.team:
+            return "quota"
+        if other.queue == job.queue and self._turn_of(job, other):
+            return "turn"
+        if job.priority == "urgent" and RANKS[other.priority] < RANKS["urgent"]:
+            return "priority"
+        return None
+
+    def _turn_of(self, job: Waiting, other: Running) -> bool:
+        length = quantum(self._state, job.queue)
+        if length is None or not had_its_turn(other, self._state, self._now):
+            return False
+        return self._tier(job, length) < tier(attained(other, self._state, self._now), length)
+
+    def _tier(self, job: Waiting, length: float) -> int:
+        return -1 if level(job, self._now, self._state.rules) == OVERDUE else tier(job.attained, length)
+
+    def _fits_as_soon(self, job: Waiting, chosen: list[Victim]) -> bool:
+        """Whether time limits make as much room within the grace of those that would be stopped."""
+        by = self._now + timedelta(seconds=max(one.job.grace_seconds for one in chosen))
+        room = self._later.copy()
+        for other in self._candidates():
+            ends = ends_by(other, self._now)
+            if not other.stopping and ends is not None and ends <= by:
+                room.give(other.need, other.devices)
+        return room.place(job.need) is not None
+
+    def _stop(self, chosen: list[Victim], job: Waiting) -> None:
+        for one in chosen:
+            self._stopped.add(one.job.id)
+            self._later.give(one.job.need, one.job.devices)
+            self._preemptions.append(Preemption(one.job.id, job.id, one.cause))
+
+    def _promise(self, job: Waiting) -> None:
+        """Keep its place from all behind it, also what is free of it already."""
+        devices = self._later.place(job.need)
+        assert devices is not None
+        self._later.take(job.need, devices)
+        self.free.take(job.need, devices)
+        self.limits.take(job)
+        self.line.started(job)
+
+    # -- by the clock -----------------------------------------------------------------------------------------------
+
+    def _look_at(self) -> datetime | None:
+        if not self._state.waiting:
+            return None
+        moments = [
+            self.line.next_change,
+            next_window(self._state.quotas, self._now),
+            next_turn(self._state, self.line.queues, self._now),
+        ]
+        return min((moment for moment in moments if moment is not None), default=None)

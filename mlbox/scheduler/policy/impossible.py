@@ -2,25 +2,38 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 from mlbox.scheduler.policy.capacity import gpus
-from mlbox.scheduler.policy.types import DEFAULT_QUEUE, EPSILON, Need, Reason, State
+from mlbox.scheduler.policy.quotas import active, most
+from mlbox.scheduler.policy.types import DEFAULT_QUEUE, EPSILON, Box, Need, Queue, Reason, State
+from mlbox.scheduler.policy.windows import changes
+
+_MONDAY = datetime(2024, 1, 1, tzinfo=UTC)
+"""Any week tells what is so in all of them."""
+_WEEK = timedelta(days=8)
 
 
 def impossible(
-    need: Need, state: State, *, team: str = "everyone", queue: str = DEFAULT_QUEUE, checkpoints: bool = False
+    need: Need,
+    state: State,
+    *,
+    team: str = "everyone",
+    queue: str = DEFAULT_QUEUE,
+    checkpoints: bool = False,
 ) -> Reason | None:
-    """Why a job could not run on the empty box, whatever anyone waits for; None where it could.
+    """Why a job could not run on the empty box, today or any day; None where it could.
 
-    `asked` and `free` are what it asks and the most that there ever is; `kind` names the field.
+    `asked` and `free` of the reason are what it asks and the most that there ever is; `kind` tells what of.
     """
     line = state.queues.get(queue)
     if line and line.quantum_seconds is not None and not checkpoints:
         return Reason("turns", f"jobs in the queue {queue} take turns, and it saves no checkpoints")
-    return _too_large(need, state) or _over_limits(need, state, team, queue)
+    asked = gpus(need, state.box)
+    return _too_large(need, state.box) or _over_queue(asked, line) or _over_quota(asked, state, team)
 
 
-def _too_large(need: Need, state: State) -> Reason | None:
-    box = state.box
+def _too_large(need: Need, box: Box) -> Reason | None:
     if need.cpus > box.cpus + EPSILON:
         return Reason("cpus", f"it asks {need.cpus:g} CPUs, the box has {box.cpus:g}", need.cpus, box.cpus)
     if need.memory_gb > box.memory_gb + EPSILON:
@@ -40,17 +53,26 @@ def _too_large(need: Need, state: State) -> Reason | None:
     return None
 
 
-def _over_limits(need: Need, state: State, team: str, queue: str) -> Reason | None:
-    asked = gpus(need, state.box)
-    line = state.queues.get(queue)
-    if line and line.max_running == 0:
-        return Reason("queue_running", f"the queue {queue} runs no jobs", 1, 0)
-    if line and line.max_gpus is not None and asked > line.max_gpus + EPSILON:
-        return Reason("queue_gpus", f"the queue {queue} may hold {line.max_gpus:g} GPUs", asked, line.max_gpus)
-    for quota in state.quotas:
-        if quota.team != team or quota.borrowable or quota.windows:
-            continue
-        most = quota.gpus if quota.gpus is not None else (quota.share or 0.0) * len(state.box.devices)
-        if asked > most + EPSILON:
-            return Reason("team_quota", f"team {team} may hold {most:g} GPUs at any time", asked, most)
+def _over_queue(asked: float, queue: Queue | None) -> Reason | None:
+    if queue is None:
+        return None
+    if queue.max_running == 0:
+        return Reason("queue_running", f"the queue {queue.name} runs no jobs", 1, 0)
+    if asked and queue.max_gpus is not None and asked > queue.max_gpus + EPSILON:
+        return Reason("queue_gpus", f"the queue {queue.name} may hold {queue.max_gpus:g} GPUs", asked, queue.max_gpus)
     return None
+
+
+def _over_quota(asked: float, state: State, team: str) -> Reason | None:
+    """Whether at each moment of a week some quota that cannot be passed is too small."""
+    caps = [quota for quota in state.quotas if quota.team == team and not quota.borrowable]
+    windows = [window for quota in caps for window in quota.windows]
+    moments = {_MONDAY, *(moment for window in windows for moment in changes(window, _MONDAY, _MONDAY + _WEEK))}
+    allowed = [
+        min((most(quota, state) for quota in caps if active(quota, moment)[0]), default=float("inf"))
+        for moment in moments
+    ]
+    highest = max(allowed)
+    if not asked or asked <= highest + EPSILON:
+        return None
+    return Reason("team_quota", f"team {team} may never hold more than {highest:g} GPUs", asked, highest)

@@ -1,35 +1,224 @@
-"""Why a job waits, and who waits for one that runs: asked for one job at a time, apart from the decision."""
+"""Why a job waits, and who waits for one that runs: asked of one job at a time, from the same pass that decides."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta, tzinfo
 
+from mlbox.scheduler.policy.backfill import ends_by
 from mlbox.scheduler.policy.capacity import Capacity
-from mlbox.scheduler.policy.decision import decide
-from mlbox.scheduler.policy.types import Explanation, Reason, State
+from mlbox.scheduler.policy.decision import Outcome, Pass
+from mlbox.scheduler.policy.ordering import Line
+from mlbox.scheduler.policy.quotas import Limits
+from mlbox.scheduler.policy.types import (
+    EPSILON,
+    Decision,
+    Explanation,
+    Need,
+    Reason,
+    ReasonKind,
+    Running,
+    State,
+    Waiting,
+)
+
+_NAMED = 3
+"""So many jobs are named; of more, their number is told."""
 
 
-def explain(state: State, job_id: str, now: datetime) -> Explanation:
-    """What a waiting job waits for; raises KeyError where it does not wait."""
+def explain(
+    state: State, job_id: str, now: datetime, *, zone: tzinfo = UTC, names: Mapping[str, str] | None = None
+) -> Explanation:
+    """What a waiting job waits for; raises KeyError where it does not wait. Times in words are those of `zone`."""
     job = next((job for job in state.waiting if job.id == job_id), None)
     if job is None:
         raise KeyError(job_id)
-    if any(start.job_id == job_id for start in decide(state, now).starts):
-        return Explanation(job_id, (), now, "starts now")
-    if job.not_before is not None and job.not_before > now:
-        words = f"tried again at {job.not_before:%H:%M:%S}"
-        return Explanation(job_id, (Reason("time", words, until=job.not_before),), None, words)
-    free = Capacity(state.box, state.running)
-    words = "waits for its turn" if free.place(job.need) is not None else "waits for what others hold"
-    return Explanation(job_id, (Reason("ahead", words),), None, words)
+    return _Telling(state, now, zone, names or {}).explain(job)
 
 
 def waiting_for(state: State, job_id: str, now: datetime) -> tuple[str, ...]:
-    """The jobs that wait for what a running one holds, first in line first."""
-    job = next(job for job in state.running if job.id == job_id)
-    free = Capacity(state.box, state.running)
-    waits = []
-    for other in state.waiting:
-        if free.place(other.need) is None and (not other.need.wants_gpu or job.need.wants_gpu):
-            waits.append(other.id)
-    return tuple(waits)
+    """The jobs that wait for something that a running one holds, in the order of the line; raises KeyError."""
+    job = next((job for job in state.running if job.id == job_id), None)
+    if job is None:
+        raise KeyError(job_id)
+    told = _Telling(state, now, UTC, {})
+    line = Line(state, now)
+    found = []
+    while (other := line.pop(lambda _: False)) is not None:
+        if any(_holds(job, other, kind) for kind in told.kinds(other)):
+            found.append(other.id)
+    return tuple(found)
+
+
+def _holds(job: Running, other: Waiting, kind: ReasonKind) -> bool:
+    """Whether a running job holds some of what another is short of."""
+    if kind == "team_quota":
+        return job.need.wants_gpu and job.team == other.team
+    if kind in ("queue_gpus", "queue_running"):
+        return job.queue == other.queue and (job.need.wants_gpu or kind == "queue_running")
+    if kind in ("gpus", "gpu_memory"):
+        return job.need.wants_gpu
+    return (kind == "cpus" and job.need.cpus > 0) or (kind == "memory" and job.need.memory_gb > 0)
+
+
+class _Telling:
+    """One pass, and what is free after it."""
+
+    def __init__(self, state: State, now: datetime, zone: tzinfo, names: Mapping[str, str]) -> None:
+        self._state = state
+        self._now = now
+        self._zone = zone
+        self._names = names
+        decided = Pass(state, now, traced=True)
+        self._decision: Decision = decided.run()
+        self._outcomes: Mapping[str, Outcome] = decided.outcomes or {}
+        self._limits: Limits = decided.limits
+        waiting = {job.id: job for job in state.waiting}
+        self._free = Capacity(state.box, state.running)
+        for start in self._decision.starts:
+            self._free.take(waiting[start.job_id].need, start.devices)
+
+    def explain(self, job: Waiting) -> Explanation:
+        outcome = self._outcomes.get(job.id)
+        if outcome is None:
+            at = job.not_before or self._now
+            words = f"tried again at {self._clock(at)}"
+            return Explanation(job.id, (Reason("time", words, until=at),), None, words)
+        if outcome.kind is None:
+            return Explanation(job.id, (), self._now, "starts now")
+        reasons = tuple(self._reasons(job, outcome))
+        known = [reason.until for reason in reasons if reason.until is not None]
+        sure = len(known) == len(reasons) and not outcome.ahead
+        words = "; ".join(reason.words for reason in reasons)
+        return Explanation(job.id, reasons, max(known) if sure else None, words)
+
+    def kinds(self, job: Waiting) -> list[ReasonKind]:
+        """What a job is short of, or which limit keeps it; nothing for one that starts, or waits only for its turn."""
+        outcome = self._outcomes.get(job.id)
+        if outcome is None or outcome.kind is None:
+            return []
+        limits: list[ReasonKind] = (
+            [outcome.kind] if outcome.kind in ("team_quota", "queue_gpus", "queue_running") else []
+        )
+        return [*_shortages(job.need, self._free), *limits]
+
+    def _reasons(self, job: Waiting, outcome: Outcome) -> Iterator[Reason]:
+        if outcome.kind == "room":
+            yield self._room(job)
+            return
+        short = _shortages(job.need, self._free)
+        for kind in short:
+            yield self._short(kind, job, last=kind == short[-1])
+        if outcome.kind in ("team_quota", "queue_gpus", "queue_running"):
+            yield self._limits.reason(outcome.kind, job, self._until(job, borrows=outcome.borrows))
+        if outcome.ahead:
+            yield self._ahead(outcome.ahead, kept=not short)
+        elif not short and outcome.kind not in ("team_quota", "queue_gpus", "queue_running"):
+            yield Reason("room", "what it needs is kept for a job that room is being made for")
+
+    def _until(self, job: Waiting, *, borrows: bool) -> str:
+        cap = (self._limits.soft if borrows else self._limits.hard).get(job.team)
+        when = f" until {self._clock(cap.until)}" if cap is not None and cap.until is not None else ""
+        return f"{when}, and others wait for more" if borrows else when
+
+    def _room(self, job: Waiting) -> Reason:
+        told = {stop.job_id: stop.for_job for stop in self._decision.preemptions}
+        stopping = [other for other in self._state.running if other.stopping or other.id in told]
+        own = [other for other in stopping if told.get(other.id) == job.id] or stopping
+        until = max(self._stops_by(other) for other in own)
+        ids = tuple(other.id for other in own)
+        words = f"room is being made: {self._named(ids, 'is', 'are')} stopped by {self._clock(until)}"
+        return Reason("room", words, until=until, jobs=ids)
+
+    def _stops_by(self, job: Running) -> datetime:
+        return job.stop_by or self._now + timedelta(seconds=job.grace_seconds)
+
+    def _ahead(self, ahead: Sequence[str], *, kept: bool) -> Reason:
+        words = (
+            f"what is free is kept for {self._named(ahead)}" if kept else f"{self._named(ahead, 'goes', 'go')} first"
+        )
+        return Reason("ahead", words, jobs=tuple(ahead))
+
+    def _short(self, kind: ReasonKind, job: Waiting, *, last: bool) -> Reason:
+        words, asked, free = _shortage(kind, job.need, self._free)
+        until, enough = self._frees(job.need)
+        if last and until is not None:
+            words += f"; frees about {self._clock(until)} when {self._named(enough, 'ends', 'end')}"
+        holders = tuple(other.id for other in self._state.running if _holds(other, job, kind))
+        if last and until is None and holders:
+            words += f"; held by {self._named(holders)}, and nobody knows until when"
+        return Reason(kind, words, asked, free, until, enough or holders)
+
+    def _frees(self, need: Need) -> tuple[datetime | None, tuple[str, ...]]:
+        """When a job fits at the latest by the time limits, and by whose ends."""
+        room = self._free.copy()
+        ends = [
+            (end, other.id, other) for other in self._state.running if (end := ends_by(other, self._now)) is not None
+        ]
+        given: list[Running] = []
+        for moment, _, other in sorted(ends, key=lambda end: end[:2]):
+            room.give(other.need, other.devices)
+            given.append(other)
+            if room.place(need) is not None:
+                return moment, self._needed(need, given)
+        return None, ()
+
+    def _needed(self, need: Need, given: Sequence[Running]) -> tuple[str, ...]:
+        """Those of the ended ones without which it would not fit."""
+        needed = list(given)
+        for one in given:
+            room = self._free.copy()
+            for other in needed:
+                if other is not one:
+                    room.give(other.need, other.devices)
+            if room.place(need) is not None:
+                needed.remove(one)
+        return tuple(job.id for job in needed)
+
+    def _named(self, ids: Sequence[str], one: str = "", many: str = "") -> str:
+        """Jobs, and the form of a verb that goes with their number."""
+        names = [self._names.get(job, job) for job in ids]
+        if len(names) == 1:
+            return f"job {names[0]} {one}".rstrip()
+        listed = f"jobs {', '.join(names[:-1])} and {names[-1]}" if len(names) <= _NAMED else f"{len(names)} jobs"
+        return f"{listed} {many}".rstrip()
+
+    def _clock(self, at: datetime) -> str:
+        local, today = at.astimezone(self._zone), self._now.astimezone(self._zone)
+        if local.date() == today.date():
+            return f"{local:%H:%M}"
+        return f"{local:%a %H:%M}" if at - self._now < timedelta(days=6) else f"{local:%d %b %H:%M}"
+
+
+def _shortages(need: Need, free: Capacity) -> list[ReasonKind]:
+    short: list[ReasonKind] = []
+    if free.gpus(need) is None:
+        short.append("gpu_memory" if need.gpu_memory_gb and not need.gpus else "gpus")
+    if need.cpus > free.cpus + EPSILON:
+        short.append("cpus")
+    if need.memory_gb > free.memory_gb + EPSILON:
+        short.append("memory")
+    return short
+
+
+def _shortage(kind: ReasonKind, need: Need, free: Capacity) -> tuple[str, float, float]:
+    """A shortage in words, what is asked and what is free."""
+    if kind == "cpus":
+        return f"{_number(free.cpus)} CPUs free, you ask {need.cpus:g}", need.cpus, free.cpus
+    if kind == "memory":
+        words = f"{_number(free.memory_gb)} GB of memory free, you ask {need.memory_gb:g}"
+        return words, need.memory_gb, free.memory_gb
+    if kind == "gpu_memory":
+        most = max((room for room, share in zip(free.memory, free.share, strict=True) if share > EPSILON), default=0.0)
+        words = f"no GPU has {need.gpu_memory_gb:g} GB free, the most is {_number(most)}"
+        return words, need.gpu_memory_gb, most
+    if not need.whole:
+        most = max(free.share, default=0.0)
+        return f"no GPU has {need.gpus:g} of it free, the most is {_number(most)}", need.gpus, most
+    whole = len(free.whole(need))
+    sized = f" of {need.gpu_memory_gb:g} GB" if need.gpu_memory_gb else ""
+    return f"{whole} GPU{'' if whole == 1 else 's'}{sized} free, you ask {need.count}", need.count, whole
+
+
+def _number(value: float) -> str:
+    return f"{max(0.0, value):.4g}"

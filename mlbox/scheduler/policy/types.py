@@ -85,7 +85,7 @@ class Waiting:
     front: bool = False
     """Requeued after a preemption: at the front of its class."""
     promised: bool = False
-    """Others were stopped for it (`Preemption.for_job`), and it has not started yet: at the front of all of its priority."""
+    """Others were stopped for it (`Preemption.for_job`), and it has not started yet: the first of all."""
     attained: float = 0.0
     """GPU-seconds that its attempts have had; on a box without GPUs, CPU-seconds."""
     limit_seconds: float | None = None

@@ -24,10 +24,16 @@ def span(window: Window, now: datetime) -> tuple[datetime, datetime] | None:
 
 def next_change(window: Window, now: datetime) -> datetime | None:
     """When it opens or closes next."""
-    today = now.astimezone(ZoneInfo(window.zone)).date()
-    days = [today + count * _DAY for count in range(-1, 9)]
+    return min(changes(window, now, now + 9 * _DAY), default=None)
+
+
+def changes(window: Window, after: datetime, until: datetime) -> list[datetime]:
+    """When it opens and closes between two moments."""
+    zone = ZoneInfo(window.zone)
+    first, last = after.astimezone(zone).date() - _DAY, until.astimezone(zone).date()
+    days = [first + count * _DAY for count in range((last - first).days + 1)]
     moments = [moment for day in days if day.weekday() in window.days for moment in _opening(window, day)]
-    return min((moment for moment in moments if moment > now), default=None)
+    return [moment for moment in moments if after < moment <= until]
 
 
 @lru_cache(4096)

@@ -1,0 +1,144 @@
+"""The line: priority that rises with waiting, then the queue and the team that had least of their share, then submission."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
+
+from mlbox.scheduler.policy.capacity import cost
+from mlbox.scheduler.policy.fairness import charge, holding
+from mlbox.scheduler.policy.slices import quantum, tier
+from mlbox.scheduler.policy.types import RANKS, Rules, State, Usage, Waiting
+
+OVERDUE = max(RANKS.values()) + 1
+"""Above urgent: here only the order of submission counts."""
+AHEAD_SECONDS = 3600.0
+"""A GPU that is held counts as this long of use to come, so that what gets free at once does not all go to one team."""
+
+
+def level(job: Waiting, now: datetime, rules: Rules) -> int:
+    """Its priority, and one more for each while that it waited."""
+    waited = (now - (job.queued_at or job.submitted_at)).total_seconds()
+    return min(OVERDUE, RANKS[job.priority] + max(0, int(waited // rules.ageing_seconds)))
+
+
+class _Group(NamedTuple):
+    level: int
+    promised: bool
+    queue: str
+    team: str
+
+
+class Line:
+    """Waiting jobs, first first. It changes as jobs start, because their team and queue then have more."""
+
+    def __init__(self, state: State, now: datetime) -> None:
+        self._state = state
+        self._teams = _Scores(state, state.teams, "team", now)
+        self._queues = _Scores(state, state.queued, "queue", now)
+        self.next_change: datetime | None = None
+        """When a retry is due, or a job rises."""
+        self.queues = {job.queue for job in state.waiting}
+        self._jobs = self._grouped(now)
+        self._next = dict.fromkeys(self._jobs, 0)
+        self._heap = [(self._key(group), group) for group in self._jobs]
+        heapq.heapify(self._heap)
+
+    def _grouped(self, now: datetime) -> dict[_Group, list[Waiting]]:
+        groups: dict[_Group, list[Waiting]] = {}
+        sliced = {name for name in self.queues if quantum(self._state, name) is not None}
+        due, age = [], self._state.rules.ageing_seconds
+        rise = age
+        for job in self._state.waiting:
+            if job.not_before is not None and job.not_before > now:
+                due.append(job.not_before)
+                continue
+            rises, rest = divmod((now - (job.queued_at or job.submitted_at)).total_seconds(), age)
+            at = min(OVERDUE, RANKS[job.priority] + max(0, int(rises)))
+            if at < OVERDUE and age - rest < rise:
+                rise = age - rest
+            free = at == OVERDUE or job.promised
+            group = _Group(at, job.promised, "" if free else job.queue, "" if free or job.queue in sliced else job.team)
+            groups.setdefault(group, []).append(job)
+        if groups:
+            due.append(now + timedelta(seconds=max(rise, 0.001)))
+        self.next_change = min(due, default=None)
+        for group, jobs in groups.items():
+            jobs.sort(key=self._by_service if group.queue in sliced else _by_submission)
+        return groups
+
+    def _by_service(self, job: Waiting) -> tuple[Any, ...]:
+        return tier(job.attained, quantum(self._state, job.queue) or 1.0), not job.front, job.submitted_at, job.id
+
+    def _key(self, group: _Group) -> tuple[Any, ...]:
+        job = self._jobs[group][self._next[group]]
+        shared = bool(group.queue)
+        return (
+            not group.promised,
+            -group.level,
+            self._queues.of(group.queue) if shared else 0.0,
+            self._teams.of(group.team) if group.team else 0.0,
+            job.submitted_at,
+            job.id,
+        )
+
+    def pop(self, skip: Callable[[Waiting], bool]) -> Waiting | None:
+        """The next job that `skip`, which is asked in the order of the line, does not leave out; None at the end."""
+        while self._heap:
+            key, group = self._heap[0]
+            current = self._key(group)
+            if current > key:  # somebody of its team or queue started
+                heapq.heapreplace(self._heap, (current, group))
+                continue
+            job = self._advance(group, current, skip)
+            if self._next[group] < len(self._jobs[group]):
+                heapq.heapreplace(self._heap, (self._key(group), group))
+            else:
+                heapq.heappop(self._heap)
+            if job is not None:
+                return job
+        return None
+
+    def _advance(self, group: _Group, key: tuple[Any, ...], skip: Callable[[Waiting], bool]) -> Waiting | None:
+        """The first of a group that is not left out, as far as the group is in front of all others."""
+        jobs, at = self._jobs[group], self._next[group]
+        other = min(self._heap[1:3], default=None)
+        bound = None if other is None or key[:4] < other[0][:4] else other[0][4:]
+        while at < len(jobs):
+            job = jobs[at]
+            if bound is not None and (job.submitted_at, job.id) > bound:
+                break
+            at += 1
+            if not skip(job):
+                self._next[group] = at
+                return job
+        self._next[group] = at
+        return None
+
+    def started(self, job: Waiting) -> None:
+        """A job has got its part."""
+        part = cost(job.need, self._state.box)
+        self._teams.add(job.team, part)
+        self._queues.add(job.queue, part)
+
+
+def _by_submission(job: Waiting) -> tuple[Any, ...]:
+    return not job.front, job.submitted_at, job.id
+
+
+class _Scores:
+    """How much of its share each name has had: the lowest goes first."""
+
+    def __init__(self, state: State, usage: Usage | None, by: str, now: datetime) -> None:
+        self._held = holding(state.running, state.box, "team" if by == "team" else "queue")
+        used = charge(usage or Usage(now), self._held, now, state.rules.half_life_seconds)
+        self._used: Mapping[str, float] = used.seconds
+        self._weights = state.shares if by == "team" else {name: queue.weight for name, queue in state.queues.items()}
+
+    def of(self, name: str) -> float:
+        return (self._used.get(name, 0.0) + self._held.get(name, 0.0) * AHEAD_SECONDS) / self._weights.get(name, 1.0)
+
+    def add(self, name: str, part: float) -> None:
+        self._held[name] = self._held.get(name, 0.0) + part
