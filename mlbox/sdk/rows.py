@@ -96,20 +96,33 @@ class Pool:
 
 
 def _numbers(column: pa.Array, dtype: np.dtype, name: str) -> np.ndarray:
-    """A column as numpy has it; what float32 does not hold is rounded once, and NaN stands for missing."""
-    if dtype == np.float32:
-        if column.null_count or not pa.types.is_floating(column.type):
-            column = column.cast(pa.float32(), safe=False)
-        return np.asarray(column.to_numpy(zero_copy_only=False))
-    if column.null_count:
+    """A column as numpy has it, for a place of this type, where it is rounded once; NaN stands for missing.
+
+    Without Arrow's functions where it can be, because the first use of one takes a second and 50 MB.
+    """
+    if column.null_count and dtype != np.float32:
         raise InvalidInput(
             f"The column {name} has missing values, which its tensor cannot hold.",
             hint="Take it into X with `label=`, where they are NaN, or fill them in the data.",
             field=name,
         )
     if pa.types.is_timestamp(column.type):
-        column = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64())
+        column = column if column.type.unit == "us" else column.cast(pa.timestamp("us", column.type.tz))
+        column = column.view(pa.int64())
+    if column.null_count and pa.types.is_int64(column.type):
+        return _holed(column)
+    if column.null_count and not pa.types.is_floating(column.type):
+        column = column.cast(pa.float32(), safe=False)
     return np.asarray(column.to_numpy(zero_copy_only=False))
+
+
+def _holed(column: pa.Array) -> np.ndarray:
+    """Whole numbers of which some are missing, as float32: Arrow would go over float64, and round twice."""
+    validity, values = column.buffers()
+    within = slice(column.offset, column.offset + len(column))
+    found = np.frombuffer(values, np.int64)[within].astype(np.float32)
+    found[np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[within] == 0] = np.nan
+    return found
 
 
 # -- whose rows, in which order -----------------------------------------------------------------------------------------------

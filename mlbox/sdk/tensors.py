@@ -86,7 +86,7 @@ class Batches(IterableDataset):  # type: ignore[misc]
         chunks = reader.chunks(pieces, size, mixed=self._seed is not None)
         draw = None if self._seed is None else np.random.default_rng([self._seed, self.epoch, part.start])
         for pool in rows.pools(chunks, self._layout, size):
-            order = torch.arange(pool.rows) if draw is None else torch.from_numpy(draw.permutation(pool.rows))
+            order = np.arange(pool.rows) if draw is None else draw.permutation(pool.rows)
             yield from self._batches(pool, order)
 
     def _blocks(self) -> list[rows.Block]:
@@ -96,15 +96,15 @@ class Batches(IterableDataset):  # type: ignore[misc]
         order = np.random.default_rng([self._seed, self.epoch]).permutation(len(blocks))
         return [blocks[at] for at in order]
 
-    def _batches(self, pool: rows.Pool, order: torch.Tensor) -> Iterator[Batch]:
-        matrix = torch.from_numpy(pool.matrix)
-        single = {name: torch.from_numpy(values) for name, values in pool.single.items()}
-        for chosen in order.split(self._batch_size):
-            taken = {name: values.index_select(0, chosen) for name, values in single.items()}
+    def _batches(self, pool: rows.Pool, order: np.ndarray) -> Iterator[Batch]:
+        # By numpy, because torch would wake a thread for each core, which takes longer than the rows of a batch do.
+        for start in range(0, len(order), self._batch_size):
+            chosen = order[start : start + self._batch_size]
+            taken = {name: torch.from_numpy(values.take(chosen)) for name, values in pool.single.items()}
             if self._layout.label is None:
                 yield taken
             else:
-                yield matrix.index_select(0, chosen), taken[self._layout.label]
+                yield torch.from_numpy(pool.matrix.take(chosen, axis=0)), taken[self._layout.label]
 
 
 def share_of(rank: int | None, world_size: int | None) -> tuple[int, int]:
