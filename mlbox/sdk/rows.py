@@ -25,8 +25,8 @@ from mlbox.sdk.parquet import opened
 
 CHUNK_ROWS = 16_384
 """Rows that are decoded at a time, at most."""
-LANES = 2
-"""Blocks that are read in turn where they are too large for a pool to hold as many; each open one takes some 50 MB."""
+LANES = 3
+"""Blocks that are read in turn where they are too large for a pool to hold as many; each open one takes some 15 MB."""
 MOST_OPEN = 32
 POOLS = 2
 """One is handed out while another is filled."""
