@@ -508,10 +508,10 @@ class Deleted(Record, frozen=True, kw_only=True):
     """Something that was deleted and can be taken back."""
 
     id: str
-    """`KIND:ID`; a kind is run, experiment, logged-model, model or version."""
+    """`KIND:ID`; a kind is run, experiment, logged-model, model, version or dataset."""
     name: str
     owner: str
-    """The experiment or model that it belongs to, which says whose it is."""
+    """The experiment, model or dataset that it belongs to, which says whose it is."""
     deleted_at: datetime
     deleted_by: str = ""
     goes_at: datetime
@@ -528,6 +528,8 @@ class Collected(Record, frozen=True, kw_only=True):
     logged_models: int
     versions: int
     """Deleted versions whose files went; who made and approved them stays known."""
+    datasets: int = 0
+    """Dataset versions whose files went."""
     files: int
     bytes: int
     """Freed on disk."""
@@ -817,6 +819,10 @@ class LabelSet(Record, frozen=True, kw_only=True):
     """Counts the changes of policy and sources; the server's."""
     entities: str = ""
     """A source whose rows say which entities there are; a label of another is held back."""
+    horizon_seconds: Annotated[float, Meta(gt=0, le=1e10)] | None = None
+    """How far after a prediction its event may be, where the prediction does not say which one it is about; None: any."""
+    published: str = ""
+    """The source that what counts is written to; the server's."""
     description: str = ""
     rows: int = 0
     created_at: datetime | None = None
@@ -1528,6 +1534,41 @@ class DriftSummary(Record, frozen=True, kw_only=True):
     missing_risen: int = 0
     worst_feature: str | None = None
     worst_statistic: float | None = None
+
+
+class LabelLag(Record, frozen=True, kw_only=True):
+    """How many predictions had their label within a lag, of those that are at least so old."""
+
+    lag_seconds: float
+    predictions: int
+    labelled: int
+    share: float | None
+    """None while no prediction is so old."""
+
+
+class LivePerformance(Record, frozen=True, kw_only=True):
+    """How one version in one role did, by the labels that are known so far; a prediction without one says nothing."""
+
+    model: str
+    version: int
+    role: ServeRole
+    label_set: str
+    start: datetime | None = None
+    """Of the span of domain time that the predictions are of; None: since the first."""
+    end: datetime | None = None
+    predictions: int
+    labelled: int
+    coverage: float
+    """Share of the predictions that have a label."""
+    tied: int = 0
+    """Predictions whose label waits for a review."""
+    maturity: tuple[LabelLag, ...] = ()
+    metrics: dict[str, float | None] = {}
+    """By the kind of label: auc, log_loss, brier, accuracy; mae, rmse, r2. None where there is none, as the AUC of one class."""
+    measured: int = 0
+    """Labelled predictions that the metrics are over: the newest, where there are very many."""
+    training: dict[str, float] = {}
+    """The same metrics as the version's run measured them."""
 
 
 class SkewResult(Record, frozen=True, kw_only=True):

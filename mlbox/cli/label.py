@@ -62,6 +62,9 @@ def create(
     ] = None,
     policy: Annotated[str, typer.Option(help="latest, priority, majority or weighted: which claim counts.")] = "latest",
     entities: Annotated[str, typer.Option(help="A source that says which entities there are.")] = "",
+    horizon_days: Annotated[
+        float | None, typer.Option(help="How far after a prediction its event may be, where it does not say which.")
+    ] = None,
     description: str = "",
     output: OutputOption = Output.table,
 ) -> None:
@@ -77,6 +80,7 @@ def create(
         sources=tuple(_source(one) for one in source or ()),
         policy=_one_of(policy, get_args(LabelPolicy), "policy"),
         entities=entities,
+        horizon_seconds=horizon_days * 86_400 if horizon_days is not None else None,
         description=description,
     )
     with connect() as client:
@@ -127,6 +131,18 @@ def import_label_studio(name: str, file: Path, source: Source = None) -> None:
     """Add the annotations of Label Studio's JSON export: cancelled ones dropped, ground truth first, annotators kept."""
     with connect(timeout_seconds=600) as client:
         _tell(name, client.upload("POST", f"/api/v1/labels/{name}/label-studio", file, Labelled, source=source))
+
+
+@app.command(epilog="Example: mlbox label publish churned --source churn_outcomes")
+def publish(
+    name: str,
+    source: Annotated[str, typer.Option(help="The source that is made for it; by default NAME_resolved.")] = "",
+    output: OutputOption = Output.table,
+) -> None:
+    """Have what counts written to a source, so that feature views read it as it was knowable at every moment."""
+    with connect(timeout_seconds=600) as client:
+        body = {"source": source or f"{name}_resolved"}
+        show_one(client.post(f"/api/v1/labels/{name}/publish", LabelSet, body), output)
 
 
 @app.command(epilog="Example: mlbox label held churned")

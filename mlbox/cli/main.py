@@ -47,7 +47,7 @@ COMMANDS = {
     "label": Entry("label", "Labels: outcomes that come late, twice and in conflict."),
     "dataset": Entry("dataset", "Dataset versions."),
     "endpoint": Entry("endpoint", "What serves, and predictions."),
-    "monitor": Entry("monitor", "Drift of what is served."),
+    "monitor": Entry("monitor", "What is served: drift, skew, and performance as labels arrive."),
     "alert": Entry("alert", "Alerts."),
     "audit": Entry("audit", "What happened, and who did it."),
     "feature": Entry("feature", "Feature views and services, and what is known of an entity."),

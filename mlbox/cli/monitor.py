@@ -1,16 +1,18 @@
-"""`mlbox monitor`: drift of what is served."""
+"""`mlbox monitor`: drift, skew and live performance of what is served."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show
-from mlbox.records import DriftResult, DriftSummary, SkewResult
+from mlbox.cli.output import Output, OutputOption, note, show
+from mlbox.errors import InvalidInput
+from mlbox.records import DriftResult, DriftSummary, LivePerformance, SkewResult
 
-app = typer.Typer(no_args_is_help=True, help="Drift of what is served.")
+app = typer.Typer(no_args_is_help=True, help="What is served: drift, skew, and performance as labels arrive.")
 COLUMNS = (
     *("feature", "statistic", "verdict", "reference_rows", "current_rows"),
     *("current_missing", "missing_risen", "p_value"),
@@ -19,6 +21,7 @@ SUMMARY_COLUMNS = (
     *("model", "version", "checked_at", "features", "drifting"),
     *("missing_risen", "worst_feature", "worst_statistic"),
 )
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Model = Annotated[str, typer.Argument(help="The model's name.")]
 
 
@@ -54,6 +57,46 @@ def skew(
     with connect() as client:
         found = client.post(path, list[SkewResult]) if check else client.get(path, list[SkewResult])
     show(found, ("feature", "share", "verdict", "equal", "rows", "served", "recomputed", "entity"), output)
+
+
+@app.command(epilog="Example: mlbox monitor performance flight-delay --since 2026-01-01T00:00Z --every 7d")
+def performance(
+    model: Model,
+    labels: Annotated[str | None, typer.Option(help="The label set; by default that of the data learned from.")] = None,
+    since: Annotated[str | None, typer.Option(help="Predictions from this moment of domain time on.")] = None,
+    until: Annotated[str | None, typer.Option(help="Predictions before this moment.")] = None,
+    every: Annotated[str | None, typer.Option(help="Each span by itself, such as 7d or 6h.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show how each version does by the labels that are known so far, with coverage and maturity beside it."""
+    query = {"labels": labels, "since": since, "until": until, "every_seconds": _seconds(every) if every else None}
+    with connect(timeout_seconds=600) as client:
+        found = client.get(f"/api/v1/monitoring/{model}/performance", list[LivePerformance], **query)
+    if output is not Output.table:
+        show(found, (), output)
+        return
+    spans = ("start",) if every else ()
+    names = dict.fromkeys(name for one in found for name in one.metrics)
+    rows = [{**msgspec.structs.asdict(one), **one.metrics, "maturity": _matured(one)} for one in found]
+    show(rows, (*spans, "version", "role", "predictions", "labelled", "coverage", *names, "maturity"), output)
+    if found:
+        note("maturity: the share of predictions that had their label within so long, of those that are as old.")
+
+
+def _matured(found: LivePerformance) -> str:
+    parts = [(lag.lag_seconds, lag.share) for lag in found.maturity if lag.share is not None]
+    return ", ".join(f"{_lag(seconds)} {share:.0%}" for seconds, share in parts)
+
+
+def _lag(seconds: float) -> str:
+    return f"{seconds / 86_400:g}d" if seconds >= 86_400 else f"{seconds / 3600:g}h"
+
+
+def _seconds(text: str) -> int:
+    number, unit = text[:-1], text[-1:]
+    if unit not in UNITS or not number.isascii() or not number.isdigit() or not int(number):
+        raise InvalidInput(f"{text!r} is no span.", hint="A number and s, m, h or d, such as 7d.", field="every")
+    return int(number) * UNITS[unit]
 
 
 def _show(found: list[DriftResult], output: Output) -> None:

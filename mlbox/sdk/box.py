@@ -7,6 +7,7 @@ import io
 import os
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self, Unpack
 from urllib.parse import quote
@@ -17,7 +18,7 @@ from mlbox import context
 from mlbox.client import BYTES, Client
 from mlbox.errors import TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import Job, JobPlan, JobSpec, Labelled, OnlineRow, Pushed, Run, html_table
+from mlbox.records import Job, JobPlan, JobSpec, Labelled, LivePerformance, OnlineRow, Pushed, Run, html_table
 from mlbox.sdk.datasets import Dataset, find
 from mlbox.sdk.options import JobOptions, folders, spec_of
 from mlbox.sdk.runs import ActiveRun, patiently
@@ -203,6 +204,29 @@ class Box:
         """
         body = {"labels": rows, "source": source}
         return self.client.post(f"/api/v1/labels/{quote(label_set, safe='')}/feedback", Labelled, body)
+
+    def performance(
+        self,
+        model: str,
+        *,
+        labels: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        every: timedelta | None = None,
+    ) -> list[LivePerformance]:
+        """How each version in each role does by the labels that are known so far, with coverage and maturity.
+
+        `labels` is by default the label set of the data that the model learned from. Of predictions from `since` to before
+        `until`, moments with a zone, in domain time; with `every`, of each span of that length by itself.
+        """
+        query = {
+            "labels": labels,
+            "since": since.isoformat() if since else None,
+            "until": until.isoformat() if until else None,
+            "every_seconds": int(every.total_seconds()) if every else None,
+        }
+        path = f"/api/v1/monitoring/{quote(model, safe='')}/performance"
+        return self.client.get(path, list[LivePerformance], **query)
 
     def predict(
         self,

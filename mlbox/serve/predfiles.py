@@ -47,21 +47,26 @@ class LogFile:
     path: Path
     size: int
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Its rows, with all columns or with those and the features'; raises Unavailable for a damaged file."""
+    def read(self, columns: Sequence[str] | None = None, *, features: bool = True) -> pa.Table:
+        """Its rows, with all columns or with those and, if wanted, the features'; raises Unavailable for a damaged file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
             with pq.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
-                wanted = [n for n in names if columns is None or n in columns or n.startswith(FEATURE)]
+                wanted = [n for n in names if columns is None or n in columns or (features and n.startswith(FEATURE))]
                 return file.read(wanted)
         except (OSError, pa.ArrowException) as err:
             raise self._damaged(err) from err
 
     def highest(self, column: str) -> Any:
         """The greatest value of a column, by the file's own statistics; None where it has none."""
+        bounds = self.bounds(column)
+        return bounds[1] if bounds else None
+
+    def bounds(self, column: str) -> tuple[Any, Any] | None:
+        """The least and the greatest value of a column, by the file's own statistics; None where it has none."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -71,8 +76,8 @@ class LogFile:
                 groups = [file.metadata.row_group(n).column(at) for n in range(file.metadata.num_row_groups)]
         except (OSError, ValueError, pa.ArrowException) as err:
             raise self._damaged(err) from err
-        found = [group.statistics.max for group in groups if group.statistics and group.statistics.has_min_max]
-        return max(found, default=None)
+        found = [group.statistics for group in groups if group.statistics and group.statistics.has_min_max]
+        return (min(one.min for one in found), max(one.max for one in found)) if found else None
 
     def _damaged(self, err: Exception) -> Unavailable:
         name = "/".join(self.path.parts[-3:])
@@ -108,6 +113,10 @@ class Files:
         """A model's files, of all its versions, the newest first."""
         parent = self._root / f"model={model}"
         return sorted((f for folder, files in self._folders.items() if folder.parent == parent for f in files))[::-1]
+
+    def all(self) -> list[LogFile]:
+        """The files of all models."""
+        return [file for files in self._folders.values() for file in files]
 
     def _merge_safely(self, folder: Path) -> None:
         """The rows are on disk already: a merge that fails must not look as if they were not."""

@@ -13,13 +13,15 @@ import heapq
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mlbox.clock import to_us
+import msgspec
+
+from mlbox.clock import from_us, to_us
 from mlbox.errors import Unavailable
 from mlbox.records import Prediction, ServeRole
 from mlbox.serve.predfiles import FEATURE, Files, LogFile, from_table
@@ -193,6 +195,37 @@ class PredictionLog:
         """The last predictions of a model, newest first, from below the id `after`."""
         rows = [row for part in self._newest(model, limit, before=after) for row in from_table(part)]
         return sorted(rows, key=lambda row: row.id, reverse=True)
+
+    def find(self, ids: Collection[str]) -> dict[str, tuple[dict[str, Any], datetime]]:
+        """The entity and the moment of domain time of predictions, by id; those that the log does not have are left out."""
+        import pyarrow.compute as pc
+
+        found: dict[str, tuple[dict[str, Any], datetime]] = {}
+        with self._writing:
+            self._flush_safely()
+            for file in self._files.all():
+                bounds = file.bounds("id")
+                wanted = [key for key in ids if bounds is None or bounds[0] <= key <= bounds[1]]
+                if wanted:
+                    rows = file.read(("id", "entity", "domain_us"), features=False)
+                    for row in rows.filter(pc.field("id").isin(wanted)).to_pylist():
+                        found[row["id"]] = (msgspec.json.decode(row["entity"]), from_us(row["domain_us"]))
+        return found
+
+    def flushed(self, model: str, *, after: int, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """What of a model was flushed after a number, oldest first: a file's rows, and its number to go on from.
+
+        A file that was merged meanwhile may hold rows from before the number as well.
+        """
+        while True:
+            with self._writing:
+                self._flush_safely()
+                file = next((one for one in reversed(self._files.of(model)) if one.last > after), None)
+                table = file.read(columns, features=False) if file is not None else None
+            if file is None or table is None:
+                return
+            after = file.last
+            yield after, table
 
     def _newest(
         self,

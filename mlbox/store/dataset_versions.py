@@ -200,7 +200,7 @@ class DatasetVersions:
         """Versions that were removed, the last first, with when."""
         rows = self._db.all(
             f"SELECT record, {_TAGS}, deleted_us FROM dataset JOIN dataset_state ON dataset_state.id = dataset.id"
-            " WHERE deleted_us IS NOT NULL AND visible('dataset', name) ORDER BY deleted_us DESC LIMIT 1000"
+            " WHERE deleted_us > 0 AND visible('dataset', name) ORDER BY deleted_us DESC LIMIT 1000"
         )
         return [(_dataset(row), from_us(row["deleted_us"])) for row in rows]
 

@@ -146,6 +146,7 @@ class FeatureStore(Fresh):
         materialization. Rows that break an expectation are held back from both.
         """
         found = self.declared(source)
+        self.check_open(source)
         now = self._clock.now()
         rows = conform(_stamped(table, found, now), found.columns, required=(found.event_time,))
         passed = self._passed(found, rows, actor, now, keep=to != "online")

@@ -113,7 +113,12 @@ class LabelRows(LabelSets):
         )
         kept = _count(cursor, target) - before
         cursor.execute("DROP TABLE checked")
+        if kept:
+            self._written(cursor, labels)
         return Labelled(rows=kept, duplicates=rows.num_rows - kept - held, quarantined=held)
+
+    def _written(self, cursor: Cursor, labels: LabelSet) -> None:
+        """What follows from new labels, in their transaction."""
 
     def _checked_sql(self, cursor: Cursor, labels: LabelSet, now: datetime) -> str:
         """Incoming rows with their number, id, digest and claim, and why they are not taken, if they are not."""

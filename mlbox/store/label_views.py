@@ -68,45 +68,13 @@ class Labels(LabelRows):
 
     def resolved_sql(self, cursor: Cursor, labels: LabelSet, at: datetime) -> str:
         """A SELECT of keys, event_time, value, when it was knowable, and whether it is tied with another value."""
-        item, value = f"{names(labels.keys)}, event_time", quote(labels.value.name)
-        claims = self.claims_sql(cursor, labels, at)
-        if labels.policy == "latest":
-            return (
-                f"SELECT {item}, {value}, _knowable, false AS _tied FROM ({claims}) QUALIFY row_number()"
-                f" OVER (PARTITION BY {item} ORDER BY _rank < 0 DESC, _claimed DESC, _seq DESC) = 1"
-            )
-        best = f"_rank = min(_rank) OVER (PARTITION BY {item})"
-        heard = best if labels.policy == "priority" else f"(_rank < 0 OR min(_rank) OVER (PARTITION BY {item}) >= 0)"
-        weight = "_weight" if labels.policy == "weighted" else "1.0"
-        # Of several ground truths the last one is the only claim that is heard.
-        votes = (
-            f"SELECT * FROM ({claims}) QUALIFY {heard} AND (_rank >= 0 OR row_number() OVER"
-            f" (PARTITION BY {item}, _rank < 0 ORDER BY _claimed DESC, _seq DESC) = 1)"
-        )
-        tally = (
-            f"SELECT {item}, {value}, round(sum({weight}), 9) AS _score, max(_knowable) AS _knowable FROM ({votes})"
-            f" GROUP BY {item}, {value}"
-        )
-        return (
-            f"SELECT {item}, arg_max({value}, _score) AS {value}, max(_knowable) AS _knowable,"
-            f" count(*) > 1 AND max(_score, 2)[1] = max(_score, 2)[2] AS _tied FROM ({tally}) GROUP BY {item}"
-        )
+        return decided_sql(labels, self.claims_sql(cursor, labels, at), item_of(labels))
 
     def claims_sql(self, cursor: Cursor, labels: LabelSet, at: datetime) -> str:
         """A SELECT of what each source, or each of its annotators, said last of each item, as knowable at a moment."""
-        target = self._ensure(cursor, labels)
-        item = f"{names(labels.keys)}, event_time"
-        told = [(place, one) for place, one in enumerate(labels.sources) if one.kind != "suggestion"]
-        ranks = " ".join(f"WHEN {_text(one.name)} THEN {place}" for place, one in told)
-        weights = " ".join(f"WHEN {_text(one.name)} THEN {one.weight!r}" for _, one in told)
-        listed = ", ".join([_text(REVIEW), *(_text(one.name) for _, one in told)])
-        rank = f"CASE WHEN _truth THEN -1 ELSE CASE _source {ranks} END END" if ranks else "-1"
-        weight = f"CASE _source {weights} ELSE 1.0 END" if weights else "1.0"
-        return (
-            f"SELECT *, {rank} AS _rank, {weight} AS _weight FROM (SELECT * FROM {target} WHERE _knowable <= {literal(at)}"
-            f" AND _source IN ({listed}) QUALIFY row_number() OVER (PARTITION BY _source, _id ORDER BY _seq DESC) = 1)"
-            f" QUALIFY row_number() OVER (PARTITION BY {item}, _source, _annotator ORDER BY _claimed DESC, _seq DESC) = 1"
-        )
+        rows = f"SELECT * FROM {self._ensure(cursor, labels)} WHERE _knowable <= {literal(at)}"
+        corrected = f"{rows} QUALIFY row_number() OVER (PARTITION BY _source, _id ORDER BY _seq DESC) = 1"
+        return last_words_sql(labels, corrected, item_of(labels))
 
     def has_backfill(self, labels: LabelSet, at: datetime) -> bool:
         """Whether a claim that was knowable at a moment is from a declared backfill."""
@@ -253,6 +221,57 @@ class Labels(LabelRows):
             ).fetchall()
 
         return agreement.over(self._offline.read(read) if self._offline.used else [])
+
+
+def item_of(labels: LabelSet) -> str:
+    """The columns that name an item, as an SQL list."""
+    return f"{names(labels.keys)}, event_time"
+
+
+def heard(labels: LabelSet) -> str:
+    """The sources whose labels are claims, as an SQL list: all but suggestions."""
+    return ", ".join(
+        _text(name) for name in (REVIEW, *(one.name for one in labels.sources if one.kind != "suggestion"))
+    )
+
+
+def last_words_sql(labels: LabelSet, rows: str, item: str) -> str:
+    """A SELECT of the claims among labels as they were corrected last, with the rank and the weight of their source."""
+    told = [(place, one) for place, one in enumerate(labels.sources) if one.kind != "suggestion"]
+    ranks = " ".join(f"WHEN {_text(one.name)} THEN {place}" for place, one in told)
+    weights = " ".join(f"WHEN {_text(one.name)} THEN {one.weight!r}" for _, one in told)
+    rank = f"CASE WHEN _truth THEN -1 ELSE CASE _source {ranks} END END" if ranks else "-1"
+    weight = f"CASE _source {weights} ELSE 1.0 END" if weights else "1.0"
+    return (
+        f"SELECT *, {rank} AS _rank, {weight} AS _weight FROM ({rows}) WHERE _source IN ({heard(labels)})"
+        f" QUALIFY row_number() OVER (PARTITION BY {item}, _source, _annotator ORDER BY _claimed DESC, _seq DESC) = 1"
+    )
+
+
+def decided_sql(labels: LabelSet, claims: str, item: str) -> str:
+    """A SELECT of what the policy makes of claims: for each item the value, when it was knowable, and whether it is tied."""
+    value = quote(labels.value.name)
+    if labels.policy == "latest":
+        return (
+            f"SELECT {item}, {value}, _knowable, false AS _tied FROM ({claims}) QUALIFY row_number()"
+            f" OVER (PARTITION BY {item} ORDER BY _rank < 0 DESC, _claimed DESC, _seq DESC) = 1"
+        )
+    best = f"_rank = min(_rank) OVER (PARTITION BY {item})"
+    counted = best if labels.policy == "priority" else f"(_rank < 0 OR min(_rank) OVER (PARTITION BY {item}) >= 0)"
+    weight = "_weight" if labels.policy == "weighted" else "1.0"
+    # Of several ground truths the last one is the only claim that is heard.
+    votes = (
+        f"SELECT * FROM ({claims}) QUALIFY {counted} AND (_rank >= 0 OR row_number() OVER"
+        f" (PARTITION BY {item}, _rank < 0 ORDER BY _claimed DESC, _seq DESC) = 1)"
+    )
+    tally = (
+        f"SELECT {item}, {value}, round(sum({weight}), 9) AS _score, max(_knowable) AS _knowable FROM ({votes})"
+        f" GROUP BY {item}, {value}"
+    )
+    return (
+        f"SELECT {item}, arg_max({value}, _score) AS {value}, max(_knowable) AS _knowable,"
+        f" count(*) > 1 AND max(_score, 2)[1] = max(_score, 2)[2] AS _tied FROM ({tally}) GROUP BY {item}"
+    )
 
 
 def _given(value: Any, column: Any) -> str:

@@ -169,7 +169,7 @@ def _checked(wanted: LabelSet) -> LabelSet:
             hint="Choose latest or priority.",
             field="policy",
         )
-    return msgspec.structs.replace(wanted, sources=sources, rows=0)
+    return msgspec.structs.replace(wanted, sources=sources, rows=0, published="")
 
 
 def _check_range(wanted: LabelSet) -> None:
@@ -203,7 +203,9 @@ def _changed(before: LabelSet, wanted: LabelSet) -> LabelSet:
         )
     same = _policy(before) == _policy(wanted)
     version = before.policy_version + (0 if same else 1)
-    return msgspec.structs.replace(wanted, policy_version=version, created_at=before.created_at)
+    return msgspec.structs.replace(
+        wanted, policy_version=version, created_at=before.created_at, published=before.published
+    )
 
 
 def _kinds(columns: Column | Sequence[Column]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from mlbox.errors import InvalidInput, MlboxError, NotFound
 from mlbox.records import Collected, Deleted
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.curation import Curation
+from mlbox.store.dataset_versions import DatasetVersions
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.tracking import Tracker
 
@@ -75,7 +76,13 @@ _OF_REGISTRY = {
     + _ACTOR.format(subject="'model:' || m.name || '/' || v.version", type="model.deleted")
     + " AS actor FROM model_version v JOIN model m ON m.id = v.model_id WHERE m.deleted_us IS NULL AND v.removed_us IS NULL)",
 }
-KINDS = (*_OF_TRACKING, *_OF_REGISTRY)
+_OF_DATASETS = {
+    # Its files are gone once the time is over, and its row stays, as its number is never given again.
+    "dataset": "SELECT dataset.id AS id, name || '@v' || version AS name, deleted_us, name AS home, "
+    + _ACTOR.format(subject="'dataset:' || dataset.name || '@v' || dataset.version", type="dataset.deleted")
+    + " AS actor FROM dataset JOIN dataset_state ON dataset_state.id = dataset.id WHERE deleted_us > :oldest",
+}
+KINDS = (*_OF_TRACKING, *_OF_REGISTRY, *_OF_DATASETS)
 
 
 class Retention:
@@ -87,6 +94,7 @@ class Retention:
         artifacts: Artifacts,
         tracker: Tracker,
         curation: Curation,
+        datasets: DatasetVersions,
         clock: Clock,
         *,
         days: float,
@@ -97,6 +105,7 @@ class Retention:
         self._artifacts = artifacts
         self._tracker = tracker
         self._curation = curation
+        self._versions_of_data = datasets
         self._clock = clock
         self.kept_for = timedelta(days=days)
         self._every = every_hours * 3600
@@ -111,15 +120,28 @@ class Retention:
         at, _, last = (after or "").partition("~")
         if after and not at.isdigit():
             raise InvalidInput(f"{after[:80]!r} is no place in this list.", hint="Send a row's `place`.", field="after")
-        given = {"at": int(at) if at else 1 << 62, "last": last, "limit": limit}
+        given = {"at": int(at) if at else 1 << 62, "last": last, "limit": limit, "oldest": self._oldest()}
         found = [
             (row, kind)
-            for database, sources in ((self._tracking, _OF_TRACKING), (self._registry, _OF_REGISTRY))
-            for kind, source in sources.items()
-            for row in database.all(_page(source, kind), {**given, "kind": kind})
+            for kind in KINDS
+            for row in self._of(kind)[0].all(_page(self._of(kind)[1], kind), {**given, "kind": kind})
         ]
         found.sort(key=lambda one: (-one[0]["deleted_us"], f"{one[1]}:{one[0]['id']}"))
         return [self._item(row, kind) for row, kind in found[:limit]]
+
+    def _of(self, kind: str) -> tuple[Database, str]:
+        """Where a kind is, and the SELECT of what of it was deleted; nothing for what is no kind."""
+        for database, sources in (
+            (self._tracking, _OF_TRACKING),
+            (self._registry, _OF_REGISTRY),
+            (self._datasets, _OF_DATASETS),
+        ):
+            if kind in sources:
+                return database, sources[kind]
+        return self._tracking, ""
+
+    def _oldest(self) -> int:
+        return to_us(self._clock.real() - self.kept_for)
 
     def _item(self, row: Row, kind: str) -> Deleted:
         item = f"{kind}:{row['id']}"
@@ -137,10 +159,10 @@ class Retention:
     def find(self, item: str) -> Deleted:
         """One thing that was deleted, by `KIND:ID`; raises NotFound."""
         kind, _, own = item.partition(":")
-        source = _OF_TRACKING.get(kind) or _OF_REGISTRY.get(kind)
-        database = self._tracking if kind in _OF_TRACKING else self._registry
+        database, source = self._of(kind)
         visible = f"deleted_us IS NOT NULL AND visible('{_kind_of_home(kind)}', home)"
-        row = database.one(f"SELECT * FROM ({source}) WHERE id = ? AND {visible}", (own,)) if source else None
+        sql = f"SELECT * FROM ({source}) WHERE id = :id AND {visible}"
+        row = database.one(sql, {"id": own, "oldest": self._oldest()}) if source else None
         if row is None:
             raise NotFound(
                 f"Nothing that was deleted is called {item[:100]!r}.", hint="`mlbox deleted` lists it.", field="item"
@@ -159,6 +181,8 @@ class Retention:
             self._tracking.write(lambda tx: _restore_logged(tx, own, found.owner, actor))
         elif kind == "model":
             self._curation.restore(own, found.name, actor=actor)
+        elif kind == "dataset":
+            self._versions_of_data.restore(found.name, within=self.kept_for, actor=actor)
         else:
             self._curation.restore_version(own, found.name, actor=actor)
         return found
@@ -182,6 +206,7 @@ class Retention:
                     self._registry.write(functools.partial(_remove_files, version_id=version_id))
                 self._registry.write(lambda tx: _close_models(tx, {"cutoff": to_us(cutoff)}))
             given = self._given(cutoff)
+            datasets = self._close_datasets(given, dry_run=dry_run)
             runs = self._ids("run", _RUN_GOES, given)
             models = self._ids("logged_model", _MODEL_GOES, given)
             experiments = 0
@@ -197,12 +222,13 @@ class Retention:
             experiments=experiments,
             logged_models=len(models),
             versions=len(versions),
+            datasets=datasets,
             files=files,
             bytes=size,
             dry_run=dry_run,
             cutoff=cutoff,
         )
-        if not dry_run and (runs or models or versions or experiments or files):
+        if not dry_run and (runs or models or versions or datasets or experiments or files):
             counted = {name: value for name, value in msgspec.structs.asdict(done).items() if isinstance(value, int)}
             self._tracking.write(lambda tx: tx.emit("box.collected", "box:artifacts", actor, **counted))
         return done
@@ -223,6 +249,14 @@ class Retention:
             "SELECT id FROM model_version WHERE deleted_us <= :cutoff AND removed_us IS NULL", given
         )
         return [row["id"] for row in rows]
+
+    def _close_datasets(self, given: dict[str, Any], *, dry_run: bool) -> int:
+        """Make sure that dataset versions cannot be restored any more, whose files are about to go; how many."""
+        going, until = "deleted_us > 0 AND deleted_us <= ?", (given["cutoff"],)
+        if dry_run:
+            return int(self._datasets.all(f"SELECT count(*) FROM dataset_state WHERE {going}", until)[0][0])
+        close = f"UPDATE dataset_state SET deleted_us = 0 WHERE {going}"
+        return self._datasets.write(lambda tx: tx.run(close, until).rowcount)
 
     def _remove_run(self, run_id: str, given: dict[str, Any]) -> None:
         if not self._tracking.write(lambda tx: _claim(tx, run_id, given)):
@@ -299,7 +333,7 @@ class Retention:
 
 
 def _kind_of_home(kind: str) -> str:
-    return "model" if kind in _OF_REGISTRY else "experiment"
+    return "dataset" if kind in _OF_DATASETS else "model" if kind in _OF_REGISTRY else "experiment"
 
 
 def _page(source: str, kind: str) -> str:

@@ -66,6 +66,7 @@ ACTIONS: dict[str, Action] = {
     "label.create": Action("member", "named", "make a label set"),
     "label.append": Action("member", "owner", "append labels, and mend what is held back"),
     "label.settle": Action("member", "owner", "settle which of several labels counts"),
+    "label.publish": Action("member", "owner", "have what counts of a label set written to a source"),
     "label.backfill": Action("admin", "owner", "bring labels along with the times at which they were known"),
     "dataset.read": Action("viewer", "any", "read datasets", job=True),
     "dataset.create": Action("member", "named", "make a dataset version", job=True),

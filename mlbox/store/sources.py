@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -44,12 +44,16 @@ class Sources(Catalog):
         self._clock = clock
         offline.prepare(_STATE)
 
+    check_open: Callable[[str], None] = staticmethod(lambda source: None)
+    """Raises for a source that nobody may add rows to; set by who feeds it."""
+
     def append(self, source: str, table: pa.Table, *, file: Found | None = None, actor: str) -> int:
         """Add rows to a source, all or none; how many. Columns are those declared, in any order.
 
         The `file` of a watched folder that they are from is noted in the same transaction: it is taken once, whatever happens.
         """
         found = self.declared(source)
+        self.check_open(source)
         rows = conform(table, found.columns, required=(found.event_time,))
         return self._add(found, rows, actor, file=file)
 
@@ -67,6 +71,11 @@ class Sources(Catalog):
         if added:
             self.note_append(source.name, added, actor=actor)
         return added
+
+    def feed(self, cursor: Cursor, source: Source, table: pa.Table) -> None:
+        """Add rows in a transaction of the caller's, who tells of them by `note_append`."""
+        self._ensure_source(cursor, source)
+        self._insert(cursor, source, table)
 
     def _note_landed(self, cursor: Cursor, source: Source, file: Found, rows: int) -> None:
         taken = self._clock.now().astimezone(UTC).replace(tzinfo=None)

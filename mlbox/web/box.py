@@ -32,6 +32,8 @@ from mlbox.scheduler.scheduler import Scheduler
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
+from mlbox.serve.outcomes import Outcomes
+from mlbox.serve.performance import Performance
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.promotion import Promoter
 from mlbox.serve.refresh import Refresher
@@ -63,7 +65,7 @@ from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
 from mlbox.store.jobs import Jobs
 from mlbox.store.keyfile import FOLDER, KeyFile
-from mlbox.store.label_views import Labels
+from mlbox.store.label_history import LabelHistory
 from mlbox.store.logged_models import LoggedModels
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline
@@ -153,7 +155,8 @@ class Box:
 
     def _open_datasets(self, opening: contextlib.ExitStack) -> None:
         db = self._open(opening, "datasets", migrations.datasets)
-        self.labels = Labels(db, self.offline, self.clock)
+        self.labels = LabelHistory(db, self.offline, self.clock, sources=self.features)
+        self.features.check_open = self.labels.check_open
         self.datasets = Datasets(db, self.offline, self.features, self.labels, self.artifacts, self.clock)
         self.dvc = DvcObjects(db, self.datasets, self.artifacts)
         self.dvc_versions = DvcVersions(
@@ -195,6 +198,10 @@ class Box:
             flush_seconds=self.settings.log_flush,
         )
         opening.callback(self.predictions.close)
+        self.outcomes = Outcomes(self.offline, self.labels, self.predictions)
+        self.performance = Performance(
+            self.outcomes, self.offline, self.registry, self.datasets, self.labels, self.clock
+        )
         self._stores["predictions"] = self.predictions.check
         self.rollouts = Rollouts(
             self.registry, self.promotions, self.predictions, self.clock, self.bus, self.settings.rollout_seconds
@@ -359,6 +366,7 @@ class Box:
             self.artifacts,
             self.tracker,
             self.curation,
+            self.datasets,
             self.clock,
             days=self.settings.deleted_days,
             every_hours=self.settings.collect_hours,

@@ -24,7 +24,7 @@ from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets, DatasetSpec
 from mlbox.store.db import Database
 from mlbox.store.features import FeatureStore
-from mlbox.store.label_views import Labels
+from mlbox.store.label_history import LabelHistory
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 
@@ -64,7 +64,7 @@ def table(**columns: Any) -> pa.Table:
 class House:
     def __init__(self, folder: Path) -> None:
         self.clock = ManualClock(START)
-        bus = EventBus()
+        self.bus = bus = EventBus()
         self.dbs = [
             Database(folder / f"{name}.sqlite", getattr(migrations, name), self.clock, bus)
             for name in ("features", "datasets")
@@ -73,14 +73,19 @@ class House:
         self.online = Online(folder / "online")
         self.artifacts = Artifacts(folder / "artifacts")
         self.features = FeatureStore(self.dbs[0], self.offline, self.online, self.clock)
-        self.labels = Labels(self.dbs[1], self.offline, self.clock)
+        self.labels = LabelHistory(self.dbs[1], self.offline, self.clock, sources=self.features)
+        self.features.check_open = self.labels.check_open
         self.datasets = Datasets(self.dbs[1], self.offline, self.features, self.labels, self.artifacts, self.clock)
+        self.more(folder)
         columns = (USER, Column(name="moment", dtype="TIMESTAMP"))
         self.features.add_source("sales", (*columns, Column(name="amount", dtype="FP64")), "moment", None, actor="ann")
         self.features.add_source("visits", columns, "moment", None, actor="ann")
         self.features.apply_view(VIEW, actor="ann")
         left = LabelSet(name="left", keys=(USER,), value=Column(name="gone", dtype="INT64"))
         self.labels.apply(left, actor="ann")
+
+    def more(self, folder: Path) -> None:
+        """What else is in the house before the offline store is first used."""
 
     def live(self, *rows: tuple[str, float, float, int], until: float) -> None:
         """Labels of user, event, arrival and value come in, each at its time; then it is `until`."""

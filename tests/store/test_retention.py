@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from mlbox.errors import Conflict, NotFound
 from mlbox.records import Event, Metric, RunArtifact
 from mlbox.settings import Settings
+from mlbox.store.datasets import DatasetFrom
 from mlbox.store.registry import NewVersion
 from mlbox.store.retention import KINDS
 from mlbox.web.box import Box
@@ -99,6 +101,27 @@ def test_what_is_removed_frees_its_bytes_and_nothing_else(box: Box) -> None:
     assert [event.type for event in box.events(type="box.collected")] == ["box.collected"]
     again = box.retention.collect(older_than=NOW, grace=timedelta(hours=1), actor="root")
     assert (again.runs, again.files) == (0, 0)
+
+
+def test_a_dataset_version_comes_back_whole_or_not_at_all(box: Box) -> None:
+    made = [
+        box.datasets.keep_rows("d", pa.table({"n": [number]}), DatasetFrom(), actor="ann").ref for number in range(2)
+    ]
+    for ref in made:
+        box.datasets.delete(ref, actor="ann")
+    last, first = box.retention.deleted()
+    assert (first.name, first.owner, first.deleted_by, first.id.partition(":")[0]) == ("d@v1", "d", "ann", "dataset")
+    box.retention.restore(first.id, actor="bob")
+    assert all(not file.error for file in box.datasets.verify("d@v1"))
+    assert box.retention.collect(older_than=NOW, grace=NOW, dry_run=True, actor="root").datasets == 1
+    done = box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert (done.datasets, done.files) == (1, 1)
+    assert (box.retention.deleted(), box.datasets.deleted()) == ([], [])
+    with pytest.raises(NotFound):
+        box.retention.restore(last.id, actor="bob")
+    with pytest.raises(NotFound, match="removed for good"):
+        box.datasets.restore("d@v2", within=timedelta(days=30), actor="bob")
+    assert all(not file.error for file in box.datasets.verify("d@v1"))
 
 
 def test_a_file_that_came_into_use_a_moment_ago_stays(box: Box) -> None:

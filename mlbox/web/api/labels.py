@@ -59,6 +59,12 @@ class Resubmit(Record, frozen=True, kw_only=True):
     corrections: dict[int, dict[str, Any]] = {}
 
 
+class Publish(Record, frozen=True, kw_only=True):
+    """The source that what counts is written to."""
+
+    source: str
+
+
 class Ids(Record, frozen=True, kw_only=True):
     """Held labels, by id."""
 
@@ -111,14 +117,16 @@ async def append_labels(
 
 @post("/api/v1/labels/{name:str}/feedback", status_code=200, action="label.append")
 async def add_feedback(box: Box, principal: Principal, name: str, data: NewLabels) -> Labelled:
-    """Add a few labels; sent again they are nothing new."""
+    """Add a few labels; sent again they are nothing new. One that names a prediction needs no keys and no time of its own."""
     if len(data.labels) > MAX_LABELS:
         raise TooLarge(
             f"{len(data.labels):,} labels are too many at once.",
             hint=f"Send {MAX_LABELS:,} at most, or a file.",
             field="labels",
         )
-    return await box.call(box.labels.append_rows, name, data.labels, source=data.source, actor=principal.name)
+    found = await box.call(box.labels.declared, name)
+    rows = await box.call(box.outcomes.complete, found, data.labels)
+    return await box.call(box.labels.append_rows, name, rows, source=data.source, actor=principal.name)
 
 
 @post("/api/v1/labels/{name:str}/label-studio", status_code=200, request_max_body_size=None, action="label.append")
@@ -180,6 +188,13 @@ async def discard_held(box: Box, principal: Principal, name: str, data: Ids) -> 
     return {"rows": await box.call(box.labels.discard, name, data.ids, actor=principal.name)}
 
 
+@post("/api/v1/labels/{name:str}/publish", status_code=200, action="label.publish")
+async def publish(box: Box, principal: Principal, name: str, data: Publish) -> LabelSet:
+    """Have what counts written to a source of its own, from the first label on: feature views read it like any other."""
+    box.teams.require(principal, "source.create", name=data.source)
+    return await box.call(box.labels.publish, name, data.source, actor=principal.name)
+
+
 @get("/api/v1/labels/{name:str}/counts", action="label.read")
 async def get_counts(box: Box, name: str, days: Annotated[int, Parameter(ge=1, le=3650)] = 30) -> list[SourceCounts]:
     """What arrived, per source and day, and how long after the events."""
@@ -204,4 +219,5 @@ def _object(text: str) -> dict[str, Any]:
 handlers: list[Any] = [
     *(create_labels, list_labels, get_labels, append_labels, add_feedback, add_annotations),
     *(get_item, get_review, settle, get_held, resubmit_held, discard_held, get_counts, get_agreement),
+    publish,
 ]

@@ -100,6 +100,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
         "promotions": [(p, steps(p)) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
         "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
         "drift": part(lambda: worst_first(box, name)),
+        "performance": {name: part(lambda: box.performance.measure(name))},
         "history": part(lambda: box.history.of(name, start=start, end=end)[:HISTORY]),
         "at": at or "",
     }

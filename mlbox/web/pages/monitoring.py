@@ -32,6 +32,7 @@ def _list(view: View, state: str | None, after: str | None) -> dict[str, Any]:
     models = [version.model for version in box.registry.in_stage("Production")]
     return {
         "checks": [(model, part(functools.partial(worst_first, box, model))) for model in models],
+        "performance": {model: part(functools.partial(box.performance.measure, model)) for model in models},
         "skew": {model: part(functools.partial(box.skew.latest, model)) for model in models},
         "skew_limit": box.settings.skew_limit,
         "alerts": shown,

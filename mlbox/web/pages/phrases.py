@@ -57,6 +57,7 @@ PHRASES: dict[str, str] = {
     "label.appended": "added {rows} outcomes to {name}",
     "label.backfilled": "brought {rows} outcomes of the past into {name}",
     "label.settled": "settled what {name} is: {value}",
+    "label.published": "publishes what counts of {name} as {source}",
     "label.discarded": "discarded {rows} held outcomes of {name}",
     "dataset.tagged": "tagged {name}",
     "dataset.deleted": "removed {name}",

@@ -1,0 +1,38 @@
+"""Live performance over HTTP: predictions, and the labels that they have met so far."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from litestar import get
+from litestar.params import Parameter
+
+from mlbox.records import LivePerformance
+from mlbox.web.box import Box
+
+
+@get("/api/v1/monitoring/{model:str}/performance", action="monitor.read")
+async def performance(
+    box: Box,
+    model: str,
+    labels: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    every_seconds: Annotated[int | None, Parameter(ge=1, le=10**9)] = None,
+) -> list[LivePerformance]:
+    """By version and role: coverage, maturity and metrics of what was predicted, by the labels that are known by now.
+
+    `labels` is by default the label set of the data that the model learned from. With `every_seconds` each span by itself.
+    """
+    return await box.call(
+        box.performance.measure,
+        model,
+        labels=labels,
+        since=since,
+        until=until,
+        every=None if every_seconds is None else timedelta(seconds=every_seconds),
+    )
+
+
+handlers: list[Any] = [performance]
