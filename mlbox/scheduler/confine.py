@@ -1,7 +1,6 @@
 """Confinement: a command that reaches the files it is meant to, and no others. Landlock, which needs no privileges.
 
-`python confine.py FILE COMMAND...` takes the plan in FILE, applies it to itself and becomes the command. It is started by path,
-with the standard library alone, between the shim and the job.
+The standard library alone: the shim loads this file by its path, and the child that is to become the command confines itself.
 
 Landlock's rules only allow, and what is below an allowed folder is allowed with it. To leave out the data directory, the plan
 therefore allows everything beside the way from / to it, and of what is inside only what is named. A folder on that way cannot be
@@ -13,11 +12,9 @@ Sources: Linux, Documentation/userspace-api/landlock.rst; capabilities(7).
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import stat
 import struct
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,7 +31,6 @@ ALL = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 """Every right over files that a version knows; later versions add rights over devices' controls and the network."""
 SCOPES = 0b11
 """From version 6: no signal to, and no abstract socket of, what is outside."""
-CANNOT_START = 127
 
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "fd", "stdin", "stdout", "stderr")
 DEVICE_PREFIXES = ("nvidia", "dri", "kfd", "infiniband")
@@ -152,19 +148,8 @@ def _call(function: Any, *arguments: Any) -> int:
     return found
 
 
-def main(file: str, command: list[str]) -> None:
-    """Confine this process as the file says, and become the command."""
-    with open(file) as text:
-        asked = json.load(text)
+def confine(asked: dict[str, Any]) -> None:
+    """Confine this process, and all that comes from it, as the isolation says; raises OSError."""
     writable = [*WRITABLE, *devices(), *asked["writable"]]
     rules = plan([*asked["closed"], "/dev"], asked["fixed"], writable, names_in, asked.get("readable", ()))
     apply(rules, version())
-    try:
-        os.execvp(command[0], command)  # noqa: S606 (it is the job's command that this process becomes)
-    except OSError as err:
-        sys.stderr.write(f"mlbox: the command cannot be started: {err}\n")
-        sys.exit(CANNOT_START)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])

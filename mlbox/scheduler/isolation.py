@@ -37,11 +37,14 @@ class Isolation(NamedTuple):
     fixed: tuple[str, ...] = ()
     """What nobody writes to, wherever it lies: the code that the server runs."""
 
-    def rules_of(self, folder: Path, tmp: Path) -> dict[str, Any] | None:
-        """What the attempt in a folder may reach beside what everyone may read: its own; None where it is not confined."""
+    def rules_of(self, folder: Path, *shared: Path) -> dict[str, Any] | None:
+        """What the attempt in a folder may reach beside what everyone may read: its own; None where it is not confined.
+
+        `shared` are folders of its own that lie elsewhere.
+        """
         if not self.confined:
             return None
-        own = [str(tmp), *(str(folder / name) for name in OWN)]
+        own = [*map(str, shared), *(str(folder / name) for name in OWN)]
         return {
             "closed": list(self.closed),
             "fixed": list(self.fixed),

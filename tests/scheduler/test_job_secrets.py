@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import base64
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 
-from mlbox.scheduler.executors import Ref
-from mlbox.scheduler.executors.local.folder import Folder
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.keyfile import KeyFile
 from mlbox.store.secrets import Secrets
 from tests.conftest import wait_for
-from tests.scheduler.test_scheduler import House
+from tests.scheduler.test_scheduler import House, alive
 
 VALUE = "s3cr/t+value 17"
 
@@ -81,7 +77,6 @@ def test_while_it_runs_neither_secret_nor_token_lies_on_disk(house: SecretHouse)
     wait_for(lambda: "began" in house.log(job), what="the job to begin")
     token = out.read_text().strip()
     assert token.startswith("mlb_")
-    assert (house.folder / "jobs" / job.id / "1" / "spec.json").exists()
     assert house.files_with(VALUE) == []
     assert house.files_with(token) == []
     house.scheduler.stop(job.id, actor="ann")
@@ -92,8 +87,8 @@ def test_what_a_job_leaves_behind_does_not_hold_its_end_up(house: SecretHouse) -
     left = house.folder / "left"
     script = f"setsid sh -c 'echo $$ > {left}; exec sleep 60' & while [ ! -s {left} ]; do sleep 0.05; done; echo $DB"
     job = house.ended(house.shell(script, secrets={"DB": "everyone/DB"}))
-    os.kill(int(left.read_text()), signal.SIGKILL)
     assert (job.state, house.log(job)) == ("succeeded", "***DB***\n")
+    assert not alive(int(left.read_text())), "and it ends with its job, whatever session it is in"
 
 
 def test_a_job_whose_secret_is_gone_does_not_start_and_says_why(house: SecretHouse) -> None:
@@ -114,13 +109,3 @@ def test_a_command_that_cannot_be_started_ends_with_its_log(house: SecretHouse) 
     job = house.ended(house.submit("no-such-program", secrets={"DB": "everyone/DB"}))
     assert (job.state, job.exit_code) == ("failed", 127)
     assert "no-such-program" in house.log(job)
-
-
-def test_the_spec_on_disk_holds_no_token(tmp_path: Path) -> None:
-    folder = Folder(tmp_path, Ref("j", 1))
-    folder.prepare(["true"], {}, None, {"timeout_seconds": None, "grace_seconds": 1})
-    assert "MLBOX_TOKEN" not in (folder.path / "spec.json").read_text()
-    assert folder.start({"MLBOX_TOKEN": "mlb_x"}).wait(30) == 0
-    ended = folder.ended()
-    assert ended is not None
-    assert ended.exit_code == 0

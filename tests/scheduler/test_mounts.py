@@ -16,10 +16,12 @@ from typing import IO, Any
 
 import pytest
 
-from mlbox.records import DataFile, DatasetVersion
+from mlbox.records import DataFile, DatasetVersion, JobSpec
 from mlbox.scheduler import confine
-from mlbox.scheduler.executors import Mount, Ref
-from mlbox.scheduler.executors.local.folder import Folder
+from mlbox.scheduler.executors import Launch, Mount, Ref
+from mlbox.scheduler.executors.local import Local
+from mlbox.scheduler.gpus import Listed
+from mlbox.scheduler.isolation import Isolation
 from tests.conftest import MLBOX, Server, wait_for
 
 landlock = pytest.mark.skipif(not confine.version(), reason="this kernel has no Landlock")
@@ -276,19 +278,19 @@ def test_a_stop_while_files_are_mounted_ends_the_job_before_its_command(tmp_path
         created_by="ann",
         created_at=datetime.now(UTC),
     )
-    folder = Folder(tmp_path / "jobs", Ref("j" * 32, 1))
-    limits = {"timeout_seconds": None, "grace_seconds": 1, **({"confine": "unused"} if link else {})}
-    folder.prepare(["echo", "ran"], {"PATH": os.environ["PATH"]}, None, limits, mounts=[Mount(version, (pipe,))])
-    shim = folder.start()
+    executor = Local(tmp_path / "jobs", Listed([]), isolation=Isolation(link, "as the test wants it"))
+    ref = Ref("j" * 32, 1)
+    executor.open(lambda ref: None)
+    spec = JobSpec(command=("echo", "ran"), memory_gb=1)
+    executor.start(Launch(ref, spec, 1.0, mounts=[Mount(version, (pipe,))]))
     with pipe.open("wb", buffering=0) as content:
         content.write(b"first")
-        assert folder.stop()
+        executor.stop(ref)
         wait_for(lambda: not _takes(content), what="the shim to give up")
-    assert shim.wait(30) == 0
-    ended = folder.ended()
-    assert ended is not None
+    ended = wait_for(lambda: executor.state(ref).ended, what="the attempt to end")
     assert (ended.stopped, ended.exit_code) == (True, None)
-    assert not folder.log.exists() or "ran" not in folder.log.read_text()
+    assert b"ran" not in executor.log(ref, 0, 1000)
+    executor.close()
 
 
 def _takes(pipe: IO[bytes]) -> bool:

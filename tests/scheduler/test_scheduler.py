@@ -16,9 +16,7 @@ from mlbox.clock import SystemClock
 from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound, StartupError
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
-from mlbox.scheduler.executors import Ref
 from mlbox.scheduler.executors.local import Local
-from mlbox.scheduler.executors.local.folder import Folder
 from mlbox.scheduler.gpus import Listed, Nvml, inventory
 from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
@@ -157,7 +155,7 @@ def test_a_job_that_runs_out_of_time_is_ended_with_all_it_started(house: House) 
     job = house.ended(house.shell("sleep 300 & echo $!; trap '' TERM; sleep 300", timeout_seconds=0.5))
     assert (job.state, job.reason) == ("timed_out", "ran out of time")
     child = int(house.log(job).split()[0])
-    wait_for(lambda: not _alive(child), what="the job's child to end")
+    wait_for(lambda: not alive(child), what="the job's child to end")
 
 
 def test_a_stopped_job_may_end_well_and_one_that_will_not_is_killed(house: House) -> None:
@@ -290,27 +288,15 @@ def test_an_attempt_that_has_its_row_and_no_shim_is_started_once(tmp_path: Path)
     house.close()
 
 
-def test_of_two_shims_for_one_attempt_only_one_runs_the_command(house: House) -> None:
-    folder = Folder(house.folder / "jobs", Ref("j" * 32, 1))
-    folder.prepare(
-        ["sh", "-c", "echo once"], {"PATH": os.environ["PATH"]}, None, {"timeout_seconds": None, "grace_seconds": 1}
-    )
-    shims = [folder.start() for _ in range(5)]
-    assert [shim.wait(30) for shim in shims] == [0] * 5
-    assert folder.log.read_text() == "once\n"
-    ended = folder.ended()
-    assert ended is not None
-    assert ended.exit_code == 0
-
-
-def test_an_attempt_whose_processes_are_gone_without_a_trace_is_lost(house: House) -> None:
+def test_an_attempt_whose_shim_is_killed_is_lost_with_all_it_started(house: House) -> None:
     job = house.until(house.shell("sleep 60"), "running")
-    pid = wait_for(lambda: _claimed(house.folder / "jobs" / job.id / "1"), what="the claim")
-    for process in (_child_of(pid), pid):
-        os.kill(process, signal.SIGKILL)
+    pid = job.attempts[0].pid
+    assert pid is not None
+    child = _child_of(pid)
+    os.kill(pid, signal.SIGKILL)
     after = house.ended(job)
-    assert after.state == "lost"
-    assert "without a trace" in after.reason
+    assert (after.state, after.reason) == ("lost", "its shim was killed, and its processes with it")
+    assert not alive(child)
 
 
 def test_the_machine_holds_nothing_of_ended_jobs(house: House) -> None:
@@ -335,17 +321,11 @@ def archive(files: dict[str, bytes]) -> bytes:
     return content.getvalue()
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
-
-
-def _claimed(folder: Path) -> int | None:
-    found = Folder(folder.parent.parent, Ref(folder.parent.name, int(folder.name))).shim_pid()
-    children = found and Path(f"/proc/{found}/task/{found}/children").read_text().split()
-    return found if children else None
 
 
 def _child_of(pid: int) -> int:

@@ -65,10 +65,11 @@ class Ended:
     exit_code: int | None
     timed_out: bool = False
     stopped: bool = False
+    out_of_memory: bool = False
     lost: bool = False
     """Nobody saw how it ended."""
     error: str = ""
-    """What was wrong, in words, where the exit code does not say it."""
+    """What was wrong, in words, where the command did not run, or nobody saw its end."""
 
     @property
     def reason(self) -> str:
@@ -77,6 +78,8 @@ class Ended:
             return self.error
         if self.timed_out:
             return "ran out of time"
+        if self.out_of_memory:
+            return "ran out of memory: it held twice what it asked for, which is the most; ask for more"
         if self.exit_code is None:
             return "its processes are gone without a trace: they were killed from outside"
         if self.exit_code < 0:

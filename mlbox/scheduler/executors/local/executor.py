@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import select
 import selectors
-import subprocess
+import signal
 import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
-from mlbox.scheduler.executors.local import shim
-from mlbox.scheduler.executors.local.folder import Folder, environment
+from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
+from mlbox.scheduler.executors.local.environment import environment
+from mlbox.scheduler.executors.local.folder import Claim, Folder
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
+from mlbox.scheduler.executors.local.spawner import Forked, Spawner
 from mlbox.scheduler.gpus import Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
 from mlbox.scheduler.policy import Box, Device
 
-CLAIM_SECONDS = 0.01
-"""How often to look whether a shim that was started has claimed its attempt."""
+HARD_LIMIT = 2.0
+"""How often what a job asked for of memory it may hold at most."""
+CHECKPOINT_SECONDS = 5.0
+"""Between two looks at a job's checkpoints."""
+RESTART_SECONDS = 1.0
+REMAINS_SECONDS = 4.0
+LOG_BYTES = 1 << 30
+_log = logging.getLogger(__name__)
 
 
 class Local:
@@ -36,10 +48,15 @@ class Local:
         *,
         cpus: float = 0,
         memory_gb: float = 0,
+        log_bytes: int = LOG_BYTES,
+        groups: bool = True,
         isolation: Isolation = NOT_ISOLATED,
     ) -> None:
-        self.isolation = isolation
+        self._isolation = isolation
         self._root = root
+        self._log_bytes = log_bytes
+        self._groups = groups
+        """Whether attempts get control groups; without, they are watched and walked, as where there are none."""
         gpus = tuple(inventory.gpus())
         box = Box(
             devices=tuple(Device(str(gpu.index), gpu.index, gpu.memory_gb) for gpu in gpus),
@@ -47,14 +64,15 @@ class Local:
             memory_gb=memory_gb or psutil.virtual_memory().total / 2**30,
         )
         self._supply = Supply(box, gpus, getattr(inventory, "missing", ""))
+        self._engine = containers.engine()
         self._changed: Callable[[Ref], None] = lambda ref: None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._watched: dict[Ref, int] = {}
-        """The pidfd of each shim that lives."""
-        self._children: dict[Ref, subprocess.Popen[bytes]] = {}
-        """Shims of this server, until their end is collected."""
-        self._starting: set[Ref] = set()
-        """Those that may not have claimed their attempt yet."""
+        """The pidfd of each shim that lives, as far as was heard."""
+        self._over: set[Ref] = set()
+        """Attempts whose shim ended."""
+        self._checkpoints: dict[Ref, tuple[float, datetime | None]] = {}
+        self._spawner = Spawner()
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -62,54 +80,127 @@ class Local:
         self._thread = threading.Thread(target=self._listen, name="mlbox-shims", daemon=True)
 
     def open(self, changed: Callable[[Ref], None]) -> None:
-        """Begin to listen for the ends of shims."""
+        """Start the zygote, and listen to it and for the ends of shims."""
         self._changed = changed
+        if self._groups:
+            cgroups.delegate()
+        self._spawner.start()
+        self._register_spawner()
         self._thread.start()
+
+    @property
+    def zygote(self) -> int:
+        """The process that forks shims."""
+        return self._spawner.pid
 
     def capacity(self) -> Supply:
         """What this machine has, or as much of it as its operator gives."""
         return self._supply
 
     def check(self, spec: JobSpec) -> None:
-        """Nothing so far that this machine can never do."""
+        """An image needs a container engine."""
+        containers.check(spec, self._engine)
+
+    # -- attempts ---------------------------------------------------------------------------------------------------
 
     def start(self, launch: Launch) -> None:
-        """Lay out the folder and start a shim in it."""
+        """Lay out the folder, and have a shim forked for it."""
         if self.state(launch.ref) != ABSENT:
             return
         folder = self._folder(launch.ref)
-        spec = launch.spec
-        env = environment(spec.env, launch.env, launch.devices)
-        limits = {"timeout_seconds": spec.timeout_seconds, "grace_seconds": launch.grace_seconds}
-        folder.prepare(spec.command, env, launch.snapshot, limits, self.isolation, launch.mounts)
-        process = folder.start(launch.private, launch.mask)
-        with self._lock:
-            self._children[launch.ref] = process
-            self._starting.add(launch.ref)
-        self._watch(launch.ref, process.pid)
+        laid_out = folder.prepare(launch, self._isolation)
+        spec = {
+            **laid_out,
+            "env": environment(launch, laid_out["env"]),
+            "command": list(launch.spec.command),
+            "mask": dict(launch.mask),
+            "procs": launch.spec.procs,
+            "timeout_seconds": launch.spec.timeout_seconds,
+            "grace_seconds": launch.grace_seconds,
+            "name": _name(launch.ref),
+            "grouped": self._groups,
+            "memory_bytes": self._memory_bytes(launch.spec),
+            "log_bytes": self._log_bytes,
+        }
+        if launch.spec.image:
+            self._contain(spec, launch, folder)
+        self._spawner.spawn(launch.ref, spec)
+
+    def _memory_bytes(self, spec: JobSpec) -> int:
+        asked = spec.memory_gb or self._supply.box.memory_gb
+        return int(min(HARD_LIMIT * asked, self._supply.box.memory_gb) * 2**30)
+
+    def _contain(self, spec: dict[str, Any], launch: Launch, folder: Folder) -> None:
+        assert self._engine is not None
+        spec["command"] = containers.wrap(
+            self._engine,
+            spec["name"],
+            launch.spec,
+            spec["env"],
+            folders=[folder.work, folder.path / "spool", folder.checkpoints, folder.tmp],
+            readable=[folder.datasets] if launch.mounts else [],
+            cwd=spec["cwd"],
+            devices=launch.devices,
+            memory_bytes=spec["memory_bytes"],
+        )
+        spec["env"] |= containers.client_environment()
+        spec["after"] = containers.remove(self._engine, spec["name"])
+        spec.pop("confine", None)
 
     def state(self, ref: Ref) -> Observed:
         """As the folder and the processes say."""
         folder = self._folder(ref)
-        ended = folder.ended()
-        if ended is None and folder.claimed():
-            pid = folder.shim_pid()
-            if pid is not None:
-                self._watch(ref, pid)
-                return Observed("running", pid)
-            ended = folder.ended() or Ended(exit_code=None, lost=True)  # it may have ended between the two looks
-        elif ended is None:
-            child = self._children.get(ref)
-            if child is None:
-                return ABSENT
-            if child.poll() is None or folder.claimed():
-                return STARTING
-            ended = Ended(exit_code=None, error=f"its shim could not start, see {folder.path}/shim.log")
-        return Observed("ended", ended=ended)
+        claim = folder.claim()
+        lives = claim is not None and self._lives(ref, claim)
+        ended = None if lives else folder.ended()  # asked after the process, which may have ended in between
+        if lives and claim is not None:
+            return Observed("running", claim.pid, checkpoint_at=self._checkpoint_at(ref, folder))
+        if ended is not None:
+            return Observed("ended", claim.pid if claim else None, ended)
+        if claim is not None:
+            return Observed("ended", claim.pid, self._lost(ref, claim))
+        if self._spawner.pending(ref) or ref in self._watched:
+            return STARTING
+        if ref in self._over:
+            return Observed("ended", ended=Ended(None, error=f"its shim could not start: {folder.complaint()}"))
+        return ABSENT
+
+    def _lives(self, ref: Ref, claim: Claim) -> bool:
+        """Whether the shim that claimed an attempt is there; if so, its end will be heard of."""
+        with self._lock:
+            fd = self._watched.get(ref)
+            if fd is not None and not select.select([fd], [], [], 0)[0]:
+                return True
+            self._unwatch(ref)
+            fd = claim.lives()
+            if fd is None:
+                return False
+            self._watch(ref, fd)
+            return True
+
+    def _lost(self, ref: Ref, claim: Claim) -> Ended:
+        """The shim is gone and left no status: what it ran must not run on beside another attempt."""
+        if claim.boot != processes.boot_id():
+            return Ended(None, lost=True, error="the machine was restarted while it ran")
+        cgroups.kill(_name(ref))
+        if not processes.kill_all(lambda: processes.of_attempt(*ref), REMAINS_SECONDS):
+            _log.warning("Processes of %s could not be killed.", ref)
+        return Ended(None, lost=True, error="its shim was killed, and its processes with it")
+
+    def _checkpoint_at(self, ref: Ref, folder: Folder) -> datetime | None:
+        due, known = self._checkpoints.get(ref, (0.0, None))
+        if time.monotonic() >= due:
+            known = folder.checkpoint_at()
+            self._checkpoints[ref] = (time.monotonic() + CHECKPOINT_SECONDS, known)
+        return known
 
     def stop(self, ref: Ref) -> None:
-        """Tell the shim."""
-        self._folder(ref).stop()
+        """Tell the shim; one that is not there yet is told when it is."""
+        with self._lock:
+            fd = self._watched.get(ref)
+            if fd is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(fd, signal.SIGTERM)
 
     def log(self, ref: Ref, offset: int, limit: int) -> bytes:
         """From the file that the attempt prints to."""
@@ -132,72 +223,95 @@ class Local:
 
     def clear(self, ref: Ref) -> None:
         """Remove temporary files and the datasets' names."""
-        self._unwatch(ref)
+        with self._lock:
+            self._unwatch(ref)
+            self._over.discard(ref)
+            self._checkpoints.pop(ref, None)
         self._folder(ref).clear()
 
     def say(self, ref: Ref, line: str) -> None:
         """Write to the file that the attempt would print to."""
         self._folder(ref).say(line)
 
+    def _folder(self, ref: Ref) -> Folder:
+        return Folder(self._root, ref)
+
+    # -- listening --------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        while not self._closing:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake_read, 4096)
+                elif key.data == "zygote":
+                    self._hear()
+                elif key.data == "zygote's end":
+                    self._restart()
+                    break  # what else was selected may be of the one that is gone
+                else:
+                    self._shim_ended(key.data, key.fd)
+
+    def _hear(self) -> None:
+        said = self._spawner.receive()
+        if said is None:
+            return  # its end is heard of as well
+        if isinstance(said, Forked):
+            with self._lock:
+                self._watch(said.ref, said.pidfd)
+                self._spawner.answered(said.ref)
+        else:
+            self._changed(said.ref)
+
+    def _shim_ended(self, ref: Ref, fd: int) -> None:
+        with self._lock:
+            if self._watched.get(ref) == fd:
+                self._unwatch(ref)
+                self._over.add(ref)
+        self._changed(ref)
+
+    def _register_spawner(self) -> None:
+        self._selector.register(self._spawner.fileno(), selectors.EVENT_READ, "zygote")
+        self._selector.register(self._spawner.pidfd, selectors.EVENT_READ, "zygote's end")
+
+    def _restart(self) -> None:
+        """The zygote is gone: its shims are not, and another one takes its place."""
+        _log.warning("The process that starts jobs has ended, and is started again.")
+        time.sleep(RESTART_SECONDS)
+        self._selector.unregister(self._spawner.fileno())
+        self._selector.unregister(self._spawner.pidfd)
+        self._spawner.start()
+        self._register_spawner()
+
+    def _watch(self, ref: Ref, fd: int) -> None:
+        """Hear of a shim's end by its pidfd, which is ours from here on."""
+        if ref in self._watched or self._closing:
+            os.close(fd)
+            return
+        self._watched[ref] = fd
+        self._selector.register(fd, selectors.EVENT_READ, ref)
+
+    def _unwatch(self, ref: Ref) -> None:
+        fd = self._watched.pop(ref, None)
+        if fd is not None:
+            self._selector.unregister(fd)
+            os.close(fd)
+
     def close(self) -> None:
         """Stop listening; running attempts go on under their shims."""
         self._closing = True
-        self._wake()
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._wake_write, b"x")
         if self._thread.is_alive():
             self._thread.join()
         for ref in list(self._watched):
             self._unwatch(ref)
-        for process in self._children.values():
-            process.returncode = 0  # it goes on without us, and is no leak
+        self._spawner.close()
         self._selector.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
 
-    def _folder(self, ref: Ref) -> Folder:
-        return Folder(self._root, ref)
 
-    # -- watching ---------------------------------------------------------------------------------------------------
-
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"x")
-
-    def _listen(self) -> None:
-        while not self._closing:
-            starting = list(self._starting)
-            for key, _ in self._selector.select(CLAIM_SECONDS if starting else None):
-                if key.data is None:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake_read, 4096)
-                else:
-                    self._unwatch(key.data)
-                    self._changed(key.data)
-            for ref in starting:
-                if self._folder(ref).claimed():
-                    self._starting.discard(ref)
-                    self._changed(ref)
-
-    def _watch(self, ref: Ref, pid: int) -> None:
-        """Hear of a shim's end, whoever started it."""
-        with self._lock:
-            if ref in self._watched or self._closing:
-                return
-            try:
-                fd = os.pidfd_open(pid)
-            except ProcessLookupError:
-                self._changed(ref)
-                return
-            self._watched[ref] = fd
-            self._selector.register(fd, selectors.EVENT_READ, ref)
-        self._wake()
-
-    def _unwatch(self, ref: Ref) -> None:
-        with self._lock:
-            fd = self._watched.pop(ref, None)
-            self._starting.discard(ref)
-            if fd is not None:
-                self._selector.unregister(fd)
-                os.close(fd)
-            child = self._children.get(ref)
-            if child is not None and child.poll() is not None:
-                del self._children[ref]
+def _name(ref: Ref) -> str:
+    """What the control group, or the container, of an attempt is called."""
+    return f"mlbox-{ref.job_id}-{ref.number}"

@@ -20,13 +20,13 @@ class Marks:
 
     def __init__(self, log: str, marks: str) -> None:
         self._log, self._marks = log, marks
-        self._size, self._due = 0, 0.0
+        self._size, self.due = 0, 0.0
 
     def set(self) -> None:
         """Leave one, if it is time and something was printed since the last."""
-        if time.monotonic() < self._due:
+        if time.monotonic() < self.due:
             return
-        self._due = time.monotonic() + MARK_SECONDS
+        self.due = time.monotonic() + MARK_SECONDS
         try:
             size = os.stat(self._log).st_size
             if size == self._size:

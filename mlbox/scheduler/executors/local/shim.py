@@ -1,205 +1,433 @@
 """The shim: a small process that runs one attempt of one job, and outlives the server.
 
-It is started by path, with the standard library alone, in a session of its own. In the attempt's folder it
+It is forked by the zygote, with the standard library alone. In the attempt's folder it
 - claims the attempt (`claim`, made once): of two shims for one attempt only one runs the command;
-- runs the command in a group of its own, output to `log`;
-- lays out the datasets that the job named, and checks them (`mount.py`, loaded by path);
-- masks in the log what it was told is secret (`mlbox/masking.py`, loaded by path);
-- ends it on SIGTERM or at its time limit: SIGTERM to the group, SIGKILL after the grace;
-- writes how it ended to `status.json`, complete and on disk or not at all.
+- lays out the datasets that the job named, and checks them (`mount.py`);
+- runs the command, or its ranks, in sessions of their own, confined, in a control group where there is one;
+- passes what they print to `log`, masked, up to the most that a log may have;
+- ends them on SIGTERM, at the time limit, or when they hold more memory than they may: SIGTERM to their groups, and after the
+  grace SIGKILL to all that ever came from them. It is a subreaper, so that none of these is hidden from it;
+- writes how it ended to `status.json`, complete and on disk or not at all, in space that it kept for that from the start.
 
-What is secret (the job's token, its secrets) comes on standard input, from a file that is only in memory: `spec.json` holds
-none of it.
+What it is to do comes in a file that is only in memory, because it names the job's token and secrets.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import json
 import os
-import shutil
+import select
 import signal
-import subprocess
+import socket
 import sys
-import threading
 import time
-from typing import Any, BinaryIO
+from typing import Any
 
-POLL_SECONDS = 0.2
-PACKAGE = os.path.abspath(os.path.join(os.path.dirname(__file__), *[os.pardir] * 3))
-CLAIM, LOG, MARKS, SPEC, STATUS = "claim", "log", "log.times", "spec.json", "status.json"
-
-
-def main(folder: str) -> int:
-    """Run the attempt that is described in a folder."""
-    os.chdir(folder)
-    stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):  # before the claim, by which the server finds whom to signal
-        signal.signal(number, lambda received, _: stop.append(received))
-    private = json.loads(sys.stdin.buffer.read() or b"{}")
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    if not claim():
-        return 0
-    with open(SPEC) as file:
-        spec = json.load(file)
-    spec["env"].update(private.get("env", {}))
-    status = mounted(spec, stop)
-    if not status:
-        status = run_masked(spec, stop, private["mask"]) if private.get("mask") else run(spec, stop)
-    write_whole(STATUS, json.dumps({**status, "ended": time.time()}).encode())
-    os.unlink(SPEC)
-    return 0
+CLAIM, LOG, MARKS, ERRORS, STATUS = "claim", "log", "log.times", "shim.log", "status.json"
+STATUS_BYTES = 4096
+CANNOT_START = 127
+BLOCKED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+"""What the zygote blocks before it forks, so that nothing is missed."""
+READ_BYTES = 1 << 18
+WATCH_SECONDS = 0.5
+"""Between two looks at the memory of a job that no control group holds to it."""
+DRAIN_SECONDS = 1.0
+KILL_SECONDS = 30.0
+"""How long to try to kill what cannot be killed: a process that waits for a broken disk."""
+DISK_SECONDS = 60.0
+"""How long to try to write the status to a disk that will not take it."""
 
 
-def mounted(spec: dict[str, Any], stop: list[int]) -> dict[str, Any]:
-    """Lay out the datasets; how the attempt ended where that could not be done, which is then in the log too."""
-    if not spec.get("mounts"):
-        return {}
-    mount = load("scheduler/mount.py")
+class Parts:
+    """What the shim is made of beside this file, loaded once, by the zygote."""
+
+    def __init__(self, *modules: Any) -> None:
+        self.processes, self.cgroups, self.logtimes, self.confine, self.mount, self.masking = modules
+
+
+def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
+    """Run the attempt that a spec describes. The signals are blocked, and the process is in a session of its own."""
+    os.chdir(spec["folder"])
+    null = os.open(os.devnull, os.O_RDWR)
+    errors = os.open(ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, source in ((0, null), (1, errors), (2, errors)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(errors)
+    parts.processes.prctl(parts.processes.SET_NAME, b"mlbox-shim")
+    parts.processes.prctl(parts.processes.SET_CHILD_SUBREAPER, 1)
+    status = Status(spec["folder"])
+    if not claim(parts.processes):
+        status.drop()
+        return
     try:
-        wrong = mount.lay(spec["mounts"], stop, link=bool(spec.get("confine")) or os.geteuid() != 0)
-    except mount.Stopped:
-        return {"exit_code": None, "stopped": True}
-    if not wrong:
-        return {}
-    with open(LOG, "ab", buffering=0) as log:
-        log.write(f"mlbox: {wrong}.\n".encode())
-    return {"exit_code": 127, "error": wrong}
+        ended = mounted(spec, parts) or Attempt(spec, parts, tell).run()
+    except Exception as err:  # whatever it is, the attempt has an end
+        ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
+    status.write({**ended, "ended": time.time()})
 
 
-def run_masked(spec: dict[str, Any], stop: list[int], secrets: dict[str, str]) -> dict[str, Any]:
-    """Run the command with its output through a pipe, from which it reaches the log without the secrets."""
-    masking = load("masking.py")
-    ended = threading.Event()
-    reading, writing = os.pipe()
-    with open(LOG, "ab", buffering=0) as log, open(reading, "rb") as pipe, open(writing, "wb") as output:
-        arguments = (pipe.fileno(), log.fileno(), masking.Masker(secrets), ended.is_set)
-        pump = threading.Thread(target=masking.pump, args=arguments)
-        pump.start()
-        try:
-            return run(spec, stop, output)
-        finally:
-            ended.set()
-            pump.join()
-
-
-def load(file: str) -> Any:
-    """A module of the package, by its file: the package is not on the path of a process that is started by path."""
-    name = os.path.splitext(os.path.basename(file))[0]
-    found = importlib.util.spec_from_file_location(name, os.path.join(PACKAGE, file))
-    assert found is not None
-    assert found.loader is not None
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
-
-
-def claim() -> bool:
-    """Take the attempt; False if it was taken before. The claim appears whole: a link is made or is not."""
-    own = f".{CLAIM}.{os.getpid()}"
-    with open(own, "wb") as file:
-        file.write(json.dumps({"pid": os.getpid(), "start": start_ticks(os.getpid())}).encode())
-        file.flush()
-        os.fsync(file.fileno())
+def claim(processes: Any) -> bool:
+    """Take the attempt; False if it was taken before. A link to nowhere: it is made whole, once, with all that names us in it."""
     try:
-        os.link(own, CLAIM)
+        os.symlink(f"{os.getpid()} {processes.start_ticks(os.getpid())} {processes.boot_id()}", CLAIM)
     except FileExistsError:
         return False
-    finally:
-        os.unlink(own)
     sync_here()
     return True
 
 
-def run(spec: dict[str, Any], stop: list[int], output: BinaryIO | None = None) -> dict[str, Any]:
-    """Run the command until it ends, is stopped or runs out of time; how it ended. It prints to the log, or to `output`."""
-    limit = spec.get("timeout_seconds")
-    end = time.monotonic() + limit if limit else None
-    with open(LOG, "ab", buffering=0) as log:
+def stop_asked() -> bool:
+    """Whether somebody wants the attempt to end; the signal stays pending."""
+    return bool(signal.sigpending() & {signal.SIGTERM, signal.SIGINT})
+
+
+def mounted(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
+    """Lay out the datasets; how the attempt ended where that could not be done, which is then in the log too."""
+    if not spec.get("mounts"):
+        return {}
+    try:
+        wrong = parts.mount.lay(spec["mounts"], stop_asked, link=bool(spec.get("confine")) or os.geteuid() != 0)
+    except parts.mount.Stopped:
+        return {"exit_code": None, "stopped": True}
+    if not wrong:
+        return {}
+    Log(spec, parts).say(wrong)
+    return {"exit_code": CANNOT_START, "error": wrong}
+
+
+class Log:
+    """The file that the attempt prints to: masked, no larger than it may be, and never what holds the attempt up."""
+
+    def __init__(self, spec: dict[str, Any], parts: Parts) -> None:
+        self._file = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._left: int = spec["log_bytes"]
+        self._most: int = spec["log_bytes"]
+        self._masker = parts.masking.Masker(spec["mask"]) if spec.get("mask") else None
+        self._dropped = 0
+        self._full = ""
+        self._marks = parts.logtimes.Marks(LOG, MARKS)
+        self._unmarked = False
+
+    def feed(self, piece: bytes) -> None:
+        """What was printed next."""
+        self._write(self._masker.feed(piece) if self._masker is not None else piece)
+        self._unmarked = True
+
+    def mark(self) -> float | None:
+        """Leave a mark of when what was printed, if it is time; when it will be, where one is still to be left."""
+        if self._unmarked and time.monotonic() >= self._marks.due:
+            self._marks.set()
+            self._unmarked = False
+        due: float = self._marks.due
+        return due if self._unmarked else None
+
+    def finish(self) -> None:
+        """No more is printed: say what is missing."""
+        if self._masker is not None:
+            self._write(self._masker.finish())
+        if self._dropped:
+            self.say(f"{self._dropped} more bytes were printed and are not here: {self._full}")
+        os.close(self._file)
+
+    def say(self, line: str) -> None:
+        """A line of ours."""
+        self._put(f"mlbox: {line}.\n".encode())
+
+    def _write(self, text: bytes) -> None:
+        kept = text[: self._left]
+        self._left -= len(kept)
+        lost = len(kept) - self._put(kept) if kept else 0
+        if lost or len(text) > len(kept):
+            if not self._full:
+                self._full = "the disk is full" if lost else f"a log has {self._most} bytes at most"
+                self.say(f"what is printed from here on is not kept: {self._full}")
+            self._dropped += lost + len(text) - len(kept)
+
+    def _put(self, text: bytes) -> int:
+        """Write; on a full disk less than all of it is written."""
+        done = 0
         try:
-            child = subprocess.Popen(
-                confined(spec),
-                cwd=spec["cwd"],
-                env=spec["env"],
-                stdin=subprocess.DEVNULL,
-                stdout=output or log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            while done < len(text):
+                done += os.write(self._file, text[done:])
+        except OSError:
+            pass
+        return done
+
+
+class Attempt:
+    """A command, or its ranks, from their start until nothing is left of them."""
+
+    def __init__(self, spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
+        self._spec = spec
+        self._parts = parts
+        self._tell = tell
+        self._log = Log(spec, parts)
+        self._group = parts.cgroups.Group(spec["name"] if spec["grouped"] else "", spec["memory_bytes"])
+        self._ranks: dict[int, int] = {}
+        """By process id, those that have not ended."""
+        self._exit_code: int | None = None
+        self._ended: dict[str, Any] = {}
+        """Why it is to end, once it is."""
+        self._kill_at: float | None = None
+        limit = spec.get("timeout_seconds")
+        self._end_at = time.monotonic() + limit if limit else None
+        self._look_at = 0.0
+        """When to look at its memory, where nobody else does."""
+        if spec["procs"] > 1:
+            spec["master_port"] = free_port()
+
+    def run(self) -> dict[str, Any]:
+        """How it ended."""
+        output, writing = os.pipe()
+        try:
+            for rank in range(self._spec["procs"]):
+                self._ranks[self._spawn(rank, writing)] = rank
         except OSError as err:
-            log.write(f"mlbox: the command cannot be started: {err}\n".encode())
-            return {"exit_code": 127, "error": f"the command cannot be started: {err}"}
+            self._log.say(f"the command cannot be started: {err}")
+            self._exit_code, self._ended = CANNOT_START, {"error": f"the command cannot be started: {err}"}
+            self._kill_at = time.monotonic()
         finally:
-            if output is not None:
-                output.close()  # so that the pipe ends with those who write to it
-        timed_out = False
-        marks = load("scheduler/executors/local/logtimes.py").Marks(LOG, MARKS)
-        while child.poll() is None and not stop:
-            timed_out = end is not None and time.monotonic() >= end
-            if timed_out:
-                break
-            wait(child, POLL_SECONDS)
-            marks.set()
-        if child.poll() is None:
-            terminate(child, spec["grace_seconds"])
-        signal_group(child.pid, signal.SIGKILL)  # what the command left behind
-        return {"exit_code": child.returncode, "timed_out": timed_out, "stopped": bool(stop) and not timed_out}
+            os.close(writing)
+        self._say_that_it_runs()
+        try:
+            self._watch(output)
+        finally:
+            self._end_all()
+            self._drain(output)
+            self._log.finish()
+        out_of_memory = self._ended.pop("out_of_memory", False) or self._group.out_of_memory()
+        self._group.remove()
+        return {"exit_code": self._exit_code, "out_of_memory": out_of_memory, **self._ended}
+
+    # -- starting ---------------------------------------------------------------------------------------------------
+
+    def _spawn(self, rank: int, output: int) -> int:
+        """Start one rank; raises the OSError that kept it from starting."""
+        failed, telling = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(failed)
+                self._become(rank, output)
+            except OSError as err:
+                os.write(telling, f"{err.errno} {err.filename or self._spec['command'][0]}".encode())
+            finally:
+                os._exit(CANNOT_START)
+        os.close(telling)
+        with open(failed, "rb") as answer:
+            said = answer.read().decode(errors="replace")
+        if said:
+            os.waitpid(pid, 0)
+            number, _, name = said.partition(" ")
+            raise OSError(int(number), os.strerror(int(number)), name)
+        return pid
+
+    def _become(self, rank: int, output: int) -> None:
+        """In the child: everything that the command is to find, and then the command."""
+        spec = self._spec
+        os.setsid()
+        self._parts.processes.prctl(self._parts.processes.SET_NAME, b"mlbox-job")
+        self._group.join()
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        env: dict[str, str] = {**spec["env"], **(ranked(spec, rank) if spec["procs"] > 1 else {})}
+        os.chdir(spec["cwd"])
+        for number in BLOCKED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if spec.get("confine"):
+            self._parts.confine.confine(spec["confine"])
+        os.execvpe(spec["command"][0], spec["command"], env)  # noqa: S606 (this is the job's command)
+
+    def _say_that_it_runs(self) -> None:
+        with contextlib.suppress(OSError):  # the server is gone; the next one looks for itself
+            self._tell.send(json.dumps({"running": self._spec["ref"]}).encode())
+        self._tell.close()
+
+    # -- watching ---------------------------------------------------------------------------------------------------
+
+    def _watch(self, output: int) -> None:
+        """Until every rank has ended, or none may go on."""
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        waking, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        poll.register(waking, select.POLLIN)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in BLOCKED:
+            signal.signal(number, self._signalled)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        while self._reap():
+            for fd, _ in poll.poll(self._wait_ms()):
+                if fd == waking:
+                    os.read(waking, 512)
+                elif piece := os.read(output, READ_BYTES):
+                    self._log.feed(piece)
+                else:
+                    poll.unregister(output)  # it closed its output, and goes on
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                return
+            self._check_limits()
+
+    def _signalled(self, number: int, _: object) -> None:
+        if number != signal.SIGCHLD:
+            self._finish(stopped=True)
+
+    def _finish(self, **why: Any) -> None:
+        """Have all ranks end: SIGTERM to their groups, and the kill after the grace."""
+        if self._kill_at is None:
+            self._ended = why
+            self._kill_at = time.monotonic() + self._spec["grace_seconds"]
+            for pid in self._ranks:
+                self._parts.processes.send_group(pid, signal.SIGTERM)
+
+    def _reap(self) -> bool:
+        """Collect who has ended; whether a rank is left. A rank that failed ends the others."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return bool(self._ranks)
+            rank = self._ranks.pop(pid, None)
+            if rank is not None:
+                self._rank_ended(rank, os.waitstatus_to_exitcode(status))
+
+    def _rank_ended(self, rank: int, code: int) -> None:
+        if not self._exit_code:  # the first that failed is the one that counts
+            self._exit_code = code
+        if code and self._ranks and self._kill_at is None:
+            self._log.say(f"rank {rank} ended with {code}, so the others are ended")
+            self._finish()
+
+    def _check_limits(self) -> None:
+        if self._end_at is not None and time.monotonic() >= self._end_at:
+            self._end_at = None
+            self._finish(timed_out=True)
+        if not self._group.bounds_memory and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + WATCH_SECONDS
+            held = self._parts.processes.memory_of(self._parts.processes.descendants(os.getpid()))
+            if held > self._spec["memory_bytes"]:
+                self._ended = {"out_of_memory": True}
+                self._kill_at = time.monotonic()
+
+    def _wait_ms(self) -> float | None:
+        now = time.monotonic()
+        due = [at - now for at in (self._end_at, self._kill_at, self._log.mark()) if at is not None]
+        if not self._group.bounds_memory:
+            due.append(WATCH_SECONDS)
+        return max(0.0, min(due)) * 1000 + 1 if due else None
+
+    # -- ending -----------------------------------------------------------------------------------------------------
+
+    def _end_all(self) -> None:
+        """Kill all that is left, whatever session it fled to, and collect it."""
+        self._group.kill()
+        self._parts.processes.kill_all(self._left, KILL_SECONDS)
+        if self._spec.get("after"):
+            self._run_after(self._spec["after"])
+
+    def _left(self) -> list[int]:
+        self._reap()
+        found: list[int] = self._parts.processes.children(os.getpid())
+        return found
+
+    def _run_after(self, command: list[str]) -> None:
+        """What is to be run in the end: the removal of a container, which is no child of ours."""
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.execvpe(command[0], command, self._spec["env"])  # noqa: S606 (our own command)
+            finally:
+                os._exit(CANNOT_START)
+        os.waitpid(pid, 0)
+
+    def _drain(self, output: int) -> None:
+        """The rest of what was printed; what cannot be killed may hold the pipe open for ever."""
+        end = time.monotonic() + DRAIN_SECONDS
+        poll = select.poll()
+        poll.register(output, select.POLLIN)
+        while poll.poll(max(0.0, end - time.monotonic()) * 1000):
+            piece = os.read(output, READ_BYTES)
+            if not piece:
+                return
+            self._log.feed(piece)
 
 
-def confined(spec: dict[str, Any]) -> list[str]:
-    """The command, behind `confine` where the attempt is to be confined; raises OSError where there is no such program."""
-    command: list[str] = spec["command"]
-    if not spec.get("confine"):
-        return command
-    found = shutil.which(
-        os.path.join(spec["cwd"], command[0]) if "/" in command[0] else command[0], path=spec["env"]["PATH"]
-    )
-    if found is None:
-        raise FileNotFoundError(2, "No such file or directory", command[0])
-    program = os.path.join(PACKAGE, "scheduler", "confine.py")
-    return [sys.executable, "-I", "-S", program, spec["confine"], *command]
+def free_port() -> int:
+    """A port for the ranks to meet at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
-def terminate(child: subprocess.Popen[bytes], grace_seconds: float) -> None:
-    """SIGTERM, then SIGKILL for what is still there after the grace."""
-    signal_group(child.pid, signal.SIGTERM)
-    wait(child, grace_seconds)
-    if child.poll() is None:
-        signal_group(child.pid, signal.SIGKILL)
-        child.wait()
+def ranked(spec: dict[str, Any], rank: int) -> dict[str, str]:
+    """What torchrun tells each of its ranks (PyTorch, Elastic Launch, Environment Variables)."""
+    count = str(spec["procs"])
+    return {
+        "OMP_NUM_THREADS": spec["env"].get("OMP_NUM_THREADS", "1"),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "ROLE_RANK": str(rank),
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "ROLE_WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(spec["master_port"]),
+        "TORCHELASTIC_RUN_ID": spec["name"],
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+    }
 
 
-def wait(child: subprocess.Popen[bytes], seconds: float) -> None:
-    """Wait for the child's end, at most so long."""
-    try:
-        child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return
+class Status:
+    """How the attempt ended, in space on the disk that is kept for it from the start."""
 
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._temporary = f".{STATUS}.{os.getpid()}"
+        self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        os.posix_fallocate(self._file, 0, STATUS_BYTES)
 
-def signal_group(group: int, number: int) -> None:
-    """Signal every process of a group that still has any."""
-    try:
-        os.killpg(group, number)
-    except ProcessLookupError:
-        return
+    def drop(self) -> None:
+        """There is nothing to say: the attempt is another shim's."""
+        os.unlink(self._temporary)
 
+    def write(self, ended: dict[str, Any]) -> None:
+        """Write it whole, on disk, or not at all; tried for a while where the disk will not have it."""
+        content = json.dumps(ended).encode()[:STATUS_BYTES]
+        end = time.monotonic() + DISK_SECONDS
+        while True:
+            try:
+                self._write(content)
+                return
+            except OSError as err:
+                print(f"The status cannot be written: {err}", file=sys.stderr, flush=True)
+                if time.monotonic() >= end:
+                    return
+            time.sleep(1)
+            self._again()
 
-def start_ticks(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with the pid it names a process for good (proc(5), field 22)."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        return int(file.read().rpartition(b")")[2].split()[19])
+    def _write(self, content: bytes) -> None:
+        os.pwrite(self._file, content, 0)
+        os.ftruncate(self._file, len(content))
+        os.fsync(self._file)
+        os.rename(self._temporary, STATUS)
+        sync_here()
 
-
-def write_whole(name: str, content: bytes) -> None:
-    """Write a file so that it is there whole, on disk, or not at all."""
-    temporary = f".{name}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(temporary, name)
-    sync_here()
+    def _again(self) -> None:
+        """The job may have removed its own folder."""
+        try:
+            os.makedirs(self._folder, exist_ok=True)
+            os.chdir(self._folder)
+            self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as err:
+            print(f"The folder cannot be made: {err}", file=sys.stderr, flush=True)
 
 
 def sync_here() -> None:
@@ -209,7 +437,3 @@ def sync_here() -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,182 @@
+"""Control groups: a job's processes as one, whose memory is bounded and who are killed at once, where this machine lets us.
+
+The standard library alone: shims load this file by its path. Of the two versions of control groups a machine may have either, or
+both at a time, each with some controllers. So each thing is taken where it is: the kill from version 2, the limits of memory and
+processes from version 2 or 1. Where neither can be had, the shim watches and walks instead.
+
+Sources: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+MOST_PROCESSES = 16384
+"""And threads, of one attempt."""
+GONE_SECONDS = 1.0
+LIMITS = {2: {"memory": "memory.max", "pids": "pids.max"}, 1: {"memory": "memory.limit_in_bytes", "pids": "pids.max"}}
+
+
+def mounts() -> dict[str, tuple[int, str]]:
+    """Where this process's own groups are, by controller and `unified` for version 2: the version, and the folder."""
+    places: dict[str, tuple[int, str]] = {}
+    own: dict[str, str] = {}
+    with open("/proc/self/cgroup") as file:
+        for line in file:
+            _, controllers, path = line.rstrip("\n").split(":", 2)
+            own |= dict.fromkeys(controllers.split(",") if controllers else ["unified"], path)
+    with open("/proc/self/mountinfo") as file:
+        for line in file:
+            fields, _, rest = line.partition(" - ")
+            root, mount = fields.split()[3:5]
+            kind, _, options = rest.split()[:3]
+            names = {"cgroup2": ["unified"], "cgroup": options.split(",")}.get(kind, [])
+            for name in names:
+                if name in own:
+                    path = os.path.relpath(own[name], root)
+                    places[name] = (2 if kind == "cgroup2" else 1, os.path.normpath(os.path.join(mount, path)))
+    return places
+
+
+def delegate() -> None:
+    """Let what is below our own group of version 2 have limits, where it was delegated to us (systemd: Delegate=yes).
+
+    A group with processes in it hands no controllers down, so they go into one below: the server, and what it started.
+    """
+    version, folder = mounts().get("unified", (0, ""))
+    with contextlib.suppress(OSError):
+        missing = {"memory", "pids"} & _words(folder, "cgroup.controllers") - _words(folder, "cgroup.subtree_control")
+        if not version or not missing or os.stat(folder).st_uid != os.geteuid():
+            return
+        if not os.path.exists(os.path.join(folder, "cgroup.type")):  # the root: it may have processes of its own
+            return
+        there = _words(folder, "cgroup.procs")
+        if not there <= {"1", str(os.getpid())}:  # somebody's session, which is not ours to rearrange
+            return
+        inner = os.path.join(folder, "mlbox-server")
+        os.makedirs(inner, exist_ok=True)
+        for pid in there:
+            _write(inner, "cgroup.procs", pid)
+        _write(folder, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
+
+
+class Group:
+    """The group of one attempt, in as many hierarchies as it takes; without a name, in none."""
+
+    def __init__(self, name: str, memory_bytes: int) -> None:
+        self._folders: list[str] = []
+        self._unified = ""
+        self._memory = ""
+        places = {}
+        with contextlib.suppress(OSError):
+            places = mounts() if name else {}
+        if "unified" in places:
+            self._unified = self._make(os.path.join(_base(places["unified"][1]), name))
+        for controller, limit in (("memory", memory_bytes), ("pids", MOST_PROCESSES)):
+            folder = self._limit(controller, limit, name, places)
+            if controller == "memory":
+                self._memory = folder
+
+    @property
+    def kills(self) -> bool:
+        """Whether all of it can be killed at once (Linux 5.14 and newer)."""
+        return bool(self._unified) and os.path.exists(os.path.join(self._unified, "cgroup.kill"))
+
+    @property
+    def bounds_memory(self) -> bool:
+        """Whether the kernel holds it to its memory."""
+        return bool(self._memory)
+
+    def _make(self, folder: str) -> str:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError:
+            return ""
+        self._folders.append(folder)
+        return folder
+
+    def _limit(self, controller: str, limit: int, name: str, places: dict[str, tuple[int, str]]) -> str:
+        """Bound something; the folder that does, or nothing."""
+        folder, version = self._unified, 2
+        if not folder or not os.path.exists(os.path.join(folder, LIMITS[2][controller])):
+            version, above = places.get(controller, (0, ""))
+            if version != 1 or not (folder := self._make(os.path.join(above, name))):
+                return ""
+        try:
+            _write(folder, LIMITS[version][controller], str(limit))
+        except OSError:
+            return ""
+        if controller == "memory":  # no way out into the swap, where it is counted
+            with contextlib.suppress(OSError):
+                _write(
+                    folder, *(("memory.swap.max", "0") if version == 2 else ("memory.memsw.limit_in_bytes", str(limit)))
+                )
+        return folder
+
+    def join(self) -> None:
+        """Put the calling process in, and with it all that will come from it."""
+        for folder in self._folders:
+            with contextlib.suppress(OSError):
+                _write(folder, "cgroup.procs", "0")
+
+    def kill(self) -> None:
+        """Kill all at once, where that can be done."""
+        if self.kills:
+            with contextlib.suppress(OSError):
+                _write(self._unified, "cgroup.kill", "1")
+
+    def out_of_memory(self) -> bool:
+        """Whether the kernel killed one of its processes for want of memory."""
+        for file in ("memory.events", "memory.oom_control"):
+            with contextlib.suppress(OSError), open(os.path.join(self._memory, file)) as text:
+                counts = dict(line.split() for line in text)
+                return int(counts.get("oom_kill", "0")) > 0
+        return False
+
+    def remove(self) -> None:
+        """Remove it, once nothing lives in it; the kernel may take a moment to see that."""
+        end = time.monotonic() + GONE_SECONDS
+        for folder in self._folders:
+            while os.path.isdir(folder):
+                try:
+                    os.rmdir(folder)
+                except OSError:
+                    if time.monotonic() >= end:
+                        break
+                    time.sleep(0.01)
+
+
+def kill(name: str) -> None:
+    """Kill what is in a group whose shim is gone, and remove it."""
+    places = {}
+    with contextlib.suppress(OSError):
+        places = mounts()
+    if "unified" in places:
+        folder = os.path.join(_base(places["unified"][1]), name)
+        with contextlib.suppress(OSError):
+            _write(folder, "cgroup.kill", "1")
+    for controller, (_, above) in places.items():
+        base = _base(above) if controller == "unified" else above
+        folder = os.path.join(base, name)
+        if controller in ("unified", *LIMITS[1]) and os.path.isdir(folder):
+            end = time.monotonic() + GONE_SECONDS
+            while os.path.isdir(folder) and time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder)
+
+
+def _base(folder: str) -> str:
+    """Where jobs' groups are: beside the server's own, if it was put into one."""
+    return os.path.dirname(folder) if os.path.basename(folder) == "mlbox-server" else folder
+
+
+def _words(folder: str, file: str) -> set[str]:
+    with open(os.path.join(folder, file)) as text:
+        return set(text.read().split())
+
+
+def _write(folder: str, file: str, text: str) -> None:
+    with open(os.path.join(folder, file), "w") as target:
+        target.write(text)

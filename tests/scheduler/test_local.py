@@ -1,0 +1,459 @@
+"""Attempts as processes: whatever they do, and whatever is done to them, they have an end, and nothing of them is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mlbox.errors import InvalidInput
+from mlbox.records import JobSpec
+from mlbox.scheduler.executors import Ended, Launch, Observed, Ref
+from mlbox.scheduler.executors.local import Local, cgroups, containers, processes
+from mlbox.scheduler.gpus import Listed
+from tests.conftest import wait_for
+
+PYTHON = sys.executable
+
+
+class Machine:
+    """A local executor, and a look at what its attempts leave."""
+
+    def __init__(self, folder: Path, **options: int) -> None:
+        self.root = folder / "jobs"
+        self.options = options
+        self.count = 0
+        self.begin()
+
+    def begin(self) -> None:
+        self.executor = Local(self.root, Listed([]), cpus=4, memory_gb=16, **self.options)
+        self.executor.open(lambda ref: None)
+
+    def restart(self) -> None:
+        self.executor.close()
+        self.begin()
+
+    def start(self, *command: str, grace: float = 0.5, env: dict[str, str] | None = None, **spec: object) -> Ref:
+        self.count += 1
+        ref = Ref(f"{os.getpid():08x}{self.count:024x}", 1)
+        asked = JobSpec(command=command, env=env or {}, **{"memory_gb": 1, **spec})  # type: ignore[arg-type]
+        self.executor.start(Launch(ref, asked, grace))
+        return ref
+
+    def shell(self, script: str, **more: object) -> Ref:
+        return self.start("sh", "-c", script, **more)  # type: ignore[arg-type]
+
+    def python(self, script: str, **more: object) -> Ref:
+        return self.start(PYTHON, "-uc", script, **more)  # type: ignore[arg-type]
+
+    def running(self, ref: Ref) -> int:
+        """The shim's process id, once the command runs."""
+
+        def there() -> int | None:
+            seen = self.executor.state(ref)
+            assert seen.phase != "ended", (seen, self.log(ref))
+            return seen.number if seen.phase == "running" and self.left(ref) else None
+
+        return wait_for(there, what=f"{ref} to run")
+
+    def ended(self, ref: Ref, seconds: float = 30) -> Ended:
+        return wait_for(lambda: self.executor.state(ref).ended, what=f"the end of {ref}", seconds=seconds)
+
+    def says(self, ref: Ref, word: str) -> None:
+        wait_for(lambda: word in self.log(ref), what=f"{word!r} in the log")
+
+    def log(self, ref: Ref) -> str:
+        return self.executor.log(ref, 0, 1 << 24).decode(errors="replace")
+
+    def left(self, ref: Ref) -> list[int]:
+        return processes.of_attempt(*ref)
+
+    def folder(self, ref: Ref) -> Path:
+        return self.root / ref.job_id / str(ref.number)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    built = Machine(tmp_path)
+    yield built
+    built.executor.close()
+
+
+# -- what was done to it ----------------------------------------------------------------------------------------------------
+
+
+def test_a_shim_that_is_killed_is_lost_and_takes_its_processes_with_it(machine: Machine) -> None:
+    ref = machine.shell("setsid sleep 300 & sleep 300")
+    shim = machine.running(ref)
+    wait_for(lambda: len(machine.left(ref)) >= 3, what="the processes")
+    os.kill(shim, signal.SIGKILL)
+    ended = machine.ended(ref)
+    assert (ended.lost, ended.reason) == (True, "its shim was killed, and its processes with it")
+    assert machine.left(ref) == []
+
+
+def test_a_shim_that_is_killed_while_no_server_is_there_is_lost_to_the_next(machine: Machine) -> None:
+    ref = machine.shell("setsid sleep 300 & sleep 300")
+    shim = machine.running(ref)
+    machine.executor.close()
+    os.kill(shim, signal.SIGKILL)
+    machine.begin()
+    assert machine.ended(ref).lost
+    assert machine.left(ref) == []
+
+
+def claim_as(machine: Machine, pid: int, start: int, boot: str) -> Ref:
+    """An attempt whose claim says this, and that left no status."""
+    ref = Ref("c" * 32, 1)
+    machine.folder(ref).mkdir(parents=True)
+    (machine.folder(ref) / "claim").symlink_to(f"{pid} {start} {boot}")
+    return ref
+
+
+def test_after_a_restart_of_the_machine_what_ran_is_lost(machine: Machine) -> None:
+    ref = claim_as(machine, os.getpid(), processes.start_ticks(os.getpid()), "another-boot")
+    ended = machine.ended(ref)
+    assert (ended.lost, ended.reason) == (True, "the machine was restarted while it ran")
+
+
+def test_a_process_id_that_another_process_has_now_is_not_the_shim(machine: Machine) -> None:
+    own = processes.start_ticks(os.getpid())
+    ref = claim_as(machine, os.getpid(), own - 1, processes.boot_id())
+    assert machine.ended(ref).lost
+    os.kill(os.getpid(), 0)  # and we are not what is killed for it
+
+
+def test_a_claim_that_names_a_living_process_is_running(machine: Machine) -> None:
+    with subprocess.Popen(["sleep", "300"]) as other:
+        ref = claim_as(machine, other.pid, processes.start_ticks(other.pid), processes.boot_id())
+        assert machine.executor.state(ref) == Observed("running", other.pid)
+        other.kill()
+        other.wait()
+        assert machine.ended(ref).lost
+
+
+def test_the_zygote_may_die_and_jobs_go_on_and_new_ones_start(machine: Machine) -> None:
+    before = machine.shell("read _; sleep 0.5; exit 3")
+    running = machine.shell("sleep 1; exit 3")
+    machine.running(running)
+    old = machine.executor.zygote
+    os.kill(old, signal.SIGKILL)
+    after = [machine.shell(f"exit {code}") for code in range(4)]  # asked of one that is dead or dying
+    assert [machine.ended(ref).exit_code for ref in after] == [0, 1, 2, 3]
+    assert machine.executor.zygote != old
+    assert machine.ended(running).exit_code == 3
+    machine.ended(before)
+
+
+def test_of_many_shims_for_one_attempt_one_runs_the_command(machine: Machine, tmp_path: Path) -> None:
+    spec = {
+        "folder": str(machine.root / "x"),
+        "cwd": str(tmp_path),
+        "env": {"PATH": os.environ["PATH"]},
+        "command": ["sh", "-c", "echo once >> count"],
+        "procs": 1,
+        "name": "x",
+        "grouped": False,
+        "memory_bytes": 1 << 30,
+        "grace_seconds": 1,
+        "log_bytes": 1000,
+    }
+    (machine.root / "x").mkdir(parents=True)
+    for number in range(1, 6):
+        machine.executor._spawner.spawn(Ref("x", number), spec)
+    wait_for((machine.root / "x" / "status.json").exists, what="the status")
+    wait_for(lambda: len(machine.executor._over) == 5, what="all shims to end")
+    assert (tmp_path / "count").read_text() == "once\n"
+    assert not list((machine.root / "x").glob(".status*"))
+
+
+# -- what it does -----------------------------------------------------------------------------------------------------------
+
+ESCAPE = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        os.setsid()
+        print("escaped", flush=True)
+        time.sleep(300)
+    os._exit(0)
+os.wait()
+"""
+
+
+def test_what_escaped_its_session_ends_with_the_command(machine: Machine) -> None:
+    ref = machine.python(ESCAPE + "time.sleep(0.2)")
+    assert machine.ended(ref).exit_code == 0
+    assert "escaped" in machine.log(ref)
+    assert machine.left(ref) == []
+
+
+def test_what_escaped_its_session_ends_with_a_stop(machine: Machine) -> None:
+    ref = machine.python(ESCAPE + "time.sleep(300)")
+    machine.says(ref, "escaped")
+    machine.executor.stop(ref)
+    assert machine.ended(ref).stopped
+    assert machine.left(ref) == []
+
+
+@pytest.mark.parametrize("groups", [True, False])
+def test_a_fork_bomb_is_ended_within_the_grace_and_five_seconds(tmp_path: Path, groups: bool) -> None:
+    """Fifteen processes that are another one each two milliseconds: killing those that were seen catches none.
+
+    It stays small and ends by itself, so that the machine of the tests survives a failure.
+    """
+    machine = Machine(tmp_path, groups=groups)
+    bomb = """
+import os, time, signal
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+for _ in range(15):
+    if os.fork() == 0:
+        os.setsid()
+        break
+else:
+    time.sleep(60)
+end = time.time() + 30
+while time.time() < end:
+    if os.fork():
+        os._exit(0)
+    os.write(1, b"x")
+    time.sleep(0.002)
+"""
+    ref = machine.python(bomb, grace=0.2)
+    wait_for(lambda: len(machine.log(ref)) > 100, what="the bomb")
+    machine.executor.stop(ref)
+    assert machine.ended(ref, seconds=5.2).stopped
+    assert machine.left(ref) == []
+    machine.executor.close()
+
+
+def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(machine: Machine) -> None:
+    ref = machine.shell("trap '' TERM; echo up; while :; do sleep 0.05; done", grace=0.3)
+    machine.says(ref, "up")
+    machine.executor.stop(ref)
+    ended = machine.ended(ref, seconds=5.3)
+    assert (ended.stopped, ended.exit_code) == (True, -9)
+
+
+def test_a_job_that_closes_its_output_goes_on(machine: Machine, tmp_path: Path) -> None:
+    ref = machine.shell(f"echo first; exec >&- 2>&-; sleep 0.2; : > {tmp_path}/later; exit 7")
+    assert machine.ended(ref).exit_code == 7
+    assert (tmp_path / "later").exists()
+    assert machine.log(ref) == "first\n"
+
+
+def test_a_job_that_removes_its_own_folder_ends_as_it_ends(machine: Machine) -> None:
+    ref = machine.shell('cd /; rm -rf "$OLDPWD/.."; exit 5')
+    assert machine.ended(ref).exit_code == 5
+    machine.restart()
+    assert machine.ended(ref).exit_code == 5
+
+
+def test_a_log_is_no_longer_than_it_may_be_and_says_so(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, log_bytes=10_000)
+    ref = machine.python("import os\nfor _ in range(300): os.write(1, b'0123456789' * 1000)")
+    assert machine.ended(ref).exit_code == 0
+    log = machine.log(ref)
+    assert log.startswith("0123456789" * 1000)
+    assert log[10_000:] == (
+        "mlbox: what is printed from here on is not kept: a log has 10000 bytes at most.\n"
+        "mlbox: 2990000 more bytes were printed and are not here: a log has 10000 bytes at most.\n"
+    )
+    machine.executor.close()
+
+
+@pytest.mark.slow
+def test_ten_gigabytes_of_output_fill_no_disk_and_hold_nothing_up(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, log_bytes=1 << 20)
+    ref = machine.shell("head -c 10G /dev/zero")
+    assert machine.ended(ref, seconds=300).exit_code == 0
+    assert (machine.folder(ref) / "log").stat().st_size < 2 << 20
+    machine.executor.close()
+
+
+def test_a_full_disk_does_not_hide_how_a_job_ended(tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        machine = Machine(mount)
+        ref = machine.shell("head -c 2M /dev/zero > big; echo said; exit 4")
+        ended = machine.ended(ref)
+        assert ended.exit_code == 4
+        (machine.folder(ref) / "work" / "big").unlink()
+        assert machine.ended(machine.shell("exit 0")).exit_code == 0, "and the next one runs"
+        machine.executor.close()
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+# -- memory -----------------------------------------------------------------------------------------------------------------
+
+HOG = "x = []\nwhile True: x.append(bytearray(1 << 20))"
+
+
+def test_a_job_that_takes_more_than_twice_its_memory_is_out_of_memory(machine: Machine) -> None:
+    ref = machine.python(HOG, memory_gb=0.05)
+    ended = machine.ended(ref)
+    assert ended.out_of_memory
+    assert "ran out of memory" in ended.reason
+
+
+def test_where_no_group_bounds_memory_it_is_watched(tmp_path: Path) -> None:
+    machine = Machine(tmp_path, groups=False)
+    ended = machine.ended(machine.python(HOG, memory_gb=0.05))
+    assert (ended.out_of_memory, ended.exit_code) == (True, -9)
+    machine.executor.close()
+
+
+def test_what_processes_hold_is_counted() -> None:
+    with subprocess.Popen(
+        [PYTHON, "-c", "x = b'x' * (200 << 20); print('up', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as hog:
+        assert hog.stdout is not None
+        hog.stdout.readline()
+        assert 200 << 20 < processes.memory_of([hog.pid]) < 300 << 20
+        assert hog.pid in processes.descendants(os.getpid())
+        hog.kill()
+
+
+def test_a_group_leaves_nothing_behind(machine: Machine) -> None:
+    ref = machine.shell("setsid sleep 300 & exit 0")
+    machine.ended(ref)
+    names = [Path(folder) / f"mlbox-{ref.job_id}-1" for _, folder in cgroups.mounts().values()]
+    assert not [name for name in names if name.exists()]
+
+
+# -- folders, ranks and images ----------------------------------------------------------------------------------------------
+
+
+def test_it_runs_in_the_folder_that_was_asked_for(machine: Machine) -> None:
+    ref = machine.shell("pwd", workdir="a/b")
+    assert "No such file or directory" in machine.ended(ref).reason
+    assert machine.ended(ref).exit_code == 127
+
+
+def test_checkpoints_are_one_folder_for_all_attempts_and_their_time_is_told(machine: Machine) -> None:
+    ref = machine.shell('echo 1 > "$MLBOX_CHECKPOINT_DIR/step"; echo saved; sleep 300')
+    machine.says(ref, "saved")
+    machine.restart()  # the next look is not the first one's memory
+    seen = machine.executor.state(ref)
+    assert seen.checkpoint_at is not None
+    machine.executor.stop(ref)
+    machine.ended(ref)
+    again = Ref(ref.job_id, 2)
+    command = ("sh", "-c", 'cat "$MLBOX_CHECKPOINT_DIR/step"')
+    machine.executor.start(Launch(again, JobSpec(command=command, memory_gb=1), 1.0))
+    machine.ended(again)
+    assert machine.log(again) == "1\n"
+
+
+def test_ranks_know_each_other(machine: Machine) -> None:
+    ref = machine.shell('echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT"', procs=3)
+    assert machine.ended(ref).exit_code == 0
+    lines = sorted(machine.log(ref).splitlines())
+    assert [line.split()[:4] for line in lines] == [[str(n), str(n), "3", "127.0.0.1"] for n in range(3)]
+    assert len({line.split()[4] for line in lines}) == 1
+
+
+def test_a_rank_that_dies_ends_the_attempt(machine: Machine) -> None:
+    ref = machine.shell('[ "$RANK" = 1 ] && exit 3; sleep 300', procs=3)
+    ended = machine.ended(ref)
+    assert ended.exit_code == 3
+    assert "rank 1 ended with 3" in machine.log(ref)
+    assert machine.left(ref) == []
+
+
+@pytest.mark.slow
+def test_ranks_of_torch_meet_over_gloo(machine: Machine) -> None:
+    script = """
+import torch, torch.distributed as dist
+dist.init_process_group("gloo")
+x = torch.tensor([float(dist.get_rank() + 1)])
+dist.all_reduce(x)
+print(f"sum {x.item()} {dist.get_world_size()}\\n", end="")
+dist.destroy_process_group()
+"""
+    ref = machine.python(script, procs=2, memory_gb=4)
+    assert machine.ended(ref, seconds=120).exit_code == 0, machine.log(ref)
+    assert machine.log(ref).count("sum 3.0 2") == 2
+
+
+def test_a_container_engine_is_podman_or_a_docker_that_runs() -> None:
+    have = {"podman": "/usr/bin/podman", "docker": "/usr/bin/docker"}
+    assert containers.engine(have.get, {}) == "/usr/bin/podman"
+    assert containers.engine({"docker": "/usr/bin/docker"}.get, {"DOCKER_HOST": "tcp://x"}) == "/usr/bin/docker"
+    assert containers.engine(lambda name: None, {}) is None
+
+
+def test_an_image_is_refused_where_there_is_no_engine_or_it_is_none() -> None:
+    for engine, spec, field in (
+        (None, JobSpec(command=("x",), image="busybox"), "image"),
+        ("podman", JobSpec(command=("x",), image="--privileged"), "image"),
+        ("podman", JobSpec(command=("x",), image="busybox", procs=2), "procs"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            containers.check(spec, engine)
+        assert caught.value.field == field
+    containers.check(JobSpec(command=("x",)), None)
+
+
+@pytest.mark.parametrize("engine", ["/usr/bin/docker", "/usr/bin/podman"])
+def test_a_containers_command_names_folders_and_variables_but_no_value(engine: str) -> None:
+    spec = JobSpec(command=("python", "train.py"), image="pytorch/pytorch:2")
+    command = containers.wrap(
+        engine,
+        "mlbox-j-1",
+        spec,
+        {"TOKEN": "s3cret", "PATH": "/bin", "COLOUR": "red"},
+        folders=[Path("/d/work")],
+        readable=[Path("/d/datasets")],
+        cwd="/d/work/a",
+        devices=["GPU-1", "GPU-2"],
+        memory_bytes=1 << 30,
+    )
+    line = " ".join(command)
+    assert "s3cret" not in line
+    assert "--env COLOUR --env TOKEN" in line
+    assert "PATH" not in line
+    assert "--volume /d/work:/d/work --volume /d/datasets:/d/datasets:ro --workdir /d/work/a" in line
+    assert "--memory 1073741824b" in line
+    gpus = (
+        '--gpus "device=GPU-1,GPU-2"'
+        if "docker" in engine
+        else "--device nvidia.com/gpu=GPU-1 --device nvidia.com/gpu=GPU-2"
+    )
+    assert gpus in line
+    assert command[-3:] == ["pytorch/pytorch:2", "python", "train.py"]
+
+
+def test_a_shim_holds_little_memory(machine: Machine) -> None:
+    refs = [machine.shell("sleep 300") for _ in range(5)]
+    shims = [machine.running(ref) for ref in refs]
+    pss = []
+    for shim in shims:
+        lines = Path(f"/proc/{shim}/smaps_rollup").read_text().splitlines()
+        pss.append(next(int(line.split()[1]) / 1024 for line in lines if line.startswith("Pss:")))
+    assert max(pss) < 15, pss
+    for ref in refs:
+        machine.executor.stop(ref)
+    for ref in refs:
+        machine.ended(ref)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def leaves_no_groups() -> Iterator[None]:
+    yield
+    for _, folder in cgroups.mounts().values():
+        with contextlib.suppress(OSError):
+            assert not [name for name in os.listdir(folder) if name.startswith(f"mlbox-{os.getpid():08x}")]
