@@ -286,8 +286,10 @@ class Scheduler:
                 ends[job.id] = seen.ended
             elif job.state == "stopping":
                 self._end(job, seen, ends)
-            elif seen.phase == "absent":  # a row, and no attempt: a former server died in between
+            elif seen.phase == "absent" and job.state == "starting":  # a former server died in between
                 absent.append(job)
+            elif seen.phase == "absent":  # it ran, so it is not to run again under the same number
+                ends[job.id] = Ended(exit_code=None, lost=True)
             elif job.state == "starting" and seen.phase == "running":
                 began[job.id] = seen.number
         if began:

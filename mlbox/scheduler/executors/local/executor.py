@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import selectors
 import signal
 import threading
@@ -21,7 +20,7 @@ from mlbox.records import JobSpec
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
 from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
 from mlbox.scheduler.executors.local.environment import environment
-from mlbox.scheduler.executors.local.folder import Claim, Folder
+from mlbox.scheduler.executors.local.folder import Claim, Folder, over
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.executors.local.spawner import Forked, Spawner
 from mlbox.scheduler.gpus import Inventory
@@ -169,7 +168,7 @@ class Local:
         """Whether the shim that claimed an attempt is there; if so, its end will be heard of."""
         with self._lock:
             fd = self._watched.get(ref)
-            if fd is not None and not select.select([fd], [], [], 0)[0]:
+            if fd is not None and not over(fd):
                 return True
             self._unwatch(ref)
             fd = claim.lives()

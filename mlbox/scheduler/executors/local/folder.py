@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
 import tarfile
 import tempfile
@@ -45,12 +46,18 @@ class Claim(NamedTuple):
         except OSError:
             return None
         try:  # first the descriptor, then the look: what is looked at cannot be replaced in between unnoticed
-            if self.boot == processes.boot_id() and processes.start_ticks(self.pid) == self.start:
+            same = self.boot == processes.boot_id() and processes.start_ticks(self.pid) == self.start
+            if same and not over(fd):
                 return fd
         except OSError:
             pass
         os.close(fd)
         return None
+
+
+def over(pidfd: int) -> bool:
+    """Whether a process has ended, collected or not."""
+    return bool(select.select([pidfd], [], [], 0)[0])
 
 
 class Folder:
