@@ -28,8 +28,7 @@ def test_a_job_survives_a_kill_of_the_server(make_server: Callable[..., Server],
     answer = server.http.post("/api/v1/jobs", json={"command": ["sh", "-c", script], "memory_gb": 1})
     job_id = answer.json()["id"]
     wait_for(lambda: "began" in server.http.get(f"/api/v1/jobs/{job_id}/logs").text, what="the job to begin")
-    pid = job_of(server, job_id).attempts[0].pid
-    assert pid is not None
+    pid = wait_for(lambda: job_of(server, job_id).attempts[0].pid, what="the job to run")
 
     assert server.stop(signal.SIGKILL) == -signal.SIGKILL
     os.kill(pid, 0)  # its shim lives on
