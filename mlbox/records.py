@@ -1133,6 +1133,12 @@ class Attempt(Record, frozen=True, kw_only=True):
     exit_code: int | None = None
     pid: int | None = None
     gpus: tuple[int, ...] = ()
+    devices: tuple[str, ...] = ()
+    """The UUIDs of its GPUs."""
+    gpu_count: float = 0.0
+    """How many GPUs it is charged for: 0.5 for half of one."""
+    yields_to: tuple[str, ...] = ()
+    """It fills a gap until one of these jobs, which wait for its GPUs, can start."""
     outcome: JobState | None = None
     """How it ended: as the job did, or `failed` or `preempted` where the job goes on."""
     ran_on: dict[str, str] = {}
@@ -1154,6 +1160,10 @@ class Job(Record, frozen=True, kw_only=True):
     reason: str = ""
     """Why it waits or how it ended, in words."""
     not_before: datetime | None = None
+    queued_at: datetime | None = None
+    """Since when it waits, if that is not since it was submitted."""
+    promised: bool = False
+    """Others give way to it, and it has not started yet."""
     stop_cause: StopCause | None = None
     """Why it is `stopping`, or was ended."""
     attempts: tuple[Attempt, ...] = ()
@@ -1253,6 +1263,102 @@ class QueueEntry(Record, frozen=True, kw_only=True):
     user: str | None = None
     name: str | None = None
     reason: str | None = None
+
+
+class Gpu(Record, frozen=True, kw_only=True):
+    """A GPU or a MIG device that jobs may be bound to, and what it does now."""
+
+    uuid: str
+    """What a job is bound to, whatever the order in which drivers count."""
+    index: int
+    """The driver's number of it; a MIG device has its GPU's."""
+    mig: int | None = None
+    """The number of a MIG device on its GPU."""
+    name: str = ""
+    memory_gb: float = 0.0
+    """GiB, as all memory here; 0 where it is not known."""
+    virtual: bool = False
+    """Declared in the settings to try a policy: there is no such device."""
+    taken_by: str = ""
+    """Who else uses it, in words: it is left alone until it is free."""
+    reserved_gb: float = 0.0
+    """Memory that served models hold."""
+    held: float = 0.0
+    """How much of it jobs hold, of 1."""
+    jobs: tuple[str, ...] = ()
+    """The jobs that hold it or a part, as far as whoever asks may know of them."""
+    utilization_percentage: float | None = None
+    memory_used_gb: float | None = None
+    power_watts: float | None = None
+    temperature_celsius: float | None = None
+
+    @property
+    def label(self) -> str:
+        """What people call it: 0, MIG device 1 of GPU 0 is 0:1, and a virtual one says that it is."""
+        number = f"{self.index}" if self.mig is None else f"{self.index}:{self.mig}"
+        return f"{number} (virtual)" if self.virtual else number
+
+    @property
+    def state(self) -> str:
+        """Who has it, in words."""
+        if self.taken_by:
+            return f"taken: {self.taken_by}"
+        return "in use" if self.jobs or self.held else "free"
+
+
+class JobQueue(Record, frozen=True, kw_only=True):
+    """A line of jobs of one kind."""
+
+    name: str
+    weight: float = 1.0
+    """Of two queues that are full, one of weight 3 gets three times the GPU time of one of weight 1."""
+    max_gpus: float | None = None
+    """Most GPUs that its jobs hold together."""
+    max_running: int | None = None
+    """Most jobs of it that run at a time."""
+    slice_minutes: float | None = None
+    """Time-sliced: jobs that checkpoint take turns of at least so long; None where each runs to its end."""
+    waiting: int = 0
+    running: int = 0
+
+
+class TeamQuota(Record, frozen=True, kw_only=True):
+    """How many GPUs a team may hold, always or in some windows of the week."""
+
+    team: str
+    name: str = "default"
+    """A team may have several, for different windows."""
+    gpus: float | None = None
+    share: float | None = None
+    """Of the box's GPUs, 0 to 1, where `gpus` is not said."""
+    windows: tuple[str, ...] = ()
+    """Such as `mon-fri 09:00-18:00`; none means always."""
+    zone: str = "UTC"
+    """The time zone of the windows, such as Europe/Berlin."""
+    borrowable: bool = False
+    """May be passed while nobody else waits for the GPUs; what passes it is the first to give way."""
+    open_until: datetime | None = None
+    """Until when it counts, if it counts now and not always."""
+    counts: bool = True
+    """Whether it counts now."""
+
+
+class TeamWeight(Record, frozen=True, kw_only=True):
+    """How much of the box a team gets beside others, where all of them have work."""
+
+    team: str
+    weight: float = 1.0
+
+
+class UsageRow(Record, frozen=True, kw_only=True):
+    """What someone's jobs have used in a period; without a user, all of a team whose members' jobs whoever asks may not see."""
+
+    team: str
+    user: str | None = None
+    gpu_hours: float
+    cpu_hours: float
+    jobs: int
+    """How many of them had a part of it."""
 
 
 # -- registry -----------------------------------------------------------------------------------------------------------

@@ -124,12 +124,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 64
     gpus: Annotated[
         str,
-        Meta(description="GPUs to schedule on: auto asks the driver, none uses no GPU, else indices such as 0,1."),
+        Meta(
+            description="GPUs to schedule on: auto asks the driver, none uses no GPU, else indices such as 0,1, or virtual ones"
+            " to try policies with, as [[gpus]] tables in the settings file or virtual:NAME=GB,NAME=GB."
+        ),
     ] = "auto"
     cpus: Annotated[int, Meta(ge=0, description="CPUs that jobs may share; 0 means all of the box.")] = 0
     memory_gb: Annotated[
         float, Meta(ge=0, description="Memory in GiB that jobs may share; 0 means all of the box.")
     ] = 0
+    fair_share_days: Annotated[
+        float, Meta(gt=0, le=3650, description="Days after which half of what a team used no longer counts against it.")
+    ] = 7
+    ageing_hours: Annotated[
+        float, Meta(gt=0, le=8760, description="Hours of waiting after which a job rises by one priority.")
+    ] = 12
     job_retries: Annotated[
         int, Meta(ge=0, le=100, description="Retries of a failed job when its submission names none.")
     ] = 2
@@ -313,6 +322,14 @@ def _bad_secret(name: str, path: Path, what: str, hint: str) -> StartupError:
     return StartupError(f"The file {name}, {path}, {what}.", hint=hint, field=name)
 
 
+class _VirtualGpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table [[gpus]] of the settings file."""
+
+    name: Annotated[str, Meta(pattern="^[^,=]{1,80}$")] = "GPU"
+    memory_gb: Annotated[float, Meta(gt=0, lt=100_000)] = 80.0
+    count: Annotated[int, Meta(ge=1, le=1024)] = 1
+
+
 class Origin(msgspec.Struct, frozen=True):
     """Where the value of one setting came from: flag, env, file or default."""
 
@@ -436,4 +453,19 @@ def _read_file(file: Path | None) -> dict[str, Any]:
             hint=f"Did you mean {near[0]!r}?" if near else "`mlbox config` lists all settings.",
             field=unknown[0],
         )
+    if isinstance(content.get("gpus"), list):
+        content["gpus"] = _virtual_gpus(content["gpus"], file)
     return content
+
+
+def _virtual_gpus(tables: list[Any], file: Path) -> str:
+    """The tables [[gpus]] in the form that a flag and a variable have."""
+    try:
+        found = msgspec.convert(tables, list[_VirtualGpu])
+    except msgspec.ValidationError as err:
+        raise InvalidInput(
+            f"A table [[gpus]] in {file} is wrong: {err}.",
+            hint="Give name (a text without commas) and memory_gb, and count for several alike.",
+            field="gpus",
+        ) from err
+    return "virtual:" + ",".join(f"{gpu.name}={gpu.memory_gb:.12g}" for gpu in found for _ in range(gpu.count))

@@ -126,3 +126,17 @@ def test_every_setting_does_something() -> None:
 def test_a_variable_that_is_no_text_is_refused_by_name() -> None:
     with pytest.raises(InvalidInput, match="MLBOX_LOG_LEVEL"):
         load({}, environ={"MLBOX_LOG_LEVEL": "\ud800"})
+
+
+def test_virtual_gpus_are_tables_or_the_text_that_they_come_to(tmp_path: Path) -> None:
+    file = write(
+        tmp_path, "[[gpus]]\nname = 'A100'\nmemory_gb = 80\ncount = 2\n[[gpus]]\nname = 'L4'\nmemory_gb = 24\n"
+    )
+    assert load({}, environ={}, file=file)[0].gpus == "virtual:A100=80,A100=80,L4=24"
+
+
+@pytest.mark.parametrize("table", ["memory_gb = 0", "memory = 80", "name = 'a,b'", "count = 0", "name = 5"])
+def test_a_virtual_gpu_that_cannot_be_is_refused(tmp_path: Path, table: str) -> None:
+    with pytest.raises(InvalidInput, match=r"\[\[gpus\]\]") as caught:
+        load({}, environ={}, file=write(tmp_path, f"[[gpus]]\n{table}\n"))
+    assert caught.value.field == "gpus"

@@ -14,7 +14,7 @@ from mlbox.cli.follow import exit_code, follow, read
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.cli.quantities import moment, seconds
 from mlbox.errors import TimedOut
-from mlbox.records import Job, JobSpec, JobState, Outlook, QueueEntry
+from mlbox.records import Job, JobSpec, JobState, Outlook
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: list, show, follow, stop, retry, wait.")
 ATTEMPTS = ("number", "started_at", "ended_at", "outcome", "exit_code", "gpus", "reason")
@@ -77,17 +77,6 @@ def top(
         live.top(client, once=once, output=output)
 
 
-@app.command(epilog="Example: mlbox queue")
-def queue(output: OutputOption = Output.table) -> None:
-    """Show what waits or runs, oldest first.
-
-    Of another team's job it shows team, GPUs and expected end.
-    """
-    with connect() as client:
-        entries = client.get("/api/v1/queue", list[QueueEntry])
-    show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)
-
-
 @app.command("show", epilog="Example: mlbox show mlp")
 def show_job(job_id: JobId, output: OutputOption = Output.table) -> None:
     """Show a job: what it runs and asks for, why it waits or who waits for it, and its attempts."""
@@ -96,7 +85,7 @@ def show_job(job_id: JobId, output: OutputOption = Output.table) -> None:
         if output is not Output.table:
             show_one(job, output)
             return
-        outlook = client.get(f"/api/v1/jobs/{job.id}/outlook", Outlook)
+        outlook = client.get(f"/api/v1/jobs/{job.id}/explain", Outlook)
     show_one(_facts(job, outlook))
     if job.attempts:
         print()

@@ -33,15 +33,20 @@ COMMANDS = {
     "status": Entry("status", "Show the box, who you are on it, and its health.", "status"),
     "submit": Entry("submit", "Send the code in a folder to the box and run a command in it.", "submit"),
     "ps": Entry("job", "List the jobs that wait or run, newest first.", "ps"),
-    "queue": Entry("job", "Show what waits or runs, oldest first.", "queue"),
+    "gpus": Entry("gpus", "List the GPUs of the box, what they do and who has them.", "gpus"),
     "logs": Entry("job", "Print what a job printed.", "logs"),
-    "show": Entry("job", "Show a job: what it runs and asks for, why it waits, and its attempts.", "show"),
+    "show": Entry(
+        "job", "Show a job: what it runs and asks for, why it waits or who waits for it, and its attempts.", "show"
+    ),
     "stop": Entry("job", "Take jobs off the queue, or end them.", "stop"),
     "retry": Entry("job", "Queue ended jobs again, each as another attempt of the same job.", "retry"),
     "wait": Entry("job", "Wait until jobs have ended, and end with the exit code of the first that failed.", "wait"),
     "top": Entry("job", "Show the GPUs, what runs on them and what waits, live in a terminal.", "top"),
     # nouns
     "job": Entry("job", "Jobs: list, show, follow, stop, retry, wait."),
+    "queue": Entry("queue", "Queues: what waits, and how the lines share the box."),
+    "quota": Entry("quota", "Quotas: how many GPUs a team may hold, and when."),
+    "usage": Entry("quota", "Show the GPU-hours of each team and person.", "usage"),
     "run": Entry("run", "Runs: what training recorded."),
     "exp": Entry("exp", "Experiments: named groups of runs."),
     "label": Entry("label", "Labels: outcomes that come late, twice and in conflict."),

@@ -13,6 +13,7 @@ from mlbox.scheduler.scheduler import Scheduler, default_experiment
 from mlbox.store.asking import asking
 from mlbox.store.job_notices import check_notify
 from mlbox.store.secrets import Secrets
+from mlbox.store.sharing import Sharing
 from mlbox.store.teams import Teams
 
 
@@ -22,12 +23,14 @@ class Admission:
     def __init__(
         self,
         scheduler: Scheduler,
+        sharing: Sharing,
         teams: Teams,
         secrets: Secrets,
         datasets: Callable[[str], DatasetVersion],
         account: Callable[[str], Principal | None],
     ) -> None:
         self._scheduler = scheduler
+        self._sharing = sharing
         self._teams = teams
         self._secrets = secrets
         self._datasets = datasets
@@ -57,6 +60,7 @@ class Admission:
         """What a job asks for with each name made definite, and allowed; raises as `submit` does."""
         self._teams.require(principal, "job.submit", team=spec.team)
         self._teams.team(spec.team)
+        self._sharing.check_queue(spec.queue, spec.team, self._teams.team_of(f"{spec.queue}."))
         self._teams.require(principal, "run.create", name=spec.experiment or default_experiment(spec.team))
         check_rules(spec.rules)
         check_notify(spec.notify)

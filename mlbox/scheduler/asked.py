@@ -12,7 +12,8 @@ import msgspec
 from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec, check_name
 from mlbox.scheduler.executors import Supply
-from mlbox.scheduler.policy import Box, Need, State, impossible
+from mlbox.scheduler.policy import DEFAULT_QUEUE, Box, Need, State, impossible
+from mlbox.scheduler.policy.types import ReasonKind
 from mlbox.store.artifacts import check_path
 
 MEMORY_GB = 32.0
@@ -67,10 +68,27 @@ def check(spec: JobSpec) -> None:
         raise InvalidInput(f"{field} is {getattr(spec, field)}.", hint=wrong, field=field)
 
 
-def check_size(spec: JobSpec, supply: Supply) -> None:
-    """Raises InvalidInput, with the field, for a settled spec that could not run on all that there is."""
+_FIELDS: dict[ReasonKind, str] = {
+    "gpu_memory": "gpu_memory_gb",
+    "cpus": "cpus",
+    "memory": "memory_gb",
+    "queue_running": "queue",
+    "turns": "queue",
+}
+_HINTS: dict[ReasonKind, str] = {
+    "team_quota": "Ask for less, or ask an admin of the box for more: `mlbox quota ls` shows it.",
+    "queue_gpus": "Ask for less, or submit it to another queue: `mlbox queue ls`.",
+    "queue_running": "Submit it to another queue: `mlbox queue ls`.",
+    "turns": "Submit it with --checkpoints if it saves its progress, or to another queue.",
+}
+
+
+def check_size(spec: JobSpec, supply: Supply, rules: State) -> None:
+    """Raises InvalidInput, with the field, for a settled spec that no empty box, queue or quota would ever let run."""
     wants = need(spec)
-    if impossible(wants, State(supply.box)) is None:
+    queue = spec.queue or DEFAULT_QUEUE
+    never = impossible(wants, rules, team=spec.team, queue=queue, checkpoints=spec.checkpoints)
+    if never is None:
         return
     if wants.wants_gpu and not supply.gpus:
         missing = f" ({supply.no_gpus})" if supply.no_gpus else ""
@@ -79,15 +97,11 @@ def check_size(spec: JobSpec, supply: Supply) -> None:
             hint="Submit without --gpus, or install NVIDIA's driver and restart the server.",
             field="gpus",
         )
-    for field, asked, has in (
-        ("gpus", wants.gpus, len(supply.gpus)),
-        ("cpus", wants.cpus, supply.box.cpus),
-        ("memory_gb", wants.memory_gb, supply.box.memory_gb),
-    ):
-        if asked > has:
-            raise InvalidInput(
-                f"The job asks for {asked:g} {field} and this box has {has:.4g}.", hint="Ask for less.", field=field
-            )
+    raise InvalidInput(
+        f"The job could never run: {never.words}.",
+        hint=_HINTS.get(never.kind, "Ask for less."),
+        field=_FIELDS.get(never.kind, "gpus"),
+    )
 
 
 def _check_job_name(name: str) -> None:

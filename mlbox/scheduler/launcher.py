@@ -36,7 +36,7 @@ class Launcher:
         self._access = access
         self._artifacts = artifacts
         self._url = url
-        self._grace = grace_seconds
+        self.grace_seconds = grace_seconds
         self._secrets = secrets
         self._datasets = datasets
 
@@ -57,8 +57,8 @@ class Launcher:
         return Launch(
             ref=ref_of(job),
             spec=spec,
-            grace_seconds=self._grace if spec.grace_seconds is None else spec.grace_seconds,
-            devices=tuple(map(str, job.attempts[-1].gpus)),
+            grace_seconds=self.grace_seconds if spec.grace_seconds is None else spec.grace_seconds,
+            devices=job.attempts[-1].devices,
             env={
                 "MLBOX_URL": self._url,
                 "MLBOX_JOB_ID": job.id,

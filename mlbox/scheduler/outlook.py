@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
+
+from mlbox.errors import NotFound
 from mlbox.records import Job, JobPlan, Outlook
 from mlbox.scheduler.policy import State, decide, explain, waiting_for
-from mlbox.store.jobs import ACTIVE, WAITING
+from mlbox.store.jobs import ACTIVE, WAITING, Jobs
+
+MOST_EXPLAINED = 20
+"""Of a list, so many jobs are explained one by one."""
+MOST_NAMED = 1000
 
 
 def plan_of(job: Job, state: State, now: datetime) -> JobPlan:
@@ -24,13 +31,44 @@ def plan_of(job: Job, state: State, now: datetime) -> JobPlan:
     )
 
 
-def outlook_of(job: Job, state: State, now: datetime, visible: Callable[[Collection[str]], set[str]]) -> Outlook:
+def outlook_of(job: Job, state: State, now: datetime, jobs: Jobs) -> Outlook:
     """What a waiting job waits for, or who waits for a running one: of those that may be known."""
-    if job.state in WAITING and any(other.id == job.id for other in state.waiting):
-        told = explain(state, job.id, now)
+    if job.state in WAITING:
+        told = explain(state, job.id, now, names=_Names(state, jobs))
         return Outlook(words=told.words, expected_at=told.expected_at)
     if job.state in ACTIVE and any(other.id == job.id for other in state.running):
         waits = waiting_for(state, job.id, now)
-        seen = visible(waits)
+        seen = jobs.visible_jobs(waits[:MOST_NAMED])
         return Outlook(held_up=tuple(other for other in waits if other in seen), held_up_in_all=len(waits))
     return Outlook()
+
+
+def with_reasons(jobs: Sequence[Job], state: State, now: datetime, store: Jobs) -> list[Job]:
+    """Jobs with their reasons: what the first of those that wait wait for, and that the others come after them."""
+    known = {job.id for job in state.waiting}
+    wait = sorted(job.id for job in jobs if job.id in known)
+    names = _Names(state, store)
+    words = {job_id: explain(state, job_id, now, names=names).words for job_id in wait[:MOST_EXPLAINED]}
+    words |= dict.fromkeys(wait[MOST_EXPLAINED:], f"{MOST_EXPLAINED} jobs before it wait, too")
+    return [msgspec.structs.replace(job, reason=words.get(job.id, job.reason)) for job in jobs]
+
+
+class _Names(Mapping[str, str]):
+    """What to call jobs that stand in the way; of another team's it is told that there is one."""
+
+    def __init__(self, state: State, jobs: Jobs) -> None:
+        self._teams = {job.id: job.team for job in state.running} | {job.id: job.team for job in state.waiting}
+        self._jobs = jobs
+
+    def __getitem__(self, job_id: str) -> str:
+        team = self._teams[job_id]
+        try:
+            return self._jobs.get(job_id).spec.name or f"job {job_id[-8:]}"
+        except NotFound:
+            return f"a job of {team}"
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._teams)
+
+    def __len__(self) -> int:
+        return len(self._teams)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from mlbox.records import Job
 from mlbox.scheduler.executors import Ref
-from mlbox.scheduler.policy import Waiting
+from mlbox.scheduler.policy import Box, Waiting
 from mlbox.scheduler.views import waiting
 from mlbox.store.jobs import ACTIVE, WAITING, Jobs
 
@@ -18,8 +18,9 @@ class Roster:
     Anyone may say that something has changed. The store is right in any case: what is in doubt is read again.
     """
 
-    def __init__(self, jobs: Jobs) -> None:
+    def __init__(self, jobs: Jobs, box: Box) -> None:
         self._jobs = jobs
+        self.box = box
         self._lock = threading.Lock()
         self._changed_jobs: set[str] = set()
         self._changed_attempts: set[Ref] = set()
@@ -50,7 +51,7 @@ class Roster:
             attempts, self._changed_attempts = self._changed_attempts, set()
         try:
             if everything:
-                self.waiting = {job.id: waiting(job) for job in self._jobs.in_states(WAITING)}
+                self.waiting = {job.id: waiting(job, self.box) for job in self._jobs.in_states(WAITING)}
                 self.active = {job.id: job for job in self._jobs.in_states(ACTIVE)}
                 return list(self.active.values())
             if jobs:
@@ -67,6 +68,6 @@ class Roster:
             self.waiting.pop(job.id, None)
             self.active.pop(job.id, None)
             if job.state in WAITING:
-                self.waiting[job.id] = waiting(job)
+                self.waiting[job.id] = waiting(job, self.box)
             elif job.state in ACTIVE:
                 self.active[job.id] = job

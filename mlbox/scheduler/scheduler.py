@@ -12,24 +12,28 @@ import logging
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError
+from mlbox.errors import Conflict, MlboxError, NotFound
 from mlbox.ids import new_id
-from mlbox.records import Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, RunStatus, StopCause
+from mlbox.records import Gpu, Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, RunStatus, StopCause
+from mlbox.scheduler.accounts import Accounts
 from mlbox.scheduler.asked import check, check_size, settle
-from mlbox.scheduler.executors import Ended, Executor, Observed, Ref
-from mlbox.scheduler.gpus import Gpu
+from mlbox.scheduler.executors import Ended, Executor, Observed, Ref, Supply
 from mlbox.scheduler.launcher import Launcher, ref_of
-from mlbox.scheduler.outlook import outlook_of, plan_of
-from mlbox.scheduler.policy import Running, Start, State, Waiting, decide
+from mlbox.scheduler.outlook import outlook_of, plan_of, with_reasons
+from mlbox.scheduler.policy import Box, Preemption, PreemptionCause, Rules, Running, Start, State, decide
+from mlbox.scheduler.policy import gpus as count_gpus
 from mlbox.scheduler.roster import Roster
-from mlbox.scheduler.views import entry, running, waiting
+from mlbox.scheduler.rulebook import Rulebook
+from mlbox.scheduler.views import entry, running, waiting, with_holders
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
-from mlbox.store.jobs import ACTIVE, WAITING, End, Jobs, outcome_of
+from mlbox.store.jobs import ACTIVE, WAITING, End, Grant, Jobs, outcome_of
+from mlbox.store.sharing import Sharing
 from mlbox.store.teams import EVERYONE
 from mlbox.store.tracking import Tracker
 
@@ -40,6 +44,14 @@ LOOK_SECONDS = 30.0
 """A look at everything that often, whatever was or was not heard."""
 ENDING_SECONDS = 0.2
 """And that often while a job is to end: it may not have been there yet to be told."""
+TAKEN_SECONDS = 2.0
+"""And that often while a job waits and someone else uses a GPU."""
+CAUSES: dict[PreemptionCause, str] = {
+    "priority": "that one is urgent",
+    "quota": "its team holds more than its quota, and others wait",
+    "filling": "it filled a gap until that one could start",
+    "turn": "its turn is over",
+}
 _RUN_STATUS: dict[JobState, RunStatus] = {
     "succeeded": "FINISHED",
     "failed": "FAILED",
@@ -47,6 +59,7 @@ _RUN_STATUS: dict[JobState, RunStatus] = {
     "stopped": "KILLED",
     "lost": "FAILED",
 }
+RULES = Rules()
 _log = logging.getLogger(__name__)
 
 
@@ -67,8 +80,10 @@ class Scheduler:
         clock: Clock,
         executor: Executor,
         launcher: Launcher,
+        sharing: Sharing,
         *,
         retries: int = 0,
+        rules: Rules = RULES,
     ) -> None:
         self._jobs = jobs
         self._tracker = tracker
@@ -78,7 +93,13 @@ class Scheduler:
         self._executor = executor
         self._launcher = launcher
         self._retries = retries
-        self._roster = Roster(jobs)
+        self._rules = rules
+        box = executor.capacity().box
+        self._roster = Roster(jobs, box)
+        self._rulebook = Rulebook(sharing, self._shared_otherwise)
+        self._accounts = Accounts(sharing, box, timedelta(seconds=rules.half_life_seconds))
+        self._seen = State(box)
+        """What the last decision was taken on."""
         self._wake = threading.Event()
         self._look_due = 0.0
         self._stopping = False
@@ -103,11 +124,12 @@ class Scheduler:
         self._jobs.check_name(spec)
         now = self._clock.real()
         job = Job(id=new_id(), user=user, spec=spec, state="queued", created_at=now)
-        return plan_of(job, self._stored_state(job), now)
+        return plan_of(job, self._seen_with(job), now)
 
     def why(self, job_id: str) -> Outlook:
         """What a job waits for, or who waits for it; raises NotFound."""
-        return outlook_of(self._jobs.get(job_id), self._stored_state(), self._clock.real(), self.visible_jobs)
+        job = self._jobs.get(job_id)
+        return outlook_of(job, self._seen_with(job), self._clock.real(), self._jobs)
 
     def job(self, job_id: str) -> Job:
         """One job by its id; raises NotFound."""
@@ -135,7 +157,8 @@ class Scheduler:
         with asking(None):
             jobs = self._jobs.in_states((*WAITING, *ACTIVE))
         seen = self._jobs.visible_jobs([job.id for job in jobs])
-        return [entry(job, known=job.id in seen) for job in jobs]
+        told = {job.id: job for job in self.with_reasons([job for job in jobs if job.id in seen])}
+        return [entry(told.get(job.id, job), known=job.id in seen) for job in jobs]
 
     def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that whoever asks may know of."""
@@ -167,8 +190,12 @@ class Scheduler:
         return self._executor.log_start(Ref(job.id, attempt or max(1, len(job.attempts))), lines=lines, since=since)
 
     def gpus(self) -> list[Gpu]:
-        """The GPUs of the box."""
-        return list(self._executor.capacity().gpus)
+        """The GPUs of the box, what they do and who has them."""
+        return with_holders(self._supply().gpus, list(self._roster.active.values()), self._jobs.visible_jobs)
+
+    def with_reasons(self, jobs: Sequence[Job]) -> list[Job]:
+        """Jobs with what each of them waits for, as far as it waits."""
+        return with_reasons(jobs, self._seen, self._clock.real(), self._jobs)
 
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
@@ -200,7 +227,8 @@ class Scheduler:
         settled = settle(spec, supply.box)
         for artifact in filter(None, (spec.snapshot, spec.git_diff, spec.environment)):
             self._artifacts.path(artifact)
-        check_size(settled, supply)
+        self._rulebook.refresh()
+        check_size(settled, supply, self._rules_of(State(supply.box)))
         self._executor.check(settled)
         return settled
 
@@ -210,6 +238,9 @@ class Scheduler:
         """Find the jobs of a former server again, and begin to schedule."""
         self._executor.open(self._heard)
         self._thread.start()
+
+    def _shared_otherwise(self) -> None:
+        self._wake.set()
 
     def _heard(self, ref: Ref) -> None:
         self._roster.attempt_changed(ref)
@@ -239,27 +270,82 @@ class Scheduler:
             self._roster.doubt()
         self._look_at(self._roster.read())
         now = self._clock.real()
-        waits, runs = tuple(self._roster.waiting.values()), tuple(map(running, self._roster.active.values()))
-        decision = decide(self._state(waits, runs), now)
-        self._begin(decision.starts)
+        self._seen = state = self._state(now)
+        decision = decide(state, now)
+        self._begin(decision.starts, state)
+        self._preempt(decision.preemptions)
+        self._accounts.hold([self._running(job) for job in self._roster.active.values()])
         look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
         ending = any(job.state == "stopping" for job in self._roster.active.values())
-        return min(LOOK_SECONDS, max(0.05, look_at), ENDING_SECONDS if ending else LOOK_SECONDS)
+        taken = bool(state.waiting) and any(device.taken for device in state.box.devices)
+        return min(
+            LOOK_SECONDS, max(0.05, look_at), ENDING_SECONDS if ending else TAKEN_SECONDS if taken else LOOK_SECONDS
+        )
 
-    def _state(self, waiting: tuple[Waiting, ...], running: tuple[Running, ...]) -> State:
-        return State(self._executor.capacity().box, waiting=waiting, running=running)
+    def _supply(self) -> Supply:
+        return self._executor.capacity(
+            [device for job in self._roster.active.values() for device in job.attempts[-1].devices]
+        )
 
-    def _stored_state(self, *more: Job) -> State:
-        """As the store has it, for threads other than the loop's; with jobs that are not in it."""
-        with asking(None):
-            waits, runs = self._jobs.in_states(WAITING), self._jobs.in_states(ACTIVE)
-        return self._state(tuple(map(waiting, (*waits, *more))), tuple(map(running, runs)))
+    def _state(self, now: datetime) -> State:
+        self._rulebook.refresh()
+        teams, queued = self._accounts.usage(now)
+        return self._rules_of(
+            State(
+                self._supply().box,
+                waiting=tuple(self._roster.waiting.values()),
+                running=tuple(map(self._running, self._roster.active.values())),
+                teams=teams,
+                queued=queued,
+            )
+        )
 
-    def _begin(self, starts: Sequence[Start]) -> None:
+    def _seen_with(self, job: Job) -> State:
+        """What the last decision was taken on, and a job that may be newer."""
+        state = self._seen
+        if job.state not in WAITING or any(other.id == job.id for other in state.waiting):
+            return state
+        return replace(state, waiting=(*state.waiting, waiting(job, state.box)))
+
+    def _rules_of(self, state: State) -> State:
+        book = self._rulebook
+        return replace(state, queues=book.queues, quotas=book.quotas, shares=book.shares, rules=self._rules)
+
+    def _running(self, job: Job) -> Running:
+        saved = self._executor.state(ref_of(job)).checkpoint_at if job.spec.checkpoints else None
+        return running(job, self._roster.box, grace_seconds=self._launcher.grace_seconds, checkpoint_at=saved)
+
+    def _begin(self, starts: Sequence[Start], state: State) -> None:
         if starts:
-            jobs = self._jobs.begin_attempts({start.job_id: [int(d) for d in start.devices] for start in starts})
+            gpus = {gpu.uuid: gpu.index for gpu in self._executor.capacity().gpus}
+            grants = {start.job_id: self._grant(start, state.box, gpus) for start in starts}
+            jobs = self._jobs.begin_attempts(grants)
             self._roster.put(jobs)
             self._launch(jobs)
+
+    def _grant(self, start: Start, box: Box, indices: Mapping[str, int]) -> Grant:
+        return Grant(
+            gpus=[indices[device] for device in start.devices if device in indices],
+            devices=start.devices,
+            gpu_count=count_gpus(self._roster.waiting[start.job_id].need, box),
+            yields_to=start.yields_to,
+        )
+
+    def _preempt(self, preemptions: Sequence[Preemption]) -> None:
+        """Have jobs give way: their end is heard of as any other's, and then they wait to go on."""
+        for each in preemptions:
+            reason = f"gives way to another job: {CAUSES[each.cause]}"
+            try:
+                job = self._jobs.ask_to_stop(
+                    each.job_id, actor="mlbox", cause="preempted", reason=reason, for_job=each.for_job
+                )
+            except (Conflict, NotFound):  # it has ended in the meantime
+                self._roster.job_changed(each.job_id)
+                continue
+            self._roster.put([job])
+            self._roster.job_changed(each.for_job)  # which is promised what it held
+            if job.state == "stopping":
+                self._executor.stop(ref_of(job))
 
     def _launch(self, jobs: Sequence[Job]) -> None:
         """Give attempts that have their rows to the executor."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
 
 import msgspec
 
-from mlbox.records import Job, QueueEntry
+from mlbox.records import Attempt, Gpu, Job, QueueEntry
 from mlbox.scheduler.asked import need
-from mlbox.scheduler.policy import Running, Waiting
+from mlbox.scheduler.policy import DEFAULT_QUEUE, Box, Running, Waiting, cost
 from mlbox.store.jobs import WAITING
 
 
@@ -27,7 +28,7 @@ def entry(job: Job, *, known: bool) -> QueueEntry:
     return msgspec.structs.replace(told, id=job.id, user=job.user, name=job.spec.name, reason=job.reason)
 
 
-def waiting(job: Job) -> Waiting:
+def waiting(job: Job, box: Box) -> Waiting:
     """A job that waits, as the policy sees it."""
     return Waiting(
         id=job.id,
@@ -36,24 +37,58 @@ def waiting(job: Job) -> Waiting:
         priority=job.spec.priority,
         team=job.spec.team,
         user=job.user,
+        queue=job.spec.queue or DEFAULT_QUEUE,
+        queued_at=job.queued_at,
         not_before=job.not_before,
+        front=job.state == "preempted",
+        promised=job.promised,
+        attained=_attained(job, job.attempts, box),
         limit_seconds=job.spec.timeout_seconds,
+        checkpoints=job.spec.checkpoints,
     )
 
 
-def running(job: Job) -> Running:
+def running(job: Job, box: Box, *, grace_seconds: float, checkpoint_at: datetime | None = None) -> Running:
     """A job that holds part of the box, as the policy sees it."""
-    attempt = job.attempts[-1]
+    *earlier, attempt = job.attempts
     limit = job.spec.timeout_seconds
+    saved = checkpoint_at if checkpoint_at and checkpoint_at >= attempt.started_at else None
+    resumed = bool(earlier) and earlier[-1].outcome == "preempted"
     return Running(
         id=job.id,
         need=need(job.spec),
         started_at=attempt.started_at,
-        devices=tuple(map(str, attempt.gpus)),
+        devices=attempt.devices,
         priority=job.spec.priority,
         team=job.spec.team,
         user=job.user,
+        queue=job.spec.queue or DEFAULT_QUEUE,
+        checkpoint_at=saved,
+        attained=_attained(job, earlier, box),
+        grace_seconds=grace_seconds if job.spec.grace_seconds is None else job.spec.grace_seconds,
         expected_end=attempt.started_at + timedelta(seconds=limit) if limit else None,
-        preemptible=False,
+        checkpoints=job.spec.checkpoints,
+        progressed=saved is not None or not resumed,
+        yields_to=attempt.yields_to,
         stopping=job.state == "stopping",
     )
+
+
+def with_holders(
+    gpus: Sequence[Gpu], active: Sequence[Job], visible: Callable[[Collection[str]], set[str]]
+) -> list[Gpu]:
+    """GPUs with how much of each is held, and by which of the jobs that whoever asks may know of."""
+    seen = visible([job.id for job in active])
+    found = []
+    for gpu in gpus:
+        holders = [job for job in active if gpu.uuid in job.attempts[-1].devices]
+        held = sum(min(1.0, job.attempts[-1].gpu_count) for job in holders)
+        jobs = tuple(job.id for job in holders if job.id in seen)
+        found.append(msgspec.structs.replace(gpu, held=min(1.0, held), jobs=jobs))
+    return found
+
+
+def _attained(job: Job, attempts: Sequence[Attempt], box: Box) -> float:
+    """The GPU-seconds of attempts that have ended."""
+    seconds = sum((each.ended_at - each.started_at).total_seconds() for each in attempts if each.ended_at)
+    return seconds * cost(need(job.spec), box) if seconds else 0.0

@@ -38,8 +38,8 @@ ENDED: tuple[JobState, ...] = ("succeeded", "failed", "stopped", "timed_out", "l
 
 _JOB_SQL = """
 SELECT job.*, (SELECT json_group_array(json_object('number', number, 'started_us', started_us, 'ended_us', ended_us,
-    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'outcome', outcome, 'reason', reason,
-    'ran_on', json(ran_on)))
+    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'devices', json(devices), 'gpu_count', gpu_count,
+    'yields_to', json(yields_to), 'outcome', outcome, 'reason', reason, 'ran_on', json(ran_on)))
   FROM (SELECT * FROM attempt WHERE job_id = job.id ORDER BY number)) AS attempts
 FROM job
 """
@@ -48,6 +48,19 @@ _PART = re.compile(r"[0-9a-f]{4,}")
 _PARTS = ("id LIKE :word || '%'", "id LIKE '%' || :word")
 _VISIBLE = "visible('team', team)"
 """Only a team knows its jobs; others see in the queue that there is one."""
+
+
+class Grant(NamedTuple):
+    """What a new attempt is given."""
+
+    gpus: Sequence[int] = ()
+    """The driver's numbers of its devices, for people."""
+    devices: Sequence[str] = ()
+    """Their UUIDs."""
+    gpu_count: float = 0.0
+    """What it is charged for."""
+    yields_to: Sequence[str] = ()
+    """For whom it is to give way again."""
 
 
 class End(NamedTuple):
@@ -164,19 +177,24 @@ class Jobs:
         self._db.write(write)
         return self.get(job.id)
 
-    def begin_attempts(self, starts: Mapping[str, Sequence[int]], ran_on: Mapping[str, str] = {}) -> list[Job]:
-        """queued or preempted -> starting, with the row of a new attempt on these GPUs; those that could.
+    def begin_attempts(self, starts: Mapping[str, Grant], ran_on: Mapping[str, str] = {}) -> list[Job]:
+        """queued or preempted -> starting, with the row of a new attempt and what it is charged for; those that could.
 
         As the other moves of many jobs, they share one fsync; a job that is in another state by now, or gone, is left out.
         """
 
         def write(tx: Tx, job_id: str) -> None:
-            job = _load(tx, job_id, *WAITING)
+            job, grant = _load(tx, job_id, *WAITING), starts[job_id]
             number = len(job.attempts) + 1
             tx.run(
-                "INSERT INTO attempt (job_id, number, started_us, gpus, ran_on) VALUES (?,?,?,?,?)",
-                (job_id, number, tx.now_us, _json(list(starts[job_id])), _json(dict(ran_on))),
+                "INSERT INTO attempt (job_id, number, started_us, gpus, devices, gpu_count, cpu_count, yields_to, ran_on)"
+                " VALUES (?,?,?,?,?,?,?,?,?)",
+                (
+                    *(job_id, number, tx.now_us, _json(list(grant.gpus)), _json(list(grant.devices)), grant.gpu_count),
+                    *(job.spec.cpus or 0.0, _json(list(grant.yields_to)), _json(dict(ran_on))),
+                ),
             )
+            tx.run("UPDATE job SET promised = 0 WHERE id = ?", (job_id,))
             _move(tx, job, "starting", "mlbox", f"attempt {number} starts")
 
         return self._each(starts, write)
@@ -232,10 +250,13 @@ class Jobs:
                 raise error
         return self.some([job_id for job_id, error in zip(job_ids, done, strict=True) if error is None])
 
-    def ask_to_stop(self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "") -> Job:
+    def ask_to_stop(
+        self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "", for_job: str | None = None
+    ) -> Job:
         """queued or preempted -> stopped; starting or running -> stopping. Raises Conflict for a job that has ended.
 
-        A user's wish stands above the scheduler's: a job that was about to give way to another is stopped for good.
+        A user's wish stands above the scheduler's: a job that was about to give way to another is stopped for good. `for_job` is
+        whom it gives way to, and that is promised what it held.
         """
 
         def write(tx: Tx) -> None:
@@ -246,6 +267,7 @@ class Jobs:
                 _move(tx, job, "stopped", actor, reason or f"stopped by {actor} before it started")
             elif job.state in ("starting", "running"):
                 tx.run("UPDATE job SET stop_cause = ? WHERE id = ?", (cause, job_id))
+                tx.run("UPDATE job SET promised = 1 WHERE id = ? AND state IN ('queued', 'preempted')", (for_job,))
                 _move(tx, job, "stopping", actor, said)
             elif job.state == "stopping" and job.stop_cause == "preempted" and cause != "preempted":
                 tx.run("UPDATE job SET stop_cause = ?, reason = ? WHERE id = ?", (cause, said, job_id))
@@ -322,6 +344,8 @@ def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
 def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> None:
     assert state in MOVES[job.state], (job.state, state)
     tx.run("UPDATE job SET state = ?, reason = ? WHERE id = ?", (state, reason, job.id))
+    if state in WAITING:
+        tx.run("UPDATE job SET queued_us = ? WHERE id = ?", (tx.now_us, job.id))
     tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
     job_notices.tell(tx, job, state, reason)
 
@@ -338,6 +362,8 @@ def _job(row: Row) -> Job:
         exit_code=row["exit_code"],
         reason=row["reason"],
         not_before=_moment(row["not_before_us"]),
+        queued_at=_moment(row["queued_us"]),
+        promised=bool(row["promised"]),
         stop_cause=row["stop_cause"],
         attempts=tuple(
             Attempt(
@@ -347,6 +373,9 @@ def _job(row: Row) -> Job:
                 exit_code=a["exit_code"],
                 pid=a["pid"],
                 gpus=tuple(a["gpus"]),
+                devices=tuple(a["devices"]),
+                gpu_count=a["gpu_count"],
+                yields_to=tuple(a["yields_to"]),
                 outcome=a["outcome"],
                 reason=a["reason"],
                 ran_on=a["ran_on"],

@@ -91,6 +91,8 @@ ACTIONS: dict[str, Action] = {
     "cron.add": Action("member", "named", "add a cron, whose jobs are submitted in one's name"),
     "cron.change": Action("member", "owner", "pause, resume, fire and remove a cron of one's own"),
     "cron.change-any": Action("admin", "owner", "pause, resume and remove another's cron"),
+    "quota.read": Action("viewer", "any", "see queues, quotas, and what each team used"),
+    "quota.set": Action("admin", "box", "make queues, and say what teams may hold"),
     "secret.read": Action("viewer", "any", "see which secrets one's teams have, never a value"),
     "secret.set": Action("member", "named", "set a secret of the team's"),
     "secret.remove": Action("member", "owner", "remove a secret of the team's"),

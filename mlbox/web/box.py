@@ -28,6 +28,7 @@ from mlbox.scheduler.executors.local import Local
 from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
 from mlbox.scheduler.launcher import Launcher
+from mlbox.scheduler.policy import Rules
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
@@ -79,6 +80,7 @@ from mlbox.store.retention import Retention
 from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
+from mlbox.store.sharing import Sharing
 from mlbox.store.teams import Teams
 from mlbox.store.tracking import Tracker
 from mlbox.store.webhooks import Webhooks
@@ -255,7 +257,8 @@ class Box:
             secrets=self.secrets,
             datasets=self.datasets.version,
         )
-        self.jobs = Jobs(self._open(opening, "jobs", migrations.jobs))
+        jobs = self._open(opening, "jobs", migrations.jobs)
+        self.jobs, self.sharing = Jobs(jobs), Sharing(jobs)
         self.scheduler = Scheduler(
             self.jobs,
             self.tracker,
@@ -264,10 +267,16 @@ class Box:
             self.clock,
             executor,
             launcher,
+            self.sharing,
             retries=settings.job_retries,
+            rules=Rules(
+                ageing_seconds=settings.ageing_hours * 3600, half_life_seconds=settings.fair_share_days * 86400
+            ),
         )
         opening.callback(self.scheduler.close)
-        self.admission = Admission(self.scheduler, self.teams, self.secrets, self.datasets.version, self._account)
+        self.admission = Admission(
+            self.scheduler, self.sharing, self.teams, self.secrets, self.datasets.version, self._account
+        )
         self.crons = CronRunner(
             Crons(self._databases["jobs"]),
             self._databases,

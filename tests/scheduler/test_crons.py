@@ -19,7 +19,7 @@ from mlbox.events import EventBus
 from mlbox.records import CronSpec, CronTrigger, Job, JobSpec
 from mlbox.scheduler.crons import CronRunner
 from mlbox.scheduler.executors.local import Local
-from mlbox.scheduler.gpus import Listed
+from mlbox.scheduler.gpus import Virtual
 from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
@@ -29,6 +29,7 @@ from mlbox.store.cron_times import in_words, next_after
 from mlbox.store.crons import Crons
 from mlbox.store.db import Database
 from mlbox.store.jobs import Jobs
+from mlbox.store.sharing import Sharing
 from mlbox.store.tracking import Tracker
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
@@ -48,9 +49,10 @@ class House:
         artifacts = Artifacts(folder / "artifacts")
         access = Access(self.dbs["access"], self.clock)
         tracker = Tracker(self.dbs["tracking"], artifacts, self.clock)
-        executor = Local(folder / "jobs", Listed([]))
+        executor = Local(folder / "jobs", Virtual([]))
         launcher = Launcher(access, artifacts, url="http://x", grace_seconds=1)
-        self.scheduler = Scheduler(Jobs(self.dbs["jobs"]), tracker, access, artifacts, self.clock, executor, launcher)
+        jobs, sharing = Jobs(self.dbs["jobs"]), Sharing(self.dbs["jobs"])
+        self.scheduler = Scheduler(jobs, tracker, access, artifacts, self.clock, executor, launcher, sharing)
         self.refused: Exception | None = None
         self.hidden: set[str] = set()
         self.runner = self.open()

@@ -13,7 +13,7 @@ import pytest
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors import Executor, Launch, Observed, Ref
 from mlbox.scheduler.executors.local import Local
-from mlbox.scheduler.gpus import Listed
+from mlbox.scheduler.gpus import Virtual
 from tests.conftest import wait_for
 
 
@@ -65,7 +65,7 @@ class Bench:
 @pytest.fixture(params=["local"])
 def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     makers: dict[str, Callable[[], Executor]] = {
-        "local": lambda: Local(tmp_path / "jobs", Listed([0, 1]), cpus=4, memory_gb=16)
+        "local": lambda: Local(tmp_path / "jobs", Virtual([("", 80.0)] * 2), cpus=4, memory_gb=16)
     }
     built = Bench(makers[request.param])
     yield built

@@ -16,7 +16,7 @@ from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors import Ended, Launch, Observed, Ref
 from mlbox.scheduler.executors.local import Local, cgroups, containers, processes
-from mlbox.scheduler.gpus import Listed
+from mlbox.scheduler.gpus import Virtual
 from tests.conftest import wait_for
 
 PYTHON = sys.executable
@@ -32,7 +32,7 @@ class Machine:
         self.begin()
 
     def begin(self) -> None:
-        self.executor = Local(self.root, Listed([]), cpus=4, memory_gb=16, **self.options)
+        self.executor = Local(self.root, Virtual([]), cpus=4, memory_gb=16, **self.options)
         self.executor.open(lambda ref: None)
 
     def restart(self) -> None:

@@ -20,7 +20,7 @@ from mlbox.records import DataFile, DatasetVersion, JobSpec
 from mlbox.scheduler import confine
 from mlbox.scheduler.executors import Launch, Mount, Ref
 from mlbox.scheduler.executors.local import Local
-from mlbox.scheduler.gpus import Listed
+from mlbox.scheduler.gpus import Virtual
 from mlbox.scheduler.isolation import Isolation
 from tests.conftest import MLBOX, Server, wait_for
 
@@ -278,7 +278,7 @@ def test_a_stop_while_files_are_mounted_ends_the_job_before_its_command(tmp_path
         created_by="ann",
         created_at=datetime.now(UTC),
     )
-    executor = Local(tmp_path / "jobs", Listed([]), isolation=Isolation(link, "as the test wants it"))
+    executor = Local(tmp_path / "jobs", Virtual([]), isolation=Isolation(link, "as the test wants it"))
     ref = Ref("j" * 32, 1)
     executor.open(lambda ref: None)
     spec = JobSpec(command=("echo", "ran"), memory_gb=1)

@@ -24,7 +24,7 @@ from mlbox.serve.courier import Courier, Mail
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.job_notices import check_notify
-from mlbox.store.jobs import End, Jobs
+from mlbox.store.jobs import End, Grant, Jobs
 from mlbox.store.outbox import MOST_TRIES, Outbox
 
 
@@ -90,7 +90,7 @@ class Office:
         spec = JobSpec(command=("true",), name=f"mlp-{job_id}", notify=notify)
         job = Job(id=job_id, user="ann", spec=spec, state="queued", created_at=self.clock.real(), run_id="r")
         self.jobs.add(job)
-        self.jobs.begin_attempts({job_id: ()})
+        self.jobs.begin_attempts({job_id: Grant()})
         self.jobs.started({job_id: 1})
 
     def end(self, job_id: str, state: Any = "failed", reason: str = "exit status 3") -> None:

@@ -18,7 +18,7 @@ from mlbox.ids import new_id
 from mlbox.records import PHASES, Job, JobSpec, JobState
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.jobs import ACTIVE, ENDED, MOVES, WAITING, End, Jobs
+from mlbox.store.jobs import ACTIVE, ENDED, MOVES, WAITING, End, Grant, Jobs
 
 ENDS: tuple[JobState, ...] = ("succeeded", "failed", "timed_out", "lost")
 
@@ -45,7 +45,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state in WAITING)
     @rule()
     def begins(self) -> None:
-        assert [job.state for job in self.jobs.begin_attempts({"j": [0], "none": []})] == ["starting"]
+        assert [job.state for job in self.jobs.begin_attempts({"j": Grant([0]), "none": Grant()})] == ["starting"]
 
     @rule()
     def runs(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from mlbox.cli.main import COMMANDS, load
 from mlbox.errors import Unavailable
-from mlbox.scheduler.gpus import Gpu
+from mlbox.records import Gpu
 from mlbox.store.jobs import MOVES as JOB_MOVES
 from mlbox.store.promotions import MOVES as PROMOTION_MOVES
 from mlbox.web.auth import COOKIE
@@ -200,7 +200,7 @@ def test_the_api_page_lists_what_the_schema_lists(site: Site) -> None:
 
 
 def test_gpus_show_who_holds_them(empty: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(empty.box.scheduler, "gpus", lambda: [Gpu(index=0, name="H200", memory_gb=139)])
+    monkeypatch.setattr(empty.box.scheduler, "gpus", lambda: [Gpu(uuid="GPU-1", index=0, name="H200", memory_gb=139)])
     text = empty.get("/jobs").text
     assert "H200" in text
     assert "free" in text

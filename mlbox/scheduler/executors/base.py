@@ -11,14 +11,13 @@ Above the seam nobody knows a process, a folder or a host.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from mlbox.records import DatasetVersion, JobSpec
-from mlbox.scheduler.gpus import Gpu
+from mlbox.records import DatasetVersion, Gpu, JobSpec
 from mlbox.scheduler.policy import Box
 
 
@@ -128,8 +127,8 @@ class Executor(Protocol):
     def open(self, changed: Callable[[Ref], None]) -> None:
         """Begin. From then on `changed` is called, in any thread, for an attempt whose state may be another one now."""
 
-    def capacity(self) -> Supply:
-        """What it has to give."""
+    def capacity(self, held: Collection[str] = ()) -> Supply:
+        """What it has to give; `held` are the devices that attempts have now, by their ids."""
 
     def check(self, spec: JobSpec) -> None:
         """Raise InvalidInput, naming the field, for a job that asks for what this executor can never do."""

@@ -94,3 +94,34 @@ def m006_job_name_and_machine(db: Database) -> None:
 @migration(jobs)
 def m007_outbox(db: Database) -> None:
     run_script(db, TABLE)
+
+
+@migration(jobs)
+def m008_sharing(db: Database) -> None:
+    """Queues, quotas and weights; an attempt knows what it held, so that what was used follows from the attempts."""
+    run_script(
+        db,
+        """
+        CREATE TABLE queue (
+          name TEXT PRIMARY KEY, weight REAL NOT NULL, max_gpus REAL, max_running INTEGER, slice_minutes REAL,
+          created_us INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO queue (name, weight, created_us) VALUES
+          ('default', 1, 0), ('experiments', 1, 0), ('production-retraining', 3, 0);
+        CREATE TABLE team_quota (
+          team TEXT NOT NULL, name TEXT NOT NULL, gpus REAL, share REAL, windows TEXT NOT NULL, zone TEXT NOT NULL,
+          borrowable INTEGER NOT NULL, PRIMARY KEY (team, name)
+        ) STRICT, WITHOUT ROWID;
+        CREATE TABLE team_weight (team TEXT PRIMARY KEY, weight REAL NOT NULL) STRICT, WITHOUT ROWID;
+        ALTER TABLE attempt ADD COLUMN devices TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE attempt ADD COLUMN gpu_count REAL NOT NULL DEFAULT 0;
+        ALTER TABLE attempt ADD COLUMN cpu_count REAL NOT NULL DEFAULT 0;
+        ALTER TABLE attempt ADD COLUMN yields_to TEXT NOT NULL DEFAULT '[]';
+        ALTER TABLE job ADD COLUMN queued_us INTEGER;
+        ALTER TABLE job ADD COLUMN promised INTEGER NOT NULL DEFAULT 0;
+        UPDATE attempt SET
+          gpu_count = (SELECT coalesce(json_extract(spec, '$.gpus'), 0) FROM job WHERE id = job_id),
+          cpu_count = (SELECT coalesce(json_extract(spec, '$.cpus'), 1) FROM job WHERE id = job_id);
+        CREATE INDEX attempt_ended ON attempt (ended_us);
+        """,
+    )

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Delivery, Job, JobPlan, JobSpec, JobState, Outlook, Principal, QueueEntry, Record
-from mlbox.scheduler.gpus import Gpu
+from mlbox.records import Delivery, Gpu, Job, JobPlan, JobSpec, JobState, Outlook, Principal, QueueEntry, Record
 from mlbox.store.jobs import ENDED
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_artifact
@@ -54,10 +53,13 @@ async def list_jobs(
     limit: Limit = 100,
     after: str | None = None,
 ) -> list[Job]:
-    """Jobs, newest first; with `open` those that have not ended."""
-    return await box.call(
-        box.scheduler.jobs, state=state_, user=user, team=team, open_only=open_, limit=limit, after=after
-    )
+    """Jobs, newest first; with `open` those that have not ended. Of those that wait it is told what they wait for."""
+
+    def found() -> list[Job]:
+        page = box.scheduler.jobs(state=state_, user=user, team=team, open_only=open_, limit=limit, after=after)
+        return box.scheduler.with_reasons(page)
+
+    return await box.call(found)
 
 
 @get("/api/v1/queue", action="job.read")
@@ -72,9 +74,9 @@ async def get_job(box: Box, job_id: str) -> Job:
     return await box.call(box.scheduler.find, job_id)
 
 
-@get("/api/v1/jobs/{job_id:str}/outlook", action="job.read")
-async def outlook(box: Box, job_id: str) -> Outlook:
-    """What a job waits for, or which jobs wait for what it holds."""
+@get("/api/v1/jobs/{job_id:str}/explain", action="job.read")
+async def explain(box: Box, job_id: str) -> Outlook:
+    """What a job waits for, in words, or which jobs wait for what it holds."""
     job = await box.call(box.scheduler.find, job_id)
     return await box.call(box.scheduler.why, job.id)
 
@@ -131,8 +133,8 @@ async def deliveries(box: Box, job_id: str) -> list[Delivery]:
 
 @get("/api/v1/gpus", action="job.read")
 async def list_gpus(box: Box) -> list[Gpu]:
-    """The GPUs of the box."""
-    return box.scheduler.gpus()
+    """The GPUs of the box: what they do, who has them, and whether someone else uses them."""
+    return await box.call(box.scheduler.gpus)
 
 
 handlers: list[Any] = [
@@ -140,7 +142,7 @@ handlers: list[Any] = [
     submit,
     plan,
     list_jobs,
-    outlook,
+    explain,
     queue,
     get_job,
     stop,

@@ -9,7 +9,7 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from typing import Any
 import psutil
 
 from mlbox.records import JobSpec
+from mlbox.scheduler.devices import Devices, Ledger
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
 from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
 from mlbox.scheduler.executors.local.environment import environment
 from mlbox.scheduler.executors.local.folder import Claim, Folder, over
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.executors.local.spawner import Forked, Spawner
-from mlbox.scheduler.gpus import Inventory
+from mlbox.scheduler.gpus import NO_DEVICE, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
-from mlbox.scheduler.policy import Box, Device
 
 HARD_LIMIT = 2.0
 """How often what a job asked for of memory it may hold at most."""
@@ -50,19 +50,19 @@ class Local:
         log_bytes: int = LOG_BYTES,
         groups: bool = True,
         isolation: Isolation = NOT_ISOLATED,
+        ledger: Ledger | None = None,
     ) -> None:
         self._isolation = isolation
         self._root = root
         self._log_bytes = log_bytes
         self._groups = groups
         """Whether attempts get control groups; without, they are watched and walked, as where there are none."""
-        gpus = tuple(inventory.gpus())
-        box = Box(
-            devices=tuple(Device(str(gpu.index), gpu.index, gpu.memory_gb) for gpu in gpus),
+        self._devices = Devices(
+            inventory,
             cpus=cpus or float(os.cpu_count() or 1),
             memory_gb=memory_gb or psutil.virtual_memory().total / 2**30,
+            ledger=ledger,
         )
-        self._supply = Supply(box, gpus, getattr(inventory, "missing", ""))
         self._engine = containers.engine()
         self._changed: Callable[[Ref], None] = lambda ref: None
         self._lock = threading.RLock()
@@ -92,9 +92,10 @@ class Local:
         """The process that forks shims."""
         return self._spawner.pid
 
-    def capacity(self) -> Supply:
-        """What this machine has, or as much of it as its operator gives."""
-        return self._supply
+    def capacity(self, held: Collection[str] = ()) -> Supply:
+        """What this machine has, or as much of it as its operator gives, but for what others use."""
+        gpus = self._devices.look(held)
+        return Supply(self._devices.box(gpus), gpus, self._devices.missing)
 
     def check(self, spec: JobSpec) -> None:
         """An image needs a container engine."""
@@ -126,8 +127,8 @@ class Local:
         self._spawner.spawn(launch.ref, spec)
 
     def _memory_bytes(self, spec: JobSpec) -> int:
-        asked = spec.memory_gb or self._supply.box.memory_gb
-        return int(min(HARD_LIMIT * asked, self._supply.box.memory_gb) * 2**30)
+        most = self._devices.memory_gb
+        return int(min(HARD_LIMIT * (spec.memory_gb or most), most) * 2**30)
 
     def _contain(self, spec: dict[str, Any], launch: Launch, folder: Folder) -> None:
         assert self._engine is not None
@@ -139,7 +140,7 @@ class Local:
             folders=[folder.work, folder.path / "spool", folder.checkpoints, folder.tmp],
             readable=[folder.datasets] if launch.mounts else [],
             cwd=spec["cwd"],
-            devices=launch.devices,
+            devices=[device for device in launch.devices if not device.startswith(NO_DEVICE)],
             memory_bytes=spec["memory_bytes"],
         )
         spec["env"] |= containers.client_environment()

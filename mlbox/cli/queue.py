@@ -1,0 +1,87 @@
+"""`mlbox queue`: what waits, and how the lines share the box."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from mlbox.cli.context import connect
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.errors import NotFound
+from mlbox.records import JobQueue, QueueEntry
+
+app = typer.Typer(invoke_without_command=True, help="Queues: what waits, and how the lines share the box.")
+COLUMNS = ("name", "weight", "max_gpus", "max_running", "slice_minutes", "waiting", "running")
+QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="As `mlbox queue ls` shows it.")]
+NONE = "none"
+
+
+@app.callback(epilog="Example: mlbox queue")
+def queue(ctx: typer.Context, output: OutputOption = Output.table) -> None:
+    """Queues: what waits, and how the lines share the box.
+
+    Alone, it shows what waits or runs, oldest first; of another team's job team, GPUs and expected end.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    with connect() as client:
+        entries = client.get("/api/v1/queue", list[QueueEntry])
+    show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)
+
+
+@app.command("ls", epilog="Example: mlbox queue ls -o json")
+def ls(output: OutputOption = Output.table) -> None:
+    """List the queues, with how many jobs wait and run in each."""
+    with connect() as client:
+        show(client.get("/api/v1/queues", list[JobQueue]), COLUMNS, output)
+
+
+@app.command("show", epilog="Example: mlbox queue show experiments")
+def show_queue(name: QueueName, output: OutputOption = Output.table) -> None:
+    """Show one queue."""
+    with connect() as client:
+        show_one(client.get(f"/api/v1/queues/{quote(name, safe='')}", JobQueue), output)
+
+
+@app.command("set", epilog="Example: mlbox queue set production-retraining --weight 3 --max-gpus 4")
+def set_queue(
+    name: QueueName,
+    weight: Annotated[
+        float | None, typer.Option(help="3 gets three times the GPU time of 1, while both are full.")
+    ] = None,
+    max_gpus: Annotated[str | None, typer.Option(help="Most GPUs that its jobs hold together, or none.")] = None,
+    max_running: Annotated[str | None, typer.Option(help="Most jobs of it that run at a time, or none.")] = None,
+    slice_minutes: Annotated[
+        str | None, typer.Option(help="Minutes of a turn, for jobs that checkpoint; none lets each run to its end.")
+    ] = None,
+) -> None:
+    """Make a queue or change one, as an admin of the box; what is not given stays."""
+    path = f"/api/v1/queues/{quote(name, safe='')}"
+    given = {"weight": weight, "max_gpus": max_gpus, "max_running": max_running, "slice_minutes": slice_minutes}
+    with connect() as client:
+        try:
+            former = client.get(path, JobQueue)
+        except NotFound:
+            former = JobQueue(name=name)
+        body = {field: _limit(text) if text is not None else getattr(former, field) for field, text in given.items()}
+        client.put(path, JobQueue, body)
+    note(f"The queue {name} is set. `mlbox submit --queue {name}` puts a job into it.")
+
+
+@app.command(epilog="Example: mlbox queue rm nightly")
+def rm(name: QueueName) -> None:
+    """Take a queue away in which no job waits or runs."""
+    with connect() as client:
+        client.delete(f"/api/v1/queues/{quote(name, safe='')}")
+    note(f"The queue {name} is gone.")
+
+
+def _limit(text: str | float) -> float | None:
+    if text == NONE:
+        return None
+    try:
+        return float(text)
+    except ValueError as err:
+        raise typer.BadParameter(f"{text!r} is neither a number nor {NONE}.") from err

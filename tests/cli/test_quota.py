@@ -1,0 +1,75 @@
+"""`mlbox quota`, `queue`, `usage` and `gpus` as an admin uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from tests.conftest import Server
+
+
+@pytest.fixture
+def server(make_server: Callable[..., Server]) -> Server:
+    return make_server("--gpus", "virtual:A100=80,A100=80")
+
+
+def test_a_box_is_shared_by_its_admin(box_cli: Callable) -> None:
+    box_cli("team", "create", "vision")
+    set_ = box_cli(
+        *(
+            "quota",
+            "set",
+            "vision",
+            "40%",
+            "--name",
+            "day",
+            "--window",
+            "Mon-Fri 09:00-18:00",
+            "--zone",
+            "Europe/Berlin",
+        )
+    )
+    assert set_.err == "The team vision may hold 40 % of the GPUs in mon-fri 09:00-18:00 (Europe/Berlin).\n"
+    assert box_cli("quota", "set", "vision", "1.5", "--borrowable").code == 0
+    rows = msgspec.json.decode(box_cli("quota", "show", "vision", "-o", "json").out)
+    assert [(row["name"], row["gpus"], row["share"], row["borrowable"]) for row in rows] == [
+        ("day", None, 0.4, False),
+        ("default", 1.5, None, True),
+    ]
+    assert box_cli("quota", "rm", "vision", "--name", "day").code == 0
+    assert box_cli("quota", "weight", "vision", "2").code == 0
+    assert "vision  2" in box_cli("quota", "weights").out
+
+    assert box_cli("queue", "set", "nightly", "--max-gpus", "1", "--weight", "2").code == 0
+    assert box_cli("queue", "set", "nightly", "--max-gpus", "none", "--slice-minutes", "5").code == 0
+    shown = msgspec.json.decode(box_cli("queue", "show", "nightly", "-o", "json").out)
+    assert (shown["weight"], shown["max_gpus"], shown["slice_minutes"]) == (2, None, 5)
+    names = box_cli("queue", "ls", "-o", "id").out.split()
+    assert names == ["default", "experiments", "nightly", "production-retraining"]
+    assert box_cli("queue", "rm", "nightly").code == 0
+    assert box_cli("queue", "-o", "json").out.strip() == "[]"
+
+    table = box_cli("gpus").out.splitlines()
+    assert table[1].split("  ")[0] == "0 (virtual)"
+    assert "A100" in table[1]
+    assert box_cli("gpus", "-o", "id").out.split() == ["VIRTUAL-0", "VIRTUAL-1"]
+    assert msgspec.json.decode(box_cli("usage", "--since", "30d", "-o", "json").out) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("quota", "set", "everyone", "many"), "'many' is no amount"),
+        (("quota", "set", "everyone", "140%"), "The share is 1.4"),
+        (("quota", "set", "everyone", "2", "--window", "noon"), "names no days"),
+        (("queue", "set", "q", "--max-gpus", "few"), "neither a number nor none"),
+        (("usage", "--since", "yesterday"), "is not a time"),
+        (("usage", "--since", "999999999w"), "before all time"),
+    ],
+)
+def test_wrong_words_are_explained(box_cli: Callable, words: tuple[str, ...], part: str) -> None:
+    ran = box_cli(*words)
+    assert ran.code == 2, ran
+    assert part in ran.line
