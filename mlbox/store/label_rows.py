@@ -101,18 +101,23 @@ class LabelRows(LabelSets):
         before = _count(cursor, target)
         knowable = "_claimed" if backfill else f"greatest(_claimed, {literal(now)})"
         listed = f"{names(labels.keys)}, {quote(labels.value.name)}, event_time"
+        # By their digests first, which are quick to look through: few rows are there already, and their text is read alone.
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE again AS SELECT _source, _id, _digest FROM {target} WHERE rowid IN"
+            f" (SELECT kept.rowid FROM {target} kept SEMI JOIN checked USING (_digest))"
+        )
         cursor.execute(
             f"INSERT INTO {target} BY NAME SELECT {listed}, _claimed, {knowable} AS _knowable, ? AS _source, _id,"
             " annotator AS _annotator, prediction_id AS _prediction, coalesce(ground_truth, false) AS _truth, _digest,"
             " ? AS _backfill, ? AS _by,"
             f" {literal(now)} AS _at, {before} + row_number() OVER (ORDER BY _row) AS _seq FROM checked"
-            f" WHERE len(_reasons) = 0 AND NOT EXISTS (SELECT 1 FROM {target} kept WHERE kept._source = ?"
+            " WHERE len(_reasons) = 0 AND NOT EXISTS (SELECT 1 FROM again kept WHERE kept._source = ?"
             " AND kept._id = checked._id AND kept._digest = checked._digest)"
             " QUALIFY row_number() OVER (PARTITION BY _id, _digest ORDER BY _row) = 1",
             [source, backfill, actor, source],
         )
         kept = _count(cursor, target) - before
-        cursor.execute("DROP TABLE checked")
+        cursor.execute("DROP TABLE checked; DROP TABLE again")
         if kept:
             self._written(cursor, labels)
         return Labelled(rows=kept, duplicates=rows.num_rows - kept - held, quarantined=held)
