@@ -57,7 +57,7 @@ def diff(
     shared = {file.sha256 for file in before.files} & {file.sha256 for file in after.files}
     with tempfile.TemporaryDirectory() as folder, duckdb.connect(":memory:") as connection:
         connection.execute(f"SET memory_limit = '{memory}'; SET temp_directory = '{folder}'")
-        connection.execute("SET preserve_insertion_order = false")
+        connection.execute("SET preserve_insertion_order = false; SET enable_progress_bar = false")
         for name, version in (("old", before), ("new", after)):
             paths = [artifacts.path(file.sha256) for file in version.files if file.sha256 not in shared]
             connection.execute(f"CREATE VIEW {name} AS {_reading(paths, version)}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SAMPLED_ROWS = (4096, 65_536)
 """A sample has no fewer rows than this, where there are as many, and at most twice the second."""
-SAMPLED_VALUES = 1 << 21
+SAMPLED_VALUES = 1 << 20
 """Of all columns together, where the bounds allow it."""
 BINS = 20
 TOP = 20

@@ -302,14 +302,16 @@ def _write(artifacts: Artifacts, piece: _Piece) -> DataFile:
     sink = _Sink(writer)
     rows = 0
     try:
-        tables = (pa.concat_tables(group).combine_chunks() for group in piece.groups)
-        first = next(tables)
+        table = pa.concat_tables(piece.groups.pop(0)).combine_chunks()
         with pq.ParquetWriter(
-            pa.PythonFile(sink, "w"), first.schema, compression="zstd", use_dictionary=_repeating(first)
+            pa.PythonFile(sink, "w"), table.schema, compression="zstd", use_dictionary=_repeating(table)
         ) as file:
-            for table in (first, *tables):
+            while True:
                 file.write_table(table, row_group_size=GROUP_ROWS)
                 rows += table.num_rows
+                if not piece.groups:
+                    break
+                table = pa.concat_tables(piece.groups.pop(0)).combine_chunks()  # the one before is not needed any more
         sha256, size = writer.commit()
     except BaseException:
         writer.abort()
