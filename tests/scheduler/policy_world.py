@@ -119,7 +119,7 @@ def contended(draw: st.DrawFn) -> State:
     wants = st.builds(Need, gpus=st.sampled_from([0.5, 1, 1, 2]), cpus=st.sampled_from([0, 1]))
     lines = st.lists(st.tuples(wants, _facts, _waits), min_size=1, max_size=5)
     state = _state(draw, box, lines, _facts.map(lambda facts: facts | {"preemptible": True, "priority": "low"}), wants)
-    first = replace(state.waiting[0], priority="urgent", not_before=None)
+    first = replace(state.waiting[0], priority="urgent", not_before=None, submitted_at=NOW)
     return replace(state, waiting=(first, *state.waiting[1:]))
 
 
@@ -323,7 +323,9 @@ def _within(
 
 
 _CAUSES: dict[str, Callable[[Running, Waiting], bool]] = {
-    "priority": lambda victim, one: one.priority == "urgent" and victim.priority != "urgent",
+    "priority": lambda victim, one: (
+        "urgent" == one.priority != victim.priority and victim.started_at < one.submitted_at
+    ),
     "quota": lambda victim, one: victim.team != one.team,
     "filling": lambda victim, one: one.id in victim.yields_to or RANKS[one.priority] > RANKS[victim.priority],
     "turn": lambda victim, one: victim.queue == one.queue == "turns" and victim.checkpoints,

@@ -100,9 +100,7 @@ class Pass:
             self._start(job, devices)
         elif devices is not None and self._fills(job):
             self._start(job, devices, yields_to=tuple(self.heads.ids))
-        elif self._take_over(job):
-            self._note(job, Outcome("room"))
-        else:
+        elif not self._take_over(job):
             self._stuck.add(self._kind(job))
             self._note_waits(job)
             self.heads.add(job, self.free)
@@ -199,7 +197,12 @@ class Pass:
         if not chosen:
             return False
         self._stop(chosen, job)
-        self._promise(job)
+        devices = self.free.place(job.need)
+        if devices is not None:  # at once, on what is kept for the head: the head gets theirs for it
+            self._start(job, devices)
+        else:
+            self._promise(job)
+            self._note(job, Outcome("room"))
         return True
 
     def _candidates(self) -> list[Running]:
@@ -214,7 +217,8 @@ class Pass:
         if other.queue == job.queue and self._turn_of(job, other):
             return "turn"
         if job.priority == "urgent" and RANKS[other.priority] < RANKS["urgent"]:
-            return "priority"
+            # One that started while the urgent one waited already had gone before it, as overdue: it is let go on.
+            return "priority" if other.started_at < (job.queued_at or job.submitted_at) else None
         return None
 
     def _turn_of(self, job: Waiting, other: Running) -> bool:

@@ -19,9 +19,15 @@ AHEAD_SECONDS = 3600.0
 
 
 def level(job: Waiting, now: datetime, rules: Rules) -> int:
-    """Its priority, and one more for each while that it waited."""
+    """Its priority, and one more for each while that it waited: up to high, and then, past urgent, overdue."""
     waited = (now - (job.queued_at or job.submitted_at)).total_seconds()
-    return min(OVERDUE, RANKS[job.priority] + max(0, int(waited // rules.ageing_seconds)))
+    return _risen(RANKS[job.priority], int(waited // rules.ageing_seconds))
+
+
+def _risen(rank: int, rises: int) -> int:
+    if rises <= 0 or rank + rises < RANKS["urgent"]:
+        return rank + max(0, rises)
+    return OVERDUE if rank + rises >= OVERDUE else max(rank, RANKS["high"])
 
 
 class _Group(NamedTuple):
@@ -56,7 +62,7 @@ class Line:
                 due.append(job.not_before)
                 continue
             rises, rest = divmod((now - (job.queued_at or job.submitted_at)).total_seconds(), age)
-            at = min(OVERDUE, RANKS[job.priority] + max(0, int(rises)))
+            at = _risen(RANKS[job.priority], int(rises))
             if at < OVERDUE and age - rest < rise:
                 rise = age - rest
             free = at == OVERDUE or job.promised
@@ -66,7 +72,8 @@ class Line:
             due.append(now + timedelta(seconds=max(rise, 0.001)))
         self.next_change = min(due, default=None)
         for group, jobs in groups.items():
-            jobs.sort(key=self._by_service if group.queue in sliced else _by_submission)
+            overdue = group.level == OVERDUE
+            jobs.sort(key=_by_age if overdue else self._by_service if group.queue in sliced else _by_submission)
         return groups
 
     def _by_service(self, job: Waiting) -> tuple[Any, ...]:
@@ -126,6 +133,10 @@ class Line:
 
 def _by_submission(job: Waiting) -> tuple[Any, ...]:
     return not job.front, job.submitted_at, job.id
+
+
+def _by_age(job: Waiting) -> tuple[Any, ...]:
+    return job.submitted_at, job.id
 
 
 class _Scores:

@@ -46,6 +46,7 @@ def victims(
             lost_seconds(one.job, now) // 60,
             RANKS[one.job.priority],
             -one.job.started_at.timestamp(),
+            one.job.need.gpus,
             one.job.id,
         ),
     )

@@ -175,7 +175,7 @@ class Rules:
     """The numbers of the policy."""
 
     ageing_seconds: float = 12 * 3600.0
-    """After each such wait a job rises by one priority; past urgent it is overdue, and those go in the order they came."""
+    """After each such wait a job rises by one priority, up to high; a last time to overdue: those go first, as they came."""
     half_life_seconds: float = 7 * 86400.0
     """Of the usage that fair share compares."""
     fill: bool = True
@@ -218,7 +218,7 @@ PreemptionCause = Literal["priority", "quota", "filling", "turn"]
 
 @dataclass(frozen=True, slots=True)
 class Preemption:
-    """Stop this job, so that the other can start."""
+    """Stop this job, so that the other can start; at once, where it gets what is kept for a third, who gets this one's."""
 
     job_id: str
     for_job: str
