@@ -145,6 +145,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     job_grace: Annotated[
         float, Meta(ge=0, le=600, description="Seconds between SIGTERM and SIGKILL when a job is stopped.")
     ] = 10
+    environment_seconds: Annotated[
+        float, Meta(gt=0, le=86400, description="Most seconds that building the Python environment of a job may take.")
+    ] = 1800
+    environment_days: Annotated[
+        float, Meta(gt=0, le=3650, description="Days after its last use that a built Python environment is removed.")
+    ] = 30
     job_isolation: Annotated[
         str,
         Meta(

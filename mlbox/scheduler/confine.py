@@ -50,15 +50,18 @@ def plan(
     writable: Iterable[str],
     children: Callable[[str], Sequence[str]],
     readable: Iterable[str] = (),
+    runnable: Iterable[str] = (),
 ) -> dict[str, int]:
     """Rights by path: everything may be read but what is closed, and what is writable be written but what is fixed.
 
-    Pure: `children` tells the names in a folder. A readable or writable path inside a closed one is open all the same.
+    Pure: `children` tells the names in a folder. A readable or writable path inside a closed one is open all the same; of a
+    runnable one programs may be run, too.
     """
     shut = {os.path.normpath(path) for path in closed}
     kept = shut | {os.path.normpath(path) for path in fixed}
     rules = dict.fromkeys(_beside("/", shut, children), READ)
     rules |= {path: READ_FILE | READ_DIR for path in map(os.path.normpath, readable) if _inside(path, shut)}
+    rules |= {path: READ for path in map(os.path.normpath, runnable) if _inside(path, shut)}
     for path in map(os.path.normpath, writable):
         if _inside(path, shut):
             rules[path] = ALL[3]
@@ -151,5 +154,5 @@ def _call(function: Any, *arguments: Any) -> int:
 def confine(asked: dict[str, Any]) -> None:
     """Confine this process, and all that comes from it, as the isolation says; raises OSError."""
     writable = [*WRITABLE, *devices(), *asked["writable"]]
-    rules = plan([*asked["closed"], "/dev"], asked["fixed"], writable, names_in, asked.get("readable", ()))
+    rules = plan([*asked["closed"], "/dev"], asked["fixed"], writable, names_in, asked["readable"], asked["runnable"])
     apply(rules, version())

@@ -45,11 +45,16 @@ class Isolation(NamedTuple):
         if not self.confined:
             return None
         own = [*map(str, shared), *(str(folder / name) for name in OWN)]
+        return self.rules([*self.writable, *own], [str(folder / name) for name in READABLE])
+
+    def rules(self, writable: Sequence[str], readable: Sequence[str] = ()) -> dict[str, Any]:
+        """What a process may write to, and what it may read of what is closed to others."""
         return {
             "closed": list(self.closed),
             "fixed": list(self.fixed),
-            "writable": [*self.writable, *own],
-            "readable": [str(folder / name) for name in READABLE],
+            "writable": list(writable),
+            "readable": list(readable),
+            "runnable": [],
         }
 
     def importable(self) -> list[Path]:

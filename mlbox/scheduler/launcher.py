@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from mlbox.errors import NotFound
 from mlbox.records import DatasetVersion, Job, JobSpec
+from mlbox.scheduler.environments import Environments
 from mlbox.scheduler.executors import Launch, Mount, Ref
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
@@ -32,6 +34,7 @@ class Launcher:
         grace_seconds: float,
         secrets: Secrets | None = None,
         datasets: Callable[[str], DatasetVersion] | None = None,
+        environments: Environments | None = None,
     ) -> None:
         self._access = access
         self._artifacts = artifacts
@@ -39,6 +42,20 @@ class Launcher:
         self.grace_seconds = grace_seconds
         self._secrets = secrets
         self._datasets = datasets
+        self._environments = environments
+
+    def open(self, changed: Callable[[Ref], None], in_use: Callable[[], Collection[str]]) -> None:
+        """From then on `changed` is called for an attempt that can be prepared now and could not before.
+
+        `in_use` are the environments of the jobs that have not ended.
+        """
+        if self._environments is not None:
+            self._environments.open(changed, in_use)
+
+    def can_prepare(self, job: Job) -> bool:
+        """Whether all is there that the present attempt needs; what is not is being made."""
+        asked = job.spec.environment
+        return not asked or self._environments is None or self._environments.ask(asked, ref_of(job))
 
     def prepare(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Launch | Exception]]:
         """The present attempts of jobs, each as a launch, or with what makes it impossible."""
@@ -71,7 +88,13 @@ class Launcher:
             mask=given.masking(token),
             snapshot=self._artifacts.path(spec.snapshot) if spec.snapshot else None,
             mounts=self._mounts(spec),
+            environment=self._environment(job),
         )
+
+    def _environment(self, job: Job) -> Path | None:
+        if not job.spec.environment or self._environments is None:
+            return None
+        return self._environments.take(job.spec.environment, ref_of(job))
 
     def _mounts(self, spec: JobSpec) -> list[Mount]:
         """The datasets that a job named, kept from removal until the executor has its own names for their files."""

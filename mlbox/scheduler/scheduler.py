@@ -21,6 +21,7 @@ from mlbox.ids import new_id
 from mlbox.records import Gpu, Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, RunStatus, StopCause
 from mlbox.scheduler.accounts import Accounts
 from mlbox.scheduler.asked import check, check_size, settle
+from mlbox.scheduler.environments import NotBuilt
 from mlbox.scheduler.executors import Ended, Executor, Observed, Ref, Supply
 from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.outlook import outlook_of, plan_of, with_reasons
@@ -237,10 +238,15 @@ class Scheduler:
     def start(self) -> None:
         """Find the jobs of a former server again, and begin to schedule."""
         self._executor.open(self._heard)
+        self._launcher.open(self._heard, self._environments_in_use)
         self._thread.start()
 
     def _shared_otherwise(self) -> None:
         self._wake.set()
+
+    def _environments_in_use(self) -> set[str]:
+        with asking(None):
+            return {job.spec.environment for job in self._jobs.in_states((*WAITING, *ACTIVE)) if job.spec.environment}
 
     def _heard(self, ref: Ref) -> None:
         self._roster.attempt_changed(ref)
@@ -350,11 +356,15 @@ class Scheduler:
     def _launch(self, jobs: Sequence[Job]) -> None:
         """Give attempts that have their rows to the executor."""
         ends: dict[str, Ended] = {}
-        for job, launch in self._launcher.prepare(jobs):
+        ready = [job for job in jobs if self._launcher.can_prepare(job)]
+        for job, launch in self._launcher.prepare(ready):
             try:
                 if isinstance(launch, Exception):
                     raise launch
                 self._executor.start(launch)
+            except NotBuilt as err:  # what its user asked for, and no fault of ours
+                ends[job.id] = Ended(exit_code=None, error=err.message.rstrip("."))
+                self._executor.say(ref_of(job), f"{err.message}\n{err.hint}")
             except Exception as err:  # whatever is wrong with one job must not hold up the others
                 _log.exception("The job %s could not be started.", job.id)
                 ends[job.id] = Ended(exit_code=None, error=f"could not be started: {err}")

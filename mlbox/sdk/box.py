@@ -20,6 +20,7 @@ from mlbox.errors import TimedOut, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import Job, JobPlan, JobSpec, Labelled, LivePerformance, OnlineRow, Pushed, Run, html_table
 from mlbox.sdk.datasets import Dataset, find
+from mlbox.sdk.environment import BOX, inputs, pack_inputs
 from mlbox.sdk.options import JobOptions, folders, spec_of
 from mlbox.sdk.runs import ActiveRun, patiently
 from mlbox.sdk.snapshot import git_commit, pack, survey
@@ -107,12 +108,14 @@ class Box:
         """
         folder, below = folders(options)
         spec, code = spec_of(command, options), survey(folder)
+        needed = inputs(str(options.get("environment", BOX)), folder)
         self._plan(spec)
         changes = diff(folder)
         spec = msgspec.structs.replace(
             spec,
             workdir=below,
             snapshot=self._send_code(pack(code)),
+            environment=self._send_code(pack_inputs(needed)) if needed else "",
             git_commit=git_commit(folder),
             git_diff=self._send_code(io.BytesIO(changes)) if changes else None,
         )
@@ -122,6 +125,7 @@ class Box:
         """Where and when a job would run that is submitted as `submit` says, or why it would wait; nothing is sent or queued."""
         folder, below = folders(options)
         survey(folder)
+        inputs(str(options.get("environment", BOX)), folder)
         return self._plan(msgspec.structs.replace(spec_of(command, options), workdir=below))
 
     def _plan(self, spec: JobSpec) -> JobPlan:

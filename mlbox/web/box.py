@@ -24,6 +24,7 @@ from mlbox.records import Event, Principal, limit_names
 from mlbox.scheduler.admission import Admission
 from mlbox.scheduler.crons import CronRunner
 from mlbox.scheduler.divergence import Divergence, Found
+from mlbox.scheduler.environments import Environments
 from mlbox.scheduler.executors.local import Local
 from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
@@ -249,6 +250,13 @@ class Box:
             memory_gb=settings.memory_gb,
             isolation=self.isolation,
         )
+        self.environments = Environments(
+            self.data_dir.root.resolve() / "environments",
+            self.artifacts,
+            isolation=self.isolation,
+            seconds=settings.environment_seconds,
+            days=settings.environment_days,
+        )
         launcher = Launcher(
             self.access,
             self.artifacts,
@@ -256,6 +264,7 @@ class Box:
             grace_seconds=settings.job_grace,
             secrets=self.secrets,
             datasets=self.datasets.version,
+            environments=self.environments,
         )
         jobs = self._open(opening, "jobs", migrations.jobs)
         self.jobs, self.sharing = Jobs(jobs), Sharing(jobs)
@@ -274,6 +283,7 @@ class Box:
             ),
         )
         opening.callback(self.scheduler.close)
+        opening.callback(self.environments.close)
         self.admission = Admission(
             self.scheduler, self.sharing, self.teams, self.secrets, self.datasets.version, self._account
         )

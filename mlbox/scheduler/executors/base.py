@@ -55,6 +55,8 @@ class Launch:
     snapshot: Path | None = None
     """A tar.gz of its code."""
     mounts: Sequence[Mount] = ()
+    environment: Path | None = None
+    """The virtual environment whose Python it finds first; None for the box's own."""
 
 
 @dataclass(frozen=True, slots=True)

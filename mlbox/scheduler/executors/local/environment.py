@@ -16,7 +16,8 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "XDG_CACHE_HOME"
 def environment(launch: Launch, folder: Mapping[str, str]) -> dict[str, str]:
     """A small clean one, what its user asked for, and what is ours, which no user overrides; `folder` names its folders."""
     inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    path = os.pathsep.join([str(Path(sys.executable).parent), "/usr/local/bin", "/usr/bin", "/bin"])
+    programs = launch.environment / "bin" if launch.environment else Path(sys.executable).parent
+    path = os.pathsep.join([str(programs), "/usr/local/bin", "/usr/bin", "/bin"])
     user = {name: value for name, value in launch.spec.env.items() if not name.startswith("MLBOX_")}
     if "PYTHONPATH" in folder and "PYTHONPATH" in user:
         folder = {**folder, "PYTHONPATH": os.pathsep.join([user["PYTHONPATH"], folder["PYTHONPATH"]])}
@@ -27,6 +28,7 @@ def environment(launch: Launch, folder: Mapping[str, str]) -> dict[str, str]:
         **user,
         **launch.env,
         **folder,
+        **({"VIRTUAL_ENV": str(launch.environment)} if launch.environment else {}),
         "MLBOX_ATTEMPT": str(launch.ref.number),
         "MLBOX_JOB_ID": launch.ref.job_id,
         "CUDA_VISIBLE_DEVICES": ",".join(launch.devices),

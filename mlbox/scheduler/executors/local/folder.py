@@ -102,7 +102,10 @@ class Folder:
         rules = isolation.rules_of(self.path, self.tmp, self.checkpoints)
         if rules is not None:
             spec["confine"] = rules
-            env["PYTHONPATH"] = self._site(isolation)
+            if launch.environment is not None:
+                rules["runnable"] = [str(launch.environment)]
+            else:
+                env["PYTHONPATH"] = self._site(isolation)
         if launch.snapshot is not None:
             unpack(launch.snapshot, self.work)
         return {**spec, "env": env}
