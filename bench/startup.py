@@ -77,8 +77,8 @@ def _wall(command: list[str]) -> float:
 
 
 def _start() -> Start:
-    with tempfile.TemporaryDirectory() as folder, _serving(Path(folder)) as (process, url, begin):
-        while not _is_ready(url):
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as (process, url, begin):
+        while not is_ready(url):
             time.sleep(0.01)
         ready = time.perf_counter() - begin
         time.sleep(SETTLE_SECONDS)
@@ -87,8 +87,9 @@ def _start() -> Start:
 
 
 @contextlib.contextmanager
-def _serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
-    command = [str(MLBOX), "serve", "--data-dir", str(folder / "data"), "--port", "0"]
+def serving(folder: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
+    """A server on the folder `data` in this one: its process, its address, and when it was started."""
+    command = [str(MLBOX), "serve", "--data-dir", str(folder / "data"), "--port", "0", *flags]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLBOX_")}
     begin = time.perf_counter()
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
@@ -105,7 +106,8 @@ def _serving(folder: Path) -> Iterator[tuple[subprocess.Popen[str], str, float]]
             process.stderr.read()
 
 
-def _is_ready(url: str) -> bool:
+def is_ready(url: str) -> bool:
+    """Whether a server says that it is ready."""
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=10) as answer:
             return bool(answer.status == 200)

@@ -151,6 +151,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     environment_days: Annotated[
         float, Meta(gt=0, le=3650, description="Days after its last use that a built Python environment is removed.")
     ] = 30
+    job_log_mb: Annotated[
+        float,
+        Meta(
+            gt=0, description="Largest log of one attempt in MiB; what is printed beyond is dropped, as the log says."
+        ),
+    ] = 1024
     job_isolation: Annotated[
         str,
         Meta(

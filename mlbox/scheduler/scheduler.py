@@ -421,11 +421,11 @@ class Scheduler:
 
     def _retry_at(self, job: Job, outcome: JobState, ended: Ended) -> datetime | None:
         """When a job whose attempt failed is tried again; None where it is not."""
-        if outcome not in ("failed", "lost") or ended.error:  # with an error it never ran, and would not the next time
+        if outcome not in ("failed", "lost"):
             return None
         codes = job.spec.retry_exit_codes
-        if outcome == "failed" and codes and ended.exit_code not in codes:
-            return None
+        if outcome == "failed" and (ended.error or (codes and ended.exit_code not in codes)):
+            return None  # with an error it never ran, and would not the next time
         failed = 1 + sum(attempt.outcome in ("failed", "lost") for attempt in job.attempts)
         retries = self._retries if job.spec.retries is None else job.spec.retries
         if failed > retries:

@@ -46,7 +46,7 @@ from mlbox.serve.skew import Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.stages import Stages
 from mlbox.serve.webhooks import Deliverer
-from mlbox.settings import Settings, secret_in
+from mlbox.settings import MIB, Settings, secret_in
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
@@ -248,6 +248,7 @@ class Box:
             inventory(settings.gpus),
             cpus=settings.cpus,
             memory_gb=settings.memory_gb,
+            log_bytes=int(settings.job_log_mb * MIB),
             isolation=self.isolation,
         )
         self.environments = Environments(

@@ -290,6 +290,39 @@ def test_an_attempt_whose_shim_is_killed_is_lost_with_all_it_started(house: Hous
     assert not alive(child)
 
 
+def test_a_lost_attempt_is_tried_again_as_often_as_was_asked(house: House) -> None:
+    job = house.until(house.shell("[ -e ../../1/work/was ] && exit 0; touch was; sleep 60", retries=1), "running")
+    wait_for((house.folder / "jobs" / job.id / "1" / "work" / "was").exists, what="the first attempt")
+    assert job.attempts[0].pid is not None
+    os.kill(job.attempts[0].pid, signal.SIGKILL)
+    after = house.ended(job)
+    assert [attempt.outcome for attempt in after.attempts] == ["lost", "succeeded"]
+
+
+def test_a_running_attempt_of_which_nothing_is_left_is_lost_and_not_run_again(house: House) -> None:
+    job = house.until(house.shell("echo once >> ../../count; sleep 60"), "running")
+    wait_for((house.folder / "jobs" / job.id / "count").exists, what="the command")
+    house.scheduler.close()
+    (house.folder / "jobs" / job.id / "1").rename(house.folder / "elsewhere")
+    house.scheduler = house.make()
+    house.scheduler.start()
+    assert house.ended(job).state == "lost"
+    assert (house.folder / "jobs" / job.id / "count").read_text() == "once\n"
+    assert job.attempts[0].pid is not None
+    os.kill(job.attempts[0].pid, signal.SIGTERM)
+    wait_for(lambda: not alive(job.attempts[0].pid or 0), what="the shim to end")
+
+
+def test_the_grace_is_the_jobs_own(house: House) -> None:
+    job = house.shell(
+        "trap 'sleep 0.6; echo saved; exit 0' TERM; echo up; while :; do sleep 0.05; done", grace_seconds=20
+    )
+    wait_for(lambda: "up" in house.log(job), what="the trap")
+    house.scheduler.stop(job.id, actor="ann")
+    assert house.ended(job).state == "stopped"
+    assert "saved" in house.log(job)
+
+
 def test_the_machine_holds_nothing_of_ended_jobs(house: House) -> None:
     house.ended(house.shell("true"))  # every thread has its connections now
     before = len(os.listdir("/proc/self/fd"))

@@ -1,0 +1,207 @@
+"""What the scheduler costs: from a submission to the command, jobs a second, memory of what runs and waits, and giving way.
+
+A real server, asked over HTTP. The raw limit, measured in turn with the jobs: the same command started by Python, and waited for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import psutil
+
+from bench.harness import Report, median, options
+from bench.load import each, post
+from bench.startup import is_ready, memory_mb, serving
+from mlbox.records import Job
+from mlbox.scheduler.policy import Box, Device, Need, Running, State, Waiting, decide
+
+TRIVIAL = ["true"]
+LITTLE = {"cpus": 0.001, "memory_gb": 0.001, "gpus": 0}
+CPUS = 4
+GRACE_SECONDS = 1.0
+WAIT_SECONDS = 120.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    chosen = options(__doc__ or "", arguments)
+    if chosen.setup:
+        return 0
+    single, many, rounds, running, queued = (50, 200, 2, 10, 2_000) if chosen.quick else (200, 500, 3, 20, 10_000)
+    sizes = {"single jobs": f"{single}", "jobs at once": f"{many}", "running": f"{running}", "queued": f"{queued:,}"}
+    report = Report("scheduler", conditions=sizes)
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--cpus", str(CPUS), "--access-log", "off", "--job-retries", "0"]
+        with serving(Path(folder), *flags) as (process, url, _):
+            wait(lambda: is_ready(url))
+            box = Client(url, (Path(folder) / "data" / "admin-token").read_text().strip(), process.pid)
+            try:
+                _latency(report, box, single)
+                _rate(report, box, many, rounds)
+                _running(report, box, running)
+                _giving_way(report, box)
+                _queue(report, box, queued)
+            finally:
+                left = box.shims()
+        for shim in left:  # they outlive the server, and are not to outlive this
+            os.kill(shim, signal.SIGTERM)
+        wait(lambda: not any(map(psutil.pid_exists, left)))
+    _decision(report, queued)
+    return report.finish()
+
+
+class Client:
+    """A server, asked."""
+
+    def __init__(self, url: str, token: str, pid: int) -> None:
+        self.url, self.token, self.pid = url, token, pid
+        self.http = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=60)
+
+    def submit(self, *command: str, **spec: Any) -> str:
+        """A job's id."""
+        answer = self.http.post("/api/v1/jobs", json={"command": command, **LITTLE, **spec})
+        answer.raise_for_status()
+        found: str = answer.json()["id"]
+        return found
+
+    def job(self, job_id: str) -> Job:
+        """As it is now."""
+        return msgspec.json.decode(self.http.get(f"/api/v1/jobs/{job_id}").content, type=Job)
+
+    def until(self, job_id: str, *states: str, seconds: float = WAIT_SECONDS) -> float:
+        """Wait for a state; when it was there."""
+        wait(lambda: self.job(job_id).state in states, seconds)
+        return time.time()
+
+    def log(self, job_id: str) -> str:
+        """What it printed."""
+        return self.http.get(f"/api/v1/jobs/{job_id}/logs").text
+
+    def shims(self) -> list[int]:
+        """The processes of what runs."""
+        found = msgspec.json.decode(self.http.get("/api/v1/jobs?state=running").content, type=list[Job])
+        return [job.attempts[-1].pid for job in found if job.attempts[-1].pid]
+
+    def empty(self) -> bool:
+        """Whether nothing waits or runs."""
+        return not self.http.get("/api/v1/queue").json()
+
+
+def wait(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+    """Poll; raises TimeoutError."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def _latency(report: Report, box: Client, jobs: int) -> None:
+    """From before the request to the first thing that the command does: say what time it is."""
+    seconds = []
+    for _ in range(jobs):
+        before = time.time()
+        job_id = box.submit("date", "+%s.%N")
+        box.until(job_id, "succeeded")
+        seconds.append(float(box.log(job_id)) - before)
+    seconds.sort()
+    report.at_most("submit to running, p50", median(seconds) * 1000, 50, "ms")
+    report.at_most("submit to running, p99", seconds[int(len(seconds) * 0.99)] * 1000, 250, "ms")
+
+
+def _rate(report: Report, box: Client, jobs: int, rounds: int) -> None:
+    """Trivial jobs from the first submission to the last one's end, beside as many bare processes, in turn."""
+    ours, raw = [], []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(jobs):
+            subprocess.run(TRIVIAL, check=True)
+        raw.append(jobs / (time.perf_counter() - start))
+        start = time.perf_counter()
+        each(box.url, box.token, [post("/api/v1/jobs", {"command": TRIVIAL, **LITTLE})] * jobs)
+        wait(box.empty)
+        ours.append(jobs / (time.perf_counter() - start))
+    report.tell("raw processes a second", median(raw), "/s")
+    report.at_least("trivial jobs a second", median(ours), 100, "/s")
+    report.at_least("of the raw rate", median([a / b for a, b in zip(ours, raw, strict=True)]), 0.5, "times")
+
+
+def _running(report: Report, box: Client, jobs: int) -> None:
+    """What a running job costs beside its own command: its shim, and its share of the server's growth."""
+    before = memory_mb(box.pid)[0]
+    ids = [box.submit("sleep", "600") for _ in range(jobs)]
+    for job_id in ids:
+        box.until(job_id, "running")
+    grown = max(0.0, memory_mb(box.pid)[0] - before) / jobs
+    shims = [memory_mb(box.job(job_id).attempts[0].pid or 0)[1] for job_id in ids]
+    report.at_most("memory of a running job", max(shims) + grown, 15, "MB")
+    for job_id in ids:
+        box.http.post(f"/api/v1/jobs/{job_id}/stop").raise_for_status()
+    wait(box.empty)
+
+
+def _giving_way(report: Report, box: Client) -> None:
+    """An urgent job, on a box that a lower one fills: until it runs, and until the lower one runs again."""
+    names = ("urgent job running after the grace", "the victim running again")
+    script = "trap '' TERM; while :; do sleep 0.05; done"
+    low = box.submit("sh", "-c", script, cpus=CPUS, priority="low", checkpoints=True, grace_seconds=GRACE_SECONDS)
+    box.until(low, "running")
+    start = time.time()
+    urgent = box.submit("sleep", "1", cpus=CPUS, priority="urgent")
+    try:
+        ran = box.until(urgent, "running", seconds=20)
+    except TimeoutError:
+        for name in names:
+            report.skip(name, "the urgent job did not start within 20 s")
+    else:
+        report.at_most(names[0], ran - start - GRACE_SECONDS, 0.5, "s")
+        freed = box.until(urgent, "succeeded")
+        report.at_most(names[1], box.until(low, "running") - freed, 1, "s")
+    for job_id in (low, urgent):
+        box.http.post(f"/api/v1/jobs/{job_id}/stop")
+    wait(box.empty)
+
+
+def _queue(report: Report, box: Client, jobs: int) -> None:
+    """A long queue behind a job that holds everything."""
+    blocker = box.submit("sleep", "3600", cpus=CPUS)
+    box.until(blocker, "running")
+    before = memory_mb(box.pid)[0]
+    start = time.perf_counter()
+    each(box.url, box.token, [post("/api/v1/jobs", {"command": TRIVIAL, **LITTLE, "cpus": CPUS})] * jobs)
+    report.tell("submissions a second into a queue", jobs / (time.perf_counter() - start), "/s")
+    report.at_most(f"memory of {jobs:,} queued jobs", memory_mb(box.pid)[0] - before, 50, "MB")
+
+
+def _decision(report: Report, jobs: int) -> None:
+    """What to start, out of a long queue."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    devices = tuple(Device(f"gpu{at}", at) for at in range(8))
+    waiting = tuple(
+        Waiting(f"{at:06}", Need(1 + at % 4, 1, 1), now - timedelta(seconds=at), team=f"team{at % 5}")
+        for at in range(jobs)
+    )
+    running = tuple(
+        Running(f"r{at}", Need(1, 1, 1), now - timedelta(hours=1), devices=(f"gpu{at}",)) for at in range(7)
+    )
+    state = State(Box(devices, 64, 256), waiting, running)
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        decide(state, now)
+        seconds.append(time.perf_counter() - start)
+    report.at_most(f"decision over {jobs:,} queued jobs", median(seconds) * 1000, 50, "ms")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
