@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Sequence
@@ -60,13 +61,18 @@ class Isolation(NamedTuple):
     def importable(self) -> list[Path]:
         """Modules in folders that a job cannot list, because something closed is below them: as where mlbox runs from a checkout.
 
-        A job finds them through links in a folder of its own.
+        A job finds them through links in a folder of its own. They are looked for once in a server's life.
         """
-        folders = [Path(path) for path in sys.path if os.path.isabs(path) and _leads_to(path, self.closed)]
-        return [path for folder in folders for path in sorted(folder.iterdir()) if _is_module(path)]
+        return _importable(self.closed)
 
 
 NOT_ISOLATED = Isolation(False, "jobs are not isolated")
+
+
+@functools.cache
+def _importable(closed: tuple[str, ...]) -> list[Path]:
+    folders = [Path(path) for path in sys.path if os.path.isabs(path) and _leads_to(path, closed)]
+    return [path for folder in folders for path in sorted(folder.iterdir()) if _is_module(path)]
 
 
 def _leads_to(folder: str, closed: Sequence[str]) -> bool:

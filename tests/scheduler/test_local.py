@@ -163,6 +163,8 @@ def test_of_many_shims_for_one_attempt_one_runs_the_command(machine: Machine, tm
         "memory_bytes": 1 << 30,
         "grace_seconds": 1,
         "log_bytes": 1000,
+        "folders": [],
+        "tmp": str(tmp_path / "t"),
     }
     (machine.root / "x").mkdir(parents=True)
     for number in range(1, 6):

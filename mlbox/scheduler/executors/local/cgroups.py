@@ -19,9 +19,15 @@ GONE_SECONDS = 1.0
 LIMITS = {2: {"memory": "memory.max", "pids": "pids.max"}, 1: {"memory": "memory.limit_in_bytes", "pids": "pids.max"}}
 
 
-def mounts() -> dict[str, tuple[int, str]]:
-    """Where this process's own groups are, by controller and `unified` for version 2: the version, and the folder."""
-    places: dict[str, tuple[int, str]] = {}
+Places = dict[str, tuple[int, str]]
+"""By controller, and `unified` for version 2: the version, and the folder of our own group."""
+
+
+def mounts() -> Places:
+    """Where this process's own groups are; nowhere, on a machine without any."""
+    if not os.path.exists("/proc/self/cgroup"):
+        return {}
+    places: Places = {}
     own: dict[str, str] = {}
     with open("/proc/self/cgroup") as file:
         for line in file:
@@ -65,13 +71,11 @@ def delegate() -> None:
 class Group:
     """The group of one attempt, in as many hierarchies as it takes; without a name, in none."""
 
-    def __init__(self, name: str, memory_bytes: int) -> None:
+    def __init__(self, name: str, memory_bytes: int, places: Places) -> None:
         self._folders: list[str] = []
         self._unified = ""
         self._memory = ""
-        places = {}
-        with contextlib.suppress(OSError):
-            places = mounts() if name else {}
+        places = places if name else {}
         if "unified" in places:
             self._unified = self._make(os.path.join(_base(places["unified"][1]), name))
         for controller, limit in (("memory", memory_bytes), ("pids", MOST_PROCESSES)):
@@ -97,7 +101,7 @@ class Group:
         self._folders.append(folder)
         return folder
 
-    def _limit(self, controller: str, limit: int, name: str, places: dict[str, tuple[int, str]]) -> str:
+    def _limit(self, controller: str, limit: int, name: str, places: Places) -> str:
         """Bound something; the folder that does, or nothing."""
         folder, version = self._unified, 2
         if not folder or not os.path.exists(os.path.join(folder, LIMITS[2][controller])):
@@ -150,9 +154,7 @@ class Group:
 
 def kill(name: str) -> None:
     """Kill what is in a group whose shim is gone, and remove it."""
-    places = {}
-    with contextlib.suppress(OSError):
-        places = mounts()
+    places = mounts()
     if "unified" in places:
         folder = os.path.join(_base(places["unified"][1]), name)
         with contextlib.suppress(OSError):

@@ -64,12 +64,26 @@ class Folder:
     """The folder of one attempt."""
 
     def __init__(self, root: Path, ref: Ref) -> None:
+        self._root = root
+        self._ref = ref
         self.path = root / ref.job_id / str(ref.number)
-        self.checkpoints = root / ref.job_id / CHECKPOINTS
-        self.datasets = self.path / DATASETS
-        short = root.parent / "t" / f"{ref.job_id[-12:]}-{ref.number}"
-        self.tmp = short if len(str(short)) <= MOST_TMP else Path(tempfile.gettempdir()) / f"mlbox-{short.name}"
+
+    @property
+    def tmp(self) -> Path:
         """For temporary files: a path so short that sockets in it have room for their names."""
+        name = f"{self._ref.job_id[-12:]}-{self._ref.number}"
+        short = self._root.parent / "t" / name
+        return short if len(str(short)) <= MOST_TMP else Path(tempfile.gettempdir()) / f"mlbox-{name}"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The job's, whichever the attempt."""
+        return self._root / self._ref.job_id / CHECKPOINTS
+
+    @property
+    def datasets(self) -> Path:
+        """What the job mounts."""
+        return self.path / DATASETS
 
     @property
     def work(self) -> Path:
@@ -82,41 +96,34 @@ class Folder:
         return self.path / shim.LOG
 
     def prepare(self, launch: Launch, isolation: Isolation) -> dict[str, Any]:
-        """Lay out the folder; what the shim is to know of it. Doing it again changes nothing that matters."""
-        for name in OWN:
-            (self.path / name).mkdir(parents=True, exist_ok=True)
-        self.checkpoints.mkdir(exist_ok=True)
-        self.tmp.mkdir(parents=True, exist_ok=True, mode=0o700)
-        env = {
-            "TMPDIR": str(self.tmp),
-            "MLBOX_SPOOL": str(self.path / "spool"),
-            "MLBOX_CHECKPOINT_DIR": str(self.checkpoints),
+        """Begin to lay out the folder; what the shim is to know of it, which makes the rest. To do it again changes nothing."""
+        tmp, checkpoints = self.tmp, self.checkpoints
+        path = str(self.path)
+        env = {"TMPDIR": str(tmp), "MLBOX_SPOOL": f"{path}/spool", "MLBOX_CHECKPOINT_DIR": str(checkpoints)}
+        spec: dict[str, Any] = {
+            "folder": path,
+            "folders": [str(tmp), str(checkpoints), *(f"{path}/{name}" for name in OWN)],
+            "tmp": str(tmp),
+            "cwd": str(self.work / launch.spec.workdir),
         }
-        spec: dict[str, Any] = {"folder": str(self.path), "cwd": str(self.work / launch.spec.workdir)}
         if launch.mounts:
-            self.datasets.mkdir(exist_ok=True)
+            self.datasets.mkdir(parents=True, exist_ok=True)
             for mount in launch.mounts:
                 write_atomic(self.datasets / f"{mount.version.ref}.json", mount.version.to_json())
             env["MLBOX_DATASETS"] = str(self.datasets)
             spec["mounts"] = [file for mount in launch.mounts for file in _files(mount, self.datasets)]
-        rules = isolation.rules_of(self.path, self.tmp, self.checkpoints)
+        rules = isolation.rules_of(self.path, tmp, checkpoints)
         if rules is not None:
             spec["confine"] = rules
             if launch.environment is not None:
                 rules["runnable"] = [str(launch.environment)]
-            else:
-                env["PYTHONPATH"] = self._site(isolation)
+            else:  # through a folder of its own Python finds what a confined job could not list
+                env["PYTHONPATH"] = f"{path}/site"
+                spec["links"] = {f"{path}/site/{module.name}": str(module) for module in isolation.importable()}
         if launch.snapshot is not None:
+            self.work.mkdir(parents=True, exist_ok=True)
             unpack(launch.snapshot, self.work)
         return {**spec, "env": env}
-
-    def _site(self, isolation: Isolation) -> str:
-        """A folder through which Python finds what a confined job could not list."""
-        site = self.path / "site"
-        for module in isolation.importable():
-            with contextlib.suppress(FileExistsError):
-                (site / module.name).symlink_to(module)
-        return str(site)
 
     def claim(self) -> Claim | None:
         """Who took the attempt, if it was taken."""
@@ -150,8 +157,9 @@ class Folder:
 
     def clear(self) -> None:
         """Remove the temporary files, and the datasets' names, once the attempt has ended."""
-        shutil.rmtree(self.tmp, ignore_errors=True)
-        shutil.rmtree(self.datasets, ignore_errors=True)
+        for folder in (self.tmp, self.datasets):
+            if folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
 
     def say(self, line: str) -> None:
         """Put a line of ours into the log: why there was nothing to run."""

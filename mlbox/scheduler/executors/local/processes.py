@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable
 SET_NAME, SET_CHILD_SUBREAPER = 15, 36
 """prctl(2)."""
 ROUND_SECONDS = 0.02
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def prctl(option: int, value: object) -> None:
     """One call of prctl(2); raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(option, value, 0, 0, 0) < 0:
+    if LIBC.prctl(option, value, 0, 0, 0) < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 

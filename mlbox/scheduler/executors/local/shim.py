@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -44,10 +45,12 @@ class Parts:
 
     def __init__(self, *modules: Any) -> None:
         self.processes, self.cgroups, self.logtimes, self.confine, self.mount, self.masking = modules
+        self.places = self.cgroups.mounts()
 
 
 def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
     """Run the attempt that a spec describes. The signals are blocked, and the process is in a session of its own."""
+    os.makedirs(spec["folder"], exist_ok=True)
     os.chdir(spec["folder"])
     null = os.open(os.devnull, os.O_RDWR)
     errors = os.open(ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -62,10 +65,21 @@ def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
         status.drop()
         return
     try:
+        lay_out(spec)
         ended = mounted(spec, parts) or Attempt(spec, parts, tell).run()
     except Exception as err:  # whatever it is, the attempt has an end
         ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
+    shutil.rmtree(spec["tmp"], ignore_errors=True)
     status.write({**ended, "ended": time.time()})
+
+
+def lay_out(spec: dict[str, Any]) -> None:
+    """Make the folders of the attempt that are not there yet, and the links in them."""
+    for folder in spec["folders"]:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+    for link, target in spec.get("links", {}).items():
+        with contextlib.suppress(FileExistsError):
+            os.symlink(target, link)
 
 
 def claim(processes: Any) -> bool:
@@ -164,7 +178,7 @@ class Attempt:
         self._parts = parts
         self._tell = tell
         self._log = Log(spec, parts)
-        self._group = parts.cgroups.Group(spec["name"] if spec["grouped"] else "", spec["memory_bytes"])
+        self._group = parts.cgroups.Group(spec["name"] if spec["grouped"] else "", spec["memory_bytes"], parts.places)
         self._ranks: dict[int, int] = {}
         """By process id, those that have not ended."""
         self._exit_code: int | None = None
