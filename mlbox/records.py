@@ -800,6 +800,10 @@ class LabelSource(Record, frozen=True, kw_only=True):
     kind: SourceKind = "delayed"
     weight: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
     """Of each of its votes, under the policy `weighted`."""
+    fields: dict[str, str] = {}
+    """Where a webhook's body has each column of a label: JSON pointers, such as `/customer/id`."""
+    each: str = ""
+    """The pointer to a list of events in the body, which `fields` are looked up in; none: the body itself."""
 
 
 class LabelSet(Record, frozen=True, kw_only=True):

@@ -60,6 +60,17 @@ def create(
         list[str] | None,
         typer.Option(help="NAME[:KIND[:WEIGHT]], the most trusted first; feedback, annotation, delayed or suggestion."),
     ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SOURCE:COLUMN=POINTER",
+            help="Where the body of a source's webhook has a column, as a JSON pointer.",
+        ),
+    ] = None,
+    each: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SOURCE=POINTER", help="The list of events in the body of a source's webhook."),
+    ] = None,
     policy: Annotated[str, typer.Option(help="latest, priority, majority or weighted: which claim counts.")] = "latest",
     entities: Annotated[str, typer.Option(help="A source that says which entities there are.")] = "",
     horizon_days: Annotated[
@@ -77,7 +88,7 @@ def create(
         classes=tuple(typed("class", one, column.dtype) for one in class_ or ()),
         minimum=minimum,
         maximum=maximum,
-        sources=tuple(_source(one) for one in source or ()),
+        sources=_with_fields([_source(one) for one in source or ()], field or [], each or []),
         policy=_one_of(policy, get_args(LabelPolicy), "policy"),
         entities=entities,
         horizon_seconds=horizon_days * 86_400 if horizon_days is not None else None,
@@ -244,6 +255,24 @@ def _source(text: str) -> LabelSource:
         )
     except ValueError as err:
         raise InvalidInput(f"{text!r} has a weight that is no number.", hint="NAME:KIND:2.5", field="source") from err
+
+
+def _with_fields(sources: list[LabelSource], fields: list[str], each: list[str]) -> tuple[LabelSource, ...]:
+    """Sources, with what their webhooks' bodies hold."""
+    found = {one.name: one for one in sources}
+    pointers = {tuple(name.partition(":")[::2]): at for name, at in read_pairs(fields, name="field").items()}
+    lists = read_pairs(each, name="each")
+    unknown = ({name for name, _ in pointers} | set(lists)) - set(found)
+    if unknown:
+        raise InvalidInput(f"{min(unknown)!r} is none of the sources.", hint="Name it by --source.", field="field")
+    return tuple(
+        msgspec.structs.replace(
+            one,
+            fields={column: at for (name, column), at in pointers.items() if name == one.name},
+            each=lists.get(one.name, ""),
+        )
+        for one in sources
+    )
 
 
 def _one_of(text: str, known: tuple[Any, ...], field: str) -> Any:

@@ -96,9 +96,9 @@ class Outcomes:
     def complete(self, labels: LabelSet, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Labels as they were sent, those that name a prediction and nothing else with the item that it was about."""
         wanted = {key.name for key in labels.keys} | {EVENT_TIME.name}
-        bare = [_named(row) for row in rows if not wanted & row.keys()]
+        bare = [_named(row) for row in rows if _is_bare(row, wanted)]
         known = self._predictions.find({one for one in bare if one}) if any(bare) else {}
-        return [_completed(row, labels, known) if not wanted & row.keys() else row for row in rows]
+        return [_completed(row, labels, known) if _is_bare(row, wanted) else row for row in rows]
 
     def _begin(self, cursor: Cursor, model: str, labels: LabelSet, tables: Joined) -> _State:
         keys = typed_names(labels.keys)
@@ -241,6 +241,11 @@ def _id(value: Any, column: Column) -> Any:
         return None
 
 
+def _is_bare(row: Mapping[str, Any], item: set[str]) -> bool:
+    """Whether a label says nothing of its item."""
+    return all(row.get(name) is None for name in item)
+
+
 def _named(row: Mapping[str, Any]) -> str:
     found = row.get(PREDICTION.name)
     return found if isinstance(found, str) else ""
@@ -255,4 +260,4 @@ def _completed(
         return row
     entity, at = found
     ids = {key.name: entity[key.name] for key in labels.keys if key.name in entity}
-    return {**ids, EVENT_TIME.name: entity.get(EVENT_TIME.name) or at.isoformat(), **row}
+    return {**row, **ids, EVENT_TIME.name: entity.get(EVENT_TIME.name) or at.isoformat()}

@@ -23,6 +23,7 @@ from mlbox.records import Column, Labelled, LabelSet, Source
 from mlbox.store.asking import asking
 from mlbox.store.db import Tx
 from mlbox.store.label_views import Labels, decided_sql, heard, item_of, last_words_sql
+from mlbox.store.label_webhook import check_fields
 from mlbox.store.labels import EVENT_TIME
 from mlbox.store.offline import one, quote
 from mlbox.store.views import literal, names, typed_names
@@ -80,6 +81,8 @@ class LabelHistory(Labels):
 
     def apply(self, wanted: LabelSet, *, actor: str) -> LabelSet:
         """As `Labels.apply`; the source of a published set is told of another policy at once."""
+        for source in wanted.sources:
+            check_fields(wanted, source)
         made = super().apply(wanted, actor=actor)
         if made.published:
             self._tell(made, self._offline.write(lambda cursor: self.feed(cursor, made)), actor)

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mlbox.clock import to_us
 from mlbox.errors import InvalidInput, NotFound
+from mlbox.ids import new_id
 from mlbox.records import Agreement, Claim, LabelItem, LabelSet, SourceCounts
 from mlbox.store import agreement
 from mlbox.store.given import given_value
@@ -136,7 +136,7 @@ class Labels(LabelRows):
             labels.value.name: value,
             "annotator": actor,
             "ground_truth": True,
-            "id": f"{actor} {to_us(now)}",
+            "id": new_id(),
             "known_at": now.isoformat(),
         }
         columns = columns_of(labels)

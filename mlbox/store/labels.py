@@ -213,7 +213,8 @@ def _kinds(columns: Column | Sequence[Column]) -> list[tuple[str, str]]:
 
 
 def _policy(labels: LabelSet) -> tuple[LabelPolicy, tuple[LabelSource, ...]]:
-    return labels.policy, labels.sources
+    told = tuple(msgspec.structs.replace(one, fields={}, each="") for one in labels.sources)
+    return labels.policy, told
 
 
 def _label_set(row: Row) -> LabelSet:

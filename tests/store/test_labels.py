@@ -340,6 +340,16 @@ def test_a_tie_is_nobodys_label_until_somebody_settles_it(house: House) -> None:
     assert counts(house, moment(100))["a", moment(2).replace(tzinfo=None)] == "cow", "and then it was the other"
 
 
+def test_two_items_are_settled_at_one_moment_of_a_clock_that_stands(house: House) -> None:
+    house.labels.apply(msgspec.structs.replace(SET, policy="majority"), actor="ann")
+    for who in ("a", "b"):
+        say(house, "vet", "cat", who=who)
+        say(house, "owner", "dog", who=who)
+        house.labels.settle("kind", {"who": who}, moment(1), "cow", actor="ann")
+    assert [value for _, value in sorted(counts(house).items())] == ["cow", "cow"]
+    assert house.labels.review("kind") == []
+
+
 def test_settling_takes_a_class_and_an_item_that_is_there(house: House) -> None:
     say(house, "vet", "cat", event=2)
     for value in ("bird", None):

@@ -143,7 +143,14 @@ class Filled:
         """An address of every kind of page."""
         return [
             *("/", "/features", "/features/spend@v1", "/features/ratio@v1", "/sources/sales"),
-            *("/datasets", "/datasets/churn@v1", "/labels", "/labels/left", "/labels/left/review"),
+            *(
+                "/datasets",
+                "/datasets/churn@v1",
+                "/datasets/churn@v1/diff/churn@v1",
+                "/labels",
+                "/labels/left",
+                "/labels/left/review",
+            ),
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),

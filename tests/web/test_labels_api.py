@@ -105,3 +105,25 @@ def test_history_is_brought_along_by_admins_only(client: Client, server: Server,
     with contextlib.closing(Client(server.url, token)) as mia, pytest.raises(NotAuthorised):
         mia.upload("POST", "/api/v1/labels/kind/rows", file, Labelled, **query)
     assert client.upload("POST", "/api/v1/labels/kind/rows", file, Labelled, **query).rows == 1
+
+
+def test_another_systems_webhook_is_a_source(client: Client) -> None:
+    fields = {"id": "/id", "who": "/user/id", "event_time": "/ts", "is": "/verdict"}
+    hook = {"name": "hook", "kind": "delayed", "fields": fields}
+    before = client.get("/api/v1/labels/kind", LabelSet)
+    made = client.post("/api/v1/labels", LabelSet, {**KIND, "sources": [*KIND["sources"], hook]})  # type: ignore[misc]
+    assert made.policy_version == before.policy_version + 1
+    again = {**hook, "fields": {**fields, "annotator": "/by"}}
+    made = client.post("/api/v1/labels", LabelSet, {**KIND, "sources": [*KIND["sources"], again]})  # type: ignore[misc]
+    assert made.policy_version == before.policy_version + 1, "where a body has what says nothing of whom to believe"
+    body = {"id": "e1", "user": {"id": "a"}, "ts": 1767225601, "verdict": "cat", "by": "eve", "more": [1, 2]}
+    for expected in ((1, 0, 0), (0, 1, 0)):
+        done = client.post("/api/v1/labels/kind/webhook/hook", Labelled, body)
+        assert (done.rows, done.duplicates, done.quarantined) == expected, "it may be delivered twice"
+    assert client.post("/api/v1/labels/kind/webhook/hook", Labelled, {**body, "user": None}).quarantined == 1
+    (held,) = client.get("/api/v1/labels/kind/held", list[dict[str, Any]])
+    assert held["reasons"] == ["who is missing"]
+    with pytest.raises(InvalidInput, match="does not say where"):
+        client.post("/api/v1/labels/kind/webhook/vet", Labelled, body)
+    with pytest.raises(InvalidInput, match="no source"):
+        client.post("/api/v1/labels/kind/webhook/nobody", Labelled, body)

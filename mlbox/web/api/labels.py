@@ -23,6 +23,8 @@ from mlbox.records import (
 )
 from mlbox.store.label_rows import OPTIONAL_NAMES, columns_of
 from mlbox.store.label_studio import read_export
+from mlbox.store.label_webhook import read_body
+from mlbox.store.labels import source_of
 from mlbox.web.box import Box
 from mlbox.web.uploads import body_of, receive_rows
 
@@ -129,6 +131,15 @@ async def add_feedback(box: Box, principal: Principal, name: str, data: NewLabel
     return await box.call(box.labels.append_rows, name, rows, source=data.source, actor=principal.name)
 
 
+@post("/api/v1/labels/{name:str}/webhook/{source:str}", status_code=200, action="label.append")
+async def receive_webhook(box: Box, principal: Principal, name: str, source: str, data: Any) -> Labelled:
+    """Add the labels in another system's own JSON, where the source says they are; delivered again they are nothing new."""
+    found = await box.call(box.labels.declared, name)
+    rows = read_body(data, found, source_of(found, source))
+    completed = await box.call(box.outcomes.complete, found, rows)
+    return await box.call(box.labels.append_rows, name, completed, source=source, actor=principal.name)
+
+
 @post("/api/v1/labels/{name:str}/label-studio", status_code=200, request_max_body_size=None, action="label.append")
 async def add_annotations(
     box: Box, principal: Principal, request: Request[Any, Any, Any], name: str, source: str | None = None
@@ -217,7 +228,7 @@ def _object(text: str) -> dict[str, Any]:
 
 
 handlers: list[Any] = [
-    *(create_labels, list_labels, get_labels, append_labels, add_feedback, add_annotations),
+    *(create_labels, list_labels, get_labels, append_labels, add_feedback, add_annotations, receive_webhook),
     *(get_item, get_review, settle, get_held, resubmit_held, discard_held, get_counts, get_agreement),
     publish,
 ]

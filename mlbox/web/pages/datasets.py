@@ -7,8 +7,9 @@ from typing import Any
 from litestar import Response, get
 
 from mlbox.records import DatasetVersion
+from mlbox.store.dataset_diff import diff
 from mlbox.web.box import Box
-from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page
+from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
 RUNS_LOOKED_AT = 200
 """Runs name their dataset, datasets do not name their runs: so many of the last are looked through."""
@@ -52,4 +53,23 @@ async def dataset(view: View, ref: str) -> Response[bytes]:
     return await view.page("dataset.html", lambda: _dataset(view.box, ref))
 
 
-handlers: list[Any] = [datasets, dataset]
+def _diff(box: Box, ref: str, other: str, keys: list[str]) -> dict[str, Any]:
+    before, after = box.datasets.version(ref), box.datasets.version(other)
+    found = part(lambda: diff(box.artifacts, before, after, keys=keys, memory=box.settings.duckdb_memory))
+    shared = [column.name for column in before.columns if column.name in {other.name for other in after.columns}]
+    return {
+        "before": before,
+        "after": after,
+        "diff": found,
+        "chosen": keys,
+        "shared": shared,
+    }
+
+
+@get("/datasets/{ref:str}/diff/{other:str}", include_in_schema=False, action="dataset.read")
+async def compare(view: View, ref: str, other: str, key: list[str] | None = None) -> Response[bytes]:
+    """What another version has different: columns, statistics, and rows by key, with examples."""
+    return await view.page("dataset_diff.html", lambda: _diff(view.box, ref, other, key or []))
+
+
+handlers: list[Any] = [datasets, dataset, compare]

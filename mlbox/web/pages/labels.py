@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from litestar import Response, get
+from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import FeatureView, LabelItem, LabelSet
 from mlbox.web.box import Box
 from mlbox.web.pages.view import View, part
 
-REVIEWED = 20
+SKIPPED = 1000
+"""So far one can skip; then the first comes again."""
 HELD = 20
 VIEWS_BESIDE = 10
 
@@ -60,15 +62,16 @@ class Beside(NamedTuple):
     unit: str
 
 
-def _review(box: Box, name: str) -> dict[str, Any]:
+def _review(box: Box, name: str, skip: int) -> dict[str, Any]:
     found = box.labels.declared(name)
-    waiting = box.labels.review(name, limit=REVIEWED)
-    item = waiting[0] if waiting else None
+    left = box.labels.unresolved(name, at=box.clock.now())
+    waiting = box.labels.review(name, limit=skip % left + 1) if left else []
+    item = waiting[-1] if waiting else None
     return {
         "found": found,
-        "waiting": waiting,
         "item": item,
-        "left": box.labels.unresolved(name, at=box.clock.now()),
+        "left": left,
+        "skip": (skip + 1) % min(left, SKIPPED) if left else 0,
         "keys": msgspec.json.encode(item.keys).decode() if item else "",
         "choices": [(one, msgspec.json.encode(one).decode()) for one in _choices(found, item)],
         "beside": part(lambda: _beside(box, found, item)) if item else None,
@@ -105,9 +108,9 @@ def _beside(box: Box, found: LabelSet, item: LabelItem) -> list[Beside]:
 
 
 @get("/labels/{name:str}/review", include_in_schema=False, action="label.read")
-async def review(view: View, name: str) -> Response[bytes]:
-    """The next item whose claims are tied, to be settled by a key."""
-    return await view.page("label_review.html", lambda: _review(view.box, name))
+async def review(view: View, name: str, skip: Annotated[int, Parameter(ge=0, lt=SKIPPED)] = 0) -> Response[bytes]:
+    """The next item whose claims are tied, or one after it, to be settled by a key."""
+    return await view.page("label_review.html", lambda: _review(view.box, name, skip))
 
 
 handlers: list[Any] = [labels, label_set, review]
