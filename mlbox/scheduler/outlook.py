@@ -63,9 +63,9 @@ class _Names(Mapping[str, str]):
     def __getitem__(self, job_id: str) -> str:
         team = self._teams[job_id]
         try:
-            return self._jobs.get(job_id).spec.name or f"job {job_id[-8:]}"
+            return self._jobs.get(job_id).spec.name or job_id[-8:]
         except NotFound:
-            return f"a job of {team}"
+            return f"one of {team}'s"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._teams)

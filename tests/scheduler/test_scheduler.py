@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mlbox.clock import SystemClock
+from mlbox.clock import Clock, SystemClock
 from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
@@ -31,11 +31,12 @@ from tests.conftest import wait_for
 
 
 class House:
-    """A scheduler over real stores; `again` is what a restart of the server does."""
+    """A scheduler over real stores."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, gpus: int = 2, clock: Clock | None = None) -> None:
         self.folder = folder
-        clock, bus = SystemClock(), EventBus()
+        self.gpus = gpus
+        clock, bus = clock or SystemClock(), EventBus()
         self.dbs = {
             name: Database(folder / f"{name}.sqlite", getattr(migrations, name), clock, bus)
             for name in ("access", "tracking", "jobs")
@@ -44,17 +45,22 @@ class House:
         self.artifacts = Artifacts(folder / "artifacts")
         self.tracker = Tracker(self.dbs["tracking"], self.artifacts, clock)
         self.clock = clock
+        self.jobs, self.sharing = Jobs(self.dbs["jobs"]), Sharing(self.dbs["jobs"])
         if not self.access.users():
             self.access.create_user("ann", "member", actor="test")
         self.scheduler = self.make()
 
     def make(self, **options: Any) -> Scheduler:
-        executor = Local(self.folder / "jobs", Virtual([("", 80.0)] * 2), cpus=4, memory_gb=16)
+        executor = Local(self.folder / "jobs", Virtual([("", 80.0)] * self.gpus), cpus=4, memory_gb=16)
         launcher = Launcher(self.access, self.artifacts, url="http://127.0.0.1:1", grace_seconds=0.3, **options)
-        jobs = Jobs(self.dbs["jobs"])
-        return Scheduler(
-            jobs, self.tracker, self.access, self.artifacts, self.clock, executor, launcher, Sharing(self.dbs["jobs"])
-        )
+        stores = (self.jobs, self.tracker, self.access, self.artifacts, self.clock)
+        return Scheduler(*stores, executor, launcher, self.sharing)
+
+    def again(self) -> None:
+        """What a restart of the server does."""
+        self.scheduler.close()
+        self.scheduler = self.make()
+        self.scheduler.start()
 
     def submit(self, *command: str, **spec: object) -> Job:
         return self.scheduler.submit(JobSpec(command=command, **{"gpus": 0, "memory_gb": 1, **spec}), user="ann")  # type: ignore[arg-type]
