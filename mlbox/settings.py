@@ -133,6 +133,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     memory_gb: Annotated[
         float, Meta(ge=0, description="Memory in GiB that jobs may share; 0 means all of the box.")
     ] = 0
+    sample_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="Seconds between two samples of what a running job uses; 0 takes none."),
+    ] = 10
+    gpu_idle_minutes: Annotated[
+        float, Meta(ge=0, description="Minutes after which a job that leaves its GPU idle is an event; 0: it is none.")
+    ] = 20
     fair_share_days: Annotated[
         float, Meta(gt=0, le=3650, description="Days after which half of what a team used no longer counts against it.")
     ] = 7

@@ -85,6 +85,12 @@ class Devices:
             for gpu in self._gpus
         )
 
+    def of(self, uuids: Collection[str]) -> list[tuple[float, Reading]]:
+        """The GiB of some devices and what each does; of those that are no more nothing."""
+        readings = self.readings() if uuids else {}
+        sizes = {gpu.uuid: gpu.memory_gb for gpu in self._gpus}
+        return [(sizes[uuid], readings.get(uuid, Reading())) for uuid in uuids if uuid in sizes]
+
     def box(self, gpus: Sequence[Gpu]) -> Box:
         """What the policy may give, of devices as they were seen."""
         return Box(
@@ -108,7 +114,7 @@ def _seen(gpu: Gpu, reading: Reading, reserved_gb: float, held: bool) -> Gpu:
     return msgspec.structs.replace(
         gpu,
         taken_by=_taken_by(reading, held),
-        reserved_gb=reserved_gb,
+        reserved_gb=max(reserved_gb, reading.own_gb),
         utilization_percentage=reading.utilization_percentage,
         memory_used_gb=reading.memory_used_gb,
         power_watts=reading.power_watts,

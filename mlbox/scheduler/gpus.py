@@ -7,6 +7,7 @@ matter in which order CUDA counts, and a MIG device is a device of its own.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -30,6 +31,8 @@ class Reading(NamedTuple):
     temperature_celsius: float | None = None
     pids: tuple[int, ...] = ()
     """The processes on it."""
+    own_gb: float = 0.0
+    """Memory that this process has of it: of the models that it serves."""
     fault: str = ""
     """Why the driver cannot say: a GPU that fell off the bus, for example."""
 
@@ -127,6 +130,7 @@ def _reading(nvml: Any, device: Any, gpu: Any) -> Reading:
         power_limit_watts=_watts(_said(nvml, lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu))),
         temperature_celsius=_said(nvml, lambda: nvml.nvmlDeviceGetTemperature(gpu, nvml.NVML_TEMPERATURE_GPU)),
         pids=tuple(process.pid for process in processes),
+        own_gb=sum(each.usedGpuMemory or 0 for each in processes if each.pid == os.getpid()) / 2**30,
     )
 
 

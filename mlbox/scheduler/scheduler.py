@@ -198,6 +198,10 @@ class Scheduler:
         """Jobs with what each of them waits for, as far as it waits."""
         return with_reasons(jobs, self._seen, self._clock.real(), self._jobs)
 
+    def active(self) -> list[Job]:
+        """The jobs that hold something of the box."""
+        return list(self._roster.active.values())
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
         return self._jobs.counts()

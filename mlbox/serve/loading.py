@@ -29,8 +29,10 @@ _log = logging.getLogger(__name__)
 class Loaded:
     """A version in memory."""
 
-    def __init__(self, version: ModelVersion, session: Session) -> None:
+    def __init__(self, version: ModelVersion, session: Session, size: int) -> None:
         self.version = version
+        self.size = size
+        """Bytes of its file, which its weights take in memory as well."""
         self.session = session
         self.columns = Columns(version)
 
@@ -99,7 +101,7 @@ class Loader:
             if version.artifact not in self._checked:
                 inspect_onnx(path, width=len(version.features))
                 self._checked.add(version.artifact)
-            return Loaded(version, Session(path, threads=self._threads))
+            return Loaded(version, Session(path, threads=self._threads), path.stat().st_size)
         except Exception as err:
             words = err.message if isinstance(err, MlboxError) else f"{err}."
             raise Unavailable(f"{version.ref} cannot be loaded: {words}", hint="Register it again.") from err
@@ -114,6 +116,11 @@ class Loader:
         """The versions in memory, the last used last."""
         with self._lock:
             return [found.version for found in self._loaded.values()]
+
+    def size(self) -> int:
+        """The bytes of all that is in memory."""
+        with self._lock:
+            return sum(found.size for found in self._loaded.values())
 
     def close(self) -> None:
         """Drop all."""

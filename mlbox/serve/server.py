@@ -66,6 +66,10 @@ class ModelServer:
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 
+    def held_gb(self) -> dict[str, float]:
+        """GiB of the box's own memory that models take, under the name "": with what jobs take it is one budget."""
+        return {"": self._loader.size() / 2**30}
+
     # -- predicting -------------------------------------------------------------------------------------------------
 
     def predict(

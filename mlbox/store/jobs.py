@@ -293,6 +293,12 @@ class Jobs:
 
         self._db.write(write)
 
+    def note_idle(self, job: Job, *, gpu: int, minutes: int) -> None:
+        """Record that a job has left a GPU idle for so long."""
+        self._db.write(
+            lambda tx: tx.emit("job.gpu_idle", f"job:{job.id}", "mlbox", name=job.spec.name, gpu=gpu, minutes=minutes)
+        )
+
     def queue_again(self, job_id: str, *, actor: str, run_id: str) -> Job:
         """An ended job -> queued, with a new run for its next attempt."""
 

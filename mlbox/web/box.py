@@ -30,6 +30,7 @@ from mlbox.scheduler.gpus import inventory
 from mlbox.scheduler.isolation import isolation
 from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.policy import Rules
+from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
@@ -142,6 +143,7 @@ class Box:
             self._open_webhooks(opening)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
+            self.sampler.start()
             self.divergence.start(self.jobs)
             self.crons.start()
             self.courier.start()
@@ -250,6 +252,7 @@ class Box:
             memory_gb=settings.memory_gb,
             log_bytes=int(settings.job_log_mb * MIB),
             isolation=self.isolation,
+            ledger=self.models,
         )
         self.environments = Environments(
             self.data_dir.root.resolve() / "environments",
@@ -285,6 +288,16 @@ class Box:
         )
         opening.callback(self.scheduler.close)
         opening.callback(self.environments.close)
+        self.sampler = Sampler(
+            executor,
+            self.tracker,
+            self.jobs,
+            self.scheduler.active,
+            self.clock,
+            every=settings.sample_seconds,
+            idle=timedelta(minutes=settings.gpu_idle_minutes),
+        )
+        opening.callback(self.sampler.close)
         self.admission = Admission(
             self.scheduler, self.sharing, self.teams, self.secrets, self.datasets.version, self._account
         )

@@ -126,7 +126,7 @@ class Driver:
         if room < len(pids):
             return TOO_SMALL
         for place, pid in enumerate(pids):
-            processes[place].pid = pid
+            processes[place].pid, processes[place].usedGpuMemory = pid, GIB
         return SUCCESS
 
 

@@ -142,6 +142,8 @@ def test_served_models_are_part_of_the_budget(driver: Driver) -> None:
 
     box = box_of(devices(ledger=Serving()))
     assert (box.memory_gb, [device.reserved_gb for device in box.devices]) == (60, [10, 0])
+    driver.chips[1].pids = [os.getpid()]  # the driver says of this server what nobody else does
+    assert [device.reserved_gb for device in box_of(devices()).devices] == [0, 1]
     assert impossible(Need(memory_gb=61), State(box)) is not None
 
 

@@ -144,6 +144,9 @@ class Executor(Protocol):
     def stop(self, ref: Ref) -> None:
         """Have an attempt end: SIGTERM, and SIGKILL after its grace. Told again, or of one that is over, it does nothing."""
 
+    def measure(self, ref: Ref, devices: Sequence[str]) -> Mapping[str, float]:
+        """What a running attempt on these devices uses, by MLflow's names of system metrics; nothing where nobody knows."""
+
     def log(self, ref: Ref, offset: int, limit: int) -> bytes:
         """What the attempt printed, from an offset in bytes; nothing where there is no more."""
 

@@ -86,6 +86,7 @@ PHRASES: dict[str, str] = {
     "job.timed_out": "ended {name}: it took too long",
     "job.diverged": "saw {name} diverge: {reason}",
     "job.preempted": "stopped {name} for now: {reason}",
+    "job.gpu_idle": "saw {name} leave its GPU {gpu} idle for {minutes} minutes",
     "job.lost": "lost {name}: {reason}",
     "cron.added": "has {name} come again by itself",
     "cron.removed": "ended the cron {name}",

@@ -9,7 +9,7 @@ import selectors
 import signal
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
 from mlbox.scheduler.executors.local.environment import environment
 from mlbox.scheduler.executors.local.folder import Claim, Folder, over
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
+from mlbox.scheduler.executors.local.meter import Meter
 from mlbox.scheduler.executors.local.spawner import Forked, Spawner
 from mlbox.scheduler.gpus import NO_DEVICE, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
@@ -63,6 +64,7 @@ class Local:
             memory_gb=memory_gb or psutil.virtual_memory().total / 2**30,
             ledger=ledger,
         )
+        self._meter = Meter()
         self._engine = containers.engine()
         self._changed: Callable[[Ref], None] = lambda ref: None
         self._lock = threading.RLock()
@@ -202,6 +204,13 @@ class Local:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(fd, signal.SIGTERM)
 
+    def measure(self, ref: Ref, devices: Sequence[str]) -> Mapping[str, float]:
+        """Of all processes below its shim, and of its GPUs."""
+        claim = self._folder(ref).claim()
+        if claim is None or ref not in self._watched:
+            return {}
+        return self._meter.measure(ref, claim.pid, self._devices.of(devices))
+
     def log(self, ref: Ref, offset: int, limit: int) -> bytes:
         """From the file that the attempt prints to."""
         try:
@@ -227,6 +236,7 @@ class Local:
             self._unwatch(ref)
             self._over.discard(ref)
             self._checkpoints.pop(ref, None)
+            self._meter.forget(ref)
         self._folder(ref).clear()
 
     def say(self, ref: Ref, line: str) -> None:
