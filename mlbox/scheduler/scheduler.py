@@ -322,7 +322,12 @@ class Scheduler:
         return replace(state, queues=book.queues, quotas=book.quotas, shares=book.shares, rules=self._rules)
 
     def _running(self, job: Job) -> Running:
-        saved = self._executor.state(ref_of(job)).checkpoint_at if job.spec.checkpoints else None
+        saved = None
+        if job.spec.checkpoints:
+            seen = self._executor.state(ref_of(job))
+            saved = seen.checkpoint_at
+            if seen.ended is not None:  # who asks may be the first to see it, and then nobody else is told
+                self._heard(ref_of(job))
         return running(job, self._roster.box, grace_seconds=self._launcher.grace_seconds, checkpoint_at=saved)
 
     def _begin(self, starts: Sequence[Start], state: State) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from mlbox.cli.main import run
 from tests.conftest import Server
 
 
@@ -17,20 +21,8 @@ def server(make_server: Callable[..., Server]) -> Server:
 
 def test_a_box_is_shared_by_its_admin(box_cli: Callable) -> None:
     box_cli("team", "create", "vision")
-    set_ = box_cli(
-        *(
-            "quota",
-            "set",
-            "vision",
-            "40%",
-            "--name",
-            "day",
-            "--window",
-            "Mon-Fri 09:00-18:00",
-            "--zone",
-            "Europe/Berlin",
-        )
-    )
+    window = ("--window", "Mon-Fri 09:00-18:00", "--zone", "Europe/Berlin")
+    set_ = box_cli("quota", "set", "vision", "40%", "--name", "day", *window)
     assert set_.err == "The team vision may hold 40 % of the GPUs in mon-fri 09:00-18:00 (Europe/Berlin).\n"
     assert box_cli("quota", "set", "vision", "1.5", "--borrowable").code == 0
     rows = msgspec.json.decode(box_cli("quota", "show", "vision", "-o", "json").out)
@@ -73,3 +65,20 @@ def test_wrong_words_are_explained(box_cli: Callable, words: tuple[str, ...], pa
     ran = box_cli(*words)
     assert ran.code == 2, ran
     assert part in ran.line
+
+
+def test_what_the_how_to_says_to_type_works(
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLBOX_URL", server.url)
+    monkeypatch.setenv("MLBOX_TOKEN", server.token)
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "quotas.md"
+    typed = [
+        line.removeprefix("$ mlbox ")
+        for block in re.findall(r"^```console\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+        for line in block.splitlines()
+        if not line.startswith(("$ mlbox serve", "$ mlbox submit"))
+    ]
+    assert len(typed) >= 9
+    for line in ("team create vision", *typed):
+        assert run(shlex.split(line.partition(" > ")[0])) == 0, (line, capsys.readouterr())

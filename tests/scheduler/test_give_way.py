@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -242,3 +243,22 @@ def test_of_two_teams_the_one_that_had_less_goes_first(open_house: Callable[...,
     assert order == ["modest0", "modest1", "greedy0", "greedy1"]
     used = {row.team: row.gpu_hours for row in house.sharing.used(parse_time("2026-01-01T00:00Z"), clock.now())}
     assert used["greedy"] == 10
+
+
+# -- the how-to ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_training_of_the_how_to_goes_on_from_its_checkpoint(open_house: Callable[..., House]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "checkpoints.md"
+    (code,) = re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+    house = open_house()
+    job = house.submit("python", "-c", code, "60", gpus=1, checkpoints=True)
+    folder = house.folder / "jobs" / job.id / "checkpoints"
+    wait_for((folder / "checkpoint.json").exists, what="the first checkpoint")
+    urgent = house.ended(house.shell("true", gpus=1, priority="urgent"))
+    job = house.ended(job)
+    assert (urgent.state, job.state) == ("succeeded", "succeeded")
+    assert [attempt.exit_code for attempt in job.attempts] == [143, 0]
+    resumed, done = house.log(job, 2).splitlines()
+    assert int(resumed.removeprefix("resumes at step ")) >= 10
+    assert done == f"done at step 60, loss {0.99**60:.4f}"

@@ -75,6 +75,8 @@ def test_a_runs_system_metrics_are_those_of_its_job(house: Watched) -> None:
     assert 0 < found["system/cpu_utilization_percentage"] <= 100
     assert found["system/system_memory_usage_megabytes"] > 0.1
     assert all(name.startswith("system/") for name in found)
+    house.scheduler.stop(job.id, actor="ann")
+    house.ended(job)
 
 
 def _cpu(house: House, run_id: str | None) -> float | None:
