@@ -32,7 +32,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mlbox.errors import MlboxError
 from mlbox.scheduler import confined
 from mlbox.scheduler.executors import Ref
 from mlbox.scheduler.executors.local.folder import unpack
@@ -62,8 +61,13 @@ _PASSED_PREFIXES = (
 _log = logging.getLogger(__name__)
 
 
-class NotBuilt(MlboxError):
-    """An environment that could not be built; the hint is what uv said."""
+class NotBuilt(Exception):
+    """An environment that could not be built; the hint is what uv said, or what to do."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{message} {hint}".rstrip())
+        self.message = message
+        self.hint = hint
 
 
 class Environments:
