@@ -1243,6 +1243,14 @@ class JobPlan(Record, frozen=True, kw_only=True):
     """Why it would wait."""
 
 
+class Rerun(Record, frozen=True, kw_only=True):
+    """A job that was submitted again as it was."""
+
+    job: Job
+    differs: tuple[str, ...] = ()
+    """What is not as it was when it last ran, in words."""
+
+
 class Outlook(Record, frozen=True, kw_only=True):
     """How a job stands to the others."""
 

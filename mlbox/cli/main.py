@@ -32,6 +32,7 @@ COMMANDS = {
     "login": Entry("login", "Store a box's address and a token, in a file that only you can read.", "login"),
     "status": Entry("status", "Show the box, who you are on it, and its health.", "status"),
     "submit": Entry("submit", "Send the code in a folder to the box and run a command in it.", "submit"),
+    "rerun": Entry("submit", "Submit a job again as it was, as a new one, and say what is not as it was.", "rerun"),
     "ps": Entry("job", "List the jobs that wait or run, newest first.", "ps"),
     "gpus": Entry("gpus", "List the GPUs of the box, what they do and who has them.", "gpus"),
     "logs": Entry("job", "Print what a job printed.", "logs"),

@@ -126,6 +126,25 @@ def submit(
     _submit(words, options, follow_log=follow_log, dry_run=dry_run, output=output)
 
 
+@app.command(epilog="Example: mlbox rerun mlp --follow")
+def rerun(
+    job_id: Annotated[str, typer.Argument(metavar="JOB", help="As `mlbox ps -a` shows it, or by name.")],
+    name: Annotated[str | None, typer.Option(help="Another name for it.")] = None,
+    follow_log: FollowOption = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Submit a job again as it was, as a new one, and say what is not as it was."""
+    from mlbox import context
+    from mlbox.sdk import Box
+
+    with Box(*context.resolve()) as box:
+        again = box.rerun(job_id, name=name)
+        page = f"{box.url}/jobs/{again.job.id}"
+    for each in again.differs:
+        note(f"Not as it was: {each}.")
+    _tell(again.job, page, follow_log=follow_log, output=output)
+
+
 def _with_file(command: list[str], flags: dict[str, Any]) -> tuple[tuple[str, ...], JobOptions]:
     """The command and the options of a job file, where the first word names one, below what the flags say."""
     from mlbox.sdk.options import JobOptions, read_job_file

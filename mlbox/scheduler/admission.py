@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from mlbox.errors import NotAuthorised
-from mlbox.records import DatasetVersion, Job, JobPlan, JobSpec, Principal
+from mlbox.records import DatasetVersion, Job, JobPlan, JobSpec, Principal, Rerun
 from mlbox.scheduler.divergence import check_rules
 from mlbox.scheduler.scheduler import Scheduler, default_experiment
 from mlbox.store.asking import asking
@@ -15,6 +15,9 @@ from mlbox.store.job_notices import check_notify
 from mlbox.store.secrets import Secrets
 from mlbox.store.sharing import Sharing
 from mlbox.store.teams import Teams
+
+RERUN_OF = "mlbox.rerun_of"
+"""The tag that names the job which another one repeats."""
 
 
 class Admission:
@@ -47,6 +50,13 @@ class Admission:
             raise NotAuthorised(f"{user} may not sign in any more.", hint="Let somebody else own this.")
         with asking(principal):
             return self.submit(spec, principal=principal, job_id=job_id)
+
+    def rerun(self, job: Job, *, principal: Principal, name: str | None = None) -> Rerun:
+        """Queue a job again as a new one: the same code, command, data, environment and seed; raises as `submit` does."""
+        given = job.spec.name if name is None else name
+        spec = msgspec.structs.replace(job.spec, name=given, tags={**job.spec.tags, RERUN_OF: job.id})
+        differs = self._scheduler.differences(job)
+        return Rerun(job=self.submit(spec, principal=principal), differs=tuple(differs))
 
     def plan(self, spec: JobSpec, *, principal: Principal) -> JobPlan:
         """What would come of submitting a job now; raises as `submit` does."""

@@ -52,6 +52,10 @@ class Launcher:
         if self._environments is not None:
             self._environments.open(changed, in_use)
 
+    def is_built(self, environment: str) -> bool:
+        """Whether an environment is there, and need not be built."""
+        return self._environments is not None and self._environments.is_ready(environment)
+
     def can_prepare(self, job: Job) -> bool:
         """Whether all is there that the present attempt needs; what is not is being made."""
         asked = job.spec.environment

@@ -24,6 +24,7 @@ from mlbox.scheduler.asked import check, check_size, settle
 from mlbox.scheduler.environments import NotBuilt
 from mlbox.scheduler.executors import Ended, Executor, Observed, Ref, Supply
 from mlbox.scheduler.launcher import Launcher, ref_of
+from mlbox.scheduler.machine import differences, with_gpus
 from mlbox.scheduler.outlook import outlook_of, plan_of, with_reasons
 from mlbox.scheduler.policy import Box, Preemption, PreemptionCause, Rules, Running, Start, State, decide
 from mlbox.scheduler.policy import gpus as count_gpus
@@ -177,6 +178,11 @@ class Scheduler:
         job = self._jobs.get(job_id)
         run_id = self._start_run(job.spec, job.user, job_id)
         return self._told(self._jobs.queue_again(job_id, actor=actor, run_id=run_id))
+
+    def differences(self, job: Job) -> list[str]:
+        """What is not now as it was when a job last ran."""
+        supply = self._executor.capacity()
+        return differences(job, supply.machine, supply.gpus, self._launcher.is_built)
 
     def log(self, job_id: str, attempt: int | None = None, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
         """What an attempt, or the last one, printed, from an offset in bytes; raises NotFound for an unknown job."""
@@ -332,18 +338,20 @@ class Scheduler:
 
     def _begin(self, starts: Sequence[Start], state: State) -> None:
         if starts:
-            gpus = {gpu.uuid: gpu.index for gpu in self._executor.capacity().gpus}
-            grants = {start.job_id: self._grant(start, state.box, gpus) for start in starts}
+            supply = self._executor.capacity()
+            grants = {start.job_id: self._grant(start, state.box, supply) for start in starts}
             jobs = self._jobs.begin_attempts(grants)
             self._roster.put(jobs)
             self._launch(jobs)
 
-    def _grant(self, start: Start, box: Box, indices: Mapping[str, int]) -> Grant:
+    def _grant(self, start: Start, box: Box, supply: Supply) -> Grant:
+        gpus = [gpu for gpu in supply.gpus if gpu.uuid in start.devices]
         return Grant(
-            gpus=[indices[device] for device in start.devices if device in indices],
+            gpus=[gpu.index for gpu in gpus],
             devices=start.devices,
             gpu_count=count_gpus(self._roster.waiting[start.job_id].need, box),
             yields_to=start.yields_to,
+            ran_on=with_gpus(supply.machine, gpus),
         )
 
     def _preempt(self, preemptions: Sequence[Preemption]) -> None:

@@ -18,7 +18,7 @@ from mlbox import context
 from mlbox.client import BYTES, Client
 from mlbox.errors import TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import Job, JobPlan, JobSpec, Labelled, LivePerformance, OnlineRow, Pushed, Run, html_table
+from mlbox.records import Job, JobPlan, JobSpec, Labelled, LivePerformance, OnlineRow, Pushed, Rerun, Run, html_table
 from mlbox.sdk.datasets import Dataset, find
 from mlbox.sdk.environment import BOX, inputs, pack_inputs
 from mlbox.sdk.options import JobOptions, folders, spec_of
@@ -120,6 +120,11 @@ class Box:
             git_diff=self._send_code(io.BytesIO(changes)) if changes else None,
         )
         return self.client.post("/api/v1/jobs", Job, spec)
+
+    def rerun(self, job: Job | str, *, name: str | None = None) -> Rerun:
+        """Submit a job (or one by its id or name) again as it was; the new one, and in words what is not as it was."""
+        word = job if isinstance(job, str) else job.id
+        return self.client.post(f"/api/v1/jobs/{quote(word, safe='')}/rerun", Rerun, {"name": name})
 
     def plan(self, command: Sequence[str] | str, **options: Unpack[JobOptions]) -> JobPlan:
         """Where and when a job would run that is submitted as `submit` says, or why it would wait; nothing is sent or queued."""

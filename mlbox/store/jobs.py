@@ -61,6 +61,8 @@ class Grant(NamedTuple):
     """What it is charged for."""
     yields_to: Sequence[str] = ()
     """For whom it is to give way again."""
+    ran_on: Mapping[str, str] = {}
+    """The machine, in words."""
 
 
 class End(NamedTuple):
@@ -177,7 +179,7 @@ class Jobs:
         self._db.write(write)
         return self.get(job.id)
 
-    def begin_attempts(self, starts: Mapping[str, Grant], ran_on: Mapping[str, str] = {}) -> list[Job]:
+    def begin_attempts(self, starts: Mapping[str, Grant]) -> list[Job]:
         """queued or preempted -> starting, with the row of a new attempt and what it is charged for; those that could.
 
         As the other moves of many jobs, they share one fsync; a job that is in another state by now, or gone, is left out.
@@ -191,7 +193,7 @@ class Jobs:
                 " VALUES (?,?,?,?,?,?,?,?,?)",
                 (
                     *(job_id, number, tx.now_us, _json(list(grant.gpus)), _json(list(grant.devices)), grant.gpu_count),
-                    *(job.spec.cpus or 0.0, _json(list(grant.yields_to)), _json(dict(ran_on))),
+                    *(job.spec.cpus or 0.0, _json(list(grant.yields_to)), _json(dict(grant.ran_on))),
                 ),
             )
             tx.run("UPDATE job SET promised = 0 WHERE id = ?", (job_id,))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,9 +118,9 @@ def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[
     wait_for(lambda: job(box, holder)["state"] == "running", what="the job to run")
     plan = msgspec.json.decode(box("submit", "--memory", "1", "--dry-run", "-o", "json", "--", "true").out)
     assert not plan["starts_now"]
-    assert plan["words"]
+    assert plan["words"].startswith("0 CPUs free, you ask 1; held by job ")
     waiting = box("submit", "--memory", "1", "--name", "after", "-o", "id", "--", "true").out.strip()
-    assert re.search(f"^waits for +{re.escape(plan['words'])}$", box("show", "after").out, flags=re.M)
+    assert re.search("^waits for +0 CPUs free, you ask 1", box("show", "after").out, flags=re.M)
     assert waiting in box("show", holder).out
     box("stop", holder, waiting)
     assert set(box("ps", "-a", "-o", "id").out.split()) == {*before.split(), holder, waiting}
@@ -133,7 +135,7 @@ def test_bad_input_is_refused_in_words_before_anything_is_sent(
         (("--memory", "lots", "--", "true"), "'lots' is no amount of memory. Write it like 32, 32GB or 512MB."),
         (("--timeout", "1y", "--", "true"), "'1y' is no duration. Write it like 90, 45s, 2h30m or 1d."),
         (("--gpus", "9", "--", "true"), "asks for 9 GPUs and this box has none"),
-        (("--cpus", "9000", "--", "true"), "asks for 9000 cpus and this box has"),
+        (("--cpus", "9000", "--", "true"), "it asks 9000 CPUs, the box has"),
         (("--name", "two words", "--", "true"), "'two words' is not a valid name."),
         (("--dataset", "nothing@v1", "--", "true"), "no dataset"),
         (("--secret", "NOTHING", "--", "true"), "no secret"),
@@ -184,3 +186,33 @@ def test_watched_jobs_are_told_as_they_change(box: Callable[..., Ran], shared: S
     assert job_id[-8:] in top
     assert [each["id"] for each in msgspec.json.decode(box("top", "-o", "json").out)["jobs"]] == [job_id]
     box("stop", job_id)
+
+
+def test_a_job_is_run_again_as_it_was_with_what_differs(box: Callable[..., Ran], shared: Server, home: Path) -> None:
+    for arguments in (("init", "-q"), ("config", "user.name", "a"), ("config", "user.email", "a@b")):
+        subprocess.run(["git", *arguments], cwd=home, check=True)
+    script = home / "train.py"
+    script.write_text("print('committed')\n")
+    subprocess.run("git add train.py && git commit -qm one", cwd=home, check=True, shell=True)
+    script.write_text("import os; print(os.environ['MLBOX_SEED'], os.environ['A'])\n")
+    (home / "untracked.txt").touch()
+    flags = ("--name", "first", "--env", "A=b", "--param", "lr=1")
+    first = box("submit", *SMALL, *flags, "-f", "--", "python", "train.py")
+    assert first.code == 0, first
+    script.write_text("raise SystemExit('other code')")
+    again = box("rerun", "first", "--name", "second", "-f")
+    assert (again.code, again.out) == (0, first.out)
+    assert "Not as it was" not in again.err
+    old, new = job(box, "first"), job(box, "second")
+    assert new["spec"] == old["spec"] | {"name": "second", "tags": {"mlbox.rerun_of": old["id"]}}
+    assert new["run_id"] != old["run_id"]
+    assert new["attempts"][0]["ran_on"]["python"]
+    assert old["spec"]["git_commit"].endswith("-dirty")
+    diff = shared.http.get("/api/v1/jobs/first/diff").text
+    assert "-print('committed')" in diff
+    with tarfile.open(fileobj=io.BytesIO(shared.http.get("/api/v1/jobs/second/code").content)) as code:
+        assert code.getnames() == ["train.py", "untracked.txt"]
+    page = shared.http.get(f"/jobs/{old['id']}", headers={"accept": "text/html"}).text
+    assert "with changes" in page
+    assert str(old["spec"]["seed"]) in page
+    assert "There is no job 'nothing'" in box("rerun", "nothing").line

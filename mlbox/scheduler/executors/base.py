@@ -121,6 +121,8 @@ class Supply:
     gpus: tuple[Gpu, ...] = ()
     no_gpus: str = ""
     """Why there are none, where somebody may have expected some."""
+    machine: Mapping[str, str] = field(default_factory=dict)
+    """What attempts run on, by name, in words."""
 
 
 class Executor(Protocol):

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
-from mlbox.records import Delivery, Gpu, Job, JobPlan, JobSpec, JobState, Outlook, Principal, QueueEntry, Record
+from mlbox.errors import NotFound
+from mlbox.records import Delivery, Gpu, Job, JobPlan, JobSpec, JobState, Outlook, Principal, QueueEntry, Record, Rerun
 from mlbox.store.jobs import ENDED
 from mlbox.web.box import Box
+from mlbox.web.downloads import send_file
 from mlbox.web.uploads import receive_artifact
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
@@ -103,6 +105,40 @@ async def retry(box: Box, principal: Principal, job_id: str) -> Job:
     return await box.call(box.scheduler.retry, job.id, actor=principal.name)
 
 
+class RerunBody(Record, frozen=True, kw_only=True):
+    """How a repeated job is to differ."""
+
+    name: str | None = None
+
+
+@post("/api/v1/jobs/{job_id:str}/rerun", action="job.submit")
+async def rerun(box: Box, principal: Principal, job_id: str, data: RerunBody) -> Rerun:
+    """Submit a job again as it was, as a new job of whoever asks; with what is not as it was."""
+    job = await box.call(box.scheduler.find, job_id)
+    return await box.call(box.admission.rerun, job, principal=principal, name=data.name)
+
+
+@get("/api/v1/jobs/{job_id:str}/code", action="job.read")
+async def get_code(box: Box, request: Request[Any, Any, Any], job_id: str) -> Response[Any]:
+    """The code that a job runs, as a tar.gz."""
+    job = await box.call(box.scheduler.find, job_id)
+    return await _kept(box, request, job.spec.snapshot, f"{job.spec.name or job.id}.tar.gz", "code")
+
+
+@get("/api/v1/jobs/{job_id:str}/diff", action="job.read")
+async def get_diff(box: Box, request: Request[Any, Any, Any], job_id: str) -> Response[Any]:
+    """What of a job's code differed from its commit, as a patch."""
+    job = await box.call(box.scheduler.find, job_id)
+    return await _kept(box, request, job.spec.git_diff, f"{job.spec.name or job.id}.diff", "diff")
+
+
+async def _kept(box: Box, request: Request[Any, Any, Any], sha256: str | None, name: str, what: str) -> Response[Any]:
+    if sha256 is None:
+        raise NotFound(f"The job has no {what}.", hint="It was submitted without.", field="job")
+    path = await box.call(box.artifacts.path, sha256)
+    return send_file(box, request, path, sha256, path.stat().st_size, name=name)
+
+
 @get("/api/v1/jobs/{job_id:str}/logs", action="job.read")
 async def logs(
     box: Box,
@@ -150,4 +186,7 @@ handlers: list[Any] = [
     logs,
     deliveries,
     list_gpus,
+    rerun,
+    get_code,
+    get_diff,
 ]

@@ -27,6 +27,7 @@ from mlbox.scheduler.executors.local.meter import Meter
 from mlbox.scheduler.executors.local.spawner import Forked, Spawner
 from mlbox.scheduler.gpus import NO_DEVICE, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
+from mlbox.scheduler.machine import this_machine
 
 HARD_LIMIT = 2.0
 """How often what a job asked for of memory it may hold at most."""
@@ -97,7 +98,7 @@ class Local:
     def capacity(self, held: Collection[str] = ()) -> Supply:
         """What this machine has, or as much of it as its operator gives, but for what others use."""
         gpus = self._devices.look(held)
-        return Supply(self._devices.box(gpus), gpus, self._devices.missing)
+        return Supply(self._devices.box(gpus), gpus, self._devices.missing, this_machine())
 
     def check(self, spec: JobSpec) -> None:
         """An image needs a container engine."""
