@@ -1,4 +1,4 @@
-"""A scheduler in a process of its own, for whoever kills it: it submits short jobs as long as it lives, and notes which it took."""
+"""A scheduler in a process of its own, for whoever kills it: it submits short jobs while it lives, and notes which it took."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def check(spec: JobSpec, engine: str | None) -> None:
     if engine is None:
         raise InvalidInput(
             "The job asks for a container image, and this box has neither podman nor a docker that runs.",
-            hint="Have podman installed on the box, or submit without an image: --env-file or uv make an environment.",
+            hint="Have podman installed on the box, or submit without an image.",
             field="image",
         )
     if spec.procs > 1:

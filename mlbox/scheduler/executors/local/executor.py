@@ -21,7 +21,7 @@ from mlbox.scheduler.devices import Devices, Ledger
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
 from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
 from mlbox.scheduler.executors.local.environment import environment
-from mlbox.scheduler.executors.local.folder import Claim, Folder, over
+from mlbox.scheduler.executors.local.folder import Claim, Folder, readable
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.executors.local.meter import Meter
 from mlbox.scheduler.executors.local.spawner import Forked, Spawner
@@ -172,7 +172,7 @@ class Local:
         """Whether the shim that claimed an attempt is there; if so, its end will be heard of."""
         with self._lock:
             fd = self._watched.get(ref)
-            if fd is not None and not over(fd):
+            if fd is not None and not readable(fd):
                 return True
             self._unwatch(ref)
             fd = claim.lives()
@@ -263,16 +263,18 @@ class Local:
                 else:
                     self._shim_ended(key.data, key.fd)
 
-    def _hear(self) -> None:
+    def _hear(self) -> bool:
+        """Take one message; False when there are no more, as the zygote's end says as well."""
         said = self._spawner.receive()
         if said is None:
-            return  # its end is heard of as well
+            return False
         if isinstance(said, Forked):
             with self._lock:
                 self._watch(said.ref, said.pidfd)
                 self._spawner.answered(said.ref)
         else:
             self._changed(said.ref)
+        return True
 
     def _shim_ended(self, ref: Ref, fd: int) -> None:
         with self._lock:
@@ -287,12 +289,20 @@ class Local:
 
     def _restart(self) -> None:
         """The zygote is gone: its shims are not, and another one takes its place."""
-        _log.warning("The process that starts jobs has ended, and is started again.")
-        time.sleep(RESTART_SECONDS)
+        while readable(self._spawner.fileno()) and self._hear():
+            pass
         self._selector.unregister(self._spawner.fileno())
         self._selector.unregister(self._spawner.pidfd)
-        self._spawner.start()
-        self._register_spawner()
+        while not self._closing:
+            _log.warning("The process that starts jobs has ended, and is started again.")
+            time.sleep(RESTART_SECONDS)
+            try:
+                self._spawner.start()
+            except OSError as err:  # no room for another process: there will be
+                _log.warning("It could not be started: %s", err)
+            else:
+                self._register_spawner()
+                return
 
     def _watch(self, ref: Ref, fd: int) -> None:
         """Hear of a shim's end by its pidfd, which is ours from here on."""

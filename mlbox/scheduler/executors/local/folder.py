@@ -47,7 +47,7 @@ class Claim(NamedTuple):
             return None
         try:  # first the descriptor, then the look: what is looked at cannot be replaced in between unnoticed
             same = self.boot == processes.boot_id() and processes.start_ticks(self.pid) == self.start
-            if same and not over(fd):
+            if same and not readable(fd):
                 return fd
         except OSError:
             pass
@@ -55,9 +55,11 @@ class Claim(NamedTuple):
         return None
 
 
-def over(pidfd: int) -> bool:
-    """Whether a process has ended, collected or not."""
-    return bool(select.select([pidfd], [], [], 0)[0])
+def readable(fd: int) -> bool:
+    """Whether there is something to be read; of a pidfd, whether its process has ended, collected or not."""
+    poll = select.poll()  # a server may have more descriptors than `select` can name
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class Folder:

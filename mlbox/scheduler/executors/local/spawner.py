@@ -60,6 +60,7 @@ class Spawner:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER_BYTES)
+            self._socket = ours
             with theirs:
                 self._process = subprocess.Popen(
                     [sys.executable, "-I", "-S", zygote.__file__, str(theirs.fileno())],
@@ -69,7 +70,6 @@ class Spawner:
                     cwd="/",
                     start_new_session=True,  # a Ctrl-C at the server's terminal is for the server
                 )
-            self._socket = ours
             self.pidfd = os.pidfd_open(self._process.pid)
             for ref in self._asked:
                 self._ask(ref)
