@@ -32,6 +32,7 @@ from mlbox.store import series
 from mlbox.store.artifacts import Artifacts, check_path
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.experiments import Experiments
+from mlbox.store.run_inputs import read_input, write_input
 
 MAX_METRICS = 1000
 MAX_VALUE = 6000
@@ -62,6 +63,8 @@ class Tracker:
         self.groups = Experiments(db)
         self.observe: Callable[[str, Sequence[Metric]], None] = lambda run_id, metrics: None
         """Told of points as they are written, in the writer's thread: it must return at once."""
+        self.input_of: Callable[[str], DatasetInput | None] = lambda ref: None
+        """A dataset version as the data of a run."""
 
     # -- experiments ------------------------------------------------------------------------------------------------
 
@@ -108,6 +111,7 @@ class Tracker:
         group = self.experiment(experiment, actor=user)
         if dataset is not None:
             self._db.privacy.shelter("experiment", experiment, [("dataset", dataset.partition("@")[0])])
+        read = self.input_of(dataset) if dataset is not None else None
         _check_pairs(params, "params")
         _check_pairs(tags, "tags", most=MAX_TAG)
         _check_text(name, MAX_KEY, "name")
@@ -128,6 +132,8 @@ class Tracker:
             )
             tx.many("INSERT INTO param VALUES (?,?,?)", [(run_id, k, v) for k, v in params.items()])
             tx.many("INSERT INTO tag VALUES (?,?,?)", [(run_id, k, v) for k, v in tags.items()])
+            if read is not None:
+                write_input(tx, run_id, group.id, read)
             tx.emit("run.started", f"run:{run_id}", user, experiment=experiment, job=job_id, dataset=dataset)
 
         self._db.write(write)
@@ -365,7 +371,7 @@ class Tracker:
         def write(tx: Tx) -> None:
             group = require_run(tx, run_id)["experiment_id"]
             for data in datasets:
-                _write_dataset(tx, run_id, group, data)
+                write_input(tx, run_id, group, data)
             for model in models:
                 if tx.one("SELECT 1 FROM logged_model WHERE id = ?", (model.model_id,)) is None:
                     raise NotFound(f"There is no logged model {model.model_id[:80]!r}.", field="model_id")
@@ -373,6 +379,18 @@ class Tracker:
                     "INSERT OR REPLACE INTO run_model VALUES (?,?,?,?)",
                     (run_id, model.model_id, model.role, model.step),
                 )
+
+        self._db.write(write)
+
+    def name_dataset(self, run_id: str, ref: str) -> None:
+        """Say which dataset version a run reads; one that has said so, or whose job has named them, stays with that."""
+        self._db.privacy.shelter("experiment", self.experiment_of(run_id), [("dataset", ref.partition("@")[0])])
+
+        def write(tx: Tx) -> None:
+            row = require_run(tx, run_id)
+            if row["dataset"] is None and row["job_id"] is None:
+                tx.run("UPDATE run SET dataset = ? WHERE id = ?", (ref, run_id))
+                tx.emit("run.dataset", f"run:{run_id}", row["user"], dataset=ref)
 
         self._db.write(write)
 
@@ -384,7 +402,7 @@ class Tracker:
             places = ",".join("?" * len(ids))
             joined = "run_dataset JOIN dataset ON dataset.id = run_dataset.dataset"
             for row in self._db.all(f"SELECT * FROM {joined} WHERE run_id IN ({places}) ORDER BY dataset.id", ids):
-                found[row["run_id"]][0].append(_dataset(row))
+                found[row["run_id"]][0].append(read_input(row))
             for row in self._db.all(f"SELECT * FROM run_model WHERE run_id IN ({places}) ORDER BY step, model_id", ids):
                 plain = RunModel(model_id=row["model_id"], role=row["role"], step=row["step"])
                 found[row["run_id"]][1].append(plain)
@@ -473,24 +491,6 @@ def _write_measured(tx: Tx, run_id: str, model_id: str, measured: Sequence[tuple
             for one, name, digest in measured
         ],
     )
-
-
-def _write_dataset(tx: Tx, run_id: str, group: str, data: DatasetInput) -> None:
-    tx.run(
-        "INSERT OR IGNORE INTO dataset (experiment_id, name, digest, source_type, source, schema, profile)"
-        " VALUES (?,?,?,?,?,?,?)",
-        (group, data.name, data.digest, data.source_type, data.source, data.schema, data.profile),
-    )
-    tx.run(
-        "INSERT OR IGNORE INTO run_dataset SELECT ?, id, ? FROM dataset"
-        " WHERE experiment_id = ? AND name = ? AND digest = ?",
-        (run_id, msgspec.json.encode(data.tags).decode(), group, data.name, data.digest),
-    )
-
-
-def _dataset(row: Row) -> DatasetInput:
-    plain = ("name", "digest", "source_type", "source", "schema", "profile")
-    return DatasetInput(**{name: row[name] or "" for name in plain}, tags=msgspec.json.decode(row["tags"]))
 
 
 def _write_params(tx: Tx, run_id: str, params: Mapping[str, str]) -> None:

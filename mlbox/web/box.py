@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from mlbox.errors import NotFound, StartupError, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import Event, Principal, limit_names
+from mlbox.records import DatasetInput, Event, Principal, limit_names
 from mlbox.scheduler.admission import Admission
 from mlbox.scheduler.crons import CronRunner
 from mlbox.scheduler.divergence import Divergence, Found
@@ -80,6 +80,7 @@ from mlbox.store.quota import Quota
 from mlbox.store.registry import Registry
 from mlbox.store.retention import Retention
 from mlbox.store.roles import ACTIONS, at_least
+from mlbox.store.run_inputs import input_of
 from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
 from mlbox.store.sharing import Sharing
@@ -163,6 +164,7 @@ class Box:
         self.labels = LabelHistory(db, self.offline, self.clock, sources=self.features)
         self.features.check_open = self.labels.check_open
         self.datasets = Datasets(db, self.offline, self.features, self.labels, self.artifacts, self.clock)
+        self.tracker.input_of = self._input_of
         self.dvc = DvcObjects(db, self.datasets, self.artifacts)
         self.dvc_versions = DvcVersions(
             self.dvc,
@@ -178,6 +180,12 @@ class Box:
         self.quota = Quota(
             self._databases["tracking"], db, self.teams.team_of, self.clock, allowed=self.settings.upload_quota
         )
+
+    def _input_of(self, ref: str) -> DatasetInput | None:
+        try:
+            return input_of(self.datasets.version(ref), self.url)
+        except NotFound:  # removed since it was named; what reads it says so
+            return None
 
     def _open_serving(self, opening: contextlib.ExitStack) -> None:
         db = self._open(opening, "registry", migrations.registry)

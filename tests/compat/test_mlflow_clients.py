@@ -10,7 +10,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("major", MAJORS)
-@pytest.mark.parametrize("name", ["registry", "stages", "textbook", "flavors", "autolog", "search", "command"])
+@pytest.mark.parametrize(
+    "name", ["registry", "stages", "textbook", "flavors", "autolog", "search", "command", "versions"]
+)
 def test_a_program_for_mlflow_runs(program: Program, major: int, name: str) -> None:
     assert f"{name} ok" in program(major, name)
 

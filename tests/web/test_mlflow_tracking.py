@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -254,3 +255,81 @@ def test_an_upload_that_is_cut_half_way_leaves_nothing(wire: Wire) -> None:
     listed = wire.send("GET", "artifacts/list", run_id=info["run_id"])
     assert listed["files"] == []
     assert wire.http.get(f"/api/2.0/mlflow-artifacts/artifacts/{root}/cut.bin").status_code == 404
+
+
+# -- data -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def prices(wire: Wire) -> dict[str, Any]:
+    """Two versions of a dataset; the second one."""
+    for last in (3, 4):
+        rows = "n,price\n" + "".join(f"{n},{n / 2}\n" for n in range(last))
+        answer = wire.http.post("/api/v1/datasets/prices/rows?format=csv", content=rows.encode())
+    version: dict[str, Any] = answer.raise_for_status().json()
+    return version
+
+
+def source(**said: str) -> str:
+    return json.dumps(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "linked"),
+    [
+        ({"name": "prices@v2"}, "prices@v2"),
+        ({"name": "mine", "source": source(url="BOX/api/v1/datasets/prices@v1/files/part-00000.parquet")}, "prices@v1"),
+        ({"name": "mine", "source": source(url="BOX/datasets/prices@v2")}, "prices@v2"),
+        ({"name": "mine", "source": source(uri="/data/jobs/0/1/datasets/prices@v1/part-00000.parquet")}, "prices@v1"),
+        ({"name": "mine", "source": source(url="https://elsewhere/datasets/prices@v1")}, None),
+        ({"name": "mine", "source": source(url="BOX.elsewhere/datasets/prices@v1")}, None),
+        ({"name": "mine", "source": source(uri="s3://bucket/datasets/prices@v1/x.parquet")}, None),
+        ({"name": "mine", "source": "prices@v1"}, None),
+        ({"name": "mine", "source": "[" * 10_000}, None),
+        ({"name": "prices@v9"}, None),
+        ({"name": "prices"}, None),
+    ],
+)
+def test_logged_data_that_is_a_version_links_its_run_to_it(
+    wire: Wire, prices: dict[str, Any], given: dict[str, str], linked: str | None
+) -> None:
+    run = wire.run()["run_id"]
+    data = {"digest": run, "source_type": "local", **given}
+    data["source"] = data.get("source", "{}").replace("BOX", wire.server.url)
+    wire.send("POST", "runs/log-inputs", run_id=run, datasets=[{"dataset": data}])
+    assert wire.http.get(f"/api/v1/runs/{run}").json()["dataset"] == linked
+    page = wire.http.get(f"/runs/{run}", headers={"accept": "text/html"}).text
+    assert (f'href="/datasets/{linked}"' in page) is (linked is not None)
+    (read,) = wire.send("GET", "runs/get", run_id=run)["run"]["inputs"]["dataset_inputs"]
+    assert read["dataset"] == data, "and the client hears what it said"
+
+
+def test_a_run_stays_with_the_first_version_that_it_named(wire: Wire, prices: dict[str, Any]) -> None:
+    run = wire.run()["run_id"]
+    plain = {"digest": "1", "source_type": "local", "source": "{}"}
+    both = [{"dataset": {"name": name, **plain}} for name in ("other", "prices@v2", "prices@v1")]
+    wire.send("POST", "runs/log-inputs", run_id=run, datasets=both)
+    wire.send("POST", "runs/log-inputs", run_id=run, datasets=both[2:])
+    assert wire.http.get(f"/api/v1/runs/{run}").json()["dataset"] == "prices@v2"
+    events = wire.http.get("/api/v1/audit", params={"subject": f"run:{run}"}).json()
+    assert [event["data"] for event in events if event["type"] == "run.dataset"] == [{"dataset": "prices@v2"}]
+
+
+def test_a_run_of_a_version_says_so_to_mlflow(wire: Wire, prices: dict[str, Any]) -> None:
+    body = {"experiment": "of-a-version", "dataset": "prices"}
+    run = wire.http.post("/api/v1/runs", json=body).raise_for_status().json()
+    assert run["dataset"] == "prices@v2", "the latest one, by its number"
+    (read,) = wire.send("GET", "runs/get", run_id=run["id"])["run"]["inputs"]["dataset_inputs"]
+    assert (read["dataset"]["name"], read["dataset"]["digest"]) == ("prices@v2", prices["hash"][:36])
+    assert json.loads(read["dataset"]["source"]) == {"url": f"{wire.server.url}/api/v1/datasets/prices@v2"}
+    assert json.loads(read["dataset"]["profile"]) == {"num_rows": 4}
+    columns = json.loads(read["dataset"]["schema"])["mlflow_colspec"]
+    assert [(column["name"], column["type"]) for column in columns] == [("n", "long"), ("price", "double")]
+    asked = {"experiment_ids": [run["experiment_id"]], "filter": "datasets.name = 'prices@v2'"}
+    found = wire.send("POST", "runs/search", **asked)["runs"]
+    assert [one["info"]["run_id"] for one in found] == [run["id"]]
+
+
+def test_a_run_of_a_version_that_is_none_does_not_begin(wire: Wire) -> None:
+    answer = wire.http.post("/api/v1/runs", json={"experiment": "e", "dataset": "nothing@v1"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")

@@ -89,13 +89,14 @@ async def list_experiments(box: Box) -> list[Experiment]:
 async def start_run(box: Box, principal: Principal, data: NewRun) -> Run:
     """Begin a run. A job has one already and needs none of its own."""
     box.teams.require(principal, "run.create", name=data.experiment)
+    dataset = None if data.dataset is None else (await box.call(box.datasets.version, data.dataset)).ref
     return await box.call(
         box.tracker.start_run,
         experiment=data.experiment,
         run_id=data.id,
         user=principal.name,
         name=data.name,
-        dataset=data.dataset,
+        dataset=dataset,
         git_commit=data.git_commit,
         params=data.params,
         tags=data.tags,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
@@ -10,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 from litestar import Request
 
-from mlbox.errors import Conflict, InvalidInput
+from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.records import DatasetInput, Metric, Principal, RunModel
+from mlbox.store.run_inputs import version_named
 from mlbox.web.box import Box
 from mlbox.web.mlflow import metrics as points
 from mlbox.web.mlflow import scope, wire
@@ -334,8 +336,21 @@ def _note(
     scope.run(box, principal, "run.write", run_id)
     for model in models:
         scope.model(box, principal, "run.read", model.model_id)
+    version = _version_among(box, datasets)
+    if version is not None:
+        box.tracker.name_dataset(run_id, version)
     box.tracker.add_inputs(run_id, datasets, models)
     return {}
+
+
+def _version_among(box: Box, datasets: Sequence[DatasetInput]) -> str | None:
+    """The first dataset version of this box that whoever asks may see; other data may be called what it likes."""
+    for data in datasets:
+        ref = version_named(data, box.url)
+        with contextlib.suppress(NotFound):
+            if ref is not None:
+                return box.datasets.version(ref).ref
+    return None
 
 
 handlers: list[Any] = [

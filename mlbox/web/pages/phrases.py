@@ -102,6 +102,7 @@ PHRASES: dict[str, str] = {
     "run.failed": "saw the run {name} fail",
     "run.killed": "ended the run {name}",
     "run.artifact": "kept {path} of the run {name}",
+    "run.dataset": "said that the run {name} reads {dataset}",
     "run.deleted": "deleted the run {name}",
     "run.restored": "restored the run {name}",
     "run.artifact_deleted": "deleted {path} of the run {name}",
