@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -107,3 +108,30 @@ def test_the_tutorial_on_features_prints_what_it_shows(server: Server, shell: Sh
             shown = f"{command} printed\n" + "\n".join(printed)
             assert -1 not in at, shown
             assert at == sorted(at), shown
+
+
+def test_the_guide_to_reading_datasets_trains_in_a_job_and_elsewhere(
+    server: Server, shell: Shell, tmp_path: Path
+) -> None:
+    page = ROOT / "docs" / "how-to" / "read-datasets.md"
+    (train,) = [block for block in blocks(page, "python") if block.startswith("# train.py")]
+    code = tmp_path / "code"
+    (code / "train.py").write_text(train)
+    rows = "\n".join(f"f{n},{n % 50 * 10.0},{n % 24}.0,{n % 7}.5" for n in range(400))
+    parts = [{"name": "train", "share": 0.75}, {"name": "test", "share": 0.25}]
+    about = {"split": {"by": "hash", "keys": ["flight"], "parts": parts}}
+    query = {"format": "csv", "about": json.dumps(about)}
+    content = f"flight,distance,hour,delay\n{rows}\n"
+    server.http.post("/api/v1/datasets/flights/rows", params=query, content=content).raise_for_status()
+    shell("git add train.py && git commit -qm train")
+    (submit,) = [line[2:] for line in blocks(page, "console")[0].splitlines()]
+    said = shell(submit.replace("--dataset", "--follow --dataset"))
+    assert "flights@v1 400 ('train', 'test')" in said
+    (run,) = server.http.get("/api/v1/runs").json()
+    assert (run["dataset"], run["metrics"]["loss"]["step"]) == ("flights@v1", 2)
+    elsewhere = shell(f"{shlex.quote(sys.executable)} train.py")
+    assert [line for line in elsewhere.splitlines() if "rows" in line] == [
+        line for line in said.splitlines() if "rows" in line
+    ], "fetched, the same rows as mounted"
+    kept = list((tmp_path / "cache" / "mlbox").glob("??/*.parquet"))
+    assert len(kept) == len(server.http.get("/api/v1/datasets/flights@v1").json()["files"])
