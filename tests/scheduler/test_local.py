@@ -265,7 +265,7 @@ def test_a_log_is_no_longer_than_it_may_be_and_says_so(tmp_path: Path) -> None:
     log = machine.log(ref)
     assert log.startswith("0123456789" * 1000)
     assert log[10_000:] == (
-        "mlbox: what is printed from here on is not kept: a log has 10000 bytes at most.\n"
+        "\nmlbox: what is printed from here on is not kept: a log has 10000 bytes at most.\n"
         "mlbox: 2990000 more bytes were printed and are not here: a log has 10000 bytes at most.\n"
     )
     machine.executor.close()

@@ -123,6 +123,7 @@ class Log:
         self._full = ""
         self._marks = parts.logtimes.Marks(LOG, MARKS)
         self._unmarked = False
+        self._amid_line = False
 
     def feed(self, piece: bytes) -> None:
         """What was printed next."""
@@ -146,8 +147,8 @@ class Log:
         os.close(self._file)
 
     def say(self, line: str) -> None:
-        """A line of ours."""
-        self._put(f"mlbox: {line}.\n".encode())
+        """A line of ours, on a line of its own."""
+        self._put(b"\n" * self._amid_line + f"mlbox: {line}.\n".encode())
 
     def _write(self, text: bytes) -> None:
         kept = text[: self._left]
@@ -167,6 +168,8 @@ class Log:
                 done += os.write(self._file, text[done:])
         except OSError:
             pass
+        if done:
+            self._amid_line = text[done - 1 : done] != b"\n"
         return done
 
 
