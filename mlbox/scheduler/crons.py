@@ -193,4 +193,4 @@ def _job_of(due: Due) -> JobSpec:
     """The job that a firing asks for: it says by its tags what it comes from."""
     spec = due.cron.spec.job
     tags = {**spec.tags, "mlbox.cron": due.cron.spec.name, "mlbox.cause": due.cause}
-    return msgspec.structs.replace(spec, tags=tags)
+    return msgspec.structs.replace(spec, name=spec.name or due.cron.spec.name, tags=tags)

@@ -16,9 +16,23 @@ import msgspec
 
 from mlbox import context
 from mlbox.client import BYTES, Client
-from mlbox.errors import TimedOut, Unavailable
+from mlbox.errors import InvalidInput, TimedOut, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import Job, JobPlan, JobSpec, Labelled, LivePerformance, OnlineRow, Pushed, Rerun, Run, html_table
+from mlbox.records import (
+    Cron,
+    CronSpec,
+    CronTrigger,
+    Job,
+    JobPlan,
+    JobSpec,
+    Labelled,
+    LivePerformance,
+    OnlineRow,
+    Pushed,
+    Rerun,
+    Run,
+    html_table,
+)
 from mlbox.sdk.datasets import Dataset, find
 from mlbox.sdk.environment import BOX, inputs, pack_inputs
 from mlbox.sdk.options import JobOptions, folders, spec_of
@@ -106,12 +120,52 @@ class Box:
         timeout_seconds, grace_seconds, checkpoints, hyperparameters, datasets, secrets, experiment, tags, notify, rules, seed.
         What the box would refuse it refuses before anything is sent.
         """
+        return self.client.post("/api/v1/jobs", Job, self._sent(command, options))
+
+    def cron(
+        self,
+        cron: str,
+        command: Sequence[str] | str,
+        *,
+        schedule: str = "",
+        timezone: str = "UTC",
+        on: str = "",
+        misfire: Literal["once", "skip"] = "once",
+        misfire_seconds: int = 86_400,
+        overlap: Literal["skip", "queue", "replace"] = "skip",
+        **options: Unpack[JobOptions],
+    ) -> Cron:
+        """Have a job submitted again and again, with the code of now: by a schedule of five fields, or `on` something.
+
+        `on` is `dataset:NAME`, for each new version, or `alert:MODEL`, when an alert of the model fires. The options are those of
+        `submit`. Raises InvalidInput for a schedule that is none, or never comes.
+        """
+        kind, _, about = on.partition(":")
+        if on and (kind not in ("dataset", "alert") or not about):
+            raise InvalidInput(
+                f"{on!r:.80} says nothing that happens.", hint="Write dataset:NAME or alert:MODEL.", field="on"
+            )
+        self.client.get("/api/v1/crons/preview", dict[str, Any], schedule=schedule or "0 0 * * *", timezone=timezone)
+        spec = CronSpec(
+            name=cron,
+            job=self._sent(command, options),
+            schedule=schedule,
+            timezone=timezone,
+            on=CronTrigger(kind=kind, name=about) if on else None,  # type: ignore[arg-type]  # looked at above
+            misfire=misfire,
+            misfire_seconds=misfire_seconds,
+            overlap=overlap,
+        )
+        return self.client.post("/api/v1/crons", Cron, spec)
+
+    def _sent(self, command: Sequence[str] | str, options: JobOptions) -> JobSpec:
+        """What is asked for, once the box has the code; refused before anything is sent, if it is."""
         folder, below = folders(options)
         spec, code = spec_of(command, options), survey(folder)
         needed = inputs(str(options.get("environment", BOX)), folder)
         self._plan(spec)
         changes = diff(folder)
-        spec = msgspec.structs.replace(
+        return msgspec.structs.replace(
             spec,
             workdir=below,
             snapshot=self._send_code(pack(code)),
@@ -119,7 +173,6 @@ class Box:
             git_commit=git_commit(folder),
             git_diff=self._send_code(io.BytesIO(changes)) if changes else None,
         )
-        return self.client.post("/api/v1/jobs", Job, spec)
 
     def rerun(self, job: Job | str, *, name: str | None = None) -> Rerun:
         """Submit a job (or one by its id or name) again as it was; the new one, and in words what is not as it was."""

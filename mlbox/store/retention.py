@@ -307,6 +307,7 @@ class Retention:
                 " WHERE dataset_id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
             ),
             *((self._jobs, f"SELECT json_extract(spec, '$.{field}') FROM job") for field in OF_JOBS),
+            *((self._jobs, f"SELECT json_extract(spec, '$.job.{field}') FROM cron") for field in OF_JOBS),
         ):
             yield from (row[0] for row in database.all(sql, given) if row[0])
 

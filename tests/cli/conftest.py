@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from mlbox.cli import main
 from tests.conftest import MLBOX, Server
 
 
@@ -62,3 +64,32 @@ def box_cli(cli: Callable[..., Ran], server: Server) -> Callable[..., Ran]:
         return cli(*arguments, **{"MLBOX_URL": server.url, "MLBOX_TOKEN": server.token, **env})
 
     return run
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("box") / "data")
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def box(
+    shared: Server, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Ran]]:
+    """One command line in this process, which spares each its start; in a folder of its own, and without jobs left over."""
+    home.mkdir()
+    monkeypatch.chdir(home)
+    for name, value in {"HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token}.items():
+        monkeypatch.setenv(name, value)
+
+    def run(*arguments: str) -> Ran:
+        capfd.readouterr()
+        code = main.run(list(arguments))
+        out, err = capfd.readouterr()
+        return Ran(code, out, err)
+
+    yield run
+    if left := run("ps", "-o", "id").out.split():
+        run("stop", *left)
+        run("wait", *left)

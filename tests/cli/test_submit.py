@@ -9,46 +9,15 @@ import signal
 import subprocess
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import pytest
 
-from mlbox.cli import main
 from tests.cli.conftest import Ran
 from tests.conftest import MLBOX, Server, wait_for
 
 SMALL = ("--memory", "100MB", "--cpus", "0.1", "--retries", "0")
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("box") / "data")
-    yield server
-    server.stop(signal.SIGKILL)
-
-
-@pytest.fixture
-def box(
-    shared: Server, home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[Callable[..., Ran]]:
-    """One command line in this process, which spares each its start; in a folder of its own, and without jobs left over."""
-    home.mkdir()
-    monkeypatch.chdir(home)
-    for name, value in {"HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token}.items():
-        monkeypatch.setenv(name, value)
-
-    def run(*arguments: str) -> Ran:
-        capfd.readouterr()
-        code = main.run(list(arguments))
-        out, err = capfd.readouterr()
-        return Ran(code, out, err)
-
-    yield run
-    if left := run("ps", "-o", "id").out.split():
-        run("stop", *left)
-        run("wait", *left)
 
 
 def job(box: Callable[..., Ran], word: str) -> dict:
