@@ -243,7 +243,7 @@ def _reading(report: Report, house: House, built: DatasetVersion, repeats: int) 
 
 def _epochs(home: Path, artifacts: Path, record: bytes, repeats: int) -> tuple[float, float, float]:
     """Seconds of an epoch as batches, of decoding the same columns, and of the latter with the values as arrays."""
-    os.environ["MLBOX_CACHE"] = str(home)
+    os.environ["XDG_CACHE_HOME"] = str(home)
     info = msgspec.json.decode(record, type=DatasetVersion)
     kept = cache.Cache(cache.folder(), cache.limit_bytes())
     for file in info.files:
