@@ -9,10 +9,10 @@ import msgspec
 
 from mlbox.errors import NotFound
 from mlbox.records import Job, JobPlan, Outlook
-from mlbox.scheduler.policy import State, decide, explain, waiting_for
+from mlbox.scheduler.policy import State, decide, explain, explain_all, waiting_for
 from mlbox.store.jobs import ACTIVE, WAITING, Jobs
 
-MOST_EXPLAINED = 20
+MOST_EXPLAINED = 50
 """Of a list, so many jobs are explained one by one."""
 MOST_NAMED = 1000
 
@@ -47,8 +47,10 @@ def with_reasons(jobs: Sequence[Job], state: State, now: datetime, store: Jobs) 
     """Jobs with their reasons: what the first of those that wait wait for, and that the others come after them."""
     known = {job.id for job in state.waiting}
     wait = sorted(job.id for job in jobs if job.id in known)
-    names = _Names(state, store)
-    words = {job_id: explain(state, job_id, now, names=names).words for job_id in wait[:MOST_EXPLAINED]}
+    if not wait:
+        return list(jobs)
+    told = explain_all(state, wait[:MOST_EXPLAINED], now, names=_Names(state, store))
+    words = {job_id: each.words for job_id, each in told.items()}
     words |= dict.fromkeys(wait[MOST_EXPLAINED:], f"{MOST_EXPLAINED} jobs before it wait, too")
     return [msgspec.structs.replace(job, reason=words.get(job.id, job.reason)) for job in jobs]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from mlbox.scheduler.policy.backfill import ends_by
@@ -34,6 +34,20 @@ def explain(
     if job is None:
         raise KeyError(job_id)
     return _Telling(state, now, zone, names or {}).explain(job)
+
+
+def explain_all(
+    state: State,
+    job_ids: Iterable[str],
+    now: datetime,
+    *,
+    zone: tzinfo = UTC,
+    names: Mapping[str, str] | None = None,
+) -> dict[str, Explanation]:
+    """As `explain`, of several jobs from one pass; those that do not wait are left out."""
+    wanted = frozenset(job_ids)
+    told = _Telling(state, now, zone, names or {})
+    return {job.id: told.explain(job) for job in state.waiting if job.id in wanted}
 
 
 def waiting_for(state: State, job_id: str, now: datetime) -> tuple[str, ...]:
