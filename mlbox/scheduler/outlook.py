@@ -10,6 +10,7 @@ import msgspec
 from mlbox.errors import NotFound
 from mlbox.records import Job, JobPlan, Outlook
 from mlbox.scheduler.policy import State, decide, explain, explain_all, waiting_for
+from mlbox.scheduler.policy.ordering import Line
 from mlbox.store.jobs import ACTIVE, WAITING, Jobs
 
 MOST_EXPLAINED = 50
@@ -53,6 +54,15 @@ def with_reasons(jobs: Sequence[Job], state: State, now: datetime, store: Jobs) 
     words = {job_id: each.words for job_id, each in told.items()}
     words |= dict.fromkeys(wait[MOST_EXPLAINED:], f"{MOST_EXPLAINED} jobs before it wait, too")
     return [msgspec.structs.replace(job, reason=words.get(job.id, job.reason)) for job in jobs]
+
+
+def in_line(state: State, now: datetime, most: int) -> list[str]:
+    """The ids of the jobs that are due, first first, as far as the policy would look at them now."""
+    line = Line(state, now)
+    found: list[str] = []
+    while len(found) < most and (job := line.pop(lambda _: False)) is not None:
+        found.append(job.id)
+    return found
 
 
 class _Names(Mapping[str, str]):

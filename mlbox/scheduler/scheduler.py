@@ -25,7 +25,7 @@ from mlbox.scheduler.environments import NotBuilt
 from mlbox.scheduler.executors import Ended, Executor, Observed, Ref, Supply
 from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.machine import differences, with_gpus
-from mlbox.scheduler.outlook import outlook_of, plan_of, with_reasons
+from mlbox.scheduler.outlook import in_line, outlook_of, plan_of, with_reasons
 from mlbox.scheduler.policy import Box, Preemption, PreemptionCause, Rules, Running, Start, State, decide
 from mlbox.scheduler.policy import gpus as count_gpus
 from mlbox.scheduler.roster import Roster
@@ -203,6 +203,13 @@ class Scheduler:
     def with_reasons(self, jobs: Sequence[Job]) -> list[Job]:
         """Jobs with what each of them waits for, as far as it waits."""
         return with_reasons(jobs, self._seen, self._clock.real(), self._jobs)
+
+    def line(self, *, limit: int = 50) -> list[Job]:
+        """The jobs that are due, first first, with what each waits for: those that whoever asks may know of."""
+        ids = in_line(self._seen, self._clock.real(), limit)
+        seen = self._jobs.visible_jobs(ids)
+        known = {job.id: job for job in self.with_reasons(self._jobs.some(seen))}
+        return [known[id] for id in ids if id in known and known[id].state in WAITING]
 
     def active(self) -> list[Job]:
         """The jobs that hold something of the box."""

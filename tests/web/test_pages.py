@@ -200,10 +200,15 @@ def test_the_api_page_lists_what_the_schema_lists(site: Site) -> None:
 
 
 def test_gpus_show_who_holds_them(empty: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(empty.box.scheduler, "gpus", lambda: [Gpu(uuid="GPU-1", index=0, name="H200", memory_gb=139)])
+    gpus = [
+        Gpu(uuid="GPU-1", index=0, name="H200", memory_gb=139),
+        Gpu(uuid="GPU-2", index=1, taken_by="process 7 (game)"),
+        Gpu(uuid="VIRTUAL-2", index=2, virtual=True, held=1.0),
+    ]
+    monkeypatch.setattr(empty.box.scheduler, "gpus", lambda: gpus)
     text = empty.get("/jobs").text
-    assert "H200" in text
-    assert "free" in text
+    for said in ("H200", "free", "taken", "process 7 (game)", "GPU 2 (virtual)", "another team&#39;s job"):
+        assert said in text, said
 
 
 # -- signing in ---------------------------------------------------------------------------------------------------------

@@ -8,20 +8,18 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Job, JobState
+from mlbox.records import Job, JobState, Outlook
 from mlbox.store.jobs import ACTIVE, WAITING
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
+MOST_HELD_UP = 20
 OPEN: tuple[JobState, ...] = (*WAITING, *ACTIVE)
 
 
 def _list(view: View, state: str | None, user: str | None, after: str | None) -> dict[str, Any]:
     scheduler = view.box.scheduler
-
-    def active() -> list[Job]:
-        return [job for each in ACTIVE for job in scheduler.jobs(state=each, limit=PAGE_SIZE)]
 
     wanted = _state(state)
     found = scheduler.jobs(state=wanted, user=user or None, limit=PAGE_SIZE + 1, after=after)
@@ -34,13 +32,9 @@ def _list(view: View, state: str | None, user: str | None, after: str | None) ->
         "user": user or "",
         "counts": scheduler.counts(),
         "others": [entry for entry in scheduler.queue() if entry.id is None],
-        "gpus": part(lambda: [(gpu, _holders(active(), gpu.index)) for gpu in scheduler.gpus()]),
+        "line": part(scheduler.line),
+        "gpus": part(lambda: [(gpu, [scheduler.job(id) for id in gpu.jobs]) for gpu in scheduler.gpus()]),
     }
-
-
-def _holders(jobs: list[Job], gpu: int) -> list[Job]:
-    """The jobs whose present attempt holds a GPU."""
-    return [job for job in jobs if job.attempts and gpu in job.attempts[-1].gpus]
 
 
 def _state(text: str | None) -> JobState | None:
@@ -63,12 +57,15 @@ async def jobs(view: View, state_: State = None, user: str | None = None, after:
 
 def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
     job: Job = view.box.scheduler.find(job_id)
+    outlook: Outlook = view.box.scheduler.why(job.id)
     mine = view.principal is not None and job.user == view.principal.name
     may_act = view.may("member" if mine else "admin", team=job.spec.team)
     shown = attempt or (job.attempts[-1].number if job.attempts else None)
     return {
         "job": job,
         "active": job.state in OPEN,
+        "outlook": outlook,
+        "held_up": [view.box.scheduler.job(id) for id in outlook.held_up[:MOST_HELD_UP]],
         "attempt": shown,
         "may_stop": may_act and job.state in OPEN and job.state != "stopping",
         "may_retry": may_act and job.state not in OPEN,
