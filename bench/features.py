@@ -73,9 +73,9 @@ class House:
         self.db.close()
 
 
-def sales(rows: int, entities: int) -> pa.Table:
+def sales(rows: int, entities: int, seed: int = 0) -> pa.Table:
     """Rows of random entities at random moments, the same ones each time."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     start = int(START.timestamp() * 1e6)
     moments = np.sort(random.integers(start, start + DAYS * 86_400 * 10**6, rows))
     return pa.table(
@@ -272,7 +272,7 @@ def _reads_meanwhile(report: Report, wide: Wide, entities: int) -> None:
 class Joined:
     """Three views of many rows each, of one entity, as their sources have them."""
 
-    def __init__(self, folder: Path, rows: int) -> None:
+    def __init__(self, folder: Path, rows: int, *, distinct: bool = False) -> None:
         self.folder = folder
         self.clock = ManualClock(START + timedelta(days=DAYS))
         self.db = Database(folder / "features.sqlite", migrations.features, self.clock, EventBus())
@@ -284,7 +284,7 @@ class Joined:
         sql = "SELECT who, amount, moment AS event_time FROM facts{0}"
         for number in range(3):
             self.store.add_source(f"facts{number}", columns, "moment", None, actor="bench")
-            self.store.append(f"facts{number}", sales(rows, self.entities), actor="bench")
+            self.store.append(f"facts{number}", sales(rows, self.entities, number if distinct else 0), actor="bench")
             spec = ViewSpec(
                 name=f"view{number}",
                 join_keys=(KEY,),

@@ -106,11 +106,42 @@ def run(url: str, token: str, make: Callable[[int], Request], *, clients: int, s
         took = time.perf_counter() - began
         if not latencies:
             raise failures[0]
-        ordered = sorted(latencies)
-        p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
-        return Load(len(latencies) / took, statistics.median(latencies) * 1000, p99 * 1000, len(failures))
+        return _summed(latencies, took, len(failures))
 
     return uvloop.run(work())
+
+
+def paced(url: str, token: str, make: Callable[[int], Request], per_second: int, *, seconds: float) -> Load:
+    """Ask at a steady rate, whether answers come or not; the time of a request counts from when it was due."""
+
+    async def work() -> Load:
+        latencies: list[float] = []
+        idle: list[Connection] = []
+        began = time.perf_counter()
+
+        async def one(number: int, due: float) -> None:
+            connection = idle.pop() if idle else Connection(url, token)
+            await connection.ask(make(number))
+            latencies.append(time.perf_counter() - due)
+            idle.append(connection)
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(round(per_second * seconds)):
+                due = began + number / per_second
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                group.create_task(one(number, due))
+        took = time.perf_counter() - began
+        for connection in idle:
+            connection.close()
+        return _summed(latencies, took)
+
+    return uvloop.run(work())
+
+
+def _summed(latencies: list[float], took: float, failed: int = 0) -> Load:
+    ordered = sorted(latencies)
+    p99 = ordered[min(len(ordered) - 1, round(0.99 * len(ordered)))]
+    return Load(len(latencies) / took, statistics.median(latencies) * 1000, p99 * 1000, failed)
 
 
 def each(url: str, token: str, requests: list[Request], *, clients: int = 20) -> list[bytes]:

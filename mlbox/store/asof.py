@@ -20,20 +20,33 @@ Known = Literal["then", "latest"]
 
 
 def join(
-    cursor: Cursor, view: FeatureView, features: Mapping[str, str], keys: Mapping[str, str], known: Known
+    cursor: Cursor,
+    view: FeatureView,
+    features: Mapping[str, str],
+    keys: Mapping[str, str],
+    known: Known,
+    *,
+    arrived: bool = True,
 ) -> pa.Table:
     """A view's features as of the registered table `spine`: one row for each of the spine's, in its order.
 
     `spine` has `_row`, which counts its rows, `_at`, the moment that each asks about, and the columns that `keys` names for
-    the view's join keys. `features` is the result's columns, by name, and the feature that each shows.
+    the view's join keys. `features` is the result's columns, by name, and the feature that each shows. `arrived` is false
+    where all rows were known as soon as they happened.
     """
+    import numpy as np
+
     on = " AND ".join(f"spine.{quote(keys[k.name])} = seen.{quote(k.name)}" for k in view.join_keys)
-    columns = ", ".join(f"{_while_fresh(view, name)} AS {quote(column)}" for column, name in features.items())
     counts, moment = ("_eff IS NOT NULL", "_eff") if known == "then" else ("_last", "_event")
-    rows = f"(SELECT * FROM {view_table(view.ref)} WHERE {counts})"
-    sql = f"SELECT {columns} FROM spine ASOF LEFT JOIN {rows} seen ON {on} AND spine._at >= seen.{moment} ORDER BY spine._row"
+    event, counting = ("_event", f" WHERE {counts}") if arrived else (moment, "")
+    columns = ", ".join(f"{_while_fresh(view, name, event)} AS {quote(column)}" for column, name in features.items())
+    rows = f"(SELECT * FROM {view_table(view.ref)}{counting})"
+    sql = f"SELECT {columns}, spine._row FROM spine ASOF LEFT JOIN {rows} seen ON {on} AND spine._at >= seen.{moment}"
     with explaining("spine"):
-        return cursor.sql(sql).to_arrow_table()
+        found = cursor.sql(sql).to_arrow_table()
+    places = np.empty(found.num_rows, np.int64)
+    places[found.column(len(features)).to_numpy()] = np.arange(found.num_rows)  # cheaper than to have DuckDB sort
+    return found.select(range(len(features))).take(places)
 
 
 def chain(wanted: Sequence[tuple[FeatureView, Sequence[str]]], spine: str, at: str) -> str:
@@ -56,8 +69,8 @@ def chain(wanted: Sequence[tuple[FeatureView, Sequence[str]]], spine: str, at: s
     return f"SELECT {', '.join(columns)} FROM {spine} spine {' '.join(joins)}"
 
 
-def _while_fresh(view: FeatureView, feature: str) -> str:
+def _while_fresh(view: FeatureView, feature: str, event: str) -> str:
     value = f"seen.{quote(feature)}"
     if view.ttl_seconds is None:
         return value
-    return f"CASE WHEN epoch_us(spine._at) - epoch_us(seen._event) <= {view.ttl_seconds * 1_000_000} THEN {value} END"
+    return f"CASE WHEN epoch_us(spine._at) - epoch_us(seen.{event}) <= {view.ttl_seconds * 1_000_000} THEN {value} END"

@@ -205,7 +205,7 @@ def build(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], batc
     """Compute a view version's table from what its SQL reads."""
     rows = rows_of(cursor, view, relations)
     order = "_order" if " AS _order" in rows.sql else names(view.features)
-    sql = f"WITH rows AS ({rows.sql}) {_kept(view, order, arrives=rows.arrives, batch=str(batch))} ORDER BY _eff"
+    sql = f"WITH rows AS ({rows.sql}) {_kept(view, order, arrives=rows.arrives, batch=str(batch))}{_as_joined(view)}"
     run_user_sql(cursor, f"CREATE OR REPLACE TABLE {view_table(view.ref)} AS {sql}", what=f"The SQL of {view.name}")
     return rows
 
@@ -236,9 +236,14 @@ def extend(
         )
     where = f"({keys})" if arrives else f"({keys}, _event)"
     cursor.execute(f"DELETE FROM {table} WHERE {where} IN (SELECT {where} FROM fresh)")
-    cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM merged ORDER BY _eff")
+    cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM merged{_as_joined(view)}")
     cursor.execute("DROP TABLE fresh; DROP TABLE merged")
     return True
+
+
+def _as_joined(view: FeatureView) -> str:
+    """The order in which a join wants a table's rows: sorting what is sorted costs half as much."""
+    return f" ORDER BY {names(view.join_keys)}, _eff"
 
 
 def _kept(view: FeatureView, order: str, *, arrives: bool, batch: str) -> str:

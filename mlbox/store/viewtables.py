@@ -143,7 +143,8 @@ class ViewTables(Sources):
             for view in plan.views:
                 wanted = {ref: ref.partition(":")[2] for ref in plan.features if ref.startswith(f"{view.ref}:")}
                 own = {key.name: keys[key.name, key.dtype] for key in view.join_keys}
-                found = asof.join(cursor, view, wanted, own, known)
+                built = built_of(cursor, view.ref)
+                found = asof.join(cursor, view, wanted, own, known, arrived=built is None or built.arrived)
                 columns |= dict(zip(wanted, found.columns, strict=True))
             return columns
 
