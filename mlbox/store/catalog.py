@@ -33,6 +33,8 @@ class Catalog:
         self._db = db
         self.folders = folders or Folders()
         self._max_sql = max_sql
+        self._defined = 0
+        """Counts changes of what names mean, once each is on disk; in the middle of an apply it may be ahead."""
 
     # -- sources ----------------------------------------------------------------------------------------------------
 
@@ -224,7 +226,9 @@ class Catalog:
             tx.emit("view.applied", f"view:{spec.name}@v{version}", actor)
             return version
 
-        return self.view(f"{spec.name}@v{self._db.write(write)}")
+        version = self._db.write(write)
+        self._defined += 1
+        return self.view(f"{spec.name}@v{version}")
 
     def views(self, *, limit: int = ALL, after: str | None = None) -> list[FeatureView]:
         """All versions of all views by name and version, from the one after the reference `after`."""
@@ -261,7 +265,9 @@ class Catalog:
             tx.emit("service.applied", f"service:{name}@v{version}", actor, features=full)
             return version
 
-        return self.service(f"{name}@v{self._db.write(write)}")
+        version = self._db.write(write)
+        self._defined += 1
+        return self.service(f"{name}@v{version}")
 
     def services(self, *, limit: int = ALL, after: str | None = None) -> list[FeatureService]:
         """All versions of all services by name and version, from the one after the reference `after`."""

@@ -205,6 +205,11 @@ class Database:
             kept: T = err.value
             return kept
 
+    @property
+    def is_joined(self) -> bool:
+        """Whether this thread is inside of `together`, where reads see what nobody else sees yet."""
+        return getattr(self._local, "joined", None) is not None
+
     def _write_loop(self) -> None:
         while (first := self._queue.get()) is not None:
             group = [first]
@@ -282,7 +287,7 @@ class Database:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _reader(self) -> sqlite3.Connection:
-        if getattr(self._local, "joined", None) is not None:
+        if self.is_joined:
             return self._writer
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:

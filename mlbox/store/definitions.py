@@ -49,7 +49,9 @@ class FeatureDefinitions(Transforms):
         Raises Conflict where the state is not the one that a plan's `base` stands for, and InvalidInput that names the
         definition for whatever is wrong with one.
         """
-        return self._db.together(lambda tx: self._carry_out(tx, wanted, base, actor))
+        done = self._db.together(lambda tx: self._carry_out(tx, wanted, base, actor))
+        self._defined += 1
+        return done
 
     def _carry_out(self, tx: Tx, wanted: Definitions, base: str | None, actor: str) -> FeaturePlan:
         specs = list(_in_order(wanted, (source.name for source in self.declarations())))

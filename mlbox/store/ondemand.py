@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_COLUMNS = 256
 _MOST_KEPT = 1000
+_AT_HAND = 32
+"""Keys that are read where they are asked for."""
 _NAMES = "SELECT DISTINCT name FROM transform WHERE visible('view', name)"
 
 
@@ -80,7 +82,9 @@ class Transforms(Screened):
             tx.emit("view.applied", f"view:{spec.name}@v{version}", actor, transform=True)
             return version
 
-        return self.transform(f"{spec.name}@v{self._db.write(write)}")
+        version = self._db.write(write)
+        self._defined += 1
+        return self.transform(f"{spec.name}@v{version}")
 
     def checked_transform(self, spec: TransformSpec) -> TransformSpec:
         """The same with full references and the types of its inputs; raises InvalidInput naming the field."""
@@ -154,7 +158,26 @@ class Transforms(Screened):
         super().check_view(spec)
 
     def resolve(self, refs: Sequence[str]) -> tuple[str, ...]:
-        """Full references, those of transforms among them; a reference without a colon is a service."""
+        """Full references, those of transforms among them; a reference without a colon is a service.
+
+        Kept until something is defined: looking names up takes ten times as long as reading the values.
+        """
+        key, defined = tuple(refs), self._defined
+        kept = self._resolved.get(key)
+        if kept is None or kept[0] != defined or self._db.is_joined or not self._may_name(key):
+            kept = (defined, self._resolve(key))
+            if not self._db.is_joined:
+                if len(self._resolved) >= _MOST_KEPT:
+                    self._resolved.clear()
+                self._resolved[key] = kept
+        return kept[1]
+
+    def _may_name(self, refs: Sequence[str]) -> bool:
+        visible = self._db.privacy.visible
+        named = {ref.partition(":")[0]: "view" if ":" in ref else "service" for ref in refs}
+        return all(visible(kind, name.partition("@")[0]) for name, kind in named.items())
+
+    def _resolve(self, refs: Sequence[str]) -> tuple[str, ...]:
         names = {ref.partition(":")[0] for ref in refs if ":" in ref}
         known = {name: one for name in names if (one := self._find(name)) is not None}
         full = [_output_of(ref, known) for ref in refs]
@@ -162,7 +185,7 @@ class Transforms(Screened):
             return super().resolve(refs)
         found: list[str] = []
         for ref, of_transform in zip(refs, full, strict=True):
-            found.extend((of_transform,) if of_transform else self.resolve([ref]))
+            found.extend((of_transform,) if of_transform else self._resolve([ref]))
         twice = next((ref for ref in found if found.count(ref) > 1), None)
         if twice is not None:
             raise InvalidInput(f"{twice} is named twice.", hint="Name each feature once.", field="features")
@@ -170,11 +193,13 @@ class Transforms(Screened):
 
     # -- applying -------------------------------------------------------------------------------------------------------
 
+    _resolved: dict[tuple[str, ...], tuple[int, tuple[str, ...]]]
     _splits: dict[tuple[str, ...], _Split]
     _compiled: dict[str, _Ready]
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self._resolved = {}
         self._splits = {}
         self._compiled = {}
 
@@ -263,6 +288,12 @@ class Transforms(Screened):
         values = [list(row.values.values()) for row in found]
         statuses = [list(row.statuses.values()) for row in found]
         return as_table({ref: self._dtype_of(ref, split) for ref in split.asked}, values, statuses)
+
+    def is_at_hand(self, features: Sequence[str], entities: int) -> bool:
+        """Whether an online read costs so little that a thread of its own would cost more: one look-up of a few keys."""
+        kept = self._resolved.get(tuple(features))
+        plan = self._plans.get(kept[1]) if kept is not None and kept[0] == self._defined else None
+        return plan is not None and self._online.is_open and entities * len(plan.views) <= _AT_HAND
 
     def uses_transforms(self, features: Sequence[str]) -> bool:
         """Whether any of the features is made by a transform when it is asked for."""

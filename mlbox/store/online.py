@@ -75,6 +75,11 @@ class Online:
         return self._opened is not None or self._made.exists() or self._root.exists()
 
     @property
+    def is_open(self) -> bool:
+        """Whether a read finds it open, and need not open it first."""
+        return self._opened is not None
+
+    @property
     def id(self) -> str:
         """Changes when the folder was made anew: what was written to another one has to be written again."""
         self._cache()

@@ -252,3 +252,20 @@ def test_what_repeats_a_feature_is_named(store: FeatureDefinitions) -> None:
     again = msgspec.structs.replace(VIEW, name="newest", sql="select who, amount, bought as event_time from sales")
     (change,) = store.plan(Definitions(views=(again,))).changes
     assert change.alike == ("newest:amount repeats last@v1:amount (same SQL)",)
+
+
+def test_a_name_means_what_was_defined_last_and_a_plan_changes_nothing(store: FeatureDefinitions) -> None:
+    store.apply(ALL, actor="ann")
+    asked = ["last:amount", "both"]
+    first = store.resolve(["last:amount"])
+    assert first == ("last@v1:amount",)
+    assert store.resolve(["both"]) == ("last@v1:amount", "twice@v1:amount", "ratio@v1:half")
+    changed = msgspec.structs.replace(VIEW, ttl_seconds=60)
+    store.plan(Definitions(views=(changed,)))
+    assert store.resolve(["last:amount"]) == first
+    store.apply_view(changed, actor="ann")
+    assert store.resolve(["last:amount"]) == ("last@v2:amount",)
+    store.apply(Definitions(views=(msgspec.structs.replace(VIEW, ttl_seconds=90),)), actor="ann")
+    assert store.resolve(["last:amount"]) == ("last@v3:amount",)
+    with pytest.raises(InvalidInput, match="twice"):
+        store.resolve(["last@v1:amount", *asked[1:]])

@@ -379,3 +379,19 @@ def test_no_search_of_an_mlflow_client_finds_what_is_private(zoo: Zoo, method: s
     assert mine.status_code == 200
     if "logged" not in path:
         assert [secret for secret in zoo.secrets() if secret in mine.text], "the walk finds it for a member"
+
+
+def test_what_is_hidden_after_others_have_read_it_is_absent_from_then_on(zoo: Zoo) -> None:
+    """A name that was looked up before is not looked up again; whether it may be seen is asked each time."""
+    box, name = zoo.box, "zebra.seen"
+    view = box.features.view(FEATURE.partition(":")[0])
+    keys = {key.name: "u1" if key.dtype == "STRING" else 1 for key in view.join_keys}
+    box.features.apply_service(name, [FEATURE], actor="admin")
+    body = {"features": [name], "entities": [keys]}
+    path = "/api/v1/features/online"
+    assert [zoo.ask(user, "POST", path, json=body).status_code for user in ("mia", "otto", "otto")] == [200, 200, 200]
+    box.teams.set_private("service", name, True, actor="admin")
+    try:
+        assert [zoo.ask(user, "POST", path, json=body).status_code for user in ("mia", "otto")] == [200, 404]
+    finally:
+        box.teams.set_private("service", name, False, actor="admin")

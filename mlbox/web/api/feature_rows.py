@@ -133,6 +133,8 @@ async def online(box: Box, request: Request[Any, Any, Any], data: OnlineRequest)
             field="entities",
         )
     if not as_arrow:
+        if box.features.is_at_hand(data.features, len(data.entities)):
+            return box.features.online_features(data.features, data.entities)
         return await box.call(box.features.online_features, data.features, data.entities)
     return Response(await box.call(_online_arrow, box, data.features, data.entities), media_type=ARROW, status_code=200)
 

@@ -46,11 +46,17 @@ async def get_online_features(box: Box, data: Asked) -> Response[bytes]:
             hint="Ask in parts.",
             field="entities",
         )
-    return Response(await box.call(_answer, box, data), media_type=MediaType.JSON, status_code=200)
+    at_hand = box.features.is_at_hand(_named(data), next(map(len, data.entities.values())))
+    content = _answer(box, data) if at_hand else await box.call(_answer, box, data)
+    return Response(content, media_type=MediaType.JSON, status_code=200)
+
+
+def _named(asked: Asked) -> list[str]:
+    return (asked.features or []) if asked.feature_service is None else [asked.feature_service]
 
 
 def _answer(box: Box, asked: Asked) -> bytes:
-    named = asked.features if asked.feature_service is None else [asked.feature_service]
+    named = _named(asked)
     if not named:
         raise InvalidInput("No feature is named.", hint="Send features, or feature_service.", field="features")
     features = box.features.resolve(named)
@@ -100,8 +106,8 @@ def _names(features: Sequence[str], *, full: bool) -> list[str]:
     """How the answer calls features; raises InvalidInput where two have one name."""
     parts = [ref.partition(":") for ref in features]
     names = [f"{split_ref(view)[0]}__{feature}" if full else feature for view, _, feature in parts]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         raise InvalidInput(
             f"Two features are called {twice!r}.", hint="Set full_feature_names.", field="full_feature_names"
         )
