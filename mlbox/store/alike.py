@@ -21,7 +21,7 @@ from mlbox.errors import MlboxError
 from mlbox.records import Column, FeatureView, Record, ViewSpec
 from mlbox.store import views
 from mlbox.store.offline import quote
-from mlbox.store.usersql import check_select
+from mlbox.store.sandbox import hand_over
 from mlbox.store.viewtables import ViewTables, built_of
 
 if TYPE_CHECKING:
@@ -97,18 +97,14 @@ def _entity(view: FeatureView | ViewSpec) -> frozenset[tuple[str, str]]:
 
 
 def _same_sql(store: ViewTables, spec: ViewSpec, others: Sequence[FeatureView], end: float) -> list[Alike]:
-    return store._offline.read(lambda cursor: _alike_sql(cursor, spec, others, end))
-
-
-def _alike_sql(cursor: Cursor, spec: ViewSpec, others: Sequence[FeatureView], end: float) -> list[Alike]:
-    new = normalised(cursor, spec)
+    new = normalised(store, spec)
     found = []
     for other in others:
         if time.monotonic() >= end:
             break
         with contextlib.suppress(MlboxError, RecursionError):
             known: dict[str, str] = {}
-            for feature, text in _normalised_once(cursor, other).items():
+            for feature, text in _normalised_once(store, other).items():
                 known.setdefault(text, feature)
             found += [
                 Alike(feature=feature, other=f"{other.ref}:{known[text]}", why="same SQL")
@@ -118,21 +114,21 @@ def _alike_sql(cursor: Cursor, spec: ViewSpec, others: Sequence[FeatureView], en
     return found
 
 
-def _normalised_once(cursor: Cursor, view: FeatureView) -> dict[str, str]:
+def _normalised_once(store: ViewTables, view: FeatureView) -> dict[str, str]:
     """As `normalised`, kept: a version never changes."""
     key = (view.ref, view.digest)
     if key not in _normal:
         if len(_normal) >= _MOST_KEPT:
             _normal.clear()
-        _normal[key] = normalised(cursor, view)
+        _normal[key] = normalised(store, view)
     return _normal[key]
 
 
-def normalised(cursor: Cursor, view: FeatureView | ViewSpec) -> dict[str, str]:
+def normalised(store: ViewTables, view: FeatureView | ViewSpec) -> dict[str, str]:
     """What each feature of a view is computed by, as a digest that is the same where only layout, aliases or capitals differ."""
     allowed = [name.partition("@")[0] for name in view.sources]
-    select = check_select(cursor, view.sql, allowed, most_bytes=2**20)
-    node = select.tree["statements"][0]["node"]
+    looked = store._sandbox.look((), (), sql=view.sql, allowed=tuple(allowed), most_bytes=2**20)
+    node = msgspec.json.decode(looked.tree)["statements"][0]["node"]
     if node["type"] != "SELECT_NODE":
         whole = _text(_plain(node, {}))
         return {column.name: _digest(f"{column.name.lower()} of {whole}") for column in view.features}
@@ -212,42 +208,48 @@ def _same_values(
     import duckdb
 
     found: list[Alike] = []
+    tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=store._clock.real())
 
     def read(cursor: Cursor) -> None:
-        tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=store._clock.real())
-        keys = views.names(spec.join_keys)
-        order = f"ORDER BY hash({keys}), {keys} LIMIT {int(sample)}"
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {_latest(store, cursor, tried)} {order}")
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {_latest(store, cursor, tried, sample, end)}")
         for other in others:
             if time.monotonic() >= end:
                 return
             with contextlib.suppress(MlboxError, duckdb.Error):
-                found.extend(_agreeing(store, cursor, spec, other, end))
+                found.extend(_agreeing(store, cursor, spec, other, sample, end))
 
     with contextlib.suppress(MlboxError, duckdb.Error):
         store._offline.read(read, seconds=max(end - time.monotonic(), 0.1))
     return found
 
 
-def _latest(store: ViewTables, cursor: Cursor, view: FeatureView) -> str:
-    """A SELECT of the latest row of each entity: of the view's table where there is one, else by its SQL."""
-    columns = views.names((*view.join_keys, *view.features))
-    rows = views.view_table(view.ref)
-    if view.version == 0 or built_of(cursor, view.ref) is None:
-        rows = f"({views.rows_of(cursor, view, store._relations(cursor, view)).sql})"
-    return (
-        f"SELECT {columns} FROM {rows} QUALIFY row_number()"
-        f" OVER (PARTITION BY {views.names(view.join_keys)} ORDER BY _event DESC, _arrival DESC) = 1"
-    )
+def _latest(store: ViewTables, cursor: Cursor, view: FeatureView, sample: int, end: float) -> str:
+    """A SELECT of the latest row of each entity: of the view's table where there is one, else, of some, by its SQL."""
+    columns, keys = views.names((*view.join_keys, *view.features)), views.names(view.join_keys)
+    latest = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _event DESC, _arrival DESC) = 1"
+    some = f"ORDER BY hash({keys}), {keys} LIMIT {int(sample)}"
+    if view.version and built_of(cursor, view.ref) is not None:
+        return f"SELECT {columns} FROM {views.view_table(view.ref)} {latest}"
+    rows = f"computed:{view.ref}"
+    relations = store._relations(cursor, view)
+    with store._sandbox.files() as folder:
+        inputs = [hand_over(cursor, folder, one) for one in relations]
+        ran = store._sandbox.run(
+            folder, relations, inputs, view=view, limit=f"{latest} {some}", seconds=max(end - time.monotonic(), 0.1)
+        )
+    cursor.register(rows, ran.rows)
+    return f"SELECT {columns} FROM {quote(rows)}"
 
 
-def _agreeing(store: ViewTables, cursor: Cursor, spec: ViewSpec, other: FeatureView, end: float) -> Iterator[Alike]:
+def _agreeing(
+    store: ViewTables, cursor: Cursor, spec: ViewSpec, other: FeatureView, sample: int, end: float
+) -> Iterator[Alike]:
     """Pairs of features whose values agree on the entities that both know."""
     on = " AND ".join(f"a.{quote(key.name)} = b.{quote(key.name)}" for key in spec.join_keys)
     mine = [f"{_value('a', column)} AS a{n}" for n, column in enumerate(spec.features)]
     theirs = [f"{_value('b', column)} AS b{n}" for n, column in enumerate(other.features)]
     table = cursor.sql(
-        f"SELECT {', '.join(mine + theirs)} FROM asked a JOIN ({_latest(store, cursor, other)}) b ON {on}"
+        f"SELECT {', '.join(mine + theirs)} FROM asked a JOIN ({_latest(store, cursor, other, sample, end)}) b ON {on}"
     ).to_arrow_table()
     if table.num_rows < LEAST_PAIRS:
         return

@@ -65,6 +65,8 @@ class Asked(NamedTuple):
     spine: str | None
     """What is in the table `spine` by then: the rows that something is joined to, with the label where one is wanted."""
     label: str | None
+    given: pa.Table | None = None
+    """What a user's SELECT yielded, which the others find as `given`."""
 
 
 class DatasetRows:
@@ -77,26 +79,29 @@ class DatasetRows:
 
     def asked(self, spec: DatasetSpec, features: tuple[str, ...], labels: LabelSet | None, as_of: datetime) -> Asked:
         """A definition as SQL, checked, with every table that it reads in place and up to date; raises InvalidInput."""
-        spine, empty = self._offline.write(lambda cursor: self._spine(cursor, spec, labels, as_of))
+        given = self._features.query_sources(spec.spine, known=as_of, dataset=spec.name) if spec.spine else None
+        spine, empty = self._offline.write(lambda cursor: self._spine(cursor, spec, labels, as_of, given))
         label = labels.value.name if labels is not None else None
         # A total order: rows that are equal in all columns are the same row.
         order = sorted((name for name in empty.column_names if name != label), key=lambda name: name != EVENT_TIME)
         ordered = f"ORDER BY {', '.join(quote(name) for name in order)}"
         if labels is None and not features:
-            return Asked(f"{spine} {ordered}", None, None)
+            return Asked(f"{spine} {ordered}", None, None, given)
         rows, columns = "spine", "*"
         if label is not None:
             rows = f"(SELECT * FROM spine WHERE {quote(label)} IS NOT NULL)"
             columns = f"* EXCLUDE ({quote(label)}), {quote(label)}"  # the label comes last, after the features
         if features:
             rows = f"({self._features.historical_sql(features, rows, empty, event_time=EVENT_TIME)})"
-        return Asked(f"SELECT {columns} FROM {rows} {ordered}", spine, label)
+        return Asked(f"SELECT {columns} FROM {rows} {ordered}", spine, label, given)
 
     def read(self, asked: Asked, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], T]) -> tuple[T, int]:
         """Hand the rows over, batch by batch, all of one moment's data; and how many of the spine have no label."""
 
         def read(cursor: Cursor) -> tuple[T, int]:
             cursor.begin()
+            if asked.given is not None:
+                cursor.register("given", asked.given)
             unlabelled = _make_spine(cursor, asked) if asked.spine is not None else 0
             with explaining("spine"):
                 reader = cursor.sql(asked.select).to_arrow_reader(GROUP_ROWS)
@@ -105,11 +110,12 @@ class DatasetRows:
         return self._offline.read(read, seconds=BUILD_SECONDS)
 
     def _spine(
-        self, cursor: Cursor, spec: DatasetSpec, labels: LabelSet | None, as_of: datetime
+        self, cursor: Cursor, spec: DatasetSpec, labels: LabelSet | None, as_of: datetime, given: pa.Table | None
     ) -> tuple[str, pa.Table]:
         """A SELECT of the spine, with the label where one is wanted, and what it yields without its rows."""
-        if spec.spine:
-            inner = self._features.query_sources(cursor, spec.spine, known=as_of, dataset=spec.name)
+        if given is not None:
+            cursor.register("given", given)
+            inner = "given"
         else:
             assert labels is not None
             items = f"SELECT {names_of(labels.keys)}, event_time"

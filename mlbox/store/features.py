@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlbox.clock import Clock, to_us
@@ -16,6 +16,7 @@ from mlbox.store.folders import Folders
 from mlbox.store.freshness import Fresh
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
+from mlbox.store.sandbox import hand_over_table
 from mlbox.store.tables import conform
 from mlbox.store.usersql import ARRIVED, SEQUENCE
 from mlbox.store.vectors import Vectors
@@ -183,20 +184,19 @@ class FeatureStore(Fresh):
 
     def _push_online(self, view: FeatureView, source: Source, rows: pa.Table, now: datetime, *, wait: bool) -> int:
         """What the rows yield for a view, online; with `wait`, events to come are left to a materialization."""
+        relation = views.of_source(source, pushed=True)
+        with self._sandbox.files() as folder:
+            given = hand_over_table(_numbered(rows, now), folder, relation)
+            ran = self._sandbox.run(folder, [relation], [given], view=view, most_bytes=self._max_sql)
+        if not ran.answer.by_row:
+            return 0
+        keys, columns = views.names(view.join_keys), views.names((*view.join_keys, *view.features))
+        upto = f"WHERE greatest(_event, _arrival) <= {views.literal(now)}" if wait else ""
+        latest = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _event DESC, _arrival DESC, _order DESC) = 1"
 
         def read(cursor: Cursor) -> int:
-            cursor.register("pushed", rows)
-            numbered = f"(SELECT *, row_number() OVER () AS {SEQUENCE}, {views.literal(now)} AS {ARRIVED} FROM pushed)"
-            relation = views.of_source(source, pushed=True, table=numbered)
-            found = views.rows_of(cursor, view, [relation])
-            if not found.by_row:
-                return 0
-            keys, columns = views.names(view.join_keys), views.names((*view.join_keys, *view.features))
-            upto = f"WHERE greatest(_event, _arrival) <= {views.literal(now)}" if wait else ""
-            latest = (
-                f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _event DESC, _arrival DESC, _order DESC) = 1"
-            )
-            some = f"(SELECT {columns}, _event FROM ({found.sql}) {upto} {latest})"
+            cursor.register("computed", ran.rows)
+            some = f"(SELECT {columns}, _event FROM computed {upto} {latest})"
             return self._online.put(list(changes.written(cursor, view, some)))
 
         return self._offline.read(read)
@@ -245,6 +245,15 @@ def _stamped(table: pa.Table, source: Source, now: datetime) -> pa.Table:
     if name is None or name in table.column_names:
         return table
     return table.append_column(name, pa.array([now] * table.num_rows, pa.timestamp("us", "UTC")))
+
+
+def _numbered(rows: pa.Table, now: datetime) -> pa.Table:
+    """The rows with the columns of ours: their number, and when they arrived."""
+    import numpy as np
+    import pyarrow as pa
+
+    stamped = pa.array([now.astimezone(UTC).replace(tzinfo=None)] * rows.num_rows, pa.timestamp("us"))
+    return rows.append_column(SEQUENCE, pa.array(np.arange(rows.num_rows))).append_column(ARRIVED, stamped)
 
 
 def _first_of(failed: Sequence[MlboxError]) -> MlboxError:

@@ -1,8 +1,8 @@
 """The offline store: one hardened DuckDB file, opened at first use.
 
 Invariants
-- No external access, no extensions, memory and temporary space limited, configuration locked: SQL that a user wrote can
-  read what is in this file and nothing else.
+- No external access, no extensions, memory and temporary space limited, configuration locked. SQL that a user wrote does not
+  run here at all, but in a process of its own (see `sandbox`).
 - One writer at a time, each write a transaction; every reader has a cursor of its own.
 - A fatal error of DuckDB closes the connection, and the next call opens the file anew.
 - All times are UTC without a zone, because arithmetic with zones takes an extension.
@@ -14,7 +14,7 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from mlbox.errors import InvalidInput, MlboxError, Unavailable
 
@@ -29,6 +29,16 @@ QUERY_SECONDS = 300.0
 _RESTORE = "It is never recreated by itself: restore the file from a backup."
 
 
+class Limits(NamedTuple):
+    """What SQL may take, and where its files are."""
+
+    folder: Path
+    memory: str
+    temp: str
+    seconds: float
+    threads: int
+
+
 class Offline:
     """The DuckDB file of one box."""
 
@@ -41,6 +51,7 @@ class Offline:
         threads: int = 0,
         seconds: float = QUERY_SECONDS,
     ) -> None:
+        self.limits = Limits(path.with_suffix(".sql"), memory, temp, seconds, threads)
         self._path = path
         self._made = path.with_suffix(".made")
         self._seconds = seconds
@@ -75,9 +86,9 @@ class Offline:
         with self._cursor(seconds or self._seconds) as cursor:
             return fn(cursor)
 
-    def trial(self, fn: Callable[[Cursor], T], *, seconds: float | None = None) -> T:
-        """Run a function as a transaction that is taken back."""
-        with self._write_lock, self._cursor(seconds or self._seconds) as cursor:
+    def snapshot(self, fn: Callable[[Cursor], T]) -> T:
+        """As `read`, of one moment's data, whatever is written meanwhile."""
+        with self._cursor(self._seconds) as cursor:
             cursor.begin()
             try:
                 return fn(cursor)

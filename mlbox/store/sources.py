@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from mlbox.store.db import Database
 from mlbox.store.folders import Folders, Found
 from mlbox.store.offline import Offline, one
 from mlbox.store.tables import conform
-from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select
+from mlbox.store.usersql import ARRIVED, SEQUENCE
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -158,14 +158,3 @@ class Sources(Catalog):
             )
         elif ARRIVED not in columns:
             cursor.execute(f"ALTER TABLE {views.source_table(source.name)} ADD COLUMN {ARRIVED} TIMESTAMP")
-
-    def query_sources(self, cursor: Cursor, sql: str, *, known: datetime, dataset: str) -> str:
-        """A user's SELECT over what of any sources was known at a moment, checked for a dataset, as a subquery."""
-        declared: Sequence[Source] = self.declarations()
-        for source in declared:
-            self._ensure_source(cursor, source)
-        allowed = [source.name for source in declared]
-        select = check_select(cursor, sql, allowed, field="spine", most_bytes=self._max_sql)
-        self._db.privacy.shelter("dataset", dataset, [("source", name) for name in select.tables])
-        read = [views.of_source(source) for source in declared if source.name in select.tables]
-        return views.over(sql, read, known=known)

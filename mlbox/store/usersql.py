@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from mlbox.errors import InvalidInput
-from mlbox.store.offline import first_line
+from mlbox.store.offline import first_line, one
 
 if TYPE_CHECKING:
     from mlbox.store.offline import Cursor
@@ -59,7 +59,7 @@ def check_select(
 
 
 def _tree(cursor: Cursor, sql: str, field: str) -> dict[str, Any]:
-    row = cursor.execute("SELECT json_serialize_sql(?)", [sql]).fetchone()
+    row = one(cursor, "SELECT json_serialize_sql(?)", [sql])
     assert row is not None
     parsed: dict[str, Any] = msgspec.json.decode(row[0])
     if parsed["error"] and parsed["error_type"] != "not implemented":
@@ -174,7 +174,7 @@ def with_columns(cursor: Cursor, select: Select, columns: Sequence[str]) -> str 
     more = [{"class": "COLUMN_REF", "type": "COLUMN_REF", "alias": "", "column_names": [name]} for name in columns]
     changed = {**node, "select_list": [*node["select_list"], *more]}
     tree = {**select.tree, "statements": [{**select.tree["statements"][0], "node": changed}]}
-    row = cursor.execute("SELECT json_deserialize_sql(?::JSON)", [msgspec.json.encode(tree).decode()]).fetchone()
+    row = one(cursor, "SELECT json_deserialize_sql(?::JSON)", [msgspec.json.encode(tree).decode()])
     assert row is not None
     return str(row[0])
 
@@ -199,7 +199,7 @@ def explaining(field: str = "sql", what: str = "The SQL") -> Iterator[None]:
         ) from err
 
 
-def run_user_sql(cursor: Cursor, statement: str, *, field: str = "sql", what: str = "The SQL") -> Cursor:
-    """Execute a statement that holds a user's SQL."""
+def columns_of(cursor: Cursor, subquery: str, *, field: str = "sql", what: str = "The SQL") -> list[str]:
+    """The names of the columns that a user's SQL yields."""
     with explaining(field, what):
-        return cursor.execute(statement)
+        return list(cursor.sql(f"SELECT * FROM {subquery} LIMIT 0").columns)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, FeatureView, Source
 from mlbox.store.offline import quote
-from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select, explaining, is_by_row, run_user_sql, with_columns
+from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select, columns_of, is_by_row, with_columns
 
 if TYPE_CHECKING:
     from mlbox.store.offline import Cursor
@@ -64,27 +64,32 @@ class Relation(NamedTuple):
 
     name: str
     table: str
+    """The table that its rows are in, as it is called."""
     columns: str
     arrival: str
     """When a row became known, as an expression."""
     says_arrival: str | None
     """The column that says so, where rows may be late."""
+    given: tuple[Column, ...]
+    """All columns that its rows are handed over with."""
     hidden: str = ""
     """Columns of ours that a SELECT by row carries along."""
     pushed: bool = False
     """Whether there are rows that the server stamped with their arrival."""
 
 
-def of_source(source: Source, *, pushed: bool = False, table: str | None = None) -> Relation:
-    """A source as SQL reads it; `table` holds its rows where it is not its own."""
+def of_source(source: Source, *, pushed: bool = False) -> Relation:
+    """A source as SQL reads it."""
     event = quote(source.event_time)
     said = f"{quote(source.arrival_time)}, " if source.arrival_time else ""
+    ours = (Column(name=SEQUENCE, dtype="INT64"), Column(name=ARRIVED, dtype="TIMESTAMP"))
     return Relation(
         source.name,
-        table or source_table(source.name),
+        f"source:{source.name}",
         names(source.columns),
         f"coalesce({said}{ARRIVED}, {event})",
         source.arrival_time,
+        (*source.columns, *ours),
         f", {SEQUENCE}, {ARRIVED}",
         pushed,
     )
@@ -93,15 +98,17 @@ def of_source(source: Source, *, pushed: bool = False, table: str | None = None)
 def of_view(view: FeatureView, *, late: bool) -> Relation:
     """A view as the SQL of another reads it: under its name, with the times at which its rows happened and became known."""
     arrival = "coalesce(_arrival, _event)"
-    columns = f"{names((*view.join_keys, *view.features))}, _event AS event_time, {arrival} AS arrival_time"
-    return Relation(view.name, view_table(view.ref), columns, arrival, "arrival_time" if late else None)
+    values = (*view.join_keys, *view.features)
+    columns = f"{names(values)}, _event AS event_time, {arrival} AS arrival_time"
+    times = tuple(Column(name=name, dtype="TIMESTAMP") for name in ("_event", "_arrival"))
+    said = "arrival_time" if late else None
+    return Relation(view.name, f"view:{view.ref}", columns, arrival, said, (*values, *times))
 
 
-def over(sql: str, relations: Sequence[Relation], *, known: datetime | None = None, hidden: bool = False) -> str:
-    """A user's SELECT as a subquery that sees each relation under its name, or what of it was known at a moment."""
+def over(sql: str, relations: Sequence[Relation], *, hidden: bool = False) -> str:
+    """A user's SELECT as a subquery that sees each relation under its name."""
     tables = [
-        f"{quote(one.name)} AS (SELECT {one.columns}{one.hidden if hidden else ''} FROM {one.table}"
-        f"{f' WHERE {one.arrival} <= {literal(known)}' if known else ''})"
+        f"{quote(one.name)} AS (SELECT {one.columns}{one.hidden if hidden else ''} FROM {quote(one.table)})"
         for one in relations
     ]
     bare = sql.strip().rstrip(";")
@@ -119,15 +126,14 @@ class Rows(NamedTuple):
     """Whether rows may become known later than they happened."""
     by_row: bool
     """Whether new rows of its source can be taken alone."""
+    ordered: bool
+    """Whether `_order` is there, and says which row was appended last."""
 
 
-def rows_of(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], *, after: int | None = None) -> Rows:
-    """What a view's SQL yields; with `after`, of its source's rows after that number alone.
-
-    Raises InvalidInput for a SELECT that does not work or lacks a promised column.
-    """
-    select = check_select(cursor, view.sql, [one.name for one in relations])
-    found = _columns(cursor, over(view.sql, relations))
+def rows_of(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], *, most_bytes: int = 65536) -> Rows:
+    """What a view's SQL yields; raises InvalidInput for a SELECT that does not work or lacks a promised column."""
+    select = check_select(cursor, view.sql, [one.name for one in relations], most_bytes=most_bytes)
+    found = columns_of(cursor, over(view.sql, relations))
     for promised in (*(c.name for c in (*view.join_keys, *view.features)), "event_time"):
         if promised not in found:
             raise InvalidInput(
@@ -140,26 +146,17 @@ def rows_of(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], *,
     if carried is not None:
         subquery = over(carried, relations, hidden=True)
         if _try_columns(cursor, subquery) == [*found, SEQUENCE, ARRIVED]:
-            by_row = is_by_row(select)
-            if after is not None:
-                (source,) = relations
-                fresh = source._replace(table=f"(SELECT * FROM {source.table} WHERE {SEQUENCE} > {after})")
-                subquery = over(carried, [fresh], hidden=True)
             arrives = yields_arrival or any(one.pushed for one in relations)
             stamped = f"CAST(arrival_time AS TIMESTAMP), {ARRIVED}" if yields_arrival else ARRIVED
-            return Rows(_typed(view, subquery, stamped, SEQUENCE), arrives, by_row)
+            return Rows(_typed(view, subquery, stamped, SEQUENCE), arrives, is_by_row(select), ordered=True)
     arrival = "CAST(arrival_time AS TIMESTAMP)" if yields_arrival else "NULL"
-    return Rows(_typed(view, over(view.sql, relations), arrival, None), yields_arrival, by_row=False)
-
-
-def _columns(cursor: Cursor, subquery: str) -> list[str]:
-    return [column[0] for column in run_user_sql(cursor, f"SELECT * FROM {subquery} LIMIT 0").description or ()]
+    return Rows(_typed(view, over(view.sql, relations), arrival, None), yields_arrival, by_row=False, ordered=False)
 
 
 def _try_columns(cursor: Cursor, subquery: str) -> list[str]:
-    """As `_columns`, and none where the query does not work: an aggregate has no rows of a source."""
+    """As `columns_of`, and none where the query does not work: an aggregate has no rows of a source."""
     try:
-        return _columns(cursor, subquery)
+        return columns_of(cursor, subquery)
     except InvalidInput:
         return []
 
@@ -180,9 +177,9 @@ def _typed(view: FeatureView, subquery: str, arrival: str, order: str | None) ->
 def check_view_sql(cursor: Cursor, view: FeatureView, relations: Sequence[Relation]) -> None:
     """The SQL is one SELECT over its sources, yields the columns that the view promises, and hides no late arrival."""
     rows = rows_of(cursor, view, relations)
-    run_user_sql(cursor, f"SELECT * FROM ({rows.sql}) LIMIT 0")
+    columns_of(cursor, f"({rows.sql})")
     late = [one for one in relations if one.says_arrival]
-    if late and "arrival_time" not in _columns(cursor, over(view.sql, relations)):
+    if late and "arrival_time" not in columns_of(cursor, over(view.sql, relations)):
         raise InvalidInput(
             f"The rows of {late[0].name} say when they became known, and the SQL of {view.name} does not.",
             hint=f"Yield {late[0].says_arrival} AS arrival_time, or event_time itself if they are always on time.",
@@ -201,44 +198,36 @@ def ensure_table(cursor: Cursor, view: FeatureView) -> None:
     )
 
 
-def build(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], batch: int) -> Rows:
-    """Compute a view version's table from what its SQL reads."""
-    rows = rows_of(cursor, view, relations)
-    order = "_order" if " AS _order" in rows.sql else names(view.features)
-    sql = f"WITH rows AS ({rows.sql}) {_kept(view, order, arrives=rows.arrives, batch=str(batch))}{_as_joined(view)}"
-    run_user_sql(cursor, f"CREATE OR REPLACE TABLE {view_table(view.ref)} AS {sql}", what=f"The SQL of {view.name}")
-    return rows
+def build(cursor: Cursor, view: FeatureView, batch: int, *, arrives: bool, ordered: bool) -> None:
+    """Compute a view version's table from what its SQL yields, the registered `computed` (see `Rows`)."""
+    order = "_order" if ordered else names(view.features)
+    kept = _kept(view, order, arrives=arrives, batch=str(batch))
+    cursor.execute(
+        f"CREATE OR REPLACE TABLE {view_table(view.ref)} AS WITH rows AS (SELECT * FROM computed) {kept}{_as_joined(view)}"
+    )
 
 
-def extend(
-    cursor: Cursor, view: FeatureView, relations: Sequence[Relation], batch: int, *, after: int, arrived: bool
-) -> bool:
-    """Add what the source's rows after a number yield; False, with nothing done, where they cannot be taken alone.
+def extend(cursor: Cursor, view: FeatureView, batch: int, *, arrives: bool) -> None:
+    """Add what the SQL of a view that looks at each row alone yields for new ones, the registered `computed`.
 
-    `arrived`: whether the table has rows that became known late. Rows of the same keys are judged again with the new ones: a
-    row that was outdone before stays so, because what outdid it is outdone only by what outdoes both.
+    `arrives`: whether there are rows, old or new, that became known late. Rows of the same keys are judged again with the new
+    ones: a row that was outdone before stays so, because what outdid it is outdone only by what outdoes both.
     """
-    rows = rows_of(cursor, view, relations, after=after)
-    if not rows.by_row:
-        return False
     table, keys = view_table(view.ref), names(view.join_keys)
-    arrives = rows.arrives or arrived
     same = [column.name for column in view.join_keys] + ([] if arrives else ["_event"])
     on = " AND ".join(f"old.{quote(name)} = fresh.{quote(name)}" for name in same)
-    with explaining(what=f"The SQL of {view.name}"):
-        cursor.execute(f"CREATE OR REPLACE TEMP TABLE fresh AS {rows.sql}")
-        both = names((*view.join_keys, *view.features)) + ", _event, _arrival, _batch, _order"
-        cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE merged AS WITH rows AS (SELECT {both} FROM ("
-            f" SELECT *, {batch} AS _batch FROM fresh UNION ALL BY NAME SELECT * EXCLUDE (_eff, _last), 0 AS _order"
-            f" FROM {table} old SEMI JOIN fresh ON {on}))"
-            f" {_kept(view, '_order', arrives=arrives, batch='_batch')}"
-        )
+    both = names((*view.join_keys, *view.features)) + ", _event, _arrival, _batch, _order"
+    cursor.execute("CREATE OR REPLACE TEMP TABLE fresh AS SELECT * FROM computed")
+    cursor.execute(
+        f"CREATE OR REPLACE TEMP TABLE merged AS WITH rows AS (SELECT {both} FROM ("
+        f" SELECT *, {batch} AS _batch FROM fresh UNION ALL BY NAME SELECT * EXCLUDE (_eff, _last), 0 AS _order"
+        f" FROM {table} old SEMI JOIN fresh ON {on}))"
+        f" {_kept(view, '_order', arrives=arrives, batch='_batch')}"
+    )
     where = f"({keys})" if arrives else f"({keys}, _event)"
     cursor.execute(f"DELETE FROM {table} WHERE {where} IN (SELECT {where} FROM fresh)")
     cursor.execute(f"INSERT INTO {table} BY NAME SELECT * FROM merged{_as_joined(view)}")
     cursor.execute("DROP TABLE fresh; DROP TABLE merged")
-    return True
 
 
 def _as_joined(view: FeatureView) -> str:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -10,9 +14,12 @@ import msgspec
 from mlbox.records import FeatureView, ViewSpec
 from mlbox.store import asof, views
 from mlbox.store.offline import one, quote
+from mlbox.store.sandbox import Ran, Sandbox, empty, hand_over
 from mlbox.store.sources import Sources
 from mlbox.store.spine import asked_of
+from mlbox.store.sql_worker import Input
 from mlbox.store.tables import arrow_utc
+from mlbox.store.usersql import SEQUENCE
 from mlbox.store.vectors import Plan
 
 if TYPE_CHECKING:
@@ -45,6 +52,18 @@ class Built(NamedTuple):
     """Whether rows became known later than they happened."""
 
 
+class _Todo(NamedTuple):
+    """What a view is to be computed from."""
+
+    built: Built | None
+    """What its table was computed from before."""
+    stamp: str
+    seen: int
+    """Rows of its first source."""
+    relations: list[views.Relation]
+    inputs: list[Input]
+
+
 class ViewTables(Sources):
     """Views with their tables."""
 
@@ -54,6 +73,9 @@ class ViewTables(Sources):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._plans = {}
+        self._sandbox = Sandbox(self._offline.limits)
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
         self._offline.prepare(_STATE)
 
     # -- definitions --------------------------------------------------------------------------------------------------
@@ -68,20 +90,18 @@ class ViewTables(Sources):
         """Raise what is wrong with a view, its SQL included, and keep nothing."""
         self.check_view(spec)
         tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=self._clock.real())
-        self._offline.trial(lambda cursor: views.check_view_sql(cursor, tried, self._relations(cursor, tried)))
+        relations = self._offline.read(lambda cursor: self._relations(cursor, tried))
+        self._sandbox.look(relations, [empty(one) for one in relations], view=tried, most_bytes=self._max_sql)
 
     def _relations(self, cursor: Cursor, view: FeatureView) -> list[views.Relation]:
-        """What a view's SQL reads, each with a table."""
+        """What a view's SQL reads."""
         return [self._relation(cursor, name) for name in view.sources]
 
     def _relation(self, cursor: Cursor, name: str) -> views.Relation:
         if "@" in name:
             upstream = self.view(name)
-            views.ensure_table(cursor, upstream)
             return views.of_view(upstream, late=self._is_late(cursor, upstream))
-        source = self.declared(name)
-        self._ensure_source(cursor, source)
-        return views.of_source(source, pushed=_is_pushed(cursor, name))
+        return views.of_source(self.declared(name), pushed=_is_pushed(cursor, name))
 
     def _is_late(self, cursor: Cursor, view: FeatureView) -> bool:
         """Whether rows of a view may become known later than they happened."""
@@ -99,27 +119,76 @@ class ViewTables(Sources):
         for name in view.sources:
             if "@" in name:
                 self.refresh(self.view(name))
-        if self._offline.read(lambda cursor: is_fresh(cursor, view)):
+        if self._offline.used and self._offline.read(lambda cursor: is_fresh(cursor, view)):
             return
-        self._offline.write(lambda cursor: self._refresh(cursor, view))
-
-    def _refresh(self, cursor: Cursor, view: FeatureView) -> None:
-        built = built_of(cursor, view.ref)
-        stamp = _stamp(cursor, view)
-        if built is not None and built.stamp == stamp:
-            return
-        relations = self._relations(cursor, view)
-        batch = built.batch + 1 if built else 1
-        arrived = any(one.pushed for one in relations)
-        if built is not None and built.seen is not None:
-            arrived = arrived or built.arrived
-            if views.extend(cursor, view, relations, batch, after=built.seen, arrived=arrived):
-                seen = self._row_count(cursor, view.sources[0])
-                _note(cursor, view, built._replace(stamp=stamp, seen=seen, batch=batch, arrived=arrived))
+        with self._computing(view.ref), self._sandbox.files() as folder:
+            self._offline.write(lambda cursor: self._have_tables(cursor, view))
+            todo = self._offline.snapshot(lambda cursor: self._hand_over(cursor, view, folder))
+            if todo is None:
                 return
-        rows = views.build(cursor, view, relations, batch)
-        seen_now = self._row_count(cursor, view.sources[0]) if rows.by_row else None
-        _note(cursor, view, Built(stamp, seen_now, batch, batch, rows.arrives))
+            ran = self._sandbox.run(
+                folder, todo.relations, todo.inputs, view=view, most_bytes=self._max_sql
+            )  # nobody waits for it but who asked: what is written meanwhile is for the next time
+            self._offline.write(lambda cursor: self._take_over(cursor, view, todo, ran))
+
+    @contextlib.contextmanager
+    def _computing(self, ref: str) -> Iterator[None]:
+        """One at a time for each view."""
+        with self._locks_lock:
+            lock = self._locks.setdefault(ref, threading.Lock())
+        with lock:
+            yield
+
+    def _have_tables(self, cursor: Cursor, view: FeatureView) -> None:
+        for name in view.sources:
+            if "@" in name:
+                views.ensure_table(cursor, self.view(name))
+            else:
+                self._ensure_source(cursor, self.declared(name))
+
+    def _hand_over(self, cursor: Cursor, view: FeatureView, folder: Path) -> _Todo | None:
+        """Write the rows that a view is to be computed from to files; None where it is up to date."""
+        built, stamp = built_of(cursor, view.ref), _stamp(cursor, view)
+        if built is not None and built.stamp == stamp:
+            return None
+        relations = self._relations(cursor, view)
+        after = built.seen if built is not None else None
+        where = "" if after is None else f"{SEQUENCE} > {after}"
+        inputs = [hand_over(cursor, folder, one, where=where) for one in relations]
+        return _Todo(built, stamp, self._row_count(cursor, view.sources[0]), relations, inputs)
+
+    def _take_over(self, cursor: Cursor, view: FeatureView, todo: _Todo, ran: Ran) -> None:
+        """Keep what a view's SQL yielded."""
+        built, found = todo.built, ran.answer
+        cursor.register("computed", ran.rows)
+        batch = built.batch + 1 if built else 1
+        if built is not None and built.seen is not None:
+            arrived = found.arrives or built.arrived
+            views.extend(cursor, view, batch, arrives=arrived)
+            built = built._replace(stamp=todo.stamp, seen=todo.seen, batch=batch, arrived=arrived)
+        else:
+            views.build(cursor, view, batch, arrives=found.arrives, ordered=found.ordered)
+            built = Built(todo.stamp, todo.seen if found.by_row else None, batch, batch, found.arrives)
+        _note(cursor, view, built)
+        cursor.unregister("computed")
+
+    def query_sources(self, sql: str, *, known: datetime, dataset: str) -> pa.Table:
+        """What a user's SELECT yields, for a dataset, over what of any sources was known at a moment."""
+        declared = self.declarations()
+        what: dict[str, Any] = {"sql": sql, "field": "spine", "most_bytes": self._max_sql}
+        looked = self._sandbox.look((), (), allowed=tuple(source.name for source in declared), **what)
+        self._db.privacy.shelter("dataset", dataset, [("source", name) for name in looked.tables])
+        read = [source for source in declared if source.name in looked.tables]
+        relations = [views.of_source(source) for source in read]
+        with self._sandbox.files() as folder:
+            self._offline.write(lambda cursor: [self._ensure_source(cursor, source) for source in read])
+            inputs = self._offline.snapshot(
+                lambda cursor: [
+                    hand_over(cursor, folder, one, where=f"{one.arrival} <= {views.literal(known)}")
+                    for one in relations
+                ]
+            )
+            return self._sandbox.run(folder, relations, inputs, **what).rows
 
     # -- point in time --------------------------------------------------------------------------------------------------
 

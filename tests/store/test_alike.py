@@ -195,24 +195,21 @@ def test_expressions_are_told_apart_one_by_one(house: House) -> None:
         Column(name="a", dtype="FP64"),
         Column(name="b", dtype="FP64"),
     )
-    texts = house.offline.read(lambda cursor: normalised(cursor, view))
+    texts = normalised(house.store, view)
     assert texts["a"] != texts["b"]
     swapped = msgspec.structs.replace(
         view, name="swapped", sql="SELECT amount*3 AS a, amount*2 AS b, who, moment AS event_time FROM sales"
     )
-    other = house.offline.read(lambda cursor: normalised(cursor, swapped))
+    other = normalised(house.store, swapped)
     assert (other["a"], other["b"]) == (texts["b"], texts["a"])
 
 
 def test_joined_tables_may_be_called_anything_and_not_be_swapped(house: House) -> None:
     sql = "SELECT {0}.who, {1}.amount, {0}.moment AS event_time FROM sales {0} JOIN sales {1} ON {0}.who = {1}.who"
-    texts = [
-        house.offline.read(lambda cursor, sql=sql, names=names: normalised(cursor, spec("x", sql.format(*names))))  # type: ignore[misc]
-        for names in (("a", "b"), ("left_one", "B2"))
-    ]
+    texts = [normalised(house.store, spec("x", sql.format(*names))) for names in (("a", "b"), ("left_one", "B2"))]
     swapped = sql.replace("{1}.amount", "{0}.amount").format("a", "b")
     assert texts[0] == texts[1]
-    assert house.offline.read(lambda cursor: normalised(cursor, spec("x", swapped))) != texts[0]
+    assert normalised(house.store, spec("x", swapped)) != texts[0]
 
 
 numbers = st.floats(-1e6, 1e6).map(lambda value: round(value, 1)) | st.integers(-3, 3).map(float) | st.just(math.nan)
