@@ -7,6 +7,7 @@ advanced, and in tests both are driven by hand.
 
 from __future__ import annotations
 
+import re
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -14,14 +15,15 @@ from typing import Protocol
 from mlbox.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
+MICROSECOND = timedelta(microseconds=1)
+_FINER = re.compile(r"[.,]\d{6}(\d+)")
 
 
 def to_us(moment: datetime) -> int:
     """Microseconds since the epoch; a naive moment is refused, because it names no instant."""
     if moment.tzinfo is None:
         raise InvalidInput(f"The time {moment.isoformat()} has no time zone.", hint="Write it with an offset or a Z.")
-    return (moment - EPOCH) // _MICROSECOND
+    return (moment - EPOCH) // MICROSECOND
 
 
 def from_us(us: int) -> datetime:
@@ -29,15 +31,21 @@ def from_us(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
 
 
-def parse_time(text: str, *, field: str = "time") -> datetime:
-    """An ISO 8601 moment with a zone, as UTC."""
+def parse_time(text: str, *, field: str = "time", up: bool = False) -> datetime:
+    """An ISO 8601 moment with a zone, as UTC; what is finer than a microsecond is cut off, or with `up` rounded up."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as err:
         raise InvalidInput(f"{text!r} is not a time.", hint="Write it like 2013-01-01T00:00Z.", field=field) from err
     if moment.tzinfo is None:
         raise InvalidInput(f"The time {text!r} has no time zone.", hint="Add an offset or a Z.", field=field)
-    return moment.astimezone(UTC)
+    return moment.astimezone(UTC) + (MICROSECOND if up and is_finer(text) else timedelta())
+
+
+def is_finer(text: str) -> bool:
+    """Whether a moment in ISO 8601 says more than its microsecond."""
+    found = _FINER.search(text)
+    return found is not None and bool(found[1].strip("0"))
 
 
 class Clock(Protocol):

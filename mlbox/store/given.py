@@ -20,7 +20,7 @@ _INT64 = range(-(2**63), 2**63)
 
 
 def given_value(value: Any, column: Column, field: str) -> Any:
-    """The value, times in microseconds since 1970, None for null; raises InvalidInput with the field."""
+    """The value, times in microseconds since 1970 and rounded up, None for null; raises InvalidInput with the field."""
     if value is None:
         return None
     fits = isinstance(value, _PYTHON[column.dtype]) and (column.dtype == "BOOL" or not isinstance(value, bool))
@@ -34,7 +34,7 @@ def given_value(value: Any, column: Column, field: str) -> Any:
         return float(value)
     if column.dtype != "TIMESTAMP":
         return value
-    moment = parse_time(value, field=field)
+    moment = parse_time(value, field=field, up=True)
     if not EARLIEST <= moment <= LATEST:
         raise InvalidInput(f"{column.name!r} is not in the years 1 to 9999.", hint="Send another.", field=field)
     return to_us(moment)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column
-from mlbox.store.casting import cast_column
+from mlbox.store.casting import Rounding, cast_column
 from mlbox.store.catalog import suggest
 from mlbox.store.vectors import Plan
 
@@ -39,7 +39,7 @@ def asked_of(spine: pa.Table, plan: Plan, event_time: str) -> tuple[pa.Table, Ke
     keys: Keys = {}
     for index, (kind, key) in enumerate(wanted.items()):
         keys[kind] = f"key{index}"
-        columns[keys[kind]] = _cast(spine, key)
+        columns[keys[kind]] = _cast(spine, key, rounding="up")  # as it is in sources
     return pa.table(columns), keys
 
 
@@ -53,9 +53,9 @@ def _check_once(spine: pa.Table, name: str) -> None:
         )
 
 
-def _cast(spine: pa.Table, column: Column) -> Any:
+def _cast(spine: pa.Table, column: Column, rounding: Rounding = "down") -> Any:
     try:
-        return cast_column(spine.column(column.name), column)
+        return cast_column(spine.column(column.name), column, rounding=rounding)
     except InvalidInput as err:
         err.field = f"spine.{column.name}"
         raise

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, DType
+from mlbox.store.casting import Rounding, cast_column, to_utc
 from mlbox.store.casting import arrow_type as arrow_type
-from mlbox.store.casting import cast_column, to_utc
 from mlbox.store.catalog import suggest
 from mlbox.store.given import given_value
 
@@ -49,6 +49,7 @@ def conform(
         if column.name in optional and column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(table.num_rows, arrow_type(column.dtype)))
     _check_names(table.column_names, [column.name for column in columns])
+    order = _in_time(table, required)
     arrays = []
     for column in columns:
         values = cast_column(table.column(column.name), column, text=text, rounding="up")
@@ -56,13 +57,28 @@ def conform(
             row = pc.index(values.is_null(), True).as_py() + 1
             raise InvalidInput(f"{column.name!r} is null in row {row}.", hint="Fill it.", field=column.name)
         arrays.append(values)
-    return pa.table(arrays, names=[column.name for column in columns])
+    found = pa.table(arrays, names=[column.name for column in columns])
+    return found if order is None else found.take(order)
+
+
+def _in_time(table: pa.Table, names: Sequence[str]) -> Any:
+    """The order of the nanoseconds of a time: where two fall into one microsecond, the later one comes last; None without any."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name in names:
+        kind = table.column(name).type
+        if pa.types.is_timestamp(kind) and kind.unit == "ns":
+            return pc.sort_indices(table, sort_keys=[(name, "ascending")])
+    return None
 
 
 def conform_spine(
     table: pa.Table, columns: Sequence[Column], *, required: Sequence[str] = (), text: bool = False
 ) -> pa.Table:
-    """All columns of a table in their order: declared ones in their types, others as they are, moments rounded down.
+    """All columns of a table in their order: declared ones in their types, others as they are.
+
+    Moments that are asked about, which are required, are rounded down; times that are keys up, as they are in sources.
 
     Raises InvalidInput as `conform`, and for a column that holds more than one value a row.
     """
@@ -70,7 +86,9 @@ def conform_spine(
     _check_names([name for name in table.column_names if name in declared], list(declared))
     for index, name in enumerate(table.column_names):
         if name in declared:
-            table = table.set_column(index, name, cast_column(table.column(index), declared[name], text=text))
+            rounding: Rounding = "down" if name in required else "up"
+            values = cast_column(table.column(index), declared[name], text=text, rounding=rounding)
+            table = table.set_column(index, name, values)
         else:
             _check_single(table.schema.field(index))
     for name in required:

@@ -29,7 +29,7 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 }
 _CANONICAL: dict[str, Callable[[Any, str], Any]] = {
     "FP64": lambda value, field: float(value),
-    "TIMESTAMP": lambda value, field: to_us(parse_time(value, field=field)),
+    "TIMESTAMP": lambda value, field: to_us(parse_time(value, field=field, up=True)),
 }
 """How a key's value is written in a row's key, where there is more than one way to say it."""
 

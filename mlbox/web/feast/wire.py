@@ -7,12 +7,12 @@ of an exception of Feast's, which its SDK raises again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlbox.clock import from_us, to_us
+from mlbox.clock import MICROSECOND, from_us, is_finer, to_us
 from mlbox.errors import InvalidInput, MlboxError, NotFound
 from mlbox.records import Column
 from mlbox.store.casting import arrow_type
@@ -65,6 +65,11 @@ def moment(value: Any, field: str) -> datetime:
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
+def _rounded_up(value: Any, field: str) -> datetime:
+    """As `moment`, of something that happened: never earlier than it is said to be."""
+    return moment(value, field) + (MICROSECOND if isinstance(value, str) and is_finer(value) else timedelta())
+
+
 def table_of(frame: Frame, columns: Sequence[Column], renamed: Mapping[str, str], *, optional: str = "") -> pa.Table:
     """Feast's columns as a table of ours; `renamed` says what a column of ours is called there if it has not our name.
 
@@ -105,6 +110,6 @@ def _array(values: Sequence[Any], column: Column, field: str) -> Any:
     import pyarrow as pa
 
     if column.dtype == "TIMESTAMP":
-        times = [None if value is None else to_us(moment(value, field)) for value in values]
+        times = [None if value is None else to_us(_rounded_up(value, field)) for value in values]
         return pa.array(times, pa.int64()).cast(arrow_type("TIMESTAMP"))
     return pa.array([given_value(value, column, field) for value in values], arrow_type(column.dtype))
