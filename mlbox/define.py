@@ -25,16 +25,19 @@ The file runs on your own machine, and what its names hold is sent. Nothing of t
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from mlbox import records
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, TransformInput
+from mlbox.sdk.snapshot import pack, survey
 
 Type = type | str
 Columns = Mapping[str, Type] | Sequence[Column]
@@ -115,7 +118,7 @@ class FeatureView:
     name: str
     features: Columns = field(kw_only=True)
     sql: str = field(kw_only=True)
-    sources: Sequence[Source | FeatureView | str] = field(kw_only=True)
+    sources: Sequence[Source | FeatureView | View | str] = field(kw_only=True)
     entity: Entity | str | None = field(default=None, kw_only=True)
     keys: Columns = field(default=(), kw_only=True)
     """Join keys, where there is no entity."""
@@ -202,6 +205,118 @@ def on_demand(
 
 
 @dataclass(frozen=True)
+class View:
+    """A view in free Python, which runs as a job; still a function, to be called and tested."""
+
+    function: Callable[..., Any]
+    name: str
+    features: Columns
+    sources: Sequence[Source | FeatureView | View | str]
+    entity: Entity | str | None = None
+    keys: Columns = ()
+    ttl: timedelta | int | None = None
+    window: timedelta | int | None = None
+    schedule: str = ""
+    stale_after: timedelta | int | None = None
+    team: str = "everyone"
+    gpus: float = 0
+    cpus: float = 1
+    memory_gb: float = 4
+    timeout: timedelta | int | None = None
+    owner: str = ""
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, *values: Any, **named: Any) -> Any:
+        """As the function itself."""
+        return self.function(*values, **named)
+
+    def __getitem__(self, name: str) -> str:
+        """One of its features, as a service or a transform refers to it."""
+        return _one_of(self.name, name, columns(self.features))
+
+    def spec(self) -> records.ViewSpec:
+        """As the box takes it: with the code in the folder of its file, which is sent when it is applied."""
+        sources = tuple(one if isinstance(one, str) else one.name for one in self.sources)
+        self._check_parameters([name.partition("@")[0] for name in sources])
+        file = Path(inspect.getsourcefile(self.function) or "").resolve()
+        snapshot, code = keep_code(file.parent)
+        entity = self.entity
+        return records.ViewSpec(
+            name=self.name,
+            join_keys=columns(self.keys) or (columns(entity.keys) if isinstance(entity, Entity) else ()),
+            features=columns(self.features),
+            function=records.ViewFunction(
+                name=self.function.__name__,
+                file=file.name,
+                snapshot=snapshot,
+                code=code,
+                window_seconds=seconds(self.window),
+                team=self.team,
+                gpus=self.gpus,
+                cpus=self.cpus,
+                memory_gb=self.memory_gb,
+                timeout_seconds=seconds(self.timeout),
+            ),
+            sources=sources,
+            ttl_seconds=seconds(self.ttl),
+            entity=entity.name if isinstance(entity, Entity) else entity or "",
+            schedule=self.schedule,
+            stale_after_seconds=seconds(self.stale_after),
+            owner=self.owner,
+            description=self.description or (inspect.getdoc(self.function) or "").partition("\n")[0],
+            tags=dict(self.tags),
+        )
+
+    def _check_parameters(self, sources: Sequence[str]) -> None:
+        found = list(inspect.signature(self.function).parameters)
+        if sorted(found) != sorted(sources):
+            raise InvalidInput(
+                f"The function of {self.name} takes {', '.join(found) or 'nothing'}, and its sources are"
+                f" {', '.join(sources) or 'none'}.",
+                hint="Call each parameter as the source that it takes.",
+                field="sources",
+            )
+
+
+def view(
+    *,
+    features: Columns,
+    sources: Sequence[Source | FeatureView | View | str],
+    name: str | None = None,
+    **more: Any,
+) -> Callable[[Callable[..., Any]], View]:
+    """Make a function a view that runs as a job: it takes a `pyarrow.Table` for each source, by name, and returns rows.
+
+    The rows (a table, a DataFrame, columns by name or a list of dicts) have the join keys, the features, `event_time` and, where
+    a row became known at another time than that of the run, `arrival_time`. `window` says how far back the sources are read; the
+    others are as for `FeatureView`, and for jobs.
+    """
+
+    def decorate(function: Callable[..., Any]) -> View:
+        return View(function, name or function.__name__, features, sources, **more)
+
+    return decorate
+
+
+CODE: dict[str, bytes] = {}
+"""The code of the views in free Python that were looked at, by SHA-256: whoever applies them sends it."""
+
+
+def keep_code(folder: Path) -> tuple[str, str]:
+    """Pack a folder's code; its SHA-256, and a digest of its Python files, which is what makes another version of its views."""
+    code = survey(folder)
+    with pack(code) as file:
+        content = file.read()
+    sha256 = hashlib.sha256(content).hexdigest()
+    CODE[sha256] = content
+    digest = hashlib.sha256()
+    for name in sorted(name for name in code.sizes if name.endswith(".py")):
+        digest.update(f"{name}\0{hashlib.sha256((folder / name).read_bytes()).hexdigest()}\0".encode())
+    return sha256, digest.hexdigest()
+
+
+@dataclass(frozen=True)
 class FeatureService:
     """Features under one name, which models depend on."""
 
@@ -213,11 +328,11 @@ class FeatureService:
         return records.ServiceSpec(name=self.name, features=tuple(self.features))
 
 
-Definition = Entity | Source | FeatureView | OnDemand | FeatureService
-_KINDS: dict[str, type[Definition]] = {
+Definition = Entity | Source | FeatureView | View | OnDemand | FeatureService
+_KINDS: dict[str, Any] = {
     "entities": Entity,
     "sources": Source,
-    "views": FeatureView,
+    "views": (FeatureView, View),
     "transforms": OnDemand,
     "services": FeatureService,
 }

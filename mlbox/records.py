@@ -367,6 +367,37 @@ class Source(Record, frozen=True, kw_only=True):
     created_at: datetime
 
 
+class ViewFunction(Record, frozen=True, kw_only=True):
+    """A function in free Python that yields a view's rows, and the job that it runs in."""
+
+    name: str
+    file: str
+    """Where it is below the snapshot's root."""
+    snapshot: str
+    """SHA-256 of the uploaded tar.gz of the code."""
+    code: str
+    """Digest of the Python files in it: other code is another version of the view."""
+    window_seconds: int | None = None
+    """How far back it reads its sources; None for all that they have."""
+    team: str = "everyone"
+    gpus: float = 0
+    cpus: float = 1
+    memory_gb: float = 4
+    timeout_seconds: float | None = None
+
+
+class Computation(Record, frozen=True, kw_only=True):
+    """One run of a view's function."""
+
+    job_id: str
+    view: str
+    as_of: datetime
+    """It sees what was known at this moment, in domain time."""
+    asked_by: str
+    rows: int | None = None
+    """How many rows it brought that were not there yet; None before it did."""
+
+
 class FeatureView(Record, frozen=True, kw_only=True):
     """Features of one entity, computed by SQL over sources. A changed definition is a new version."""
 
@@ -374,7 +405,9 @@ class FeatureView(Record, frozen=True, kw_only=True):
     version: int
     join_keys: tuple[Column, ...]
     features: tuple[Column, ...]
-    sql: str
+    sql: str = ""
+    function: ViewFunction | None = None
+    """Instead of SQL: free Python, which runs as a job."""
     sources: tuple[str, ...]
     ttl_seconds: int | None = None
     """Oldest age at which a value still counts, the boundary included; None means any age."""
@@ -400,8 +433,10 @@ class ViewSpec(Record, frozen=True, kw_only=True):
     name: str
     join_keys: tuple[Column, ...]
     features: tuple[Column, ...]
-    sql: str
+    sql: str = ""
     """One SELECT over the sources: the join keys, the features, `event_time` and, if it differs, `arrival_time`."""
+    function: ViewFunction | None = None
+    """Instead of SQL: free Python, which runs as a job."""
     sources: tuple[str, ...]
     """Sources, and views: `view` stands for its latest version, `view@vN` for one."""
     ttl_seconds: int | None = None

@@ -8,7 +8,7 @@ import sys
 import tomllib
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
@@ -17,6 +17,9 @@ from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import Definitions, FeaturePlan, PlannedChange
+
+if TYPE_CHECKING:
+    from mlbox.client import Client
 
 KINDS = ("sources", "entities", "views", "transforms", "services")
 SIGNS = {"create": "+", "new version": "~", "describe": "~", "none": "="}
@@ -46,6 +49,7 @@ def apply(
     """Bring the box to what files define, all of it or none: what is new is made, what changed is a new version."""
     wanted = read(files)
     with connect(timeout_seconds=600) as client:
+        _send_code(client, wanted)
         body: dict[str, Any] = {"definitions": wanted}
         if not yes and sys.stdin.isatty():
             found = client.post("/api/v1/features/plan", FeaturePlan, wanted)
@@ -59,6 +63,15 @@ def apply(
             note("Applied.")
         else:
             _tell(done, output)
+
+
+def _send_code(client: Client, wanted: Definitions) -> None:
+    """Have the box know the code of views in free Python, before they name it."""
+    from mlbox.define import CODE
+
+    for sha256 in {view.function.snapshot for view in wanted.views if view.function is not None}:
+        if sha256 in CODE:
+            client.send("POST", "/api/v1/snapshots", content=CODE[sha256])
 
 
 def _tell(found: FeaturePlan, output: Output) -> None:

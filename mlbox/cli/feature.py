@@ -13,11 +13,12 @@ import typer
 
 from mlbox.cli import catalogue, definitions, feast
 from mlbox.cli.context import connect
+from mlbox.cli.follow import follow
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.source import read_input, typed
 from mlbox.client import BYTES
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import FILE_FORMATS, FeatureService, FeatureView, Freshness, OnlineRow, Transform
+from mlbox.records import FILE_FORMATS, FeatureService, FeatureView, Freshness, Job, OnlineRow, Transform
 
 if TYPE_CHECKING:
     from mlbox.client import Client
@@ -76,6 +77,20 @@ def materialize(
     with connect(timeout_seconds=24 * 3600) as client, _progress():
         answer = client.post("/api/v1/features/materialize", dict[str, int], body)
     note(f"{answer['rows']:,} online rows changed.")
+
+
+@app.command(epilog="Example: mlbox feature run embeddings --wait")
+def run(
+    view: Annotated[str, typer.Argument(help="A view in free Python: NAME, or NAME@vN for one version.")],
+    wait: Annotated[bool, typer.Option("--wait", help="Follow its log and end as it ends.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Have a view in free Python computed by a job, which brings it up to date."""
+    with connect() as client:
+        job = client.post(f"/api/v1/features/views/{view}/run", Job)
+    show_one(job, output, columns=("id", "state", "run_id"))
+    if wait:
+        raise typer.Exit(follow(job.id))
 
 
 @contextlib.contextmanager

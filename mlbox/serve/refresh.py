@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 
 from mlbox.errors import MlboxError
 from mlbox.events import EventBus
@@ -27,6 +28,8 @@ class Refresher:
         self._db = db
         self._alerts = Alerts(db)
         self._every = every
+        self.beside: list[Callable[[], object]] = []
+        """What else follows schedules, and is asked at each look."""
         self._stopping = threading.Event()
         self._changed = threading.Event()
         self._unsubscribe = bus.subscribe(self._on_event)
@@ -73,6 +76,8 @@ class Refresher:
                 self._features.materialize(ref, actor="mlbox")
             except MlboxError as err:
                 _log.warning("%s could not be brought up to date: %s", ref, err)
+        for look in list(self.beside):
+            look()
         stale = self._features.stale()
         if stale:
             self._db.write(lambda tx: self._judge(tx, stale))

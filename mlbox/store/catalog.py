@@ -184,6 +184,14 @@ class Catalog:
                 hint="Split the view, or raise the setting max_sql.",
                 field="sql",
             )
+        if (spec.function is None) == (not spec.sql):
+            raise InvalidInput(
+                "The view has neither SQL nor a function."
+                if spec.function is None
+                else "The view has SQL and a function.",
+                hint="Give one of them.",
+                field="sql",
+            )
         self._check_entity(spec)
         for name in spec.sources:
             self.view(name) if "@" in name else self.declared(name)
@@ -387,7 +395,9 @@ def digest_of(spec: ViewSpec) -> str:
         sources=spec.sources,
         ttl_seconds=spec.ttl_seconds,
     )
-    return hashlib.sha256(bare.to_json()).hexdigest()
+    function = spec.function
+    of_function = [function.name, function.file, function.code, function.window_seconds] if function else []
+    return hashlib.sha256(bare.to_json() + (msgspec.json.encode(of_function) if function else b"")).hexdigest()
 
 
 def _kinds(columns: Sequence[Column]) -> list[tuple[str, str]]:

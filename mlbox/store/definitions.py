@@ -27,7 +27,7 @@ from mlbox.records import (
 from mlbox.store.alike import find_alike
 from mlbox.store.catalog import split_ref
 from mlbox.store.db import Tx
-from mlbox.store.ondemand import Transforms
+from mlbox.store.functions import Functions
 
 MAX_DEFINITIONS = 2000
 _TABLES = {"source": "source", "entity": "entity", "view": "view", "transform": "transform", "service": "service"}
@@ -35,7 +35,7 @@ _VERSIONED = ("view", "transform", "service")
 Spec = SourceSpec | Entity | ViewSpec | TransformSpec | ServiceSpec
 
 
-class FeatureDefinitions(Transforms):
+class FeatureDefinitions(Functions):
     """The whole feature store, with its definitions as one."""
 
     def plan(self, wanted: Definitions) -> FeaturePlan:

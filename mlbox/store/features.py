@@ -180,7 +180,7 @@ class FeatureStore(Fresh):
 
     def _over(self, source: Source) -> list[FeatureView]:
         """All versions of the views over a source alone."""
-        return [view for view in self.views() if view.sources == (source.name,)]
+        return [view for view in self.views() if view.sources == (source.name,) and view.function is None]
 
     def _push_online(self, view: FeatureView, source: Source, rows: pa.Table, now: datetime, *, wait: bool) -> int:
         """What the rows yield for a view, online; with `wait`, events to come are left to a materialization."""

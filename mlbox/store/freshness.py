@@ -84,10 +84,12 @@ class Fresh(ViewTables):
         return {row["ref"]: Refreshed(row["updated_us"], row["ran_us"], row["error"]) for row in rows}
 
     def due(self) -> list[str]:
-        """The views that their schedules ask for now."""
+        """The views in SQL that their schedules ask for now."""
         known, now = self.refreshed(), self._clock.real()
         found = []
         for view in self.views():
+            if view.function is not None:
+                continue  # it takes a job
             if view.schedule == UPSTREAM:
                 if self.is_behind(view):
                     found.append(view.ref)
@@ -100,7 +102,7 @@ class Fresh(ViewTables):
     def is_behind(self, view: FeatureView) -> bool:
         """Whether what a view is made of changed since it was last computed."""
         return not self._offline.read(lambda cursor: is_fresh(cursor, view)) or any(
-            self.is_behind(self.view(name)) for name in view.sources if "@" in name
+            self.is_behind(self.view(name)) for name in view.sources if "@" in name and view.function is None
         )
 
     def stale(self) -> dict[str, tuple[FeatureView, float]]:

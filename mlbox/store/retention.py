@@ -102,6 +102,7 @@ class Retention:
     ) -> None:
         self._tracking, self._registry = databases["tracking"], databases["registry"]
         self._datasets, self._jobs = databases["datasets"], databases["jobs"]
+        self._features = databases["features"]
         self._artifacts = artifacts
         self._tracker = tracker
         self._curation = curation
@@ -308,6 +309,7 @@ class Retention:
             ),
             *((self._jobs, f"SELECT json_extract(spec, '$.{field}') FROM job") for field in OF_JOBS),
             *((self._jobs, f"SELECT json_extract(spec, '$.job.{field}') FROM cron") for field in OF_JOBS),
+            (self._features, "SELECT json_extract(spec, '$.function.snapshot') FROM view"),
         ):
             yield from (row[0] for row in database.all(sql, given) if row[0])
 

@@ -62,6 +62,7 @@ ACTIONS: dict[str, Action] = {
     "view.apply": Action("member", "named", "define a feature view or service"),
     "view.materialize": Action("member", "named", "bring the online store up to date"),
     "view.write": Action("member", "owner", "write a view's rows online"),
+    "view.compute": Action("member", "any", "read what a view in free Python is computed from, and feed it", job=True),
     "label.read": Action("viewer", "any", "read label sets"),
     "label.create": Action("member", "named", "make a label set"),
     "label.append": Action("member", "owner", "append labels, and mend what is held back"),

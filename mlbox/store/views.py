@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
+
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, FeatureView, Source
 from mlbox.store.offline import quote
@@ -93,6 +95,25 @@ def of_source(source: Source, *, pushed: bool = False) -> Relation:
         f", {SEQUENCE}, {ARRIVED}",
         pushed,
     )
+
+
+def fed(view: FeatureView) -> Source:
+    """Where the rows are kept that a view's function yields: like a source, under a name that none can have."""
+    times = (Column(name="event_time", dtype="TIMESTAMP"), Column(name="arrival_time", dtype="TIMESTAMP"))
+    return Source(
+        name=f"view:{view.ref}",
+        columns=(*view.join_keys, *view.features, *times),
+        event_time="event_time",
+        arrival_time="arrival_time",
+        created_at=view.created_at,
+    )
+
+
+def over_fed(view: FeatureView) -> tuple[FeatureView, Relation]:
+    """A view in free Python as one in SQL over what its function yielded."""
+    kept = fed(view)
+    sql = f"SELECT {names(kept.columns)} FROM fed"
+    return msgspec.structs.replace(view, sql=sql, function=None), of_source(kept, pushed=True)._replace(name="fed")
 
 
 def of_view(view: FeatureView, *, late: bool) -> Relation:

@@ -89,12 +89,16 @@ class ViewTables(Sources):
     def try_view(self, spec: ViewSpec) -> None:
         """Raise what is wrong with a view, its SQL included, and keep nothing."""
         self.check_view(spec)
+        if spec.function is not None:
+            return
         tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=self._clock.real())
         relations = self._offline.read(lambda cursor: self._relations(cursor, tried))
         self._sandbox.look(relations, [empty(one) for one in relations], view=tried, most_bytes=self._max_sql)
 
     def _relations(self, cursor: Cursor, view: FeatureView) -> list[views.Relation]:
         """What a view's SQL reads."""
+        if view.function is not None:
+            return [views.over_fed(view)[1]]
         return [self._relation(cursor, name) for name in view.sources]
 
     def _relation(self, cursor: Cursor, name: str) -> views.Relation:
@@ -105,7 +109,7 @@ class ViewTables(Sources):
 
     def _is_late(self, cursor: Cursor, view: FeatureView) -> bool:
         """Whether rows of a view may become known later than they happened."""
-        return any(
+        return view.function is not None or any(
             self._is_late(cursor, self.view(name))
             if "@" in name
             else self.declared(name).arrival_time is not None or _is_pushed(cursor, name)
@@ -116,7 +120,7 @@ class ViewTables(Sources):
 
     def refresh(self, view: FeatureView) -> None:
         """Bring a view's table up to date with its sources, and before it those of the views that it reads."""
-        for name in view.sources:
+        for name in _read_by(view):
             if "@" in name:
                 self.refresh(self.view(name))
         if self._offline.used and self._offline.read(lambda cursor: is_fresh(cursor, view)):
@@ -126,9 +130,9 @@ class ViewTables(Sources):
             todo = self._offline.snapshot(lambda cursor: self._hand_over(cursor, view, folder))
             if todo is None:
                 return
-            ran = self._sandbox.run(
-                folder, todo.relations, todo.inputs, view=view, most_bytes=self._max_sql
-            )  # nobody waits for it but who asked: what is written meanwhile is for the next time
+            in_sql = view if view.function is None else views.over_fed(view)[0]
+            # Nobody waits for it but who asked: what is written meanwhile is for the next time.
+            ran = self._sandbox.run(folder, todo.relations, todo.inputs, view=in_sql, most_bytes=self._max_sql)
             self._offline.write(lambda cursor: self._take_over(cursor, view, todo, ran))
 
     @contextlib.contextmanager
@@ -140,7 +144,9 @@ class ViewTables(Sources):
             yield
 
     def _have_tables(self, cursor: Cursor, view: FeatureView) -> None:
-        for name in view.sources:
+        if view.function is not None:
+            self._ensure_source(cursor, views.fed(view))
+        for name in _read_by(view):
             if "@" in name:
                 views.ensure_table(cursor, self.view(name))
             else:
@@ -155,7 +161,8 @@ class ViewTables(Sources):
         after = built.seen if built is not None else None
         where = "" if after is None else f"{SEQUENCE} > {after}"
         inputs = [hand_over(cursor, folder, one, where=where) for one in relations]
-        return _Todo(built, stamp, self._row_count(cursor, view.sources[0]), relations, inputs)
+        seen = self._row_count(cursor, relations[0].table.removeprefix("source:"))
+        return _Todo(built, stamp, seen, relations, inputs)
 
     def _take_over(self, cursor: Cursor, view: FeatureView, todo: _Todo, ran: Ran) -> None:
         """Keep what a view's SQL yielded."""
@@ -264,7 +271,20 @@ def is_fresh(cursor: Cursor, view: FeatureView) -> bool:
     return built is not None and built.stamp == _stamp(cursor, view)
 
 
+def _read_by(view: FeatureView) -> Sequence[str]:
+    """What a view's table is computed from by SQL; what a function reads is read by its jobs."""
+    return view.sources if view.function is None else ()
+
+
 def _stamp(cursor: Cursor, view: FeatureView) -> str:
+    """How often what a view's table is computed from was changed."""
+    if view.function is not None:
+        row = one(cursor, 'SELECT appends FROM "state:source" WHERE name = ?', [views.fed(view).name])
+        return f"fed:{row[0] if row else 0}"
+    return stamp_of(cursor, view)
+
+
+def stamp_of(cursor: Cursor, view: FeatureView) -> str:
     """How often each of a view's sources was changed."""
     appends = dict(cursor.execute('SELECT name, appends FROM "state:source"').fetchall())
     batches = dict(cursor.execute('SELECT ref, batch FROM "view:state"').fetchall())

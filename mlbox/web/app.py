@@ -42,6 +42,7 @@ from mlbox.web.api import (
     skew,
     teams,
     transforms,
+    view_jobs,
 )
 from mlbox.web.api import dvc as dvc_api
 from mlbox.web.api import ops as box_api
@@ -65,6 +66,7 @@ ADAPTERS: tuple[Any, ...] = (
     definitions,
     feature_rows,
     features,
+    view_jobs,
     catalogue,
     transforms,
     quality,

@@ -46,6 +46,7 @@ from mlbox.serve.server import ModelServer
 from mlbox.serve.skew import Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.stages import Stages
+from mlbox.serve.view_jobs import ViewJobs
 from mlbox.serve.webhooks import Deliverer
 from mlbox.settings import MIB, Settings, secret_in
 from mlbox.store import migrations
@@ -63,6 +64,7 @@ from mlbox.store.dvc_versions import DvcVersions
 from mlbox.store.feature_catalogue import FeatureCatalogue
 from mlbox.store.feature_profile import Profiles
 from mlbox.store.folders import Folders
+from mlbox.store.functions import ViewRuns
 from mlbox.store.history import History
 from mlbox.store.identities import Identities
 from mlbox.store.ingest import Uploads
@@ -138,6 +140,7 @@ class Box:
             self._open_datasets(opening)
             self._open_serving(opening)
             self._open_scheduler(opening)
+            self._open_view_jobs()
             self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
             opening.callback(self._pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
@@ -382,6 +385,11 @@ class Box:
         opening.callback(self.refresher.close)
         self.refresher.start()
         self.monitor.start()
+
+    def _open_view_jobs(self) -> None:
+        self.view_runs = ViewRuns(self._databases["features"], self.features, self.clock)
+        self.view_jobs = ViewJobs(self.features, self.view_runs, self.admission.submit_as, self.scheduler.job)
+        self.refresher.beside.append(self.view_jobs.look)
 
     def _open_webhooks(self, opening: contextlib.ExitStack) -> None:
         self.webhooks = Webhooks(self._databases["registry"], self.secrets)

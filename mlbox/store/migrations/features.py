@@ -81,3 +81,18 @@ def m005_entities_and_refreshes(db: Database) -> None:
 def m006_folders(db: Database) -> None:
     """A source may be fed from files that appear in a folder."""
     run_script(db, "ALTER TABLE source ADD COLUMN folder TEXT NOT NULL DEFAULT '';")
+
+
+@migration(features)
+def m007_computations(db: Database) -> None:
+    """Which jobs compute which views in free Python, as of when, and how many rows they brought."""
+    run_script(
+        db,
+        """
+        CREATE TABLE computation (
+          job_id TEXT PRIMARY KEY, ref TEXT NOT NULL, as_of_us INTEGER NOT NULL, asked_us INTEGER NOT NULL, stamp TEXT NOT NULL,
+          actor TEXT NOT NULL, rows INTEGER
+        ) STRICT;
+        CREATE INDEX computation_of_view ON computation (ref, asked_us);
+        """,
+    )
