@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
-from mlbox.records import ViewSpec
+from mlbox.records import Column, ViewSpec
 from mlbox.serve.landing import Landing
 from mlbox.serve.refresh import Refresher
-from mlbox.store import migrations
+from mlbox.store import changes, migrations
 from mlbox.store.alerts import Alerts
 from mlbox.store.cron_times import next_after
 from mlbox.store.db import Database
@@ -127,6 +128,35 @@ def test_a_view_that_fails_says_why_and_does_not_hold_up_the_others(house: Sched
     assert "does not work" in house.store.freshness(broken).error
     assert house.store.freshness(fine).entities == 1
     assert len(house.db.all("SELECT 1 FROM event WHERE type = 'view.failed'")) == 1
+
+
+def test_a_schema_that_changes_while_a_schedule_runs_is_another_version_beside_it(
+    house: Scheduled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on with the version that it began with; the next look computes the new one."""
+    monkeypatch.setattr(changes, "PART_ROWS", 2)
+    first = house.apply(schedule="upstream")
+    rows = [(f"u{number}", 1, 1, 1, float(number)) for number in range(8)]
+    house.store.append("sales", sales(*rows), actor="ann")
+    house.clock.advance(moment(2))
+    put, second = house.online.put, []
+
+    def change_in_the_middle(*args: Any, **options: Any) -> int:
+        if not second:
+            total = Column(name="total", dtype="INT64")
+            sql = SPEC.sql.replace("amount,", "CAST(amount AS BIGINT) AS total,")
+            second.append(house.apply(features=(total,), sql=sql, schedule="upstream"))
+        return put(*args, **options)
+
+    monkeypatch.setattr(house.online, "put", change_in_the_middle)
+    assert house.refresher.run() == [first]
+    assert second == ["spend@v2"]
+    entities = [{"who": who, "shop": 1} for who, *_ in rows]
+    expected = [float(number) for number in range(8)]
+    assert [row.values[REF] for row in house.store.online_features([REF], entities)] == expected
+    assert house.refresher.run() == second
+    found = house.store.online_features([REF, "spend@v2:total"], entities)
+    assert [list(row.values.values()) for row in found] == [[value, int(value)] for value in expected]
 
 
 @pytest.mark.parametrize(
