@@ -36,6 +36,14 @@ def test_the_same_content_is_kept_once_under_its_hash(artifacts: Artifacts, tmp_
     assert len(files(artifacts, tmp_path)) == 1
 
 
+def test_a_path_is_good_wherever_a_process_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = Artifacts(Path("data"))
+    path = kept.path(kept.put([b"x"])[0])
+    monkeypatch.chdir("/")
+    assert path.read_bytes() == b"x"
+
+
 def test_too_much_is_refused_and_leaves_nothing(artifacts: Artifacts, tmp_path: Path) -> None:
     with pytest.raises(TooLarge, match="larger than 5 bytes"):
         artifacts.put([b"abc", b"def"], limit=5)
