@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -151,6 +152,29 @@ def test_a_file_that_cannot_be_written_stops_the_build(artifacts: Artifacts, mon
     monkeypatch.setattr("mlbox.store.artifacts.os.fsync", full)
     with pytest.raises(Exception, match="No space left on device"):
         kept(artifacts, table([5, 5]))
+
+
+@pytest.mark.usefixtures("small")
+def test_files_of_a_long_build_are_not_collected_meanwhile(
+    artifacts: Artifacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no name before the end, and a collection takes what nothing has named for a while."""
+    monkeypatch.setattr(dataset_files, "KEEP_SECONDS", 0)
+    rows = table([day for day in range(200, 230) for _ in range(7)])
+    long_ago = artifacts.now() - 7200
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        for at in range(0, rows.num_rows, 7):
+            yield from rows.slice(at, 7).to_batches()
+            for sha256 in list(artifacts.unused_since(float("inf"))):
+                os.utime(artifacts.path(sha256), (long_ago, long_ago))
+
+    built = build(artifacts, rows.schema, batches(), None)
+    old = set(artifacts.unused_since(long_ago))
+    left = [file for file in built.files if file.sha256 in old]
+    assert len(built.files) == 30
+    assert left == [file for file in built.files if file in left][: len(left)]
+    assert len(left) < 5, "those that came last, after the last time that all were touched"
 
 
 # -- what they hold -----------------------------------------------------------------------------------------------------------
