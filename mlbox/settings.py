@@ -117,6 +117,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     query_seconds: Annotated[
         float, Meta(gt=0, le=86400, description="Most seconds that a query of the offline store may take.")
     ] = 300
+    build_seconds: Annotated[
+        float, Meta(gt=0, le=86400, description="Most seconds that building a dataset version may take.")
+    ] = 3600
     threads: Annotated[int, Meta(ge=1, le=256, description="Threads for blocking store calls.")] = 16
     infer_threads: Annotated[int, Meta(ge=1, le=64, description="Threads that one model's inference may use.")] = 1
     max_models: Annotated[

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mlbox.store.offline import Cursor
 
 T = TypeVar("T")
-BUILD_SECONDS = 4 * 3600.0
+BUILD_SECONDS = 3600.0
 """A build is interrupted after this long."""
 
 
@@ -72,8 +72,9 @@ class Asked(NamedTuple):
 class DatasetRows:
     """Puts a definition into SQL, and reads what it yields."""
 
-    def __init__(self, offline: Offline, features: FeatureStore, labels: Labels) -> None:
+    def __init__(self, offline: Offline, features: FeatureStore, labels: Labels, seconds: float) -> None:
         self._offline = offline
+        self._seconds = seconds
         self._features = features
         self._labels = labels
 
@@ -105,9 +106,36 @@ class DatasetRows:
             unlabelled = _make_spine(cursor, asked) if asked.spine is not None else 0
             with explaining("spine"):
                 reader = cursor.sql(asked.select).to_arrow_reader(GROUP_ROWS)
-            return take(reader.schema, _explained(reader)), unlabelled
+            return take(reader.schema, self._explained(reader)), unlabelled
 
-        return self._offline.read(read, seconds=BUILD_SECONDS)
+        return self._offline.read(read, seconds=self._seconds)
+
+    def _explained(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+        """What is read; DuckDB's errors come out of Arrow's stream as text alone."""
+        import pyarrow as pa
+
+        while True:
+            try:
+                batch = reader.read_next_batch()
+            except StopIteration:
+                return
+            except (OSError, pa.ArrowException) as err:
+                raise self._error(first_line(err)) from err
+            yield batch
+
+    def _error(self, text: str) -> MlboxError:
+        if "INTERRUPT" in text:
+            return InvalidInput(
+                f"The build took longer than {self._seconds:g} s.",
+                hint="Ask for less, or raise build_seconds.",
+                field="spine",
+            )
+        if "Out of Memory" in text:
+            return Unavailable(
+                f"The offline store ran out of memory: {text}.",
+                hint="Raise duckdb_memory or duckdb_temp, or ask for less.",
+            )
+        return InvalidInput(f"The SQL does not work: {text}.", hint="Check names and types.", field="spine")
 
     def _spine(
         self, cursor: Cursor, spec: DatasetSpec, labels: LabelSet | None, as_of: datetime, given: pa.Table | None
@@ -183,28 +211,3 @@ def no_rows(unlabelled: int) -> InvalidInput:
         hint="Check event_from, event_to and as_of.",
         field="spine",
     )
-
-
-def _explained(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-    """What is read; DuckDB's errors come out of Arrow's stream as text alone."""
-    import pyarrow as pa
-
-    while True:
-        try:
-            batch = reader.read_next_batch()
-        except StopIteration:
-            return
-        except (OSError, pa.ArrowException) as err:
-            raise _error(err) from err
-        yield batch
-
-
-def _error(err: BaseException) -> MlboxError:
-    text = first_line(err)
-    if "INTERRUPT" in text:
-        return InvalidInput(f"The build took longer than {BUILD_SECONDS:g} s.", hint="Ask for less.", field="spine")
-    if "Out of Memory" in text:
-        return Unavailable(
-            f"The offline store ran out of memory: {text}.", hint="Raise duckdb_memory or duckdb_temp, or ask for less."
-        )
-    return InvalidInput(f"The SQL does not work: {text}.", hint="Check names and types.", field="spine")

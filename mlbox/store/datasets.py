@@ -22,8 +22,8 @@ from mlbox.store.artifacts import Artifacts
 from mlbox.store.catalog import split_ref
 from mlbox.store.dataset_build import Built, build
 from mlbox.store.dataset_files import GROUP_ROWS
+from mlbox.store.dataset_rows import BUILD_SECONDS, DatasetRows, no_rows
 from mlbox.store.dataset_rows import DatasetFrom as DatasetFrom
-from mlbox.store.dataset_rows import DatasetRows, no_rows
 from mlbox.store.dataset_rows import DatasetSpec as DatasetSpec
 from mlbox.store.dataset_versions import DatasetVersions, hash_of
 from mlbox.store.db import Database
@@ -50,9 +50,11 @@ class Datasets(DatasetVersions):
         labels: Labels,
         artifacts: Artifacts,
         clock: Clock,
+        *,
+        seconds: float = BUILD_SECONDS,
     ) -> None:
         super().__init__(db, artifacts, clock)
-        self._rows = DatasetRows(offline, features, labels)
+        self._rows = DatasetRows(offline, features, labels, seconds)
         self._features = features
         self._labels = labels
         self._slots = threading.BoundedSemaphore(AT_ONCE)

@@ -103,6 +103,8 @@ class Uploads:
         self._seconds = seconds
         self._memory_mb = memory_mb
         self._slots = threading.BoundedSemaphore(at_once)
+        self._streams = threading.BoundedSemaphore(at_once)
+        """Apart from the others, because they may take hours."""
         if folder.exists():
             for left_over in folder.iterdir():
                 left_over.unlink()
@@ -129,7 +131,7 @@ class Uploads:
         import pyarrow as pa
 
         upload.finish()
-        with self._slot(), tempfile.NamedTemporaryFile(dir=self._folder) as target:
+        with self._slot(self._slots), tempfile.NamedTemporaryFile(dir=self._folder) as target:
             request = ParseRequest(
                 path=str(upload.path),
                 target=target.name,
@@ -156,7 +158,7 @@ class Uploads:
         upload.finish(sha256)
         seconds = self._seconds + upload.size / _SLOWEST
         read_end, write_end = os.pipe()
-        with os.fdopen(read_end, "rb") as pipe:
+        with os.fdopen(read_end, "rb") as pipe, self._slot(self._streams):
             request = StreamRequest(
                 path=str(upload.path),
                 pipe=write_end,
@@ -169,11 +171,17 @@ class Uploads:
                 worker = _start("mlbox.store.stream_worker", pass_fds=[write_end])
             finally:
                 os.close(write_end)
-            timer = threading.Timer(2 * seconds, worker.kill)
+            late = threading.Event()
+
+            def give_up() -> None:
+                late.set()
+                worker.kill()
+
+            timer = threading.Timer(2 * seconds, give_up)
             timer.daemon = True
             timer.start()
             try:
-                yield _reader(worker, request, pipe)
+                yield _reader(worker, request, pipe, late)
             finally:
                 timer.cancel()
                 worker.kill()
@@ -183,13 +191,13 @@ class Uploads:
                         end.close()
 
     @contextlib.contextmanager
-    def _slot(self) -> Iterator[None]:
-        if not self._slots.acquire(timeout=self._seconds):
+    def _slot(self, slots: threading.BoundedSemaphore) -> Iterator[None]:
+        if not slots.acquire(timeout=self._seconds):
             raise TooMany("Other uploads are still being read.", hint="Try again in a moment.")
         try:
             yield
         finally:
-            self._slots.release()
+            slots.release()
 
     def _run(self, request: ParseRequest) -> ParseAnswer:
         worker = _start("mlbox.store.parse_worker")
@@ -219,7 +227,9 @@ def _start(module: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]
     )
 
 
-def _reader(worker: subprocess.Popen[bytes], request: StreamRequest, pipe: BinaryIO) -> pa.RecordBatchReader:
+def _reader(
+    worker: subprocess.Popen[bytes], request: StreamRequest, pipe: BinaryIO, late: threading.Event
+) -> pa.RecordBatchReader:
     """What a worker hands over; its answer, which comes last, is raised if it is an error."""
     import pyarrow as pa
 
@@ -232,7 +242,9 @@ def _reader(worker: subprocess.Popen[bytes], request: StreamRequest, pipe: Binar
     def answer() -> None:
         assert worker.stdout is not None
         out = worker.stdout.read()
-        if worker.wait():
+        if worker.wait() and late.is_set():
+            raise TimedOut("The upload took too long to read.", hint="Send it in parts.", field="body")
+        if worker.returncode:
             raise _dead(worker.returncode)
         _raise_for(msgspec.json.decode(out, type=ParseAnswer))
 

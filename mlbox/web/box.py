@@ -166,7 +166,15 @@ class Box:
         db = self._open(opening, "datasets", migrations.datasets)
         self.labels = LabelHistory(db, self.offline, self.clock, sources=self.features)
         self.features.check_open = self.labels.check_open
-        self.datasets = Datasets(db, self.offline, self.features, self.labels, self.artifacts, self.clock)
+        self.datasets = Datasets(
+            db,
+            self.offline,
+            self.features,
+            self.labels,
+            self.artifacts,
+            self.clock,
+            seconds=self.settings.build_seconds,
+        )
         self.tracker.input_of = self._input_of
         self.dvc = DvcObjects(db, self.datasets, self.artifacts)
         self.dvc_versions = DvcVersions(

@@ -27,7 +27,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def send(box: Server, name: str, body: bytes, format: str = "parquet", **query: str) -> httpx.Response:
-    return box.http.post(f"/api/v1/datasets/{name}/rows", params={"format": format, **query}, content=body)
+    return box.http.post(f"/api/v1/datasets/{name}/rows", params={"format": format, **query}, content=body, timeout=120)
 
 
 def left(box: Server) -> list[Path]:
