@@ -12,7 +12,7 @@ from bench.harness import Result, Skipped
 
 HOME = Path(__file__).parent
 PAGE = HOME.parent / "docs" / "reference" / "figures.md"
-SUPPORT = {"harness.py", "load.py", "memory.py", "replay.py", "trace.py"}
+SUPPORT = {"harness.py", "load.py", "memory.py", "plots.py", "replay.py", "trace.py"}
 
 
 def main(flags: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
@@ -39,7 +39,6 @@ class Outcome:
     preemptions: int = 0
     lost: float = 0.0
     """Of all work, the part that was done twice or spent on going on."""
-    waits: list[float] = field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -150,6 +149,7 @@ class _Simulation:
         self._promised: set[str] = set()
         self._again: set[str] = set()
         self._usage = Usage(_ORIGIN)
+        self._held: dict[str, float] = {}
         self._events: list[tuple[float, int, str, str]] = []
         self._order = count()
         self._outcome = Outcome([0.0] * len(jobs))
@@ -217,8 +217,6 @@ class _Simulation:
         self._held = holding(self._running.values(), self._box, "team")
         if decision.look_at is not None:
             self._at(max(now + 1.0, (decision.look_at - _ORIGIN).total_seconds()), "look")
-
-    _held: dict[str, float] = {}
 
     def _with_checkpoint(self, job: Running, now: float) -> Running:
         attempt = self._attempts[job.id]

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench.harness import Report, median
+from bench.plots import bars, shares
 from bench.replay import CHECKPOINT_SECONDS, GRACE_SECONDS, RESTART_SECONDS, Outcome, clairvoyant, fifo, greedy, replay
 from bench.trace import Job, read, scaled, synthetic
 from mlbox.scheduler.policy import Box, Device, Need, Queue, Rules, Running, State, Usage, Waiting, decide
@@ -32,19 +33,30 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.setup:
         return 0
     trace = read(chosen.trace) if chosen.trace else synthetic(40_000)
-    sizes, count = ((8, 64), 1000) if chosen.quick else ((8, 16, 32, 64), 2000)
+    sizes = {8: 1000, 64: 2000} if chosen.quick else {8: 1000, 16: 1500, 32: 2000, 64: 2000}
     report = Report(
         "scheduler replay",
         conditions={
             "trace": f"{len(trace):,} jobs of {chosen.trace.name if chosen.trace else 'a synthetic load'}",
-            "slice": f"{count:,} jobs, evenly over the whole trace, none larger than the box; gaps stretched to the load",
+            "slices": f"{', '.join(f'{count:,} jobs on {size} GPUs' for size, count in sizes.items())}; evenly over the whole"
+            " trace, none larger than the box; gaps stretched to the load",
             "a preemption costs": f"{GRACE_SECONDS:g} s to stop, what came after the last checkpoint (one in"
             f" {CHECKPOINT_SECONDS:g} s of work), {RESTART_SECONDS:g} s to go on",
         },
     )
-    for size in sizes:
+    times = {}
+    for size, count in sizes.items():
         for load in LOADS:
-            _compare(report, scaled(trace, count, size, load), size, load)
+            jobs = scaled(trace, count, size, load)
+            times[size, load] = _compare(report, jobs, size, f"{size} GPUs, load {load:g}", half=not chosen.quick)
+    for load in LOADS:  # where no job is wide, FIFO wastes nothing: what is left to gain is less, and that is told
+        size, count = min(sizes.items())
+        narrow = [job for job in trace if job.gpus <= size // 4]
+        _tell_narrow(
+            report, scaled(narrow, count, size, load), size, f"{size} GPUs, load {load:g}, jobs of at most {size // 4}"
+        )
+    if chosen.plots:
+        _plot(chosen.plots, times)
     _decisions(report, repeats=5 if chosen.quick else 15)
     return report.finish()
 
@@ -53,33 +65,67 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     named = os.environ.get("MLBOX_TRACE")
     parser.add_argument("trace", nargs="?", type=Path, default=Path(named) if named else None)
-    parser.add_argument("--quick", action="store_true", help="1,000 jobs on 8 and 64 GPUs instead of 2,000 on 8 to 64")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw scheduling-*.svg there")
+    parser.add_argument("--quick", action="store_true", help="8 and 64 GPUs only")
     parser.add_argument("--setup", action="store_true", help="nothing to install")
     return parser.parse_args(sys.argv[1:] if arguments is None else arguments)
 
 
-def _compare(report: Report, jobs: list[Job], size: int, load: float) -> None:
-    name = f"{size} GPUs, load {load:g}"
-    base = fifo(jobs, size)
-    report.tell(f"{name}: FIFO, mean", base.mean / 3600, "h")
-    report.tell(f"{name}: whatever fits next, mean / FIFO's", base.mean / greedy(jobs, size).mean, "times better")
-    report.tell(f"{name}: clairvoyant SRTF, mean / FIFO's", base.mean / clairvoyant(jobs, size).mean, "times better")
+def _compare(report: Report, jobs: list[Job], size: int, name: str, *, half: bool) -> dict[str, Outcome]:
+    """One size and load; how it went by policy."""
+    base = _tell_peers(report, jobs, size, name)
     default = replay(jobs, size)
     report.at_least(f"{name}: default, mean", base.mean / default.mean, 1.25, "times better")
     report.at_most(f"{name}: default, p99", default.p99 / base.p99, 1.0, "of FIFO's")
-    half = replay(jobs, size, checkpointing=0.5)
-    report.tell(f"{name}: default, half of the jobs checkpoint, mean", base.mean / half.mean, "times better")
-    report.tell(f"{name}: default, half of the jobs checkpoint, p99", half.p99 / base.p99, "of FIFO's")
+    if half:
+        less = replay(jobs, size, checkpointing=0.5)
+        report.tell(f"{name}: default, half of the jobs checkpoint, mean", base.mean / less.mean, "times better")
+        report.tell(f"{name}: default, half of the jobs checkpoint, p99", less.p99 / base.p99, "of FIFO's")
     sliced = replay(jobs, size, quantum=QUANTUM_SECONDS)
     report.at_least(f"{name}: time-sliced, mean", base.mean / sliced.mean, 2.3, "times better")
     report.at_most(f"{name}: time-sliced, p99", sliced.p99 / base.p99, 1.4, "of FIFO's")
     _tell_costs(report, name, "default", default)
     _tell_costs(report, name, "time-sliced", sliced)
+    return {"strict FIFO": base, "default": default, "time-sliced": sliced}
+
+
+def _tell_narrow(report: Report, jobs: list[Job], size: int, name: str) -> None:
+    base = _tell_peers(report, jobs, size, name)
+    for policy, outcome in {
+        "default": replay(jobs, size),
+        "time-sliced": replay(jobs, size, quantum=QUANTUM_SECONDS),
+    }.items():
+        report.tell(f"{name}: {policy}, mean", base.mean / outcome.mean, "times better")
+        report.tell(f"{name}: {policy}, p99", outcome.p99 / base.p99, "of FIFO's")
+
+
+def _tell_peers(report: Report, jobs: list[Job], size: int, name: str) -> Outcome:
+    """Strict FIFO, and what others make of it."""
+    base = fifo(jobs, size)
+    report.tell(f"{name}: FIFO, mean", base.mean / 3600, "h")
+    report.tell(f"{name}: whatever fits next, mean", base.mean / greedy(jobs, size).mean, "times better")
+    report.tell(f"{name}: clairvoyant SRTF, mean", base.mean / clairvoyant(jobs, size).mean, "times better")
+    return base
 
 
 def _tell_costs(report: Report, name: str, policy: str, outcome: Outcome) -> None:
     report.tell(f"{name}: {policy}, preemptions", outcome.preemptions / len(outcome.seconds), "a job")
     report.tell(f"{name}: {policy}, work done twice or spent on going on", outcome.lost * 100, "%")
+
+
+def _plot(folder: Path, times: dict[tuple[int, float], dict[str, Outcome]]) -> None:
+    """Completion times on the smallest box at full load, and the gain over FIFO at each size and load."""
+    size, load = min(times)[0], max(LOADS)
+    found = times[size, load]
+    title = f"Jobs that are through after a time ({size} GPUs, load {load:g})"
+    shares(folder / "scheduling-times.svg", title, {name: outcome.seconds for name, outcome in found.items()})
+    gains = {
+        f"{size}, {load:g}": {
+            name: of["strict FIFO"].mean / outcome.mean for name, outcome in of.items() if name != "strict FIFO"
+        }
+        for (size, load), of in times.items()
+    }
+    bars(folder / "scheduling-gains.svg", "Mean completion time, times better than strict FIFO (GPUs, load)", gains)
 
 
 # -- one decision -----------------------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ class Pass:
             return "turn"
         if job.priority == "urgent" and RANKS[other.priority] < RANKS["urgent"]:
             # One that started while the urgent one waited already had gone before it, as overdue: it is let go on.
-            return "priority" if other.started_at < (job.queued_at or job.submitted_at) else None
+            return "priority" if other.started_at < _ready_since(job) else None
         return None
 
     def _turn_of(self, job: Waiting, other: Running) -> bool:
@@ -266,3 +266,8 @@ class Pass:
             next_turn(self._state, self.line.queues, self._now),
         ]
         return min((moment for moment in moments if moment is not None), default=None)
+
+
+def _ready_since(job: Waiting) -> datetime:
+    since = job.queued_at or job.submitted_at
+    return since if job.not_before is None else max(since, job.not_before)
