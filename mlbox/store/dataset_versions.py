@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlbox.clock import Clock, from_us, to_us
+from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, NotFound, Refused
 from mlbox.records import DataFile, DatasetVersion, VerifiedFile, check_name
 from mlbox.store.artifacts import Artifacts
@@ -185,9 +185,7 @@ class DatasetVersions:
                 (name, number),
             )
             if row is None:
-                raise NotFound(
-                    f"No removed dataset version is {ref[:200]!r}.", hint="See `mlbox dataset ls --deleted`."
-                )
+                raise NotFound(f"No removed dataset version is {ref[:200]!r}.", hint="See `mlbox deleted`.")
             if row["deleted_us"] <= oldest:
                 raise NotFound(f"{ref[:200]} was removed for good.", hint="Build it again.", field="dataset")
             tx.run("UPDATE dataset_state SET deleted_us = NULL WHERE id = ?", (row["id"],))
@@ -195,14 +193,6 @@ class DatasetVersions:
 
         self._db.write(write)
         return self.version(ref)
-
-    def deleted(self) -> list[tuple[DatasetVersion, datetime]]:
-        """Versions that were removed, the last first, with when."""
-        rows = self._db.all(
-            f"SELECT record, {_TAGS}, deleted_us FROM dataset JOIN dataset_state ON dataset_state.id = dataset.id"
-            " WHERE deleted_us > 0 AND visible('dataset', name) ORDER BY deleted_us DESC LIMIT 1000"
-        )
-        return [(_dataset(row), from_us(row["deleted_us"])) for row in rows]
 
 
 def check_tables(version: DatasetVersion) -> None:

@@ -150,7 +150,6 @@ def test_a_version_in_use_stays_and_another_can_be_taken_back(house: House) -> N
     house.datasets.delete(version.ref, actor="ann")
     with pytest.raises(NotFound):
         house.datasets.version("raw")
-    assert [one.ref for one, _ in house.datasets.deleted()] == ["raw@v1"]
     assert house.datasets.restore("raw@v1", within=timedelta(days=1), actor="bea") == version
     house.datasets.delete(version.ref, actor="ann")
     assert keep(house, rows(3)).version == 2, "a number is never given again"

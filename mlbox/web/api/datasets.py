@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
@@ -23,16 +22,6 @@ class Tags(Record, frozen=True, kw_only=True):
     """Tags to set, and those to take away as null."""
 
     tags: dict[str, str | None]
-
-
-class RemovedVersion(Record, frozen=True, kw_only=True):
-    """A version that was removed, until when it can be taken back."""
-
-    ref: str
-    rows: int
-    created_by: str
-    deleted_at: datetime
-    goes_at: datetime
 
 
 @post("/api/v1/datasets", action="dataset.create")
@@ -87,21 +76,6 @@ async def list_datasets(
     return await box.call(box.datasets.versions, name, limit=limit, after=after)
 
 
-@get("/api/v1/removed-datasets", action="dataset.read")
-async def list_removed(box: Box) -> list[RemovedVersion]:
-    """Versions that were removed, and until when each can be taken back."""
-    return [
-        RemovedVersion(
-            ref=version.ref,
-            rows=version.rows,
-            created_by=version.created_by,
-            deleted_at=at,
-            goes_at=at + box.retention.kept_for,
-        )
-        for version, at in await box.call(box.datasets.deleted)
-    ]
-
-
 @get("/api/v1/datasets/{ref:str}", action="dataset.read")
 async def get_dataset(box: Box, ref: str) -> DatasetVersion:
     """`NAME@vN`, or the latest version of `NAME`."""
@@ -148,6 +122,6 @@ async def get_file(request: Request[Any, Any, Any], box: Box, ref: str, file: st
 
 
 handlers: list[Any] = [
-    *(create_dataset, create_from_rows, list_datasets, list_removed, get_dataset, get_diff, verify),
+    *(create_dataset, create_from_rows, list_datasets, get_dataset, get_diff, verify),
     *(tag, remove, restore, get_file),
 ]
