@@ -119,10 +119,6 @@ def summer_and_winter_drift(road: Road) -> None:
     skew = road.check_skew()
     assert {result.feature for result in skew} >= {"weather@v1:temp", "airport_delay@v1:late_rate"}
     assert sum(result.rows for result in skew) > 100
-    live = road.live_performance()
-    assert 0.8 < live.coverage < 1, "all that landed have a label, and those that were cancelled have none"
-    assert (live.metrics["auc"] or 0) > 0.5
-    assert live.maturity[1].share == pytest.approx(live.coverage, abs=0.05), "a flight lands within a day"
     text = road.metrics()
     for name in ("ml_prediction_score", "ml_feature_drift_ks_statistic", "ml_predictions_total"):
         assert f"\n{name}" in text or text.startswith(name)

@@ -147,11 +147,6 @@ def watch(road: Road, steps: Steps) -> None:
     steps.say(
         f"{least.equal:,} of {least.rows:,} served values of {least.feature}, the worst, are those of the history"
     )
-    live = road.live_performance()
-    steps.say(
-        f"{live.labelled:,} of {live.predictions:,} predictions of {MODEL}/{live.version} as {live.role} have met their outcome:"
-        f" auc {live.metrics['auc'] or 0:.3f}, {live.training.get('auc', 0):.3f} in training"
-    )
     endpoint = road.endpoint()
     steps.say(f"{MODEL}/{endpoint.champion} is in Production; {road.served:,} flights served in all")
 

@@ -29,7 +29,6 @@ from mlbox.records import (
     DriftResult,
     Endpoint,
     Job,
-    LivePerformance,
     ModelVersion,
     OnlineRow,
     Promotion,
@@ -262,7 +261,7 @@ class Road:
         """Ask for every flight that leaves within the hour, by its ids; how many there were."""
         leaving = self.flights.departing(self.now, self.now + timedelta(hours=1)).to_pylist()
         if leaving:
-            self.ada.predict(MODEL, entities=[asked(f) for f in leaving], keys=[key(f) for f in leaving])
+            self.ada.predict(MODEL, entities=[entity(f) for f in leaving], keys=[key(f) for f in leaving])
             self.served += len(leaving)
         return len(leaving)
 
@@ -295,12 +294,6 @@ class Road:
         found = self.admin.post(f"/api/v1/monitoring/{MODEL}/skew", list[SkewResult])
         return sorted(found, key=lambda result: 1 if result.share is None else result.share)
 
-    def live_performance(self) -> LivePerformance:
-        """How the version that serves does by the outcomes that are known so far."""
-        champion = self.endpoint().champion
-        found = self.ada.performance(MODEL)
-        return max((one for one in found if one.version == champion), key=lambda one: one.labelled)
-
     def alerts(self) -> list[Alert]:
         """Alerts that fire."""
         return self.admin.get("/api/v1/alerts", list[Alert], state="firing")
@@ -320,11 +313,6 @@ def hour_of_traffic(moment: datetime) -> datetime:
 def entity(flight: dict[str, Any]) -> dict[str, Any]:
     """The ids by which the server looks a flight's features up."""
     return {name: flight[name] for name in ("carrier", "origin", "dest", "tailnum")}
-
-
-def asked(flight: dict[str, Any]) -> dict[str, Any]:
-    """The same, and which flight it is and when it leaves: so its outcome, once it is known, meets the prediction."""
-    return {**entity(flight), "flight": flight["flight"], "event_time": flight["departs"].isoformat()}
 
 
 def key(flight: dict[str, Any]) -> str:
