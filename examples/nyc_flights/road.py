@@ -252,7 +252,7 @@ class Road:
         return self._infer([tensor], flight)
 
     def _infer(self, inputs: list[dict[str, Any]], flight: dict[str, Any]) -> float:
-        body = {"inputs": inputs, "parameters": {"key": key(flight)}}
+        body = {"inputs": inputs, "parameters": {"key": key(flight)}, "outputs": [{"name": "score"}]}
         answer = self.ada.client.post(f"/v2/models/{MODEL}/infer", dict, body)
         score: float = answer["outputs"][0]["data"][0]
         return score

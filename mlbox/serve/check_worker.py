@@ -7,13 +7,14 @@ or about a sample, `{"sample", "inputs", "outputs"}`; the last two of each name 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ CPU_SECONDS = 300
 FILE_BYTES = 1024**3
 SAMPLE_BYTES = 64 * 1024**2
 """Of a sample, unpacked: 10,000 rows of 1,600 features."""
+FREE_SIZES = (1, 8, 64, 224)
+"""Tried for dimensions that a model leaves free, beside that of rows."""
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 """Where onnxruntime itself has the operators; what is in others comes in libraries, which are never loaded."""
 
@@ -70,18 +73,14 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     content = Path(task["model"]).read_bytes()
     _check_file(content)
     session = Session(content, providers=CPU)
-    width = session.inputs[0].shape[1]
-    if width == -1:
-        width = task.get("width") or 1
-    for rows in (1, 2):  # two sizes, because a model may hold to the one that it was exported with
-        session.score(np.zeros((rows, width), np.float32))
+    run = _trial(session, task.get("width") or 1)
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
         "size": len(content),
     }
     if task.get("latency"):
-        answer["latency"] = _latency(session, width, **task["latency"])
+        answer["latency"] = _latency(run, **task["latency"])
     if task.get("scores"):
         rows = np.load(task["rows"], allow_pickle=False)
         np.save(task["scores"], session.score(rows), allow_pickle=False)
@@ -129,16 +128,61 @@ def _messages(root: Any) -> Iterator[Any]:
                 waiting.extend([value] if hasattr(value, "ListFields") else value)
 
 
-def _latency(session: Any, width: int, batch: int, runs: int) -> dict[str, float]:
+def _trial(session: Any, width: int) -> Callable[[int], object]:
+    """Run the model on generated inputs of one row and of two, and give what runs it so on any number of rows.
+
+    Two sizes, because a model may hold to the one that it was exported with. Other free dimensions are tried in a few sizes,
+    because an image of one pixel is too small for most models that take images.
+    """
+    if session.tabular:
+        columns = session.inputs[0].shape[1]
+        feeds = functools.partial(_table, width if columns == -1 else columns)
+        run: Callable[[int], object] = lambda rows: session.score(feeds(rows))  # noqa: E731
+        for rows in (1, 2):
+            run(rows)
+        return run
+    first: Exception | None = None
+    for size in FREE_SIZES:
+        run = functools.partial(_run_generated, session, size)
+        try:
+            for rows in (1, 2) if session.batched else (1,):
+                run(rows)
+        except Exception as err:
+            first = first or err
+            continue
+        return run
+    assert first is not None
+    raise first
+
+
+def _table(width: int, rows: int) -> Any:
     import numpy as np
 
-    rows = np.zeros((batch, width), np.float32)
+    return np.zeros((rows, width), np.float32)
+
+
+def _run_generated(session: Any, size: int, rows: int) -> object:
+    import numpy as np
+
+    from mlbox.serve.tensors import NUMPY
+
+    feeds = {}
+    for spec in session.inputs:
+        free = [rows if place == 0 else size for place in range(len(spec.shape))]
+        shape = [free[place] if wanted == -1 else wanted for place, wanted in enumerate(spec.shape)]
+        feeds[spec.name] = np.full(shape, "", object) if spec.dtype == "BYTES" else np.zeros(shape, NUMPY[spec.dtype])
+    return session.run(feeds)
+
+
+def _latency(run: Callable[[int], object], batch: int, runs: int) -> dict[str, float]:
+    import numpy as np
+
     for _ in range(max(1, runs // 10)):
-        session.score(rows)
+        run(batch)
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        session.score(rows)
+        run(batch)
         times.append((time.perf_counter() - start) * 1000)
     p50, p95 = np.percentile(times, [50, 95])
     return {"p50_ms": float(p50), "p95_ms": float(p95)}

@@ -13,8 +13,10 @@ import threading
 import time
 from collections import OrderedDict
 
+from msgspec.structs import replace
+
 from mlbox.errors import MlboxError, NotFound, Unavailable
-from mlbox.records import ModelVersion
+from mlbox.records import ModelVersion, TensorSpec
 from mlbox.serve.check import inspect_onnx
 from mlbox.serve.rows import Columns
 from mlbox.serve.runtime import Session
@@ -35,6 +37,14 @@ class Loaded:
         """Bytes of its file, which its weights take in memory as well."""
         self.session = session
         self.columns = Columns(version)
+        self.inputs = inputs_of(version, session.inputs)
+
+
+def inputs_of(version: ModelVersion, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The tensors that a version takes: where it names features, as many columns as these, whatever its file leaves free."""
+    if not version.features:
+        return inputs
+    return tuple(replace(spec, shape=(spec.shape[0], len(version.features))) for spec in inputs)
 
 
 class Loader:
@@ -64,6 +74,10 @@ class Loader:
             if found is None:
                 found = self._open_once(name)
             return found
+
+    def known(self, model: str, version: int) -> Loaded | None:
+        """A version, if it is loaded."""
+        return self._known((model, version))
 
     def _known(self, name: Name) -> Loaded | None:
         with self._lock:

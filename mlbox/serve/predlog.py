@@ -1,7 +1,7 @@
 """The prediction log: every answer, with the features it was given from.
 
-`put` never blocks: rows wait in a bounded queue, and one thread writes them to Parquet, a file per model version and flush
-(see `predfiles`). What is not yet flushed at a kill -9 is lost: at most one flush interval.
+`put` never blocks: batches of rows wait in a bounded queue, and one thread writes them to Parquet, a file per model version and
+flush (see `predfiles`). What is not yet flushed at a kill -9 is lost: at most one flush interval.
 
 Two locks, and none is taken while the first is held: `_lock` guards the queue and the counts, for microseconds; `_writing`
 guards the files, and is held while they are written or read.
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-Observer = Callable[[Sequence[Prediction]], None]
 Role = tuple[str, int, ServeRole]
 LATENCIES = 1000
 _log = logging.getLogger(__name__)
@@ -51,6 +50,58 @@ class Window:
         return len(self.scores)
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows that one version answered in one run, as they come off the request path: what they have in common is said once.
+
+    What becomes of each row is worked out where they are written.
+    """
+
+    model: str
+    version: int
+    role: ServeRole
+    at: datetime
+    domain_at: datetime
+    caller: str
+    latency_ms: float
+    ids: Sequence[str]
+    scores: Sequence[float | None]
+    names: tuple[str, ...] = ()
+    """The features, in the order of a row's values."""
+    values: np.ndarray | Sequence[Sequence[float | None]] | None = None
+    entities: Sequence[dict[str, Any]] = ()
+
+    def predictions(self) -> list[Prediction]:
+        """A record for each row; what is NaN among the features is missing."""
+        rows = self._rows()
+        return [
+            Prediction(
+                id=own,
+                model=self.model,
+                version=self.version,
+                role=self.role,
+                at=self.at,
+                domain_at=self.domain_at,
+                caller=self.caller,
+                entity=self.entities[place] if self.entities else {},
+                features=dict(zip(self.names, rows[place], strict=True)) if self.names else {},
+                score=self.scores[place],
+                latency_ms=self.latency_ms,
+            )
+            for place, own in enumerate(self.ids)
+        ]
+
+    def _rows(self) -> Sequence[Sequence[float | None]]:
+        if self.values is None or not self.names:
+            return ()
+        if isinstance(self.values, Sequence):
+            return self.values
+        return [[None if value != value else value for value in row] for row in self.values.tolist()]
+
+
+Observer = Callable[[Batch], None]
+
+
 @dataclass
 class Count:
     """What one role of one version did since the server started."""
@@ -67,7 +118,9 @@ class PredictionLog:
         self._limit = queue_limit
         self._every = flush_seconds
         self._lock = threading.Lock()
-        self._waiting: list[Prediction] = []
+        self._waiting: list[Batch] = []
+        self._held = 0
+        """How many rows wait."""
         self._counts: dict[Role, Count] = {}
         self.dropped = 0
         """Rows that are not in the log: they found the queue full, or could not be written as Parquet."""
@@ -80,18 +133,25 @@ class PredictionLog:
 
     # -- taking rows ------------------------------------------------------------------------------------------------
 
-    def put(self, rows: Sequence[Prediction]) -> None:
+    def put(self, batches: Sequence[Batch]) -> None:
         """Take rows; past the queue's limit they are dropped and counted."""
         with self._lock:
-            for row in rows:
-                count = self._counts.setdefault((row.model, row.version, row.role), Count())
-                count.rows += 1
-                count.latencies.append(row.latency_ms)
-            room = max(0, self._limit - len(self._waiting))
-            self._waiting.extend(rows[:room])
-            self.dropped += len(rows) - min(room, len(rows))
-        for observer in self._observers:
-            observer(rows)
+            for batch in batches:
+                rows = len(batch.ids)
+                count = self._counts.setdefault((batch.model, batch.version, batch.role), Count())
+                count.rows += rows
+                count.latencies.extend([batch.latency_ms] * min(rows, LATENCIES))
+                self._hold(batch)
+        for batch in batches:
+            for observer in self._observers:
+                observer(batch)
+
+    def _hold(self, batch: Batch) -> None:
+        if self._held + len(batch.ids) > self._limit:
+            self.dropped += len(batch.ids)
+        else:
+            self._held += len(batch.ids)
+            self._waiting.append(batch)
 
     def record_error(self, model: str, version: int, role: ServeRole, *, rows: int = 1) -> None:
         """A version failed on this many rows; they count like those that it answered, or large requests would hide."""
@@ -139,32 +199,37 @@ class PredictionLog:
 
     def _flush(self) -> None:
         with self._lock:
-            rows, self._waiting = self._waiting, []
-        parts: dict[tuple[str, int], list[Prediction]] = {}
-        for row in rows:
-            parts.setdefault((row.model, row.version), []).append(row)
+            batches, self._waiting, self._held = self._waiting, [], 0
+        parts: dict[tuple[str, int], list[Batch]] = {}
+        for batch in batches:
+            parts.setdefault((batch.model, batch.version), []).append(batch)
         try:
             while parts:
                 (model, version), part = next(iter(parts.items()))
                 self._append(model, version, part)
                 del parts[model, version]
         except OSError:
-            kept = [row for part in parts.values() for row in part]
-            with self._lock:
-                self.dropped += max(0, len(kept) + len(self._waiting) - self._limit)
-                self._waiting = (kept + self._waiting)[: self._limit]
+            self._keep([batch for part in parts.values() for batch in part])
             raise
 
-    def _append(self, model: str, version: int, rows: Sequence[Prediction]) -> None:
+    def _keep(self, batches: list[Batch]) -> None:
+        """What the disk refused waits on, before what came since, as far as there is room."""
+        with self._lock:
+            found, self._waiting, self._held = [*batches, *self._waiting], [], 0
+            for batch in found:
+                self._hold(batch)
+
+    def _append(self, model: str, version: int, batches: Sequence[Batch]) -> None:
         """One odd batch must not hold up the log for ever: what is not the disk's fault is dropped, counted and told."""
         try:
-            self._files.append(model, version, rows)
+            self._files.append(model, version, [row for batch in batches for row in batch.predictions()])
         except OSError:
             raise
         except Exception:
-            _log.exception("%s predictions of %s/%s could not be written.", len(rows), model, version)
+            rows = sum(len(batch.ids) for batch in batches)
+            _log.exception("%s predictions of %s/%s could not be written.", rows, model, version)
             with self._lock:
-                self.dropped += len(rows)
+                self.dropped += rows
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,9 @@ from typing import Protocol
 
 from mlbox.errors import InvalidInput
 from mlbox.records import DatasetVersion, ModelVersion, Record, Run
-from mlbox.serve.check import inspect_onnx, read_sample, score_onnx
+from mlbox.serve.check import ModelCheck, inspect_onnx, read_sample, score_onnx
 from mlbox.serve.reference import make_reference, store_reference
+from mlbox.serve.runtime import not_tabular
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
 from mlbox.store.registry import NewVersion, Registry
@@ -65,13 +66,7 @@ class Registrar:
         dataset = self._datasets.version(run.dataset) if run.dataset else None
         features = self._feature_names(ask, dataset)
         found = inspect_onnx(self._artifacts.path(artifact.sha256), width=len(features))
-        width = found.inputs[0].shape[1]
-        if width not in (-1, len(features)):
-            raise InvalidInput(
-                f"The model takes {width} columns, and {len(features)} features are named.",
-                hint="Name the features in the order of the input's columns.",
-                field="features",
-            )
+        check_columns(found, features)
         self._artifacts.keep([artifact.sha256])
         return self._registry.register(
             NewVersion(
@@ -113,17 +108,10 @@ class Registrar:
         named = ask.features or ((ask.feature_service,) if ask.feature_service else ())
         if named:
             return self._features.resolve(named)
-        in_dataset = tuple(column.name for column in dataset.columns if ":" in column.name) if dataset else ()
-        if not in_dataset:
-            raise InvalidInput(
-                "The version names no features, and its run no dataset to take them from.",
-                hint="Give features or feature_service.",
-                field="features",
-            )
-        return in_dataset
+        return tuple(column.name for column in dataset.columns if ":" in column.name) if dataset else ()
 
     def _reference(self, model: Path, dataset: DatasetVersion | None, features: tuple[str, ...]) -> str | None:
-        if dataset is None:
+        if dataset is None or not features:
             return None
         absent = sorted(set(features) - {column.name for column in dataset.columns})
         if absent:
@@ -149,6 +137,26 @@ class Registrar:
                 field="sample",
             )
         return artifact.sha256
+
+
+def check_columns(found: ModelCheck, features: Sequence[str]) -> None:
+    """Raise InvalidInput unless features that are named are the columns of a tabular model, and all of them."""
+    if not features:
+        return
+    problem = not_tabular(found.inputs, found.outputs)
+    if problem is not None:
+        raise InvalidInput(
+            f"Features are named, and {problem.message[0].lower()}{problem.message[1:]}",
+            hint="Name no features for a model of other tensors.",
+            field="features",
+        )
+    width = found.inputs[0].shape[1]
+    if width not in (-1, len(features)):
+        raise InvalidInput(
+            f"The model takes {width} columns, and {len(features)} features are named.",
+            hint="Name the features in the order of the input's columns.",
+            field="features",
+        )
 
 
 def last_metrics(run: Run) -> dict[str, float]:

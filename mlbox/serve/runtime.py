@@ -1,17 +1,21 @@
-"""Models in memory: onnxruntime behind one class, rows in and scores out.
+"""Models in memory: onnxruntime behind one class, arrays in and arrays out.
 
-A model takes one float32 input [N, F], in which NaN is a missing value, and its score is the first floating-point output; of an
-output with two dimensions, the last column (the probability of the positive class).
+A model whose one input is FP32 [N, F] is *tabular*: its columns may be features, NaN is a missing value in them, and each row has
+a score, which is the first floating-point output; of an output with two dimensions, the last column (the probability of the
+positive class). Everything that watches a model in production watches that score. Any other model serves tensors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
+from mlbox.serve.tensors import FLOATS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +24,7 @@ DTYPES = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
     "tensor(int64)": "INT64",
     "tensor(int32)": "INT32",
     "tensor(int16)": "INT16",
@@ -32,14 +37,15 @@ DTYPES = {
     "tensor(string)": "BYTES",
 }
 """onnxruntime's types by the names of the Open Inference Protocol."""
-FLOATS = ("FP32", "FP64", "FP16")
+ONNX_BFLOAT16 = 16
+"""In ONNX's TensorProto.DataType."""
 CPU = ("CPUExecutionProvider",)
 PROVIDERS = ("CUDAExecutionProvider", *CPU)
 """In order of preference: the first is there only with onnxruntime-gpu, and falls back to the last without a device."""
 
 
 class Session:
-    """One loaded model. `score` may be called from any thread: onnxruntime releases the interpreter while it works."""
+    """One loaded model. It may be called from any thread: onnxruntime releases the interpreter while it works."""
 
     def __init__(self, model: Path | bytes, *, threads: int = 1, providers: Sequence[str] = PROVIDERS) -> None:
         import onnxruntime as ort
@@ -48,27 +54,89 @@ class Session:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         there = [name for name in providers if name in ort.get_available_providers()]
         source = model if isinstance(model, bytes) else str(model)
         self._session: Any = ort.InferenceSession(source, sess_options=options, providers=there)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        """Where it runs, in order of preference."""
         self.inputs = _specs(self._session.get_inputs(), "input")
         self.outputs = _specs(self._session.get_outputs(), "output")
-        self._input = _the_input(self.inputs)
-        self._output = _score_output(self.outputs)
+        self._bits = any(spec.dtype == "BF16" for spec in (*self.inputs, *self.outputs))
+        problem = not_tabular(self.inputs, self.outputs)
+        self.tabular = problem is None
+        self._problem = problem
+        self._score_output = "" if problem else score_output(self.outputs)
+
+    @property
+    def batched(self) -> bool:
+        """Whether the first dimension of all its tensors is free, so that requests may be joined."""
+        return all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+
+    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = ()) -> list[np.ndarray]:
+        """The wanted outputs, all by default, of inputs that were checked (`tensors.check_inputs`)."""
+        names = list(wanted) or [spec.name for spec in self.outputs]
+        if self._bits:
+            return self._run_bits(feeds, names)
+        found: list[np.ndarray] = self._session.run(names, feeds)
+        return found
+
+    def _run_bits(self, feeds: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        """As `run`, for models with bfloat16, which onnxruntime takes and gives as bits only."""
+        import onnxruntime as ort
+
+        types = {spec.name: spec.dtype for spec in self.inputs}
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(data, ONNX_BFLOAT16)
+            if types[name] == "BF16"
+            else ort.OrtValue.ortvalue_from_numpy(data)
+            for name, data in feeds.items()
+        }
+        return [_array_of(value) for value in self._session.run_with_ort_values(names, values)]
 
     def score(self, rows: np.ndarray) -> np.ndarray:
-        """Scores [N] as float64 of rows [N, F] as float32; raises InvalidInput when the model gives other than N."""
+        """Scores [N] as float64 of rows [N, F] as float32; raises InvalidInput for a model that gives other than N."""
+        return self.score_with(rows)[0]
+
+    def score_with(self, rows: np.ndarray, wanted: Sequence[str] = ()) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Scores as `score`, and the wanted outputs beside them, of one run."""
         import numpy as np
 
-        (found,) = self._session.run([self._output], {self._input: np.ascontiguousarray(rows, dtype=np.float32)})
-        scores = np.asarray(found, dtype=np.float64)
-        if scores.ndim not in (1, 2) or len(scores) != len(rows) or (scores.ndim == 2 and not scores.shape[1]):
-            raise InvalidInput(
-                f"The model's output {self._output!r} is {list(scores.shape)} for {len(rows)} rows.",
-                hint="Export a score for each row.",
-                field="output",
-            )
-        return scores if scores.ndim == 1 else scores[:, -1]
+        if self._problem is not None:
+            raise self._problem
+        names = [*wanted] if self._score_output in wanted else [*wanted, self._score_output]
+        found = self.run({self.inputs[0].name: np.ascontiguousarray(rows, dtype=np.float32)}, names)
+        scores = scores_of(found[names.index(self._score_output)], self._score_output, len(rows))
+        return scores, found[: len(wanted)]
+
+
+def scores_of(output: np.ndarray, name: str, rows: int) -> np.ndarray:
+    """A score [N] as float64 for each row out of a model's output; raises InvalidInput where it has other than N."""
+    import numpy as np
+
+    scores = np.asarray(output, dtype=np.float64)
+    if scores.ndim not in (1, 2) or len(scores) != rows or (scores.ndim == 2 and not scores.shape[1]):
+        raise InvalidInput(
+            f"The model's output {name!r} is {list(scores.shape)} for {rows} rows.",
+            hint="Export a score for each row.",
+            field="output",
+        )
+    return scores if scores.ndim == 1 else scores[:, -1]
+
+
+def _array_of(value: Any) -> np.ndarray:
+    """An array of onnxruntime's value; of bfloat16 its bits, copied out of memory that the value owns."""
+    import numpy as np
+
+    if value.data_type() != "tensor(bfloat16)":
+        found: np.ndarray = value.numpy()
+        return found
+    shape = value.shape()
+    size = math.prod(shape)
+    if not size:
+        return np.empty(shape, np.uint16)
+    bits = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
+    return np.ctypeslib.as_array(bits, (size,)).reshape(shape).copy()
 
 
 def _specs(found: list[Any], what: str) -> tuple[TensorSpec, ...]:
@@ -85,29 +153,30 @@ def _specs(found: list[Any], what: str) -> tuple[TensorSpec, ...]:
     return tuple(specs)
 
 
-def _the_input(inputs: tuple[TensorSpec, ...]) -> str:
+def not_tabular(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> InvalidInput | None:
+    """Why a model with these tensors is not tabular: an error to raise where it has to be; None for one that is."""
     if len(inputs) != 1 or inputs[0].dtype != "FP32" or len(inputs[0].shape) != 2:
         found = ", ".join(f"{i.name} {i.dtype}{list(i.shape)}" for i in inputs) or "none"
-        raise InvalidInput(
+        return InvalidInput(
             f"The model's inputs are {found}; one FP32 [N, F] is wanted.",
             hint="Export with one float32 input of rows and features.",
             field="input",
         )
     if inputs[0].shape[0] != -1:
-        raise InvalidInput(
+        return InvalidInput(
             f"The model takes batches of {inputs[0].shape[0]} only.",
             hint="Export with a free first dimension.",
             field="input",
         )
-    return inputs[0].name
+    if not score_output(outputs):
+        return InvalidInput(
+            "The model has no floating-point output of one or two dimensions to take a score from.",
+            hint="Export the probability.",
+            field="output",
+        )
+    return None
 
 
-def _score_output(outputs: tuple[TensorSpec, ...]) -> str:
-    for output in outputs:
-        if output.dtype in FLOATS and len(output.shape) <= 2:
-            return output.name
-    raise InvalidInput(
-        "The model has no floating-point output of one or two dimensions to take a score from.",
-        hint="Export the probability.",
-        field="output",
-    )
+def score_output(outputs: Sequence[TensorSpec]) -> str:
+    """The output that a score is taken from, empty where there is none."""
+    return next((spec.name for spec in outputs if spec.dtype in FLOATS and len(spec.shape) <= 2), "")

@@ -8,20 +8,22 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
-from mlbox.records import Event, ModelVersion, Prediction, ServeRole, Stage
+from mlbox.records import Event, ModelVersion, Prediction, Stage, TensorSpec
+from mlbox.serve.answers import SCORE, Inferred, Part, groups, joined, outputs_of, scores_among, taken
 from mlbox.serve.background import Background
-from mlbox.serve.loading import Loaded, Loader
-from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.loading import Loaded, Loader, inputs_of
+from mlbox.serve.predlog import Batch, PredictionLog
 from mlbox.serve.routing import Route, Routes
-from mlbox.serve.rows import Inputs, PredictRow, Values, as_matrix, check_rows
+from mlbox.serve.rows import MAX_ROWS, Inputs, PredictRow, as_matrix, check_rows
+from mlbox.serve.statistics import Statistics
+from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
 from mlbox.store.features import FeatureStore
@@ -29,13 +31,20 @@ from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.store.registry import Registry
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 __all__ = ["ModelServer", "PredictRow"]
 SERVING: tuple[Stage, ...] = ("Staging", "Production")
 SHADOW_ROOM = 256
 WARM_ROOM = 1000
 _log = logging.getLogger(__name__)
+
+
+T = TypeVar("T")
+
+
+Shadowed = Callable[[Sequence[int], Route], Batch]
+"""Has the rows at these places answered along a route."""
 
 
 class ModelServer:
@@ -63,6 +72,7 @@ class ModelServer:
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
+        self.statistics = Statistics()
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 
@@ -83,109 +93,202 @@ class ModelServer:
         check_rows(rows)
         self._registry.see(model)
         with asking(None):  # who may ask a model may have it look at what it needs
-            return self._predict(model, rows, caller, version)
+            routes = self._routes_of(model, [row.key for row in rows], version)
+            inputs = Inputs(self._features, rows)
+            answers: dict[int, Prediction] = {}
+            batches = []
+            for route, places in groups(routes).items():
+                scored = self._score_rows(model, route, inputs, places, caller)
+                batches.append(scored)
+                answers |= zip(places, scored.predictions(), strict=True)
+            self._predictions.put(batches)
+            self._shadow(model, routes, lambda at, route: self._score_rows(model, route, inputs, at, caller))
+            return [answers[place] for place in range(len(rows))]
 
-    def _predict(self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None) -> list[Prediction]:
-        routes = self._routes_of(model, rows, version)
-        inputs = Inputs(self._features, rows)
-        answers: dict[int, Prediction] = {}
-        for number in dict.fromkeys(route.version for route in routes):
-            places = [place for place, route in enumerate(routes) if route.version == number]
-            roles = [routes[place].role for place in places]
-            answers |= zip(places, self._score(model, number, inputs, places, roles, caller), strict=True)
-        found = [answers[place] for place in range(len(rows))]
-        self._predictions.put(found)
-        self._shadow(model, routes, inputs, caller)
-        return found
+    def infer(
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        *,
+        caller: str,
+        version: int | None = None,
+        outputs: Sequence[str] = (),
+        keys: Sequence[str] = (),
+    ) -> Inferred:
+        """Run a model on tensors; all its outputs by default. `score` may be named as well where rows have one.
 
-    def _routes_of(self, model: str, rows: Sequence[PredictRow], version: int | None) -> list[Route]:
+        `keys`, one for all rows or one for each, decide which version answers, as in `predict`; without, any may. Raises as
+        `predict` does.
+        """
+        self._registry.see(model)
+        with asking(None):
+            rows = self._rows_of(model, tensors, keys, version)
+            routes = self._routes_of(model, keys or [new_id()], version)
+            together = len(routes) == 1 and rows > 1
+
+            def run(places: Sequence[int], route: Route, outputs: Sequence[str]) -> Part:
+                whole = together or len(places) == rows
+                found, batch = self._run(
+                    model,
+                    route,
+                    tensors if whole else taken(tensors, places),
+                    outputs,
+                    rows if whole else len(places),
+                    caller,
+                )
+                return Part(range(rows) if whole else places, found, batch)
+
+            parts = [run(places, route, outputs) for route, places in groups(routes).items()]
+            self._predictions.put([part.batch for part in parts])
+            self._shadow(model, routes, lambda places, route: run(places, route, ()).batch)
+        return joined(parts, rows)
+
+    def _rows_of(self, model: str, tensors: Sequence[Tensor], keys: Sequence[str], version: int | None) -> int:
+        """How many rows tensors have, which are the rows of the log; keys must be one for all, or one for each."""
+        specs = self.inputs(model, version)
+        check_inputs(specs, tensors, model)
+        rows = batch_of(specs, tensors)
+        if len(keys) > 1 and len(keys) != rows:
+            raise InvalidInput(
+                f"{len(keys)} keys for {1 if rows is None else rows} rows.", hint="Send one for each row.", field="keys"
+            )
+        if rows is not None and not 1 <= rows <= MAX_ROWS:
+            raise InvalidInput(
+                f"inference request batch-size must be <= {MAX_ROWS} for {model!r}, and is {rows}",
+                hint="Split the request.",
+                field=tensors[0].name,
+            )
+        return 1 if rows is None else rows
+
+    def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
+        """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
+        number = version if version is not None else self._routes_of(model, [""], None)[0].version
+        loaded = self._loader.known(model, number)
+        if loaded is not None and (version is None or loaded.version.stage in SERVING):
+            return loaded.inputs
+        served = self.metadata(model, number)
+        return inputs_of(served, served.inputs)
+
+    def _routes_of(self, model: str, keys: Sequence[str], version: int | None) -> list[Route]:
         if version is not None:
-            return [Route(version=self.metadata(model, version).version, role="champion")] * len(rows)
+            return [Route(version=self.metadata(model, version).version, role="champion")] * len(keys)
         try:
-            return [self._routes.route(model, row.key) for row in rows]
+            return [self._routes.route(model, key) for key in keys]
         except NotFound:
             self.metadata(model)  # which knows more to say about it
             raise
 
-    def _score(
-        self,
-        model: str,
-        version: int,
-        inputs: Inputs,
-        places: Sequence[int],
-        roles: Sequence[ServeRole],
-        caller: str,
-    ) -> list[Prediction]:
+    # -- one version --------------------------------------------------------------------------------------------------
+
+    def _score_rows(self, model: str, route: Route, inputs: Inputs, places: Sequence[int], caller: str) -> Batch:
         """Have one version score the rows at these places, in one run; what fails counts against it."""
-        try:
-            loaded = self._loader.get(model, version)
-        except Unavailable:
-            self._count_errors(model, version, roles)
-            raise
+        loaded = self._load_for(model, route, len(places))
+        if not loaded.session.tabular or not loaded.version.features:
+            raise InvalidInput(
+                f"{loaded.version.ref} takes tensors and no rows of features.",
+                hint="Ask it by the Open Inference Protocol.",
+                field="model",
+            )
         values, looking = inputs.of(loaded.columns, places)
         began = time.perf_counter()
+        scores = self._guarded(loaded, route, len(places), lambda: loaded.session.score(as_matrix(values)))
+        rows = [inputs.rows[place] for place in places]
+        return self._batch(
+            loaded,
+            route,
+            caller,
+            latency_ms=(looking + time.perf_counter() - began) * 1000,
+            scores=scores.tolist(),
+            names=loaded.version.features,
+            values=values,
+            entities=[row.entity for row in rows],
+        )
+
+    def _run(
+        self, model: str, route: Route, tensors: Sequence[Tensor], outputs: Sequence[str], rows: int, caller: str
+    ) -> tuple[list[Tensor], Batch]:
+        """Have one version answer tensors, in one run."""
+        loaded = self._load_for(model, route, rows)
+        session = loaded.session
+        check_inputs(loaded.inputs, tensors, model)
+        own = [spec.name for spec in session.outputs]
+        beside = session.tabular and SCORE not in own
+        wanted = [name for name in outputs if not (beside and name == SCORE)] if outputs else own
+        check_outputs(session.outputs, wanted, model)
+        began = time.perf_counter()
+        scores, found = self._guarded(loaded, route, rows, lambda: outputs_of(session, tensors, wanted))
+        types = {spec.name: spec.dtype for spec in session.outputs}
+        answers = {name: Tensor(name, types[name], data) for name, data in zip(wanted, found, strict=True)}
+        if scores is not None:
+            answers.setdefault(SCORE, Tensor(SCORE, "FP64", scores))
+        named = loaded.version.features if session.tabular else ()
+        batch = self._batch(
+            loaded,
+            route,
+            caller,
+            latency_ms=(time.perf_counter() - began) * 1000,
+            scores=scores.tolist() if scores is not None else scores_among(answers, rows),
+            names=named,
+            values=tensors[0].data if named else None,
+        )
+        return [answers[name] for name in (outputs or wanted)], batch
+
+    def _load_for(self, model: str, route: Route, rows: int) -> Loaded:
         try:
-            scores = loaded.session.score(as_matrix(values))
+            return self._loader.get(model, route.version)
+        except Unavailable:
+            self._predictions.record_error(model, route.version, route.role, rows=rows)
+            raise
+
+    def _guarded(self, loaded: Loaded, route: Route, rows: int, run: Callable[[], T]) -> T:
+        """Run a model; what it fails on counts against it, and is told of in our words."""
+        began, name = time.perf_counter_ns(), (loaded.version.model, loaded.version.version)
+        try:
+            found = run()
+            self.statistics.executed(*name, rows=rows, infer_ns=time.perf_counter_ns() - began)
+            return found
         except Exception as err:
-            self._count_errors(model, version, roles)
+            self.statistics.failed(*name, ns=time.perf_counter_ns() - began)
+            self._predictions.record_error(loaded.version.model, route.version, route.role, rows=rows)
             _log.exception("%s failed.", loaded.version.ref)
             raise Unavailable(
                 f"{loaded.version.ref} failed on this input.", hint="The server's log has the details."
             ) from err
-        latency_ms = (looking + time.perf_counter() - began) * 1000
-        rows = [inputs.rows[place] for place in places]
-        return self._predictions_of(loaded, rows, roles, values, scores, latency_ms, caller)
 
-    def _count_errors(self, model: str, version: int, roles: Sequence[ServeRole]) -> None:
-        for role, rows in Counter(roles).items():
-            self._predictions.record_error(model, version, role, rows=rows)
+    def _batch(self, loaded: Loaded, route: Route, caller: str, *, scores: list[float | None], **given: Any) -> Batch:
+        return Batch(
+            model=loaded.version.model,
+            version=loaded.version.version,
+            role=route.role,
+            at=self._clock.real(),
+            domain_at=self._clock.now(),
+            caller=caller,
+            ids=[new_id() for _ in scores],
+            scores=scores,
+            **given,
+        )
 
-    def _predictions_of(
-        self,
-        loaded: Loaded,
-        rows: Sequence[PredictRow],
-        roles: Sequence[ServeRole],
-        values: Values,
-        scores: np.ndarray,
-        latency_ms: float,
-        caller: str,
-    ) -> list[Prediction]:
-        version, at, domain_at = loaded.version, self._clock.real(), self._clock.now()
-        return [
-            Prediction(
-                id=new_id(),
-                model=version.model,
-                version=version.version,
-                role=role,
-                at=at,
-                domain_at=domain_at,
-                caller=caller,
-                entity=row.entity,
-                features=dict(zip(version.features, given, strict=True)),
-                score=score,
-                latency_ms=latency_ms,
-            )
-            for row, role, given, score in zip(rows, roles, values, scores.tolist(), strict=True)
-        ]
+    # -- beside the answer --------------------------------------------------------------------------------------------
 
-    def _shadow(self, model: str, routes: Sequence[Route], inputs: Inputs, caller: str) -> None:
-        """Have other versions score the same rows, after the answer and beside it; never waits."""
+    def _shadow(self, model: str, routes: Sequence[Route], score: Shadowed) -> None:
+        """Have other versions answer the same rows, after the answer and beside it; never waits."""
         for number in dict.fromkeys(route.shadow for route in routes):
             if number is None:
                 continue
             places = [place for place, route in enumerate(routes) if route.shadow == number]
-            if not self._shadows.offer(functools.partial(self._watch, model, number, inputs, places, caller)):
+            route = Route(number, "shadow")
+            if not self._shadows.offer(functools.partial(self._watch, model, route, places, score)):
                 self.shadows_dropped += len(places)
 
-    def _watch(self, model: str, version: int, inputs: Inputs, places: Sequence[int], caller: str) -> None:
-        roles: list[ServeRole] = ["shadow"] * len(places)
+    def _watch(self, model: str, route: Route, places: Sequence[int], score: Shadowed) -> None:
         try:
-            self._predictions.put(self._score(model, version, inputs, places, roles, caller))
+            with asking(None):
+                self._predictions.put([score(places, route)])
         except Unavailable as err:  # counted where it was found
-            _log.warning("The shadow %s/%s failed: %s", model, version, err)
+            _log.warning("The shadow %s/%s failed: %s", model, route.version, err)
         except MlboxError as err:  # the champion answered these rows, so it is the shadow that cannot
-            _log.warning("The shadow %s/%s cannot answer what the champion can: %s", model, version, err)
-            self._count_errors(model, version, roles)
+            _log.warning("The shadow %s/%s cannot answer what the champion can: %s", model, route.version, err)
+            self._predictions.record_error(model, route.version, route.role, rows=len(places))
 
     # -- what serves ------------------------------------------------------------------------------------------------
 

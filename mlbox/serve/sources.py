@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from mlbox.errors import InvalidInput, MlboxError, NotAuthorised, NotFound
 from mlbox.records import ModelVersion, Record, Run, RunArtifact, TensorSpec
 from mlbox.serve.check import inspect_onnx, read_sample
-from mlbox.serve.registration import Registrar, last_metrics
+from mlbox.serve.registration import Registrar, check_columns, last_metrics
 from mlbox.store.artifacts import Artifacts, check_path
 from mlbox.store.datasets import Datasets
 from mlbox.store.logged_models import LoggedModels
@@ -281,11 +281,13 @@ class SourceRegistrar:
 
     def _inspected(self, model: RunArtifact, sample: RunArtifact, dataset: str | None) -> Serving:
         features = self._registrar.features_of(self._datasets.version(dataset) if dataset else None)
+        if not features:
+            return Serving("it names no features, and its run no dataset to take them from.")
         rows = read_sample(self._artifacts.path(sample.sha256)).inputs
         found = inspect_onnx(self._artifacts.path(model.sha256), width=len(features))
-        width = found.inputs[0].shape[1]
-        if width not in (-1, len(features)) or rows.ndim != 2 or rows.shape[1] != len(features):
-            return Serving(f"it takes {width} columns, and its dataset names {len(features)} features.")
+        check_columns(found, features)
+        if rows.ndim != 2 or rows.shape[1] != len(features):
+            return Serving(f"its sample has {list(rows.shape)} rows and columns, and it has {len(features)} features.")
         return Serving("", model.sha256, sample.sha256, features, found.inputs, found.outputs)
 
     def _reference(self, serving: Serving, dataset: str | None) -> str | None:

@@ -22,6 +22,8 @@ from mlbox.errors import InvalidInput, NotFound, WrongType
 from mlbox.settings import Settings
 
 JSON = "application/json"
+BINARY = "inference-header-content-length"
+"""Says that what follows the JSON is not JSON: a handler that takes it, or what is compressed, has limits of its own."""
 FORMS = frozenset(("application/x-www-form-urlencoded", "multipart/form-data"))
 MOST_INT = 2**63 - 1
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -51,13 +53,18 @@ def limited(settings: Settings) -> type[Request[Any, Any, Any]]:
         async def body(self) -> bytes:
             fresh = not isinstance(self._body, bytes)
             body = await super().body()
-            if fresh and not is_flat(body, most) and self.headers.get("content-type", JSON).startswith(JSON):
+            if fresh and self._is_json() and not is_flat(body, most):
                 raise InvalidInput(
                     f"The body is nested more than {most} deep, or its brackets do not match.",
                     hint="Send flatter JSON; the setting max_depth says how deep it may be.",
                     field="max_depth",
                 )
             return body
+
+        def _is_json(self) -> bool:
+            headers = self.headers
+            plain = headers.get("content-encoding", "identity") == "identity" and BINARY not in headers
+            return plain and headers.get("content-type", JSON).startswith(JSON)
 
     return LimitedRequest
 
@@ -103,7 +110,7 @@ def _check_type(connection: Connection, handler: HTTPRouteHandler) -> None:
     headers = connection.headers
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return
-    if headers.get("content-encoding", "identity") != "identity":
+    if headers.get("content-encoding", "identity") not in ("identity", *handler.opt.get("encodings", ())):
         raise WrongType(
             "The body is compressed, which is not taken.", hint="Send it as it is.", field="content-encoding"
         )

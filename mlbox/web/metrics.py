@@ -22,7 +22,8 @@ from prometheus_client.exposition import choose_encoder
 
 from mlbox import __version__
 from mlbox.errors import Unavailable
-from mlbox.records import DriftResult, Prediction
+from mlbox.records import DriftResult
+from mlbox.serve.predlog import Batch
 from mlbox.web.box import Box
 
 MOST_VERSIONS = 500
@@ -132,14 +133,11 @@ class Metrics:
         ProcessCollector(registry=self.registry)
         box.predictions.on_prediction(self._observe)
 
-    def _observe(self, rows: Sequence[Prediction]) -> None:
-        groups: dict[tuple[str, int], list[Prediction]] = {}
-        for row in rows:
-            if row.role != "shadow":
-                groups.setdefault((row.model, row.version), []).append(row)
-        for (model, version), given in groups.items():
-            self._scores.observe(model, str(version), [row.score for row in given if row.score is not None])
-            self._latency.observe(model, str(version), [row.latency_ms / 1000 for row in given])
+    def _observe(self, batch: Batch) -> None:
+        if batch.role != "shadow":
+            version = str(batch.version)
+            self._scores.observe(batch.model, version, [score for score in batch.scores if score is not None])
+            self._latency.observe(batch.model, version, [batch.latency_ms / 1000] * len(batch.ids))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus's text."""

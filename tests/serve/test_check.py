@@ -111,10 +111,7 @@ def of_one_row(tmp_path: Path) -> onnx.ModelProto:
         (external_where_no_initializer_is, "in other files"),
         (of_a_custom_operator, "custom operator 'Magic' of 'com.acme'"),
         (of_one_score_for_all_rows, "for 2 rows"),
-        (of_two_inputs, "one FP32"),
-        (of_integers, "one FP32"),
         (of_an_unknown_operator, "cannot be loaded and run"),
-        (of_one_row, "batches of 1 only"),
     ],
 )
 def test_a_model_that_cannot_be_served_says_why(tmp_path: Path, make, message: str) -> None:

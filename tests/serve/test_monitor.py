@@ -20,6 +20,7 @@ from mlbox.serve.server import PredictRow
 from mlbox.store.alerts import Alerts
 from mlbox.store.registry import NewVersion
 from tests.conftest import wait_for
+from tests.serve.batches import batches
 from tests.serve.house import FEATURES, House
 
 
@@ -158,13 +159,13 @@ def test_the_window_is_of_the_last_rows(serving: House) -> None:
 def test_shadows_are_not_in_the_window(serving: House) -> None:
     version = serving.serve_one()
     shadow = msgspec.structs.replace(a_prediction(serving, version, 50.0), role="shadow")
-    serving.log.put([shadow] * 200)
+    serving.log.put(batches([shadow] * 200))
     assert {result.current_rows for result in serving.monitor.check("score")} == {0}
 
 
 def test_missing_values_are_counted_and_a_rise_is_flagged(serving: House) -> None:
     version = serving.serve_one()
-    serving.log.put([a_prediction(serving, version, None if n < 30 else 0.0) for n in range(200)])
+    serving.log.put(batches([a_prediction(serving, version, None if n < 30 else 0.0) for n in range(200)]))
     found = {result.feature: result for result in serving.monitor.check("score")}
     assert (found[FEATURES[0]].current_missing, found[FEATURES[0]].missing_risen) == (30, True)
     assert found[FEATURES[1]].missing_risen is False
@@ -174,7 +175,7 @@ def test_a_feature_that_no_row_has_is_missing_in_all(serving: House) -> None:
     version = serving.serve_one()
     row = a_prediction(serving, version, 0.0)
     without = msgspec.structs.replace(row, features={FEATURES[1]: 0.0})
-    serving.log.put([without] * 200)
+    serving.log.put(batches([without] * 200))
     found = {result.feature: result for result in serving.monitor.check("score")}[FEATURES[0]]
     assert (found.current_rows, found.current_missing, found.missing_risen) == (200, 200, True)
     assert found.verdict == "not_enough_data"
@@ -184,7 +185,7 @@ def test_scores_are_compared_where_their_training_values_are_known(serving: Hous
     rng = np.random.default_rng(6)
     trained = pa.table({name: rng.normal(size=500) for name in (*FEATURES, "score")})
     version = replace_reference(serving, make_reference(trained, [*FEATURES, "score"]))
-    serving.log.put([a_prediction(serving, version, float(v), score=9.0) for v in rng.normal(size=300)])
+    serving.log.put(batches([a_prediction(serving, version, float(v), score=9.0) for v in rng.normal(size=300)]))
     assert {r.feature: r.verdict for r in serving.monitor.check("score")}["score"] == "alert"
 
 

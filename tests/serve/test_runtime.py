@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
 from mlbox.serve.runtime import CPU, Session
+from mlbox.serve.tensors import NUMPY
 from tests.models import linear, save
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -71,10 +72,44 @@ def test_scores_that_are_not_one_for_each_row_are_refused() -> None:
         Session(graph(scalar, [out("score")]).SerializeToString()).score(ROWS)
 
 
-def test_a_model_without_a_floating_point_output_is_refused() -> None:
+def test_a_model_without_a_floating_point_output_gives_tensors_and_no_score() -> None:
     nodes = [helper.make_node("ArgMax", ["input"], ["label"], axis=1, keepdims=0)]
+    session = Session(graph(nodes, [out("label", "N", dtype=INT64)]).SerializeToString())
+    assert (session.tabular, session.batched) == (False, True)
+    assert session.run({"input": ROWS})[0].tolist() == [1, 1, 1]
     with pytest.raises(InvalidInput, match="no floating-point output"):
-        Session(graph(nodes, [out("label", "N", dtype=INT64)]).SerializeToString())
+        session.score(ROWS)
+
+
+TYPES = {
+    "FP32": TensorProto.FLOAT,
+    "FP64": TensorProto.DOUBLE,
+    "FP16": TensorProto.FLOAT16,
+    "BF16": TensorProto.BFLOAT16,
+    "BOOL": TensorProto.BOOL,
+    "BYTES": TensorProto.STRING,
+    **{f"{sign}INT{bits}": getattr(TensorProto, f"{sign}INT{bits}") for sign in ("", "U") for bits in (8, 16, 32, 64)},
+}
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_tensors_of_every_type_go_through_with_the_same_bits(dtype: str) -> None:
+    values = ["", "ünï"] if dtype == "BYTES" else [0, 1] if dtype in ("BOOL", "BF16") else [0, 100]
+    given = np.array([values], NUMPY[dtype])
+    made = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"]), helper.make_node("Identity", ["x"], ["z"])],
+        "g",
+        [helper.make_tensor_value_info("x", TYPES[dtype], ["N", 2])],
+        [helper.make_tensor_value_info(name, TYPES[dtype], ["N", 2]) for name in "yz"],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = Session(model.SerializeToString(), providers=CPU)
+    assert [spec.dtype for spec in (*session.inputs, *session.outputs)] == [dtype] * 3
+    (found,) = session.run({"x": given}, ["z"])
+    assert found.dtype == given.dtype
+    assert found.tolist() == given.tolist()
+    (empty, _) = session.run({"x": given[:0]})
+    assert empty.shape == (0, 2)
 
 
 def test_a_list_of_dictionaries_is_refused_with_what_to_switch_off() -> None:

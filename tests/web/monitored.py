@@ -13,6 +13,7 @@ from mlbox.records import Column, GateResult, ModelVersion, Prediction, ViewSpec
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.registry import NewVersion
 from mlbox.web.box import Box
+from tests.serve.batches import batches
 
 FEATURES = ("weather@v1:temp", "weather@v1:wind")
 
@@ -55,7 +56,7 @@ def served(box: Box, values: Iterable[float | None], *, score: float = 0.5, **ch
         )
         for value in values
     ]
-    box.predictions.put(rows)
+    box.predictions.put(batches(rows))
     return rows
 
 

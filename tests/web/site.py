@@ -40,6 +40,7 @@ from mlbox.web.app import create_app, create_router
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box
 from tests.conftest import wait_for
+from tests.serve.batches import batches
 
 START = parse_time("2026-01-01T00:00Z")
 NASTY = "<script>alert(1)</script>&\"'" + "long-" * 40
@@ -309,5 +310,5 @@ def _predictions(box: Box, own: str) -> None:
         )
         for value in rng.normal(20, 3, 300)
     ]
-    box.predictions.put(rows)
+    box.predictions.put(batches(rows))
     box.predictions.flush()

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import json
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +51,7 @@ def test_rows_are_scored_flat_or_nested_with_null_for_missing(site: Site) -> Non
     found = ok(site.infer(tensor(1.0, 2.0), id="mine"))
     assert (found["id"], found["model_name"], found["model_version"]) == ("mine", "score", "1")
     (output,) = found["outputs"]
-    assert (output["name"], output["datatype"], output["shape"]) == ("score", "FP64", [2])
+    assert (output["name"], output["datatype"], output["shape"]) == ("score", "FP32", [2, 1])
     assert output["data"] == pytest.approx([sigmoid(1), sigmoid(2)], rel=1e-5)
     nested = ok(site.infer(tensor([1.0], [2.0])))
     assert nested["outputs"][0]["data"] == output["data"]
@@ -67,7 +72,7 @@ def test_ids_are_looked_up_over_both_protocols(site: Site) -> None:
     [
         ([], "no inputs"),
         ([tensor(1.0, datatype="FP64")], "data-type is 'FP64'"),
-        ([tensor(1.0, datatype="FP33")], "data-type is 'FP33'"),
+        ([tensor(1.0, datatype="FP33")], "the datatype 'FP33'"),
         ([tensor("u1", shape=[1], datatype="FP16", name="who")], "the datatype 'FP16'"),
         ([tensor(1.0, 2.0, shape=[1, 2])], "Expected [-1,1]"),
         ([tensor(1.0, shape=[1])], "Expected [-1,1]"),
@@ -82,15 +87,15 @@ def test_ids_are_looked_up_over_both_protocols(site: Site) -> None:
         ([tensor([1.0], 2.0)], "not nested like the shape [2, 1]"),
         ([tensor([[1.0]])], "which is no FP32"),
         ([tensor(1.0, shape=[10**30, 1])], "1 values for the shape"),
-        ([tensor(shape=[0, 1])], "0 rows"),
-        ([tensor(1.0), tensor(1.0)], "named twice"),
+        ([tensor(shape=[0, 1])], "and is 0"),
+        ([tensor(1.0), tensor(1.0)], "unexpected inference input 'input' twice"),
         ([tensor(1.0), tensor(1.0, name="other")], "unexpected inference input 'other'"),
         ([tensor("u1", shape=[1], datatype="BYTES", name="whom")], "'who'"),
         ([tensor(7, shape=[1], datatype="INT64", name="who")], "STRING"),
         ([tensor(300, shape=[1], datatype="UINT8", name="who")], "300, which is no UINT8"),
         ([tensor(None, shape=[1], datatype="BYTES", name="who")], "None, which is no BYTES"),
-        ([tensor("u1", shape=[1, 2], datatype="BYTES", name="who")], "Expected [1], got [1, 2]"),
-        ([tensor("u1", shape=[], datatype="BYTES", name="who")], "unexpected shape"),
+        ([tensor("u1", "u2", shape=[1, 2], datatype="BYTES", name="who")], "Expected [1], got [1, 2]"),
+        ([tensor("u1", shape=[], datatype="BYTES", name="who")], "has the shape []"),
         ([tensor(1.0, 2.0, shape=[1, 2], name="X")], "Send 'input' [-1,1]"),
         ([tensor("u" * 2000, shape=[1], datatype="BYTES", name="who")], "at most 1,000 characters"),
     ],
@@ -122,15 +127,130 @@ def test_what_is_not_there_is_a_404_and_nan_is_no_json(site: Site) -> None:
         answer = site.http.post("/v2/models/score/infer", content=body)
         assert (answer.status_code, type(answer.json()["error"])) == (400, str)
     assert site.infer(tensor(1.0), outputs=[{"name": "other"}]).status_code == 400
-    for parameters in ({"keys": ["a"]}, {"keys": "ab"}, {"key": ["a"]}, {"keys": [{}, {}]}):
+    for parameters in ({"keys": ["a", "b", "c"]}, {"keys": "ab"}, {"key": ["a"]}, {"keys": [{}, {}]}):
         assert site.infer(tensor(1.0, 2.0), parameters=parameters).status_code == 400
     assert site.http.get("/v2/models/score").status_code == 200, "and the server is up"
 
 
-def test_binary_tensors_are_refused_with_the_way_around(site: Site) -> None:
-    answer = site.http.post("/v2/models/score/infer", content=b"{}", headers={"Inference-Header-Content-Length": "2"})
+def binary(site: Site, head: dict[str, Any], content: bytes, **headers: str) -> Any:
+    text = json.dumps(head).encode()
+    return site.http.post(
+        "/v2/models/score/infer",
+        content=text + content,
+        headers={"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
+        | headers,
+    )
+
+
+def test_binary_tensors_go_in_and_come_out(site: Site) -> None:
+    rows = np.array([[1.0], [2.0], [np.nan]], np.float32)
+    given = {"name": "input", "datatype": "FP32", "shape": [3, 1], "parameters": {"binary_data_size": 12}}
+    plain = ok(binary(site, {"inputs": [given]}, rows.tobytes()))["outputs"][0]["data"]
+    assert plain[:2] == pytest.approx([sigmoid(1), sigmoid(2)], rel=1e-5)
+    one = {"outputs": [{"name": "score", "parameters": {"binary_data": True}}]}
+    for asked in (one, {"parameters": {"binary_data_output": True}}):
+        answer = binary(site, {"inputs": [given], **asked}, rows.tobytes())
+        length = int(answer.headers["inference-header-content-length"])
+        (output,) = json.loads(answer.content[:length])["outputs"]
+        assert output["parameters"] == {"binary_data_size": 12}
+        found = np.frombuffer(answer.content[length:], np.float32)
+        assert np.array_equal(found[:2], np.array(plain[:2], np.float32))
+
+
+def test_ids_may_be_binary_texts(site: Site) -> None:
+    texts = b"".join(struct.pack("<I", len(text)) + text for text in (b"u3", b"u4"))
+    given = {"name": "who", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(texts)}}
+    found = ok(binary(site, {"inputs": [given]}, texts))["outputs"][0]["data"]
+    assert found == pytest.approx([sigmoid(3), sigmoid(4)], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype", "size", "content", "words"),
+    [
+        ([1, 1], "FP32", 4, b"123", "3 are left"),
+        ([1, 1], "FP32", 4, b"12345", "1 bytes behind the JSON"),
+        ([1, 1], "FP32", -1, b"1234", "-1 bytes"),
+        ([1, 1], "FP32", True, b"1", "True bytes"),
+        ([2, 1], "FP32", 4, b"1234", "4 bytes for the shape"),
+        ([1, 1], "FP99", 4, b"1234", "datatype 'FP99'"),
+        ([-1, 1], "FP32", 4, b"1234", "has the shape"),
+        ([1, 1], "BYTES", 3, b"\x01\x00\x00", "goes on past its end"),
+        ([1, 1], "BYTES", 6, b"\xff\xff\xff\xffab", "goes on past its end"),
+        ([1, 1], "BYTES", 5, b"\x01\x00\x00\x00\xff", "not UTF-8"),
+        ([2, 1], "BYTES", 5, b"\x01\x00\x00\x00a", "1 values for"),
+    ],
+)
+def test_malformed_binary_data_is_a_400_that_says_what_is_wrong(
+    site: Site, shape: list[int], datatype: str, size: Any, content: bytes, words: str
+) -> None:
+    given = {"name": "input", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
+    answer = binary(site, {"inputs": [given]}, content)
     assert answer.status_code == 400
-    assert "binary_data=False" in answer.json()["error"]
+    assert words in answer.json()["error"]
+
+
+@pytest.mark.parametrize("length", ["0", "-1", "x", "99999", "9" * 4000, "\u0663"])
+def test_a_length_that_is_none_is_a_400(site: Site, length: str) -> None:
+    body = json.dumps({"inputs": [tensor(1.0)]}).encode()
+    headers = {"Inference-Header-Content-Length": length.encode(), "Content-Type": "application/json"}
+    answer = site.http.post("/v2/models/score/infer", content=body, headers=headers)  # type: ignore[arg-type]
+    assert answer.status_code == 400, answer.text
+
+
+def test_what_is_compressed_is_read_and_a_bomb_is_not(site: Site) -> None:
+    body = json.dumps({"inputs": [tensor(1.0)]}).encode()
+    send = lambda content, kind, **more: site.http.post(  # noqa: E731
+        "/v2/models/score/infer",
+        content=content,
+        headers={"Content-Encoding": kind, "Content-Type": "application/json", **more},
+    )
+    wanted = ok(site.infer(tensor(1.0)))["outputs"]
+    assert ok(send(gzip.compress(body), "gzip"))["outputs"] == wanted
+    answer = send(zlib.compress(body), "deflate", **{"Accept-Encoding": "gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert ok(answer)["outputs"] == wanted
+    assert send(gzip.compress(b" " * (11 << 20)), "gzip").status_code == 413
+    for content in (gzip.compress(body)[:-3], b"none", b""):
+        assert send(content, "gzip").status_code == 400
+    assert send(body, "br").status_code == 415
+
+
+def test_the_largest_of_an_output_come_by_their_place(site: Site) -> None:
+    asked = [{"name": "score", "parameters": {"classification": 1}}]
+    (output,) = ok(site.infer(tensor(0.0), outputs=asked))["outputs"]
+    assert (output["datatype"], output["data"]) == ("BYTES", ["0.500000:0"])
+    for wrong in (0, -1, "a", True):
+        assert (
+            site.infer(tensor(0.0), outputs=[{"name": "score", "parameters": {"classification": wrong}}]).status_code
+            == 400
+        )
+
+
+def test_configuration_and_statistics_are_tritons(site: Site) -> None:
+    config = site.http.get("/v2/models/score/config").json()
+    assert config["input"] == [{"name": "input", "data_type": "TYPE_FP32", "dims": [1]}]
+    assert (config["output"][0]["dims"], config["max_batch_size"]) == ([1], 10_000)
+    before = site.http.get("/v2/models/score/versions/1/stats").json()["model_stats"][0]
+    ok(site.infer(tensor(1.0, 2.0, 3.0)))
+    (after,) = site.http.get("/v2/models/score/stats").json()["model_stats"]
+    assert after["inference_count"] - before["inference_count"] == 3
+    assert after["execution_count"] - before["execution_count"] == 1
+    assert after["inference_stats"]["success"]["ns"] > before["inference_stats"]["success"]["ns"]
+    assert 3 in {batch["batch_size"] for batch in after["batch_stats"]}
+    assert [one["name"] for one in site.http.get("/v2/models/stats").json()["model_stats"]] == ["score"]
+
+
+def test_the_repository_loads_what_the_registry_lets_serve(site: Site) -> None:
+    ok(site.infer(tensor(1.0)))
+    index = site.http.post("/v2/repository/index", json={"ready": True}).json()
+    assert index == [{"name": "score", "version": "1", "state": "READY", "reason": ""}]
+    assert site.http.post("/v2/repository/models/score/unload", json={}).status_code == 200
+    assert site.http.post("/v2/repository/index").json()[0]["state"] == "UNAVAILABLE"
+    assert site.http.post("/v2/repository/models/score/load").status_code == 200
+    for parameters in ({"config": "{}"}, {"file:1/model.onnx": "AAAA"}):
+        answer = site.http.post("/v2/repository/models/score/load", json={"parameters": parameters})
+        assert (answer.status_code, "registry lets serve" in answer.json()["error"]) == (403, True)
+    assert site.http.post("/v2/repository/models/nope/load").status_code == 404
 
 
 def test_the_answer_says_who_gave_it(site: Site) -> None:
@@ -142,6 +262,7 @@ def test_the_answer_says_who_gave_it(site: Site) -> None:
     )
     two = ok(site.infer(tensor(1.0, 2.0), parameters={"keys": ["a", 7]}))
     assert two["parameters"] == {"model_version": "1", "role": "champion"}
+    assert ok(site.infer(tensor(1.0, 2.0), parameters={"keys": ["a"]}))["parameters"]["role"] == "champion"
 
 
 def test_a_viewer_looks_and_does_not_infer(site: Site) -> None:

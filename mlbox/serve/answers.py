@@ -1,0 +1,99 @@
+"""Answers put together: the rows of one request may be answered by several versions, each in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from mlbox.errors import Unavailable
+from mlbox.records import ServeRole
+from mlbox.serve.predlog import Batch
+from mlbox.serve.routing import Route
+from mlbox.serve.runtime import Session
+from mlbox.serve.tensors import FLOATS, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SCORE = "score"
+"""An output that every tabular model has beside its own: a number for each row."""
+
+
+class Inferred(NamedTuple):
+    """What tensors were answered with."""
+
+    outputs: list[Tensor]
+    ids: list[str]
+    """Of each row's prediction in the log."""
+    versions: list[int]
+    roles: list[ServeRole]
+
+
+class Part(NamedTuple):
+    """The rows of a request that one version answered."""
+
+    places: Sequence[int]
+    outputs: list[Tensor]
+    batch: Batch
+
+
+def groups(routes: Sequence[Route]) -> dict[Route, list[int]]:
+    """The places of the rows that go along each route."""
+    found: dict[Route, list[int]] = {}
+    for place, route in enumerate(routes):
+        found.setdefault(route, []).append(place)
+    return found
+
+
+def taken(tensors: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
+    """Some rows of tensors."""
+    return [tensor._replace(data=tensor.data[list(places)]) for tensor in tensors]
+
+
+def joined(parts: Sequence[Part], rows: int) -> Inferred:
+    """One answer of several, each row in its place."""
+    first = parts[0]
+    if len(parts) == 1:
+        outputs = first.outputs
+    else:
+        outputs = [
+            _placed([(part.places, part.outputs[at]) for part in parts], rows) for at in range(len(first.outputs))
+        ]
+    ids, versions, roles = [""] * rows, [0] * rows, [first.batch.role] * rows
+    for part in parts:
+        for place, own in zip(part.places, part.batch.ids, strict=True):
+            ids[place], versions[place], roles[place] = own, part.batch.version, part.batch.role
+    return Inferred(outputs, ids, versions, roles)
+
+
+def _placed(parts: Sequence[tuple[Sequence[int], Tensor]], rows: int) -> Tensor:
+    import numpy as np
+
+    tensor = parts[0][1]
+    data = np.empty((rows, *tensor.data.shape[1:]), tensor.data.dtype)
+    for places, part in parts:
+        if part.data.shape[:1] != (len(places),) or part.data.shape[1:] != data.shape[1:] or part.dtype != tensor.dtype:
+            raise Unavailable(
+                f"The versions that answer give outputs {tensor.name!r} of different types or shapes.",
+                hint="Send one key for the whole request.",
+            )
+        data[list(places)] = part.data
+    return tensor._replace(data=data)
+
+
+def outputs_of(
+    session: Session, tensors: Sequence[Tensor], wanted: Sequence[str]
+) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    """The score of each row, where a model has one, and the wanted outputs, of one run."""
+    if session.tabular:
+        return session.score_with(tensors[0].data, wanted)
+    return None, session.run({tensor.name: tensor.data for tensor in tensors}, wanted)
+
+
+def scores_among(answers: Mapping[str, Tensor], rows: int) -> list[float | None]:
+    """What the log keeps as the score of other models' rows: the last of a row's numbers in the first output that has some."""
+    for tensor in answers.values():
+        if tensor.dtype in FLOATS and 1 <= tensor.data.ndim <= 2 and tensor.data.shape[0] == rows and tensor.data.size:
+            column = tensor.data if tensor.data.ndim == 1 else tensor.data[:, -1]
+            return [float(value) for value in column]
+    return [None] * rows

@@ -1,0 +1,70 @@
+"""What each version did since the server started, in the words of Triton's statistics extension."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Duration:
+    """How often something happened, and how long it took together."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        """One more, or several that took so long together."""
+        self.count += count
+        self.ns += ns
+
+
+@dataclass
+class Totals:
+    """One version's figures. A request has rows; an execution is one run of the model, for one request or several."""
+
+    rows: int = 0
+    executions: int = 0
+    last_ms: int = 0
+    """Of the last request, milliseconds since 1970."""
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    infer: Duration = field(default_factory=Duration)
+    batches: dict[int, Duration] = field(default_factory=dict)
+    """Executions by their rows."""
+
+
+class Statistics:
+    """The figures of all versions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._totals: dict[tuple[str, int], Totals] = {}
+
+    def executed(
+        self, model: str, version: int, *, rows: int, infer_ns: int, requests: int = 1, queue_ns: int = 0
+    ) -> None:
+        """A run of the model answered so many requests with so many rows together."""
+        with self._lock:
+            totals = self._totals.setdefault((model, version), Totals())
+            totals.rows += rows
+            totals.executions += 1
+            totals.last_ms = time.time_ns() // 1_000_000
+            totals.success.add(infer_ns * requests + queue_ns, requests)
+            totals.queue.add(queue_ns, requests)
+            totals.infer.add(infer_ns * requests, requests)
+            totals.batches.setdefault(rows, Duration()).add(infer_ns)
+
+    def failed(self, model: str, version: int, *, ns: int = 0) -> None:
+        """A request was not answered."""
+        with self._lock:
+            totals = self._totals.setdefault((model, version), Totals())
+            totals.last_ms = time.time_ns() // 1_000_000
+            totals.fail.add(ns)
+
+    def of(self, model: str, version: int) -> Totals:
+        """One version's figures: zeros where it did nothing."""
+        with self._lock:
+            return self._totals.get((model, version), Totals())

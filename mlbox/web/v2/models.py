@@ -1,0 +1,185 @@
+"""The server and its models over the Open Inference Protocol: what there is, what it takes, how it is configured, what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from litestar import Request, Response, get
+
+from mlbox import __version__
+from mlbox.errors import MlboxError
+from mlbox.records import ModelVersion, TensorSpec
+from mlbox.serve.loading import inputs_of
+from mlbox.serve.rows import MAX_ROWS
+from mlbox.serve.statistics import Duration, Totals
+from mlbox.web.box import Box
+from mlbox.web.problems import as_mlbox_error, open_inference, retry_after
+
+EXTENSIONS = [
+    *("classification", "model_repository", "model_configuration", "binary_tensor_data", "parameters", "statistics"),
+]
+NEEDED = ("registry", "features", "online")
+"""The stores that no prediction can do without."""
+PLATFORM = "onnx_onnxv1"
+TRITON_TYPES = {"BYTES": "TYPE_STRING"}
+
+
+def problem(_: Request[Any, Any, Any], err: Exception) -> Response[dict[str, Any]]:
+    """Every error in this protocol's shape."""
+    ours = as_mlbox_error(err)
+    headers = {name.decode(): value.decode() for name, value in retry_after(ours)}
+    return Response(open_inference(ours), status_code=ours.status, headers=headers)
+
+
+@get("/v2", exception_handlers={Exception: problem}, action="model.read")
+async def server_metadata() -> dict[str, Any]:
+    """Name, version, extensions."""
+    return {"name": "mlbox", "version": __version__, "extensions": EXTENSIONS}
+
+
+@get("/v2/health/live", exception_handlers={Exception: problem}, action="model.read")
+async def live() -> dict[str, bool]:
+    """The process answers."""
+    return {"live": True}
+
+
+@get("/v2/health/ready", exception_handlers={Exception: problem}, action="model.read")
+async def ready(box: Box) -> Response[dict[str, bool]]:
+    """Models can be asked, 503 where not; both names, because the standard's text has the wrong one."""
+    checks = box.checks()
+    try:
+        for name in NEEDED:
+            await box.call(checks[name])
+    except MlboxError:
+        return Response({"ready": False, "live": True}, status_code=503)
+    return Response({"ready": True, "live": True})
+
+
+@get(
+    ["/v2/models/{model:str}", "/v2/models/{model:str}/versions/{version:int}"],
+    exception_handlers={Exception: problem},
+    action="model.read",
+)
+async def model_metadata(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
+    """A model's tensors."""
+    found = await box.call(box.models.metadata, model, version)
+    return {
+        "name": found.model,
+        "versions": [str(found.version)],
+        "platform": PLATFORM,
+        "inputs": [_tensor(spec) for spec in inputs_of(found, found.inputs)],
+        "outputs": [_tensor(spec) for spec in found.outputs],
+        "parameters": {"features": ",".join(found.features)},
+    }
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.dtype, "shape": list(spec.shape)}
+
+
+@get(
+    ["/v2/models/{model:str}/ready", "/v2/models/{model:str}/versions/{version:int}/ready"],
+    exception_handlers={Exception: problem},
+    action="model.read",
+)
+async def model_ready(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
+    """The model serves and is in memory; 404 where it does not serve, 503 where it cannot be loaded."""
+    found = await box.call(box.models.ready, model, version)
+    return {"name": found.model, "ready": True}
+
+
+@get(
+    ["/v2/models/{model:str}/config", "/v2/models/{model:str}/versions/{version:int}/config"],
+    exception_handlers={Exception: problem},
+    action="model.read",
+)
+async def model_config(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
+    """A model's configuration in the words of Triton's ModelConfig."""
+    return config_of(await box.call(box.models.metadata, model, version))
+
+
+def config_of(found: ModelVersion) -> dict[str, Any]:
+    """Dimensions are without that of rows, where it is free in every tensor; `max_batch_size` says how many rows there may be."""
+    inputs = inputs_of(found, found.inputs)
+    batched = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *found.outputs))
+    return {
+        "name": found.model,
+        "platform": "onnxruntime_onnx",
+        "backend": "onnxruntime",
+        "version_policy": {"specific": {"versions": [found.version]}},
+        "max_batch_size": MAX_ROWS if batched else 0,
+        "input": _config_tensors(inputs, batched),
+        "output": _config_tensors(found.outputs, batched),
+        "instance_group": [{"name": found.model, "kind": "KIND_CPU", "count": 1}],
+        "parameters": {"features": {"string_value": ",".join(found.features)}},
+    }
+
+
+def _config_tensors(specs: Sequence[TensorSpec], batched: bool) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": spec.name,
+            "data_type": TRITON_TYPES.get(spec.dtype, f"TYPE_{spec.dtype}"),
+            "dims": list(spec.shape[1:] if batched else spec.shape),
+        }
+        for spec in specs
+    ]
+
+
+@get("/v2/models/stats", exception_handlers={Exception: problem}, action="model.read")
+async def all_stats(box: Box) -> dict[str, Any]:
+    """What each version that is in memory did since the server started."""
+    loaded = [found for found in box.models.loaded() if box.registry.visible(found.model)]
+    return {"model_stats": [stats_of(found, box.models.statistics.of(found.model, found.version)) for found in loaded]}
+
+
+@get(
+    ["/v2/models/{model:str}/stats", "/v2/models/{model:str}/versions/{version:int}/stats"],
+    exception_handlers={Exception: problem},
+    action="model.read",
+)
+async def model_stats(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
+    """What a version did since the server started, in the words of Triton's statistics extension."""
+    found = await box.call(box.models.metadata, model, version)
+    return {"model_stats": [stats_of(found, box.models.statistics.of(found.model, found.version))]}
+
+
+def stats_of(found: ModelVersion, totals: Totals) -> dict[str, Any]:
+    """One version's figures; counts of rows and of runs apart, times in nanoseconds."""
+    nothing = _duration(Duration())
+    return {
+        "name": found.model,
+        "version": str(found.version),
+        "last_inference": totals.last_ms,
+        "inference_count": totals.rows,
+        "execution_count": totals.executions,
+        "inference_stats": {
+            "success": _duration(totals.success),
+            "fail": _duration(totals.fail),
+            "queue": _duration(totals.queue),
+            "compute_input": {**nothing, "count": totals.success.count},
+            "compute_infer": _duration(totals.infer),
+            "compute_output": {**nothing, "count": totals.success.count},
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [
+            {
+                "batch_size": rows,
+                "compute_input": {**nothing, "count": took.count},
+                "compute_infer": _duration(took),
+                "compute_output": {**nothing, "count": took.count},
+            }
+            for rows, took in sorted(totals.batches.items())
+        ],
+    }
+
+
+def _duration(found: Duration) -> dict[str, int]:
+    return {"count": found.count, "ns": found.ns}
+
+
+handlers: list[Any] = [
+    *(server_metadata, live, ready, all_stats, model_metadata, model_ready, model_config, model_stats),
+]
