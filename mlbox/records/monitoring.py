@@ -1,0 +1,134 @@
+"""Predictions, drift, alerts and live performance."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from mlbox.records.base import Record
+
+ServeRole = Literal["champion", "canary", "control", "shadow"]
+
+
+class Prediction(Record, frozen=True, kw_only=True):
+    """One served row, as the prediction log keeps it."""
+
+    id: str
+    model: str
+    version: int
+    role: ServeRole
+    at: datetime
+    domain_at: datetime
+    caller: str
+    entity: dict[str, Any]
+    features: dict[str, float | None]
+    score: float | None
+    """None over the API when it is no finite number, which JSON does not have."""
+    latency_ms: float
+
+
+Verdict = Literal["not_enough_data", "ok", "investigate", "alert"]
+
+
+class DriftResult(Record, frozen=True, kw_only=True):
+    """Two-sample Kolmogorov-Smirnov test of one feature, served against training."""
+
+    model: str
+    version: int
+    feature: str
+    statistic: float | None
+    """D in 0..1; None when there is not enough data."""
+    p_value: float | None
+    verdict: Verdict
+    reference_rows: int
+    current_rows: int
+    reference_missing: int
+    current_missing: int
+    missing_risen: bool = False
+    """True when the share of missing values is more than 0.1 above that of the reference."""
+    at: datetime
+
+
+class DriftSummary(Record, frozen=True, kw_only=True):
+    """The last drift check of a model that serves; without one, `checked_at` is None."""
+
+    model: str
+    version: int
+    """The one in Production now; the check may have been of a former one."""
+    checked_at: datetime | None = None
+    features: int = 0
+    drifting: int = 0
+    """Features whose verdict is alert."""
+    missing_risen: int = 0
+    worst_feature: str | None = None
+    worst_statistic: float | None = None
+
+
+class LabelLag(Record, frozen=True, kw_only=True):
+    """How many predictions had their label within a lag, of those that are at least so old."""
+
+    lag_seconds: float
+    predictions: int
+    labelled: int
+    share: float | None
+    """None while no prediction is so old."""
+
+
+class LivePerformance(Record, frozen=True, kw_only=True):
+    """How one version in one role did, by the labels that are known so far; a prediction without one says nothing."""
+
+    model: str
+    version: int
+    role: ServeRole
+    label_set: str
+    start: datetime | None = None
+    """Of the span of domain time that the predictions are of; None: since the first."""
+    end: datetime | None = None
+    predictions: int
+    labelled: int
+    coverage: float
+    """Share of the predictions that have a label."""
+    tied: int = 0
+    """Predictions whose label waits for a review."""
+    maturity: tuple[LabelLag, ...] = ()
+    metrics: dict[str, float | None] = {}
+    """By the kind of label: auc, log_loss, brier, accuracy; mae, rmse, r2. None where there is none, as the AUC of one class."""
+    measured: int = 0
+    """Labelled predictions that the metrics are over: the newest, where there are very many."""
+    training: dict[str, float] = {}
+    """The same metrics as the version's run measured them."""
+
+
+class SkewResult(Record, frozen=True, kw_only=True):
+    """How much of what a model was served of one feature is what the offline history says of the same moments."""
+
+    model: str
+    feature: str
+    rows: int
+    """Served values that could be computed anew."""
+    equal: int
+    share: float | None
+    """Of equal values, 0 to 1; None when there are too few to say."""
+    verdict: Literal["not_enough_data", "ok", "alert"]
+    entity: dict[str, Any] | None = None
+    """The latest that differs, with its moment, what was served and what the history says; numbers that JSON lacks as null."""
+    moment: datetime | None = None
+    served: float | None = None
+    recomputed: float | None = None
+    at: datetime
+
+
+AlertState = Literal["firing", "resolved"]
+
+
+class Alert(Record, frozen=True, kw_only=True):
+    """A condition that a person should know of."""
+
+    id: str
+    name: str
+    labels: dict[str, str]
+    state: AlertState
+    summary: str
+    value: float | None
+    fired_at: datetime
+    resolved_at: datetime | None = None

@@ -1,0 +1,229 @@
+"""Models, versions, policies and promotions."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from mlbox.records.base import Record
+
+Stage = Literal["None", "Staging", "Production", "Archived"]
+
+
+ModelFormat = Literal["onnx", "other"]
+
+
+Lineage = Literal["recorded", "declared"]
+"""Recorded: a job of this box trained it, and mlbox saw its code, data and environment. Declared: a client says so."""
+
+
+class TensorSpec(Record, frozen=True, kw_only=True):
+    """A named tensor; -1 is a free dimension, dtype is one of the Open Inference Protocol's."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+class Model(Record, frozen=True, kw_only=True):
+    """A named line of versions."""
+
+    id: str
+    name: str
+    owner: str
+    purpose: str = ""
+    created_at: datetime
+    updated_at: datetime | None = None
+    expires_at: datetime | None = None
+    """When someone must look at it again; by default its policy's lifetime after the first approval."""
+    tags: dict[str, str] = {}
+    aliases: dict[str, int] = {}
+    stages: dict[str, int] = {}
+    """Latest version in each stage."""
+
+
+class ModelVersion(Record, frozen=True, kw_only=True):
+    """A trained artifact and where it came from."""
+
+    id: str
+    model: str
+    version: int
+    stage: Stage
+    format: ModelFormat = "onnx"
+    run_id: str | None
+    job_id: str | None = None
+    dataset: str | None = None
+    """`NAME@vN` of the dataset version that it was trained on."""
+    dataset_hash: str | None = None
+    """Its content hash: an approval is for this data and no other."""
+    feature_service: str | None = None
+    features: tuple[str, ...] = ()
+    """Feature references in the order of the input tensor's columns."""
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    artifact: str | None = None
+    """SHA-256 of the ONNX file in the artifact store."""
+    size: int = 0
+    reference: str | None = None
+    """SHA-256 of the training sample that drift is measured against."""
+    sample: str | None = None
+    """SHA-256 of an .npz with `inputs` and `outputs` of the source model: what parity is measured on."""
+    metrics: dict[str, float] = {}
+    git_commit: str | None = None
+    trained_by: str
+    submitted_by: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: tuple[str, ...] = ()
+    created_at: datetime
+    updated_at: datetime | None = None
+    source: str | None = None
+    """Where its files came from, as whoever registered it wrote it."""
+    run_link: str = ""
+    logged_model: str | None = None
+    """MLflow's id of the logged model that it was registered from."""
+    lineage: Lineage = "recorded"
+    unservable: str = ""
+    """Why it cannot be served, in words; empty for what can."""
+
+    @property
+    def ref(self) -> str:
+        """`model/N`."""
+        return f"{self.model}/{self.version}"
+
+    @property
+    def servable(self) -> bool:
+        """True for what mlbox can serve: an ONNX file whose columns have names."""
+        return self.format == "onnx"
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What does not fit together, in words."""
+        claimed = self.tags.get("dataset_version")
+        if claimed is None or claimed == self.dataset:
+            return ()
+        if self.dataset is None:
+            return (f"The tag dataset_version says {claimed!r:.80}, which names no dataset version of this box.",)
+        return (f"The tag dataset_version says {claimed!r:.80}, and the run trained on {self.dataset}.",)
+
+
+class Tenure(Record, frozen=True, kw_only=True):
+    """How long a version was in a stage or under an alias, who put it there and why, and who approved."""
+
+    kind: Literal["stage", "alias"]
+    name: str
+    """Of the stage or the alias."""
+    version: int
+    since: datetime
+    until: datetime | None = None
+    """None for what still holds."""
+    by: str
+    reason: str = ""
+    approved_by: tuple[str, ...] = ()
+    promotion: str | None = None
+
+
+class GateResult(Record, frozen=True, kw_only=True):
+    """What one automatic gate required and measured."""
+
+    gate: str
+    passed: bool
+    required: str
+    measured: str
+    at: datetime
+
+
+PromotionState = Literal[
+    "testing", "rejected", "shadow", "waiting_approval", "canary", "completed", "rolled_back", "withdrawn"
+]
+
+
+class Approval(Record, frozen=True, kw_only=True):
+    """One person's decision about a promotion."""
+
+    approver: str
+    decision: Literal["approve", "reject"]
+    comment: str
+    at: datetime
+
+
+class RampStep(Record, frozen=True, kw_only=True):
+    """A share of traffic, how long it must hold and how many predictions it must see before the next step."""
+
+    percent: float
+    hold_seconds: float
+    min_predictions: int = 0
+
+
+class PromotionPolicy(Record, frozen=True, kw_only=True):
+    """What a model's versions must pass. The defaults are the house's; `label` marks a policy that is not for real use."""
+
+    revision: int = 1
+    label: str = ""
+    metric: str = "auc"
+    higher_is_better: bool = True
+    minimum: float | None = None
+    margin: float = 0.0
+    """How much worse than the champion a candidate may be."""
+    max_artifact_bytes: int = 2 * 1024**3
+    max_latency_ms_p95: float = 50.0
+    parity_tolerance: float = 1e-3
+    shadow_seconds: float = 24 * 3600
+    shadow_min_predictions: int = 1000
+    steps: tuple[RampStep, ...] = (
+        RampStep(percent=5, hold_seconds=24 * 3600, min_predictions=1000),
+        RampStep(percent=25, hold_seconds=24 * 3600, min_predictions=1000),
+        RampStep(percent=100, hold_seconds=0),
+    )
+    max_error_rate: float = 0.01
+    max_latency_ratio: float = 1.5
+    lifetime_days: float = 365
+    """How long after its first approval a model must be looked at again, where nobody said otherwise."""
+    unserved: Literal["approval", "gates"] = "approval"
+    """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric and facts."""
+
+
+class Promotion(Record, frozen=True, kw_only=True):
+    """One version's way to Production: gates, shadow, approval, canary. It is the deployment that a prediction names."""
+
+    id: str
+    model: str
+    version: int
+    champion: int | None
+    """The version in Production when it began, which it must not be worse than; None for a model's first."""
+    state: PromotionState
+    requested_by: str
+    created_at: datetime
+    state_since: datetime
+    """Domain time at which the present state, or canary step, began: holds count from it."""
+    policy: PromotionPolicy
+    step: int = -1
+    """Index of the policy's ramp step while in canary; -1 before."""
+    gates: tuple[GateResult, ...] = ()
+    approvals: tuple[Approval, ...] = ()
+    reason: str = ""
+
+    @property
+    def percent(self) -> float:
+        """Share of traffic that the candidate takes now."""
+        return self.policy.steps[self.step].percent if self.state == "canary" else 0.0
+
+
+class Endpoint(Record, frozen=True, kw_only=True):
+    """What serves under a model's name: the champion, and the candidate that has or shadows traffic."""
+
+    model: str
+    champion: int
+    candidate: int | None = None
+    promotion: str | None = None
+    state: PromotionState | None = None
+    percent: float = 0.0
+    """Share of traffic that the candidate answers."""
+    standing: str = ""
+    """What the candidate waits for, in words."""
+    champion_predictions: int = 0
+    champion_errors: int = 0
+    champion_p95_ms: float | None = None
+    candidate_predictions: int = 0
+    candidate_errors: int = 0
+    candidate_p95_ms: float | None = None
