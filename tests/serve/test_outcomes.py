@@ -26,6 +26,7 @@ from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.label_history import resolved_table
 from mlbox.store.registry import NewVersion, Registry
+from tests.serve.batches import batches
 from tests.store.test_datasets import START, USER, moment
 from tests.store.test_datasets import House as DataHouse
 
@@ -77,7 +78,7 @@ class House(DataHouse):
             score=score,
             latency_ms=1.0,
         )
-        self.log.put([row])
+        self.log.put(batches([row]))
         return row.id
 
     def say(self, name: str, who: str, event: datetime, value: Any, source: str = "owner", **more: Any) -> None:

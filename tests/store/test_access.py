@@ -53,7 +53,7 @@ def test_a_jobs_token_ends_with_the_job(access: Access) -> None:
     access.create_user("ann", "member", actor="admin")
     _, secret = access.create_token("ann", "job", actor="mlbox", job_id="j1")
     assert access.authenticate(secret).job_id == "j1"
-    access.revoke_job_tokens("j1")
+    access.revoke_job_tokens(["j1"])
     with pytest.raises(NotAuthenticated, match="revoked"):
         access.authenticate(secret)
 
