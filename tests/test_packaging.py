@@ -38,7 +38,7 @@ def name_of(requirement: str) -> str:
 
 
 def test_plain_mlbox_is_the_thin_client() -> None:
-    assert [name_of(r) for r in PROJECT["dependencies"]] == ["httpx", "msgspec", "typer", "rich"]
+    assert [name_of(r) for r in PROJECT["dependencies"]] == ["httpx", "msgspec", "pathspec", "typer", "rich"]
 
 
 def test_the_two_onnx_runtimes_are_never_installed_together() -> None:
