@@ -14,7 +14,7 @@ from examples.nyc_flights.road import MODEL, Road
 from mlbox.records import DatasetVersion, Event, ModelVersion, Promotion, Run
 from tests.conftest import Server
 
-pytestmark = pytest.mark.timeout(280)
+pytestmark = pytest.mark.timeout(900)
 SHARE = 0.15
 EVERY = timedelta(days=1)
 
