@@ -67,6 +67,8 @@ class Asked(NamedTuple):
     label: str | None
     given: pa.Table | None = None
     """What a user's SELECT yielded, which the others find as `given`."""
+    features: tuple[str, ...] = ()
+    """Those that the rows are to have, where transforms make some of them out of what is read; else none."""
 
 
 class DatasetRows:
@@ -94,7 +96,8 @@ class DatasetRows:
             columns = f"* EXCLUDE ({quote(label)}), {quote(label)}"  # the label comes last, after the features
         if features:
             rows = f"({self._features.historical_sql(features, rows, empty, event_time=EVENT_TIME)})"
-        return Asked(f"SELECT {columns} FROM {rows} {ordered}", spine, label, given)
+        made = features if features and self._features.uses_transforms(features) else ()
+        return Asked(f"SELECT {columns} FROM {rows} {ordered}", spine, label, given, made)
 
     def read(self, asked: Asked, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], T]) -> tuple[T, int]:
         """Hand the rows over, batch by batch, all of one moment's data; and how many of the spine have no label."""
@@ -106,9 +109,29 @@ class DatasetRows:
             unlabelled = _make_spine(cursor, asked) if asked.spine is not None else 0
             with explaining("spine"):
                 reader = cursor.sql(asked.select).to_arrow_reader(GROUP_ROWS)
-            return take(reader.schema, self._explained(reader)), unlabelled
+            return self._made(asked, reader.schema, self._explained(reader), take), unlabelled
 
         return self._offline.read(read, seconds=self._seconds)
+
+    def _made(
+        self,
+        asked: Asked,
+        schema: pa.Schema,
+        batches: Iterator[pa.RecordBatch],
+        take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], T],
+    ) -> T:
+        """Hand the rows over with what transforms make of them."""
+        import pyarrow as pa
+
+        if not asked.features:
+            return take(schema, batches)
+
+        def made(rows: list[pa.RecordBatch]) -> pa.Table:
+            table = pa.Table.from_batches(rows, schema)
+            return self._features.with_transforms(asked.features, table, last=asked.label)
+
+        done = (one for batch in batches for one in made([batch]).combine_chunks().to_batches())
+        return take(made([]).schema, done)
 
     def _explained(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         """What is read; DuckDB's errors come out of Arrow's stream as text alone."""

@@ -236,6 +236,14 @@ class FeatureStore(Fresh):
         """As `online_features`, as a table: a row for each entity, a column for each feature, and one for its status."""
         return self.online_vectors(features, entities).arrow()
 
+    def uses_transforms(self, features: Sequence[str]) -> bool:
+        """Whether any of the features is made when it is asked for: of those of views none is."""
+        return False
+
+    def with_transforms(self, features: Sequence[str], table: pa.Table, *, last: str | None = None) -> pa.Table:
+        """Rows of `historical_sql` with what is made of them: nothing here."""
+        return table
+
 
 def _stamped(table: pa.Table, source: Source, now: datetime) -> pa.Table:
     """The rows with the moment in the column that says when they became known, where it is left out."""

@@ -248,18 +248,35 @@ class Transforms(Screened):
         table = arrow_utc(spine)
         if split.base:
             table = super().historical(split.base, spine, event_time=event_time, **options)
-        made: dict[str, Any] = {}
-        for one in split.ready:
-            given = [
-                from_arrow(table.column(entry.feature) if entry.feature else _of_spine(spine, column), column.dtype)
-                for entry, column in zip(one.transform.inputs, one.columns, strict=True)
-            ]
-            for output, values in zip(one.transform.outputs, one.program.run(given, spine.num_rows), strict=True):
-                made[f"{one.transform.ref}:{output.name}"] = to_arrow(values, output.dtype)
+        made = _made(split, table, spine)
         rows = table.select(range(spine.num_columns))
         for feature in split.asked:
             rows = rows.append_column(feature, made[feature] if feature in made else table.column(feature))
         return rows
+
+    def historical_sql(self, features: Sequence[str], spine: str, empty: pa.Table, *, event_time: str) -> str:
+        """As `FeatureStore.historical_sql`; what transforms make comes into what is read by `with_transforms`."""
+        split = self._split(features)
+        if not split.ready:
+            return super().historical_sql(features, spine, empty, event_time=event_time)
+        for name in set(split.asked) & set(empty.column_names):
+            raise InvalidInput(f"The rows have a column {name!r} already.", hint="Leave it out.", field="features")
+        if not split.base:
+            return f"SELECT * FROM {spine}"
+        return super().historical_sql(split.base, spine, empty, event_time=event_time)
+
+    def with_transforms(self, features: Sequence[str], table: pa.Table, *, last: str | None = None) -> pa.Table:
+        """Rows of `historical_sql` with the features that were asked for instead of those that transforms take.
+
+        The columns are the others, then the features in their order, then the one that comes `last`.
+        """
+        import pyarrow as pa
+
+        split = self._split(features)
+        made = _made(split, table, table)
+        kept = [name for name in table.column_names if name not in split.base and name != last]
+        names = [*kept, *split.asked, *([last] if last is not None else [])]
+        return pa.table({name: made[name] if name in made else table.column(name) for name in names})
 
     def online_features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
         """As `FeatureStore.online_features`; what a transform takes with the request is among an entity's keys."""
@@ -390,6 +407,19 @@ def _status(row: OnlineRow, needed: Sequence[str]) -> str:
 
 
 # -- values in ----------------------------------------------------------------------------------------------------------------
+
+
+def _made(split: _Split, table: pa.Table, spine: pa.Table) -> dict[str, Any]:
+    """What transforms make of rows: of the features that are among the table's columns, and of the request's, the spine's."""
+    made: dict[str, Any] = {}
+    for one in split.ready:
+        given = [
+            from_arrow(table.column(entry.feature) if entry.feature else _of_spine(spine, column), column.dtype)
+            for entry, column in zip(one.transform.inputs, one.columns, strict=True)
+        ]
+        for output, values in zip(one.transform.outputs, one.program.run(given, spine.num_rows), strict=True):
+            made[f"{one.transform.ref}:{output.name}"] = to_arrow(values, output.dtype)
+    return made
 
 
 def _of_spine(spine: pa.Table, column: Column) -> Any:

@@ -53,6 +53,8 @@ PHRASES: dict[str, str] = {
     "view.applied": "defined the features {name}",
     "view.described": "described the features {name}",
     "entity.applied": "defined the entity {name}",
+    "view.asked": "asked for {name} to be computed",
+    "view.computed": "computed {name}",
     "view.failed": "could not bring {name} up to date: {error}",
     "view.stale": "{name} was not brought up to date in time",
     "view.materialized": "brought {rows} entities of {name} up to date online",
