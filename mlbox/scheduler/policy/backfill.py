@@ -60,14 +60,14 @@ class Heads:
         self._needs.add(job.need)
         firm = free.copy()
         for other in self._running:
-            if yields(other, job) and not other.stopping:
+            if _gives_way(other, job):
                 firm.give(other.need, other.devices)
         self._heads.append(Head(job, firm, *reservation(job.need, firm, self._ends(job), self._now)))
 
     def _ends(self, job: Waiting) -> Iterable[tuple[datetime, Running]]:
         for other in self._running:
             ends = ends_by(other, self._now)
-            if ends is not None and (other.stopping or not yields(other, job)):
+            if ends is not None and not _gives_way(other, job):
                 yield ends, other
 
     def delayed_by(self, job: Waiting, devices: Sequence[str]) -> str | None:
@@ -105,6 +105,11 @@ def yields(running: Running, job: Waiting) -> bool:
     if not running.yields_to or not running.preemptible:
         return False
     return job.id in running.yields_to or RANKS[job.priority] > RANKS[running.priority]
+
+
+def _gives_way(running: Running, job: Waiting) -> bool:
+    """Whether what a job holds is as good as free: it yields, and may be stopped now, as one that has not progressed may not."""
+    return yields(running, job) and running.progressed and not running.stopping
 
 
 def ends_by(running: Running, now: datetime) -> datetime | None:
