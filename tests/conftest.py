@@ -99,7 +99,7 @@ class Server:
         return code
 
 
-def wait_for(condition: Callable[[], T | None], *, what: str, seconds: float = 30) -> T:
+def wait_for(condition: Callable[[], T | None], *, what: str, seconds: float = 60) -> T:
     """Poll until the condition gives something true; fail with what was awaited."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
