@@ -162,6 +162,7 @@ class ModelServer:
 
     def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
         """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
+        self._registry.see(model)
         number = version if version is not None else self._routes_of(model, [""], None)[0].version
         loaded = self._loader.known(model, number)
         if loaded is not None and (version is None or loaded.version.stage in SERVING):

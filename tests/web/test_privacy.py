@@ -23,6 +23,7 @@ from mlbox.web.box import Box
 from tests.web.site import FEATURE, Filled, Site, fill, open_box, routes_of
 
 MARK = "quagga"
+ODD = {"name": "odd", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
 OWN = f"zebra.{MARK}-"
 PRIVATE: list[tuple[Kind, str]] = [
     *(
@@ -219,6 +220,7 @@ def test_no_search_finds_what_is_private(zoo: Zoo, query: str) -> None:
     [
         ("POST", f"/api/v1/models/{OWN}churn/predict", {"rows": [{"entity": {"who": "p1"}}]}),
         ("POST", f"/v2/models/{OWN}churn/infer", {"inputs": []}),
+        ("POST", f"/v2/models/{OWN}churn/infer", {"inputs": [ODD]}),
         ("POST", "/api/v1/features/online", {"features": [f"{OWN}{FEATURE}"], "entities": [{"who": "p1"}]}),
         ("POST", "/api/v1/features/online", {"features": [f"{OWN}all"], "entities": [{"who": "p1"}]}),
         (
