@@ -6,7 +6,6 @@ Other stores' events are followed by their places, which are kept: what happened
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -15,7 +14,8 @@ import msgspec
 from mlbox.clock import Clock
 from mlbox.errors import AlreadyExists, MlboxError, NotFound, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import Cron, CronSpec, Event, Firing, Job, JobSpec
+from mlbox.loop import Loop
+from mlbox.records import Cron, CronSpec, Firing, Job, JobSpec
 from mlbox.store.cron_times import next_after
 from mlbox.store.crons import STORES, Crons, Due
 from mlbox.store.db import Database
@@ -65,10 +65,11 @@ class CronRunner:
         self._control = control
         self._sees = sees
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopping = False
-        self._unsubscribe = bus.subscribe(self._on_event)
-        self._thread: threading.Thread | None = None
+        followed = {type for _, type in STORES.values()}
+        self._loop = Loop(
+            self._submit_due, name="mlbox-crons", failed="Crons could not be followed", again=LONGEST_SECONDS
+        )
+        self._loop.wake_on(bus, lambda event: event.type.startswith("cron.") or event.type in followed)
 
     def add(self, spec: CronSpec, *, owner: str) -> Cron:
         """A new cron; see `Crons.add`."""
@@ -94,38 +95,16 @@ class CronRunner:
 
     # -- the thread -------------------------------------------------------------------------------------------------
 
-    def _on_event(self, event: Event) -> None:
-        if event.type.startswith("cron.") or event.type in {type for _, type in STORES.values()}:
-            self._wake.set()
-
     def start(self) -> None:
         """Begin, with what a former server left."""
-        self._thread = threading.Thread(target=self._loop, name="mlbox-crons", daemon=True)
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """Stop; what is due is submitted by the next server."""
-        self._stopping = True
-        self._wake.set()
-        self._unsubscribe()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        self._loop.close(CLOSE_SECONDS)
 
-    def _loop(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                self.run()
-                pause = self._pause()
-            except MlboxError as err:  # a store is down: look again later
-                _log.warning("Crons could not be followed: %s", err)
-                pause = LONGEST_SECONDS
-            except Exception:  # whatever is wrong with one of them, the thread lives on
-                _log.exception("Crons could not be followed.")
-                pause = LONGEST_SECONDS
-            self._wake.wait(pause)
-
-    def _pause(self) -> float:
+    def _submit_due(self) -> float:
+        self.run()
         at = self.crons.next_at()
         until = LONGEST_SECONDS if at is None else (at - self._clock.real()).total_seconds()
         return min(LONGEST_SECONDS, max(0.05, until))

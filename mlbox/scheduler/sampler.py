@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import re
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError
+from mlbox.loop import Loop
 from mlbox.records import Job, Metric
 from mlbox.scheduler.executors import Executor
 from mlbox.scheduler.launcher import ref_of
@@ -19,7 +17,6 @@ from mlbox.store.tracking import Tracker
 IDLE_PERCENT = 5.0
 """A GPU that is used less is idle."""
 _USE = re.compile(r"system/gpu_(\d+)_utilization_percentage")
-_log = logging.getLogger(__name__)
 
 
 class Sampler:
@@ -45,28 +42,20 @@ class Sampler:
         self._idle = idle
         self._idle_since: dict[tuple[str, int, int], tuple[datetime, bool]] = {}
         """By job, attempt and GPU, and whether it was told."""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._loop, name="mlbox-sampler", daemon=True)
+        self._loop = Loop(self._sample, name="mlbox-sampler", failed="What jobs use could not be sampled", again=every)
 
     def start(self) -> None:
         """Begin, if there is anything to do."""
         if self._every:
-            self._thread.start()
+            self._loop.start()
 
     def close(self) -> None:
         """Stop."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._loop.close()
 
-    def _loop(self) -> None:
-        while not self._stopping.wait(self._every):
-            try:
-                self.sample()
-            except MlboxError as err:  # a store that is down: the next samples may be kept
-                _log.warning("What jobs use could not be sampled: %s", err)
-            except Exception:
-                _log.exception("The sampler failed.")
+    def _sample(self) -> float:
+        self.sample()
+        return self._every
 
     def sample(self) -> None:
         """Look at each job once."""

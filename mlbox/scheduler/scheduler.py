@@ -9,15 +9,15 @@ Invariants
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mlbox.clock import Clock
-from mlbox.errors import Conflict, MlboxError, NotFound
+from mlbox.errors import Conflict, NotFound
 from mlbox.ids import new_id
+from mlbox.loop import Loop
 from mlbox.records import Gpu, Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, RunStatus, StopCause
 from mlbox.scheduler.accounts import Accounts
 from mlbox.scheduler.asked import check, check_size, settle
@@ -42,6 +42,8 @@ from mlbox.store.tracking import Tracker
 BACKOFF_SECONDS = 2.0
 """Before the first retry; each further one doubles it, up to the most."""
 MOST_BACKOFF_SECONDS = 3600.0
+AGAIN_SECONDS = 1.0
+"""After a step that failed, as one does when a store is down."""
 LOOK_SECONDS = 30.0
 """A look at everything that often, whatever was or was not heard."""
 ENDING_SECONDS = 0.2
@@ -102,10 +104,10 @@ class Scheduler:
         self._accounts = Accounts(sharing, box, timedelta(seconds=rules.half_life_seconds))
         self._seen = State(box)
         """What the last decision was taken on."""
-        self._wake = threading.Event()
         self._look_due = 0.0
-        self._stopping = False
-        self._thread = threading.Thread(target=self._loop, name="mlbox-scheduler", daemon=True)
+        self._loop = Loop(
+            self._step, name="mlbox-scheduler", failed="The scheduler could not do its work", again=AGAIN_SECONDS
+        )
 
     # -- asking -----------------------------------------------------------------------------------------------------
 
@@ -222,7 +224,7 @@ class Scheduler:
     def _told(self, job: Job) -> Job:
         """A job that was written: the loop is to know."""
         self._roster.job_changed(job.id)
-        self._wake.set()
+        self._loop.wake()
         return job
 
     def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
@@ -256,10 +258,10 @@ class Scheduler:
         """Find the jobs of a former server again, and begin to schedule."""
         self._executor.open(self._heard)
         self._launcher.open(self._heard, self._environments_in_use)
-        self._thread.start()
+        self._loop.start()
 
     def _shared_otherwise(self) -> None:
-        self._wake.set()
+        self._loop.wake()
 
     def _environments_in_use(self) -> set[str]:
         with asking(None):
@@ -267,27 +269,17 @@ class Scheduler:
 
     def _heard(self, ref: Ref) -> None:
         self._roster.attempt_changed(ref)
-        self._wake.set()
-
-    def _loop(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                delay = self._step()
-            except MlboxError as err:  # a store that is down: look again later
-                _log.warning("The scheduler could not do its work: %s", err)
-                delay = self._look_again()
-            except Exception:  # a fault of ours: say so, and go on scheduling
-                _log.exception("The scheduler failed.")
-                delay = self._look_again()
-            self._wake.wait(delay)
-
-    def _look_again(self) -> float:
-        self._roster.doubt()
-        return 1.0
+        self._loop.wake()
 
     def _step(self) -> float:
         """Bring what has changed up to date, and decide; after how many seconds to look again at the latest."""
+        try:
+            return self._follow()
+        except Exception:
+            self._roster.doubt()
+            raise
+
+    def _follow(self) -> float:
         if time.monotonic() >= self._look_due:
             self._look_due = time.monotonic() + LOOK_SECONDS
             self._roster.doubt()
@@ -465,10 +457,7 @@ class Scheduler:
 
     def close(self) -> None:
         """Stop scheduling; running jobs go on."""
-        self._stopping = True
-        self._wake.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._loop.close()
         self._executor.close()
 
 

@@ -9,7 +9,6 @@ import functools
 import logging
 import smtplib
 import ssl
-import threading
 from collections.abc import Callable, Sequence
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,7 +19,7 @@ import msgspec
 from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.events import EventBus
-from mlbox.records import Event
+from mlbox.loop import Loop
 from mlbox.store.outbox import Message, Outbox, place_of
 
 if TYPE_CHECKING:
@@ -60,45 +59,22 @@ class Courier:
         self._outgoing = functools.cache(outgoing)
         self._mail = mail
         self._clock = clock
-        self._told_by = told_by
-        self._wake = threading.Event()
-        self._stopping = False
-        self._unsubscribe = bus.subscribe(self._on_event)
-        self._thread: threading.Thread | None = None
-
-    def _on_event(self, event: Event) -> None:
-        if event.type.startswith(self._told_by):
-            self._wake.set()
+        self._loop = Loop(
+            self._deliver_all, name="mlbox-courier", failed="Messages could not be sent", again=IDLE_SECONDS
+        )
+        self._loop.wake_on(bus, lambda event: event.type.startswith(told_by))
 
     def start(self) -> None:
         """Begin, with what a former server left."""
-        self._thread = threading.Thread(target=self._loop, name="mlbox-courier", daemon=True)
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """Stop; what was not sent is by the next server."""
-        self._stopping = True
-        self._wake.set()
-        self._unsubscribe()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        self._loop.close(CLOSE_SECONDS)
 
-    def _loop(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                while not self._stopping and self.deliver():
-                    pass
-                pause = self._pause()
-            except MlboxError as err:  # a store is down: look again later
-                _log.warning("Messages could not be sent: %s", err)
-                pause = IDLE_SECONDS
-            except Exception:  # whatever is wrong with one of them, the thread lives on
-                _log.exception("Messages could not be sent.")
-                pause = IDLE_SECONDS
-            self._wake.wait(pause)
-
-    def _pause(self) -> float:
+    def _deliver_all(self) -> float:
+        while not self._loop.stopping and self.deliver():
+            pass
         times = [at for outbox in self._outboxes if (at := outbox.next_us()) is not None]
         until = (min(times) - to_us(self._clock.real())) / 1e6 if times else IDLE_SECONDS
         return min(IDLE_SECONDS, max(0.05, until))
@@ -108,7 +84,7 @@ class Courier:
         found = False
         for outbox in self._outboxes:
             for message in outbox.due(to_us(self._clock.real())):
-                if self._stopping:
+                if self._loop.stopping:
                     return False
                 found = True
                 self._send(outbox, message)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import hmac
 import logging
-import threading
 import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,8 @@ import msgspec
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.events import EventBus
-from mlbox.records import Event, Principal, Webhook
+from mlbox.loop import Loop
+from mlbox.records import Principal, Webhook
 from mlbox.store.asking import asking
 from mlbox.store.webhooks import NAMES, Pending, Webhooks
 
@@ -61,44 +61,22 @@ class Deliverer:
         self._outgoing = functools.cache(outgoing)
         self._owner_of = owner_of
         self._clock = clock
-        self._wake = threading.Event()
-        self._stopping = False
-        self._unsubscribe = bus.subscribe(self._on_event)
-        self._thread: threading.Thread | None = None
-
-    def _on_event(self, event: Event) -> None:
-        if event.type.startswith(("model.", "webhook.")):
-            self._wake.set()
+        self._loop = Loop(
+            self._deliver_all, name="mlbox-webhooks", failed="Webhooks could not be told", again=IDLE_SECONDS
+        )
+        self._loop.wake_on(bus, lambda event: event.type.startswith(("model.", "webhook.")))
 
     def start(self) -> None:
         """Begin, with what a former server left."""
-        self._thread = threading.Thread(target=self._loop, name="mlbox-webhooks", daemon=True)
-        self._thread.start()
+        self._loop.start()
 
     def close(self) -> None:
         """Stop; what was not delivered is by the next server."""
-        self._stopping = True
-        self._wake.set()
-        self._unsubscribe()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+        self._loop.close(CLOSE_SECONDS)
 
-    def _loop(self) -> None:
-        while not self._stopping:
-            self._wake.clear()
-            try:
-                while not self._stopping and self.deliver():
-                    pass
-                pause = self._pause()
-            except MlboxError as err:  # the registry is down: look again later
-                _log.warning("Webhooks could not be told: %s", err)
-                pause = IDLE_SECONDS
-            except Exception:  # whatever is wrong with one of them, the thread lives on
-                _log.exception("Webhooks could not be told.")
-                pause = IDLE_SECONDS
-            self._wake.wait(pause)
-
-    def _pause(self) -> float:
+    def _deliver_all(self) -> float:
+        while not self._loop.stopping and self.deliver():
+            pass
         at = self._webhooks.next_try()
         if at is None:
             return IDLE_SECONDS
@@ -120,7 +98,7 @@ class Deliverer:
             return
         tries = webhook.tries
         for event in events:
-            if self._stopping or not self._send(webhook, event, tries):
+            if self._loop.stopping or not self._send(webhook, event, tries):
                 return
             tries = 0  # each event has its own, whatever became of the one before it
         self._webhooks.moved(webhook, upto)

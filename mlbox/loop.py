@@ -1,0 +1,71 @@
+"""A thread that follows something: it does its work when that is due, and when it is woken, for as long as the server lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from mlbox.errors import MlboxError
+from mlbox.events import EventBus
+from mlbox.records import Event
+
+AGAIN_SECONDS = 60.0
+_log = logging.getLogger(__name__)
+
+
+class Loop:
+    """Calls `work` again and again; it says after how many seconds it wants to be called again at the latest.
+
+    Whatever is wrong with one call, as a store that is down, the thread lives on: `failed` is logged, and it is tried again after
+    so many seconds.
+    """
+
+    def __init__(self, work: Callable[[], float], *, name: str, failed: str, again: float = AGAIN_SECONDS) -> None:
+        self._work = work
+        self._name = name
+        self._failed = failed
+        self._again = again
+        self._wake = threading.Event()
+        self._unsubscribe: list[Callable[[], None]] = []
+        self._thread: threading.Thread | None = None
+        self.stopping = False
+        """What long work looks at in between."""
+
+    def start(self) -> None:
+        """Begin, with what a former server left."""
+        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something to do. Said during the work, it is done once more."""
+        self._wake.set()
+
+    def wake_on(self, bus: EventBus, concerns: Callable[[Event], bool]) -> None:
+        """Be woken by these events until it is closed."""
+        self._unsubscribe.append(bus.subscribe(lambda event: self.wake() if concerns(event) else None))
+
+    def close(self, patience: float | None = None) -> None:
+        """Stop; wait for what is being done, or as long as there is patience for it."""
+        self.stopping = True
+        for unsubscribe in self._unsubscribe:
+            unsubscribe()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(patience)
+
+    def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            if self.stopping:
+                return
+            self._wake.wait(self._once())
+
+    def _once(self) -> float:
+        try:
+            return self._work()
+        except MlboxError as err:
+            _log.warning("%s: %s", self._failed, err)
+        except Exception:
+            _log.exception("%s.", self._failed)
+        return self._again
