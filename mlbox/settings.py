@@ -155,6 +155,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     job_grace: Annotated[
         float, Meta(ge=0, le=600, description="Seconds between SIGTERM and SIGKILL when a job is stopped.")
     ] = 10
+    job_folder_hours: Annotated[
+        float, Meta(ge=0, le=87600, description="Hours after a job's end that its work folders are removed.")
+    ] = 24
+    job_checkpoint_days: Annotated[
+        float,
+        Meta(ge=0, le=3650, description="Days that checkpoints of a job that did not succeed are kept for a retry."),
+    ] = 30
     environment_seconds: Annotated[
         float, Meta(gt=0, le=86400, description="Most seconds that building the Python environment of a job may take.")
     ] = 1800

@@ -158,6 +158,8 @@ class Job(Record, frozen=True, kw_only=True):
     """Others give way to it, and it has not started yet."""
     stop_cause: StopCause | None = None
     """Why it is `stopping`, or was ended."""
+    stopping_at: datetime | None = None
+    """Since when it is to end, or was at the last time: what it still holds is free within its grace."""
     attempts: tuple[Attempt, ...] = ()
 
     @property

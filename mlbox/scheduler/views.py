@@ -53,6 +53,8 @@ def running(job: Job, box: Box, *, grace_seconds: float, checkpoint_at: datetime
     *earlier, attempt = job.attempts
     limit = job.spec.timeout_seconds
     saved = checkpoint_at if checkpoint_at and checkpoint_at >= attempt.started_at else None
+    grace = grace_seconds if job.spec.grace_seconds is None else job.spec.grace_seconds
+    stopping = job.state == "stopping"
     resumed = bool(earlier) and earlier[-1].outcome == "preempted"
     return Running(
         id=job.id,
@@ -65,12 +67,13 @@ def running(job: Job, box: Box, *, grace_seconds: float, checkpoint_at: datetime
         queue=job.spec.queue or DEFAULT_QUEUE,
         checkpoint_at=saved,
         attained=_attained(job, earlier, box),
-        grace_seconds=grace_seconds if job.spec.grace_seconds is None else job.spec.grace_seconds,
+        grace_seconds=grace,
         expected_end=attempt.started_at + timedelta(seconds=limit) if limit else None,
         checkpoints=job.spec.checkpoints,
         progressed=saved is not None or not resumed,
         yields_to=attempt.yields_to,
-        stopping=job.state == "stopping",
+        stopping=stopping,
+        stop_by=job.stopping_at + timedelta(seconds=grace) if stopping and job.stopping_at else None,
     )
 
 

@@ -268,7 +268,7 @@ class Jobs:
                 tx.run("UPDATE job SET ended_us = ?, stop_cause = ? WHERE id = ?", (tx.now_us, cause, job_id))
                 _move(tx, job, "stopped", actor, reason or f"stopped by {actor} before it started")
             elif job.state in ("starting", "running"):
-                tx.run("UPDATE job SET stop_cause = ? WHERE id = ?", (cause, job_id))
+                tx.run("UPDATE job SET stop_cause = ?, stopping_us = ? WHERE id = ?", (cause, tx.now_us, job_id))
                 tx.run("UPDATE job SET promised = 1 WHERE id = ? AND state IN ('queued', 'preempted')", (for_job,))
                 _move(tx, job, "stopping", actor, said)
             elif job.state == "stopping" and job.stop_cause == "preempted" and cause != "preempted":
@@ -308,7 +308,8 @@ class Jobs:
             job = _load(tx, job_id, *ENDED)
             _check_name(tx.one, job.spec)
             tx.run(
-                "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, stop_cause = NULL, run_id = ?"
+                "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, stop_cause = NULL, run_id = ?,"
+                " left_over = 'all'"
                 " WHERE id = ?",
                 (run_id, job_id),
             )
@@ -373,6 +374,7 @@ def _job(row: Row) -> Job:
         queued_at=_moment(row["queued_us"]),
         promised=bool(row["promised"]),
         stop_cause=row["stop_cause"],
+        stopping_at=_moment(row["stopping_us"]),
         attempts=tuple(
             Attempt(
                 number=a["number"],

@@ -32,6 +32,7 @@ from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.policy import Rules
 from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
+from mlbox.scheduler.sweeper import Sweeper
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
@@ -80,6 +81,7 @@ from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
 from mlbox.store.quota import Quota
 from mlbox.store.registry import Registry
+from mlbox.store.remains import Cleaning
 from mlbox.store.retention import Retention
 from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.run_inputs import input_of
@@ -148,6 +150,7 @@ class Box:
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
             self.sampler.start()
+            self.sweeper.start()
             self.divergence.start(self.jobs)
             self.crons.start()
             self.courier.start()
@@ -317,6 +320,13 @@ class Box:
             idle=timedelta(minutes=settings.gpu_idle_minutes),
         )
         opening.callback(self.sampler.close)
+        cleaning = Cleaning(
+            jobs,
+            folders=timedelta(hours=settings.job_folder_hours),
+            checkpoints=timedelta(days=settings.job_checkpoint_days),
+        )
+        self.sweeper = Sweeper(executor, cleaning, self.jobs.get, self.clock)
+        opening.callback(self.sweeper.close)
         self.admission = Admission(
             self.scheduler, self.sharing, self.teams, self.secrets, self.datasets.version, self._account
         )

@@ -206,6 +206,25 @@ def test_a_line_of_the_schedulers_stands_in_the_log(bench: Bench) -> None:
     bench.executor.clear(ref)
 
 
+def test_what_an_attempt_left_can_be_discarded_but_not_what_tells_of_it(bench: Bench) -> None:
+    save = (
+        'echo saved > "$MLBOX_CHECKPOINT_DIR/a"; mkdir -p deep/er; echo x > deep/er/x; chmod 0 deep; echo done; exit 3'
+    )
+    launch = bench.launch(save)
+    look = 'cat "$MLBOX_CHECKPOINT_DIR/a" || echo nothing'
+    bench.executor.start(launch)
+    before, log = bench.until(launch.ref, "ended"), bench.log(launch.ref)
+    for _ in range(2):
+        bench.executor.discard(launch.ref.job_id, 1, checkpoints=False)
+        bench.executor.start(launch)
+        assert (bench.executor.state(launch.ref), bench.log(launch.ref)) == (before, log)
+    assert bench.run(look, ref=launch.ref._replace(number=2)) == (0, "saved\n")
+    bench.executor.discard(launch.ref.job_id, 2, checkpoints=True)
+    code, said = bench.run(look, ref=launch.ref._replace(number=3))
+    assert (code, said.splitlines()[-1]) == (0, "nothing")
+    bench.executor.discard("0" * 32, 1, checkpoints=True)
+
+
 def test_a_command_that_there_is_not_ends_in_words(bench: Bench) -> None:
     launch = bench.launch("")
     spec = JobSpec(command=("no-such-program",))

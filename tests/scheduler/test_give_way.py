@@ -97,6 +97,46 @@ def test_a_job_gives_way_a_second_time_only_after_it_came_further(open_house: Ca
     assert len(house.scheduler.job(victim.id).attempts) == 2
 
 
+def test_who_has_room_made_hears_when_it_is_free_at_the_latest(open_house: Callable[..., House]) -> None:
+    house = open_house()
+    victim = house.until(house.shell(f"trap '' TERM; {WAITS}", gpus=1, grace_seconds=600), "running")
+    urgent = house.shell("true", gpus=1, priority="urgent")
+    victim = house.until(victim, "stopping")
+    assert victim.stopping_at is not None
+    free_at = victim.stopping_at + timedelta(seconds=600)
+    wait_for(lambda: house.scheduler.why(urgent.id).expected_at == free_at, what="when it is free")
+    assert "stopped by" in house.scheduler.why(urgent.id).words
+    release(house)
+    assert house.ended(urgent).state == "succeeded"
+
+
+def test_in_a_queue_of_turns_a_short_job_is_not_stuck_behind_a_long_one(open_house: Callable[..., House]) -> None:
+    clock = ManualClock(parse_time("2026-01-01T00:00Z"))
+    house = open_house(1, clock)
+    house.sharing.set_queue(JobQueue(name="turns", slice_minutes=10), actor="root")
+    runs: set[str] = set()
+
+    def turns(name: str, script: str) -> Job:
+        job = house.shell(script, gpus=1, checkpoints=True, queue="turns", name=name)
+        runs.add(job.run_id or "")
+        return job
+
+    long = house.until(turns("long", COUNTS), "running")
+    wait_for(lambda: saved(house, long), what="the first checkpoint")
+    short = turns("short", 'echo short; echo 1 > "$MLBOX_CHECKPOINT_DIR/count"')
+    wait_for(lambda: "long" in house.scheduler.why(short.id).words, what="a reason")
+    clock.advance(clock.now() + timedelta(minutes=11))
+    house.sharing.set_weight("everyone", 1, actor="root")  # whatever wakes the scheduler
+    short = house.ended(short)
+    house.until(long, "running")
+    release(house)
+    long = house.ended(long)
+    assert [attempt.outcome for attempt in long.attempts] == ["preempted", "succeeded"]
+    assert [attempt.outcome for attempt in short.attempts] == ["succeeded"]
+    assert int(house.log(long, 2).split()[1]) > 0
+    assert {long.run_id, short.run_id} == runs  # each attempt goes on in the job's run
+
+
 # -- restarts -----------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -17,14 +18,15 @@ from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
 from mlbox.scheduler.executors.local import Local
+from mlbox.scheduler.executors.local.folder import Folder
 from mlbox.scheduler.gpus import Virtual
-from mlbox.scheduler.launcher import Launcher
+from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.jobs import ENDED, MOVES, Grant, Jobs
+from mlbox.store.jobs import ACTIVE, ENDED, MOVES, Grant, Jobs
 from mlbox.store.sharing import Sharing
 from mlbox.store.tracking import Tracker
 from tests.conftest import wait_for
@@ -82,7 +84,13 @@ class House:
         return self.scheduler.log(job.id, attempt).decode()
 
     def close(self) -> None:
+        """Close all, and end what a test that failed left running."""
         self.scheduler.close()
+        for job in self.jobs.in_states(ACTIVE):
+            claim = Folder(self.folder / "jobs", ref_of(job)).claim()
+            if claim is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(claim.pid, signal.SIGTERM)
         for db in self.dbs.values():
             db.close()
 

@@ -158,6 +158,12 @@ class Executor(Protocol):
     def clear(self, ref: Ref) -> None:
         """Remove what only a running attempt has use for; its end is in the store."""
 
+    def discard(self, job_id: str, attempts: int, *, checkpoints: bool) -> None:
+        """Remove what the attempts of a job that is over left, but for their logs and their ends; with `checkpoints` these, too.
+
+        Told again, it does nothing. Raises OSError for what cannot be removed.
+        """
+
     def say(self, ref: Ref, line: str) -> None:
         """Put a line of the scheduler's into the log of an attempt: why there was nothing to run."""
 

@@ -125,3 +125,16 @@ def m008_sharing(db: Database) -> None:
         CREATE INDEX attempt_ended ON attempt (ended_us);
         """,
     )
+
+
+@migration(jobs)
+def m009_ends(db: Database) -> None:
+    """Since when a job is to end; and what is left of one that has: all, checkpoints and logs, or logs alone."""
+    run_script(
+        db,
+        """
+        ALTER TABLE job ADD COLUMN stopping_us INTEGER;
+        ALTER TABLE job ADD COLUMN left_over TEXT NOT NULL DEFAULT 'all';
+        CREATE INDEX job_to_clean ON job (ended_us) WHERE ended_us IS NOT NULL AND left_over <> 'logs';
+        """,
+    )

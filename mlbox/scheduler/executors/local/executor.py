@@ -240,6 +240,13 @@ class Local:
             self._meter.forget(ref)
         self._folder(ref).clear()
 
+    def discard(self, job_id: str, attempts: int, *, checkpoints: bool) -> None:
+        """Remove folders, but for the few files that tell of an attempt."""
+        for number in range(1, attempts + 1):
+            self._folder(Ref(job_id, number)).discard()
+        if checkpoints:
+            self._folder(Ref(job_id, 1)).discard_checkpoints()
+
     def say(self, ref: Ref, line: str) -> None:
         """Write to the file that the attempt would print to."""
         self._folder(ref).say(line)

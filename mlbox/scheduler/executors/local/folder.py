@@ -9,6 +9,7 @@ import select
 import shutil
 import tarfile
 import tempfile
+import time
 import zlib
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,10 @@ DATASETS = "datasets"
 """The folder of the versions that the job named: `NAME@vN/`, and `NAME@vN.json`, which the SDK knows them by."""
 CHECKPOINTS = "checkpoints"
 """The folder of a job, beside those of its attempts, that they all share."""
+KEPT = frozenset((shim.CLAIM, shim.LOG, shim.MARKS, shim.STATUS))
+"""What stays of an attempt when all else is removed."""
+GOING = ".going-"
+"""How the name of a folder begins that is being removed."""
 MOST_CHECKPOINTS = 10_000
 """Files that are looked at for the newest."""
 MOST_TMP = 64
@@ -163,6 +168,20 @@ class Folder:
             if folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Remove all but what tells of the attempt once it is over."""
+        remove(self.tmp)
+        with contextlib.suppress(FileNotFoundError):
+            for path in list(self.path.iterdir()):
+                if path.name not in KEPT:
+                    remove(path)
+
+    def discard_checkpoints(self) -> None:
+        """Remove the job's checkpoints."""
+        remove(self.checkpoints)
+        for unfinished in self.checkpoints.parent.glob(f"{GOING}*"):
+            remove(unfinished)
+
     def say(self, line: str) -> None:
         """Put a line of ours into the log: why there was nothing to run."""
         with contextlib.suppress(OSError):  # the disk that holds it may be what is wrong
@@ -191,6 +210,26 @@ def _files(mount: Mount, datasets: Path) -> list[dict[str, str]]:
         }
         for file, source in zip(mount.version.files, mount.sources, strict=True)
     ]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder and what is in it, if it is there; raises OSError.
+
+    A folder gets another name first, so that who looks for it finds all of it or nothing. What its owner may not write to is
+    removed all the same.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    going = path if path.name.startswith(GOING) else path.with_name(f"{GOING}{path.name}-{time.time_ns()}")
+    path.rename(going)
+    going.chmod(0o700)
+    for folder, names, _ in os.walk(going):
+        for name in names:
+            inside = os.path.join(folder, name)
+            if not os.path.islink(inside):
+                os.chmod(inside, 0o700)
+    shutil.rmtree(going)
 
 
 def unpack(snapshot: Path, target: Path) -> None:
