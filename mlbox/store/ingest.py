@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +23,7 @@ from mlbox.errors import BY_CODE, InvalidInput, MlboxError, TimedOut, TooLarge, 
 from mlbox.records import Column
 from mlbox.store.parse_worker import Format, ParseAnswer, ParseRequest
 from mlbox.store.stream_worker import StreamRequest
+from mlbox.store.workers import FORKS, Worker
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,14 +160,13 @@ class Uploads:
         with os.fdopen(read_end, "rb") as pipe, self._slot(self._streams):
             request = StreamRequest(
                 path=str(upload.path),
-                pipe=write_end,
                 format=chosen,
                 memory_bytes=self._memory_mb * MIB,
                 cpu_seconds=max(1, round(seconds)),
                 output_bytes=MIB,
             )
             try:
-                worker = _start("mlbox.store.stream_worker", pass_fds=[write_end])
+                worker = FORKS.worker("stream", write_end)
             finally:
                 os.close(write_end)
             late = threading.Event()
@@ -179,16 +177,12 @@ class Uploads:
 
             timer = threading.Timer(2 * seconds, give_up)
             timer.daemon = True
-            timer.start()
-            try:
-                yield _reader(worker, request, pipe, late)
-            finally:
-                timer.cancel()
-                worker.kill()
-                worker.wait()
-                for end in (worker.stdin, worker.stdout):
-                    if end is not None:
-                        end.close()
+            with worker:
+                timer.start()
+                try:
+                    yield _reader(worker, request, pipe, late)
+                finally:
+                    timer.cancel()
 
     @contextlib.contextmanager
     def _slot(self, slots: threading.BoundedSemaphore) -> Iterator[None]:
@@ -200,53 +194,31 @@ class Uploads:
             slots.release()
 
     def _run(self, request: ParseRequest) -> ParseAnswer:
-        worker = _start("mlbox.store.parse_worker")
-        try:
-            out, _ = worker.communicate(request.to_json(), timeout=self._seconds)
-        except subprocess.TimeoutExpired as err:
-            raise TimedOut(
-                f"The upload took longer than {self._seconds:g} s to read.", hint="Send it in parts.", field="body"
-            ) from err
-        finally:
-            if worker.poll() is None:
-                worker.kill()
-                worker.communicate()
-        if worker.returncode:
-            raise _dead(worker.returncode)
-        return msgspec.json.decode(out, type=ParseAnswer)
+        with FORKS.worker("parse") as worker:
+            worker.send(request.to_json())
+            said = worker.answer(self._seconds)
+            if said is None:
+                raise TimedOut(
+                    f"The upload took longer than {self._seconds:g} s to read.", hint="Send it in parts.", field="body"
+                )
+            if worker.wait():
+                raise _dead(worker.wait())
+            return msgspec.json.decode(said, type=ParseAnswer)
 
 
-def _start(module: str, pass_fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", module],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        pass_fds=pass_fds,
-    )
-
-
-def _reader(
-    worker: subprocess.Popen[bytes], request: StreamRequest, pipe: BinaryIO, late: threading.Event
-) -> pa.RecordBatchReader:
+def _reader(worker: Worker, request: StreamRequest, pipe: BinaryIO, late: threading.Event) -> pa.RecordBatchReader:
     """What a worker hands over; its answer, which comes last, is raised if it is an error."""
     import pyarrow as pa
 
-    assert worker.stdin is not None
-    assert worker.stdout is not None
-    with contextlib.suppress(BrokenPipeError):  # it died, and what it says of that is below
-        worker.stdin.write(request.to_json())
-        worker.stdin.close()
+    worker.send(request.to_json())
 
     def answer() -> None:
-        assert worker.stdout is not None
-        out = worker.stdout.read()
+        said = worker.answer()
         if worker.wait() and late.is_set():
             raise TimedOut("The upload took too long to read.", hint="Send it in parts.", field="body")
-        if worker.returncode:
-            raise _dead(worker.returncode)
-        _raise_for(msgspec.json.decode(out, type=ParseAnswer))
+        if worker.wait() or said is None:
+            raise _dead(worker.wait())
+        _raise_for(msgspec.json.decode(said, type=ParseAnswer))
 
     def batches(found: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
         try:

@@ -1,4 +1,4 @@
-"""The disposable process that parses one upload: `python -m mlbox.store.parse_worker`, a request as JSON on stdin.
+"""The disposable process that parses one upload (see `workers`): a request as JSON on stdin, an answer on stdout.
 
 A reader of Arrow, Parquet or CSV may die, loop or swell on a file that was made to do so. Here it takes nothing with it: memory,
 time and output are limited by the kernel before a byte is read, and what leaves is a checked table, or one error.
@@ -158,7 +158,3 @@ def main() -> None:
     """Answer the one request."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=ParseRequest)
     sys.stdout.buffer.write(answer(request).to_json())
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,17 @@
-"""The disposable process that runs SQL of users: `python -m mlbox.store.sql_worker`, requests and answers as lines of JSON.
+"""The disposable process that runs one SQL of a user (see `workers`): a request as JSON on stdin, an answer on stdout.
 
 DuckDB may die, swell or never end on a legal query. Here it takes nothing with it: a query sees the rows that it was given, as
 files that only we can name, and nothing else; memory, time and output are limited, by DuckDB and by the kernel; what leaves is a
-file of typed rows, or one error. A process answers many requests, each with a database of its own, and ends when nobody is left
-to ask: when its stdin closes.
+file of typed rows, or one error.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import queue
 import resource
 import sys
 import threading
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -231,22 +228,16 @@ def write_batches(reader: pa.RecordBatchReader, target: str) -> int:
     return rows
 
 
+def warm_up() -> None:
+    """Before a process is forked: what is the same for all SQL is found out once, in the one thread that there is."""
+    import duckdb
+
+    with duckdb.connect(config={"threads": "1"}) as connection:
+        check_select(connection, "SELECT 1 AS x", ())
+
+
 def main() -> None:
-    """Answer one request after the other; end at once when stdin closes, whatever runs."""
+    """Answer the one request."""
     os.nice(NICE)
-    asked: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_read, args=(asked.put,), daemon=True).start()
-    while True:
-        request = msgspec.json.decode(asked.get(), type=SqlRequest)
-        sys.stdout.buffer.write(answer(request).to_json() + b"\n")
-        sys.stdout.buffer.flush()
-
-
-def _read(put: Callable[[bytes], None]) -> None:
-    for line in sys.stdin.buffer:
-        put(line)
-    os._exit(0)  # a query that runs is nobody's any more
-
-
-if __name__ == "__main__":
-    main()
+    request = msgspec.json.decode(sys.stdin.buffer.read(), type=SqlRequest)
+    sys.stdout.buffer.write(answer(request).to_json())

@@ -1,4 +1,4 @@
-"""The disposable process that reads a dataset's upload: `python -m mlbox.store.stream_worker`, a request as JSON on stdin.
+"""The disposable process that reads a dataset's upload (see `workers`): a request as JSON on stdin.
 
 As `parse_worker`, but the rows leave as they are read, as an Arrow stream through a pipe, so that neither this process nor the
 one at the other end holds them all. The answer on stdout comes last, and without one that is good the rows are worth nothing.
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import csv
 
+PIPE = 3
+"""The descriptor that rows are written to."""
 MOST_ROWS = 65_536
 MOST_BYTES = 16 << 20
 """Of the rows that are read at a time."""
@@ -31,10 +33,9 @@ _MISFIT = re.compile(r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error
 
 
 class StreamRequest(Record, frozen=True, kw_only=True):
-    """What to read, which descriptor to write it to, and what it may take."""
+    """What to read, and what it may take."""
 
     path: str
-    pipe: int
     format: Format
     memory_bytes: int
     cpu_seconds: int
@@ -49,7 +50,7 @@ def stream(request: StreamRequest) -> int:
 
     read = {"parquet": _parquet, "csv": _csv, "arrow": _arrow}[request.format]
     rows = 0
-    with open(request.pipe, "wb") as pipe, unreadable(request.format):
+    with open(PIPE, "wb") as pipe, unreadable(request.format):
         batches = read(request.path)
         schema = plain(check_single(next(batches))).schema  # the first one has no rows
         with pa.ipc.new_stream(pipe, schema) as writer:
@@ -164,7 +165,3 @@ def main() -> None:
     """Answer the one request."""
     request = msgspec.json.decode(sys.stdin.buffer.read(), type=StreamRequest)
     sys.stdout.buffer.write(answer(request).to_json())
-
-
-if __name__ == "__main__":
-    main()

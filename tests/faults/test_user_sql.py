@@ -32,7 +32,7 @@ def materialize(server: Server, name: str) -> httpx.Response:
 
 def workers(server: Server) -> list[psutil.Process]:
     children = psutil.Process(server.process.pid).children(recursive=True)
-    return [one for one in children if "mlbox.store.sql_worker" in one.cmdline()]
+    return [one for one in children if one.name() == "mlbox-sql"]
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,7 +15,9 @@ import pytest
 from mlbox.errors import InvalidInput, MlboxError, TooLarge
 from mlbox.store.ingest import Uploads
 from mlbox.store.tables import plain
+from mlbox.store.workers import FORKS
 from tests.store.test_ingest import GOOD, as_csv, as_file, as_parquet, as_stream
+from tests.store.test_workers import workers_of
 
 
 @pytest.fixture
@@ -102,18 +103,18 @@ def test_a_file_larger_than_the_memory_is_read(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_is_killed_is_an_error_and_leaves_nothing(uploads: Uploads, tmp_path: Path) -> None:
-    before = set(psutil.Process().children())
+    before = set(workers_of(FORKS))
 
     def read() -> None:
         with uploads.begin() as upload:
             upload.write(as_csv(pa.table({"x": range(2_000_000)})))
             with uploads.stream(upload, "csv") as rows:
                 rows.read_next_batch()
-                (worker,) = set(psutil.Process().children()) - before
+                (worker,) = set(workers_of(FORKS)) - before
                 os.kill(worker.pid, signal.SIGKILL)
                 rows.read_all()
 
     with pytest.raises(MlboxError, match="memory"):
         read()
     assert list((tmp_path / "uploads").iterdir()) == []
-    assert set(psutil.Process().children()) <= before
+    assert set(workers_of(FORKS)) <= before
