@@ -209,6 +209,16 @@ class World:
             rules=self.rules,
         )
 
+    def settle(self) -> None:
+        """Decide until nothing changes: that comes to an end, since nobody is stopped who only just started."""
+        there = set(self.running)
+        for _ in range(2 * (len(self.waiting) + len(self.running)) + 1):
+            self.decide()
+            assert {stop.job_id for stop in self.last.preemptions} <= there
+            if self.last.starts == self.last.preemptions == ():
+                return
+        raise AssertionError("it does not come to an end")
+
     def decide(self) -> None:
         """One decision, checked and done."""
         state = self.state()
@@ -324,7 +334,7 @@ def _within(
 
 _CAUSES: dict[str, Callable[[Running, Waiting], bool]] = {
     "priority": lambda victim, one: (
-        "urgent" == one.priority != victim.priority and victim.started_at < one.submitted_at
+        "urgent" == one.priority != victim.priority and victim.started_at < (one.queued_at or one.submitted_at)
     ),
     "quota": lambda victim, one: victim.team != one.team,
     "filling": lambda victim, one: one.id in victim.yields_to or RANKS[one.priority] > RANKS[victim.priority],

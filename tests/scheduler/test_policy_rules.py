@@ -164,6 +164,29 @@ def test_a_job_that_checkpoints_fills_a_gap_and_yields_once_the_head_can_start()
     assert started([head, replace(filler, preemptible=False)], [busy("r", TWO, "G0", "G1")]) == []
 
 
+def test_what_fills_a_gap_leaves_the_quota_and_the_queue_of_whoever_waits_alone() -> None:
+    """The head would else wait for its own filler: by the limit that both count for, not for the GPUs."""
+    head, filler = job("head", FOUR, team="red"), job("filler", ONE, team="red", checkpoints=True)
+    running = [busy("r", TWO, "G0", "G1", team="blue")]
+    for limit in (Quota("red", gpus=4), Quota("red", gpus=4, borrowable=True)):
+        assert started([head, filler], running, quotas=(limit,)) == []
+        assert started([head, replace(filler, team="green")], running, quotas=(limit,)) == ["filler"]
+    of_one = {"default": Queue("default", max_running=2)}
+    assert started([head, job("cpu", Need(cpus=1), team="blue")], running, queues=of_one) == []
+    assert started([head, job("cpu", Need(cpus=1), team="blue", queue="other")], running, queues=of_one) == ["cpu"]
+
+
+def test_what_fills_a_gap_does_not_change_who_is_at_the_head() -> None:
+    """Its team has not had more of the box by it: it is on loan."""
+    running = [busy("r", Need(gpus=0.5), "G0", team="blue")]
+    head, next_up = job("head", FOUR, team="green"), job("next", TWO, team="red")
+    fills = busy("filler", TWO, "G1", "G2", team="green", checkpoints=True, yields_to=("head", "next"))
+    assert decision([head, next_up], [*running, fills]) == decision(
+        [head, next_up], [*running, replace(fills, team="x")]
+    )
+    assert stopped([head, next_up], [*running, fills]) == []
+
+
 # -- preemption -------------------------------------------------------------------------------------------------------
 
 
@@ -269,6 +292,13 @@ def test_a_quota_may_be_borrowed_while_others_idle_and_is_given_back_first() -> 
     urgent = [job("blue", ONE, team="blue", priority="urgent")]
     low = [busy("low", ONE, "G0", team="green", priority="low", started_at=ago(seconds=1)), *held[1:]]
     assert stopped(urgent, low, quotas=quota)[0][2] == "quota", "before one of lower priority"
+
+
+def test_an_urgent_job_that_fills_a_gap_above_the_quota_does_not_put_an_older_one_above_it() -> None:
+    own = busy("own", Need(gpus=0.5), "G0", team="red")
+    fills = busy("fills", ONE, "G1", team="red", priority="urgent", checkpoints=True, yields_to=("blue",))
+    quota = (Quota("red", gpus=1, borrowable=True),)
+    assert stopped([job("blue", FOUR, team="blue")], [own, fills], quotas=quota) == []
 
 
 # -- turns ------------------------------------------------------------------------------------------------------------

@@ -77,12 +77,12 @@ class Box(RuleBasedStateMachine):
         self.world.submit(
             job(name, need, priority=priority, team=team, queue=queue, checkpoints=checkpoints or queue == "turns")
         )
-        self.world.decide()
+        self.world.settle()
 
     @rule(seconds=st.sampled_from([1.0, 10.0, 300.0, 700.0]))
     def time_goes_by(self, seconds: float) -> None:
         self.world.advance(seconds)
-        self.world.decide()
+        self.world.settle()
 
     @precondition(lambda self: self.world.running)
     @rule(data=st.data())
@@ -90,7 +90,7 @@ class Box(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted(self.world.running)))
         self.world.end(name)
         self.ended.add(name)
-        self.world.decide()
+        self.world.settle()
 
     @precondition(lambda self: self.world.running)
     @rule(data=st.data())
@@ -101,14 +101,6 @@ class Box(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         held = [*self.world.waiting, *self.world.running, *self.ended]
         assert sorted(held) == sorted(self.submitted)
-
-    @invariant()
-    def a_decision_once_done_is_all_there_is_to_do(self) -> None:
-        if self.world.now == NOW and not self.world.running:
-            return
-        before = dict(self.world.running)
-        self.world.decide()
-        assert self.world.running == before
 
     def teardown(self) -> None:
         """When all that runs is let go of again and again, everybody had a turn."""

@@ -41,6 +41,8 @@ class Heads:
         self._now = now
         self._heads: list[Head] = []
         self._needs: set[Need] = set()
+        self.jobs: list[Waiting] = []
+        """The first of them."""
         self.ids: list[str] = []
         self.rank = -1
         """The highest priority among them."""
@@ -55,6 +57,8 @@ class Heads:
         self.queues.add(job.queue)
         if len(self.ids) < YIELDS:
             self.ids.append(job.id)
+        if len(self.jobs) < PROTECTED:
+            self.jobs.append(job)
         if len(self._heads) >= PROTECTED or job.need in self._needs:
             return
         self._needs.add(job.need)

@@ -93,8 +93,13 @@ class Pass:
             self.heads.add(job, self.free)
             self._note(job, Outcome("gpus"))
 
-    def _pass_heads(self, job: Waiting) -> None:
+    def _place_past_heads(self, job: Waiting) -> tuple[str, ...] | None:
+        """Where a job fits, if those at the head stay within their limits with it: of one team or queue, they would wait for it."""
         devices = self.free.place(job.need)
+        return None if devices is None or self.limits.keeps_out(job, self.heads.jobs) else devices
+
+    def _pass_heads(self, job: Waiting) -> None:
+        devices = self._place_past_heads(job)
         delayed = None if devices is None else self.heads.delayed_by(job, devices)
         if devices is not None and delayed is None:
             self._start(job, devices)
@@ -107,7 +112,7 @@ class Pass:
 
     def _borrow(self, job: Waiting) -> None:
         """Above its quota a job takes what nobody else waits for, as long as nobody does: so it must let itself be stopped."""
-        devices = self.free.place(job.need) if job.preemptible else None
+        devices = self._place_past_heads(job) if job.preemptible else None
         if devices is None or self.limits.refusal(job) is not None:
             self._note(job, Outcome("team_quota", borrows=True))
         elif self.heads.delayed_by(job, devices) is None:
@@ -124,7 +129,7 @@ class Pass:
         """All that can tell one job from another once somebody waits at the head: what fails for one fails for its likes."""
         length = quantum(self._state, job.queue)
         turn = None if length is None else (job.queue, self._tier(job, length))
-        return job.need, job.limit_seconds, self._fills(job), job.priority == "urgent", turn
+        return job.need, job.limit_seconds, self._fills(job), job.priority == "urgent", turn, self.limits.kind(job)
 
     def _is_stuck(self, job: Waiting) -> bool:
         """Whether it is plain that a job cannot start in this pass: the box is too full, or one of its kind could not."""
@@ -148,8 +153,8 @@ class Pass:
         self.free.take(job.need, devices)
         self._later.take(job.need, devices)
         self.limits.take(job)
-        self.line.started(job)
         if not yields_to:
+            self.line.started(job)
             self.heads.started(job, devices)
         self._note(job, Outcome(None))
 

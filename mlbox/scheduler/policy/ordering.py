@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from mlbox.scheduler.policy.capacity import cost
 from mlbox.scheduler.policy.fairness import charge, holding
@@ -142,9 +142,11 @@ def _by_age(job: Waiting) -> tuple[Any, ...]:
 class _Scores:
     """How much of its share each name has had: the lowest goes first."""
 
-    def __init__(self, state: State, usage: Usage | None, by: str, now: datetime) -> None:
-        self._held = holding(state.running, state.box, "team" if by == "team" else "queue")
-        used = charge(usage or Usage(now), self._held, now, state.rules.half_life_seconds)
+    def __init__(self, state: State, usage: Usage | None, by: Literal["team", "queue"], now: datetime) -> None:
+        held = holding(state.running, state.box, by)
+        used = charge(usage or Usage(now), held, now, state.rules.half_life_seconds)
+        # What fills a gap gives it back: were it counted, others could come to the head by it, and stop it at once.
+        self._held = holding([job for job in state.running if not job.yields_to], state.box, by)
         self._used: Mapping[str, float] = used.seconds
         self._weights = state.shares if by == "team" else {name: queue.weight for name, queue in state.queues.items()}
 

@@ -54,7 +54,7 @@ class Limits:
         for job in state.running:
             self.take(job)
         self.over = self._over()
-        """Running jobs that their team holds above its quota: those of the lowest priority, and of them the last started."""
+        """Running jobs that their team holds above its quota: what fills a gap, low priority, the last started."""
 
     def _caps(self, now: datetime, *, borrowable: bool) -> dict[str, Cap]:
         caps: dict[str, Cap] = {}
@@ -81,32 +81,53 @@ class Limits:
         self.queue_gpus[job.queue] = self.queue_gpus.get(job.queue, 0.0) + count
         self.queue_running[job.queue] = self.queue_running.get(job.queue, 0) + 1
 
-    def refusal(self, job: Waiting) -> ReasonKind | None:
-        """Which limit keeps a job from starting, if any does."""
+    def refusal(self, job: Waiting, beside: Waiting | None = None) -> ReasonKind | None:
+        """Which limit keeps a job from starting, if any does; `beside` another that would have started."""
         queue = self._queues.get(job.queue)
         count = self.count(job.need)
         if queue is not None:
-            if queue.max_running is not None and self.queue_running.get(job.queue, 0) >= queue.max_running:
+            more = int(beside is not None and beside.queue == job.queue)
+            if queue.max_running is not None and self.queue_running.get(job.queue, 0) + more >= queue.max_running:
                 return "queue_running"
-            if count and _above(self.queue_gpus.get(job.queue, 0.0) + count, queue.max_gpus):
+            held = self.queue_gpus.get(job.queue, 0.0) + (self.count(beside.need) if beside and more else 0.0)
+            if count and _above(held + count, queue.max_gpus):
                 return "queue_gpus"
-        if count and self._passes(self.hard, job.team, count):
-            return "team_quota"
-        return None
+        return "team_quota" if self._passes(self.hard, job, beside) else None
 
-    def borrows(self, job: Waiting) -> bool:
+    def borrows(self, job: Waiting, beside: Waiting | None = None) -> bool:
         """Whether a job would be above what its team may hold while others wait."""
-        count = self.count(job.need)
-        return count > 0 and self._passes(self.soft, job.team, count)
+        return self._passes(self.soft, job, beside)
 
-    def _passes(self, caps: dict[str, Cap], team: str, count: float) -> bool:
-        cap = caps.get(team)
-        return cap is not None and _above(self.team_gpus.get(team, 0.0) + count, cap.gpus)
+    def _passes(self, caps: dict[str, Cap], job: Waiting, beside: Waiting | None) -> bool:
+        cap, count = caps.get(job.team), self.count(job.need)
+        if cap is None or not count:
+            return False
+        more = self.count(beside.need) if beside is not None and beside.team == job.team else 0.0
+        return _above(self.team_gpus.get(job.team, 0.0) + more + count, cap.gpus)
+
+    def keeps_out(self, job: Waiting, others: Iterable[Waiting]) -> bool:
+        """Whether one of the others, that may start as far as limits go, could not beside this job."""
+        return any(
+            (other.team == job.team or other.queue == job.queue)
+            and (self.refusal(other, job) is not None or self.borrows(other, job))
+            for other in others
+        )
+
+    def kind(self, job: Waiting) -> tuple[str, str]:
+        """The team and the queue of a job as far as limits tell one from another."""
+        queue = self._queues.get(job.queue)
+        limited = queue is not None and (queue.max_running is not None or queue.max_gpus is not None)
+        return job.team if job.team in self.hard or job.team in self.soft else "", job.queue if limited else ""
 
     def _over(self) -> frozenset[str]:
         held: dict[str, float] = {}
         over = set()
-        for job in sorted(self._state.running, key=lambda job: (-RANKS[job.priority], job.started_at, job.id)):
+        # What fills a gap comes last: else an urgent job that does would put an older one of its team above the quota, and
+        # whoever waits could then stop both at once.
+        held_first = sorted(
+            self._state.running, key=lambda job: (bool(job.yields_to), -RANKS[job.priority], job.started_at, job.id)
+        )
+        for job in held_first:
             caps = [cap.gpus for cap in (self.hard.get(job.team), self.soft.get(job.team)) if cap is not None]
             count = self.count(job.need)
             if caps and count and held.get(job.team, 0.0) + count > min(caps) + EPSILON:
