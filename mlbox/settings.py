@@ -32,6 +32,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     )
     host: Annotated[str, Meta(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="TCP port to listen on; 0 picks a free one.")] = 8265
+    grpc_port: Annotated[
+        int,
+        Meta(
+            ge=-1,
+            le=65535,
+            description="TCP port of the Open Inference Protocol by gRPC; 0 picks a free one, -1: none.",
+        ),
+    ] = -1
     allowed_host: Annotated[
         tuple[str, ...],
         Meta(description="Host names, besides localhost and the address listened on, that requests may come in under."),

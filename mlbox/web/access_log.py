@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.records import Principal
@@ -73,8 +74,7 @@ class AccessLog:
         if asked["type"] != "http":
             await self._app(scope, receive, send)
             return
-        own = given_id(asked["headers"]) or f"{_PREFIX}-{next(self._count):x}"
-        request_id.set(own)
+        own = self.begin(asked["headers"])
         asked.setdefault("state", {})
         field = (HEADER, own.encode())
         status = 0
@@ -93,13 +93,19 @@ class AccessLog:
             status = 500
             raise
         finally:
-            if status >= self._least or not status:
-                seconds = time.perf_counter() - start
-                what = (asked["method"], asked["path"], asked["query_string"], asked["client"])
-                self._note(Request(began, seconds, own, status, *what, asked["state"].get("principal")))
+            seconds = time.perf_counter() - start
+            what = (asked["method"], asked["path"], asked["query_string"], asked["client"])
+            self.note(Request(began, seconds, own, status, *what, asked["state"].get("principal")))
 
-    def _note(self, request: Request) -> None:
-        if self._least > 599:
+    def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The id of the request that this context works for from here on: its own, or a new one."""
+        own = given_id(headers) or f"{_PREFIX}-{next(self._count):x}"
+        request_id.set(own)
+        return own
+
+    def note(self, request: Request) -> None:
+        """Have a line written for a request that was answered, where its status wants one."""
+        if self._least > 599 or 0 < request.status < self._least:
             return
         if len(self._waiting) >= MOST_WAITING:
             self._dropped += 1
@@ -140,7 +146,7 @@ class AccessLog:
         self._write_waiting()
 
 
-def given_id(headers: list[tuple[bytes, bytes]]) -> str | None:
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
     """The id that a client or proxy gave, if it can be one: not too long, harmless, and no token."""
     for name, value in headers:
         if name == HEADER:

@@ -83,20 +83,25 @@ def guard(box: Box) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHa
         name = handler.opt.get("action")
         if name is None or name == PUBLIC:
             return
-        principal: Principal = connection.scope["state"]["principal"]
-        if principal.job_id is not None:
-            await _check_job(box, principal, name, connection.path_params, by_body=handler.opt.get("names") == "body")
-        where = ACTIONS[name].where
-        if where == "owner" and handler.opt.get("names") == "body":
-            where = "named"
-        if where == "owner":
-            box.teams.require(principal, name, name=await _owner(box, connection.path_params))
-        elif where == "named":
-            box.teams.require_anywhere(principal, name)
-        else:
-            box.teams.require(principal, name)
+        by_body = handler.opt.get("names") == "body"
+        await check(box, connection.scope["state"]["principal"], name, connection.path_params, by_body=by_body)
 
     return authorise
+
+
+async def check(box: Box, principal: Principal, action: str, named: Named, *, by_body: bool = False) -> None:
+    """Raise NotAuthorised unless a principal may do this to what is named, or NotFound for what is private to others."""
+    if principal.job_id is not None:
+        await _check_job(box, principal, action, named, by_body=by_body)
+    where = ACTIONS[action].where
+    if where == "owner" and by_body:
+        where = "named"
+    if where == "owner":
+        box.teams.require(principal, action, name=await _owner(box, named))
+    elif where == "named":
+        box.teams.require_anywhere(principal, action)
+    else:
+        box.teams.require(principal, action)
 
 
 def check_handlers(handlers: Iterable[BaseRouteHandler]) -> None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -27,6 +27,9 @@ from mlbox.web.box import Box
 from mlbox.web.logs import formatter_of, logging_to
 from mlbox.web.protocol import Bounds, WatchedProtocol, watch
 from mlbox.web.tls import is_open_to_others, server_context
+
+if TYPE_CHECKING:
+    from mlbox.web.rpc.server import RpcServer
 
 GRACE_SECONDS = 2
 """How long a request in flight may take to finish once the server was told to stop."""
@@ -40,8 +43,9 @@ Listener = tuple[socket.socket, ssl.SSLContext | None]
 class _Server(uvicorn.Server):
     """Tells the box's streams to end as soon as a signal arrives."""
 
-    def __init__(self, config: uvicorn.Config, box: Box, listeners: Sequence[Listener]) -> None:
+    def __init__(self, config: uvicorn.Config, box: Box, listeners: Sequence[Listener], rpc: RpcServer | None) -> None:
         super().__init__(config)
+        self._rpc = rpc
         self._box = box
         self._listeners = listeners
         self._bounds = Bounds.of(box.settings)
@@ -63,7 +67,16 @@ class _Server(uvicorn.Server):
         for listener, tls in self._listeners:
             more: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": self._bounds.read_timeout} if tls else {}
             self.servers.append(await loop.create_server(make, sock=listener, backlog=self.config.backlog, **more))
+        if self._rpc:
+            sys.stderr.write(f"mlbox answers gRPC on {await self._rpc.start()}\n")
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop to listen, and let what is in hand end, over both protocols at once."""
+        ending = asyncio.create_task(self._rpc.stop(GRACE_SECONDS)) if self._rpc else None
+        await super().shutdown(sockets)
+        if ending:
+            await ending
 
     async def main_loop(self) -> None:
         """Serve, and watch for clients that are too slow."""
@@ -132,11 +145,19 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
             lifespan="on",
         )
-        server = _Server(config, box, listeners)
+        server = _Server(config, box, listeners, _rpc(box, app))
         _settle_memory()
         server.run(sockets=[listener for listener, _ in listeners])
         if not server.started:
             raise StartupError("The server did not start.", hint="The lines above say why.")
+
+
+def _rpc(box: Box, log: AccessLog) -> RpcServer | None:
+    if box.settings.grpc_port < 0:
+        return None
+    from mlbox.web.rpc.server import RpcServer  # imported late: it takes long, and not every box speaks gRPC
+
+    return RpcServer(box, log)
 
 
 def _settle_memory() -> None:

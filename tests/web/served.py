@@ -90,9 +90,9 @@ class Site:
         return self.http.post("/v2/models/score/infer", json={"inputs": list(inputs), **more})
 
 
-def open_site(folder: Path) -> Site:
+def open_site(folder: Path, *flags: str) -> Site:
     """The server, once the first version was refused to its trainer and approved by another."""
-    server = Server(folder)
+    server = Server(folder, *flags)
     try:
         made = Site(server)
         promotion = made.promote(1)

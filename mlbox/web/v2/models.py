@@ -35,6 +35,11 @@ def problem(_: Request[Any, Any, Any], err: Exception) -> Response[dict[str, Any
 @get("/v2", exception_handlers={Exception: problem}, action="model.read")
 async def server_metadata() -> dict[str, Any]:
     """Name, version, extensions."""
+    return facts()
+
+
+def facts() -> dict[str, Any]:
+    """What the server says of itself."""
     return {"name": "mlbox", "version": __version__, "extensions": EXTENSIONS}
 
 
@@ -47,13 +52,19 @@ async def live() -> dict[str, bool]:
 @get("/v2/health/ready", exception_handlers={Exception: problem}, action="model.read")
 async def ready(box: Box) -> Response[dict[str, bool]]:
     """Models can be asked, 503 where not; both names, because the standard's text has the wrong one."""
+    found = await is_ready(box)
+    return Response({"ready": found, "live": True}, status_code=200 if found else 503)
+
+
+async def is_ready(box: Box) -> bool:
+    """Whether models can be asked."""
     checks = box.checks()
     try:
         for name in NEEDED:
             await box.call(checks[name])
     except MlboxError:
-        return Response({"ready": False, "live": True}, status_code=503)
-    return Response({"ready": True, "live": True})
+        return False
+    return True
 
 
 @get(
@@ -63,7 +74,11 @@ async def ready(box: Box) -> Response[dict[str, bool]]:
 )
 async def model_metadata(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
     """A model's tensors."""
-    found = await box.call(box.models.metadata, model, version)
+    return metadata_of(await box.call(box.models.metadata, model, version))
+
+
+def metadata_of(found: ModelVersion) -> dict[str, Any]:
+    """A version's tensors in the protocol's words."""
     return {
         "name": found.model,
         "versions": [str(found.version)],
@@ -130,8 +145,16 @@ def _config_tensors(specs: Sequence[TensorSpec], batched: bool) -> list[dict[str
 @get("/v2/models/stats", exception_handlers={Exception: problem}, action="model.read")
 async def all_stats(box: Box) -> dict[str, Any]:
     """What each version that is in memory did since the server started."""
-    loaded = [found for found in box.models.loaded() if box.registry.visible(found.model)]
-    return {"model_stats": [stats_of(found, box.models.statistics.of(found.model, found.version)) for found in loaded]}
+    return await stats(box)
+
+
+async def stats(box: Box, model: str | None = None, version: int | None = None) -> dict[str, Any]:
+    """The figures of one version, or of all in memory that whoever asks may see."""
+    if model is not None:
+        found = [await box.call(box.models.metadata, model, version)]
+    else:
+        found = [one for one in box.models.loaded() if box.registry.visible(one.model)]
+    return {"model_stats": [stats_of(one, box.models.statistics.of(one.model, one.version)) for one in found]}
 
 
 @get(
@@ -141,8 +164,7 @@ async def all_stats(box: Box) -> dict[str, Any]:
 )
 async def model_stats(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
     """What a version did since the server started, in the words of Triton's statistics extension."""
-    found = await box.call(box.models.metadata, model, version)
-    return {"model_stats": [stats_of(found, box.models.statistics.of(found.model, found.version))]}
+    return await stats(box, model, version)
 
 
 def stats_of(found: ModelVersion, totals: Totals) -> dict[str, Any]:

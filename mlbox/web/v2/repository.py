@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from litestar import Response, post
@@ -29,6 +30,11 @@ class Change(Record, frozen=True, kw_only=True):
 @post("/v2/repository/index", status_code=200, exception_handlers={Exception: problem}, action="model.read")
 async def index(box: Box, data: Index | None = None) -> list[dict[str, str]]:
     """Every version that may serve, and whether it is in memory."""
+    return await listed(box, only_ready=data is not None and data.ready)
+
+
+async def listed(box: Box, *, only_ready: bool) -> list[dict[str, str]]:
+    """The rows of the index."""
     loaded = {(one.model, one.version) for one in box.models.loaded()}
     found = await box.call(_servable, box)
     rows = [
@@ -40,7 +46,7 @@ async def index(box: Box, data: Index | None = None) -> list[dict[str, str]]:
         }
         for one in found
     ]
-    return [row for row in rows if row["state"] == "READY" or data is None or not data.ready]
+    return [row for row in rows if row["state"] == "READY" or not only_ready]
 
 
 def _servable(box: Box) -> list[ModelVersion]:
@@ -55,7 +61,13 @@ def _servable(box: Box) -> list[ModelVersion]:
 )
 async def load(box: Box, principal: Principal, model: str, data: Change | None = None) -> Response[bytes]:
     """Bring the version in Production into memory; a version that nobody approved cannot be brought in."""
-    named = [name for name in (data.parameters if data else {}) if name == "config" or name.startswith("file:")]
+    await bring_in(box, model, data.parameters if data else ())
+    return Response(b"", status_code=200)
+
+
+async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
+    """Have the version in Production in memory; raises Refused where the parameters name a file or a configuration."""
+    named = [name for name in parameters if name == "config" or name.startswith("file:")]
     if named:
         raise Refused(
             f"A model is not loaded from {named[0]!r:.80}: only what the registry lets serve is.",
@@ -63,7 +75,6 @@ async def load(box: Box, principal: Principal, model: str, data: Change | None =
             field=named[0][:200],
         )
     await box.call(box.models.ready, model)
-    return Response(b"", status_code=200)
 
 
 @post(
@@ -74,9 +85,14 @@ async def load(box: Box, principal: Principal, model: str, data: Change | None =
 )
 async def unload(box: Box, principal: Principal, model: str, data: Change | None = None) -> Response[bytes]:
     """Free a model's memory; it is loaded again when it is asked for."""
+    await put_out(box, model)
+    return Response(b"", status_code=200)
+
+
+async def put_out(box: Box, model: str) -> None:
+    """Free the memory of the version in Production."""
     found = await box.call(box.models.metadata, model)
     box.models.unload(found.model, found.version)
-    return Response(b"", status_code=200)
 
 
 handlers: list[Any] = [index, load, unload]

@@ -146,7 +146,7 @@ def _values(given: InputTensor) -> list[Any]:
     except msgspec.MsgspecError:
         found = [_checked(given, value) for value in _unnested(given)]
     if given.datatype in INTEGERS:
-        _check_integers(given, found)
+        check_integers(given.name, given.datatype, found)
     return found
 
 
@@ -175,7 +175,7 @@ def _checked(given: InputTensor, value: Any) -> Any:
     kind: Any = {"BYTES": str, "BOOL": bool}.get(given.datatype, int)
     if given.datatype not in NUMBERS and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
-    raise _no_such_value(given, value)
+    raise _no_such_value(given.name, given.datatype, value)
 
 
 def _numbers(given: InputTensor, values: list[Any]) -> np.ndarray:
@@ -197,17 +197,18 @@ def _numbers(given: InputTensor, values: list[Any]) -> np.ndarray:
     return data.astype(NUMPY[given.datatype])
 
 
-def _check_integers(given: InputTensor, values: list[Any]) -> None:
-    holds = INTEGERS[given.datatype]
+def check_integers(name: str, datatype: str, values: list[Any]) -> None:
+    """Raise InvalidInput for a whole number that its type does not hold."""
+    holds = INTEGERS[datatype]
     if values and not (min(values) in holds and max(values) in holds):
-        raise _no_such_value(given, next(value for value in values if value not in holds))
+        raise _no_such_value(name, datatype, next(value for value in values if value not in holds))
 
 
-def _no_such_value(given: InputTensor, value: Any) -> InvalidInput:
+def _no_such_value(name: str, datatype: str, value: Any) -> InvalidInput:
     return InvalidInput(
-        f"The input {given.name!r:.80} has the value {value!r:.60}, which is no {given.datatype}.",
-        hint="Send null for a missing value." if given.datatype in NUMBERS else "Send values of the tensor's datatype.",
-        field=given.name[:200],
+        f"The input {name!r:.80} has the value {value!r:.60}, which is no {datatype}.",
+        hint="Send null for a missing value." if datatype in NUMBERS else "Send values of the tensor's datatype.",
+        field=name[:200],
     )
 
 
@@ -266,7 +267,7 @@ def _texts(name: str, shape: Sequence[int], size: int, content: memoryview | byt
                 hint="Send each text as its length in 4 bytes, little-endian, and its bytes.",
                 field=name[:200],
             )
-        found.append(_text(name, bytes(content[at + 4 : at + 4 + length])))
+        found.append(text_of(name, bytes(content[at + 4 : at + 4 + length])))
         at += 4 + length
     if len(found) != size:
         raise misshapen(name, shape, f"{len(found)} values for")
@@ -275,7 +276,8 @@ def _texts(name: str, shape: Sequence[int], size: int, content: memoryview | byt
     return data.reshape(tuple(shape))
 
 
-def _text(name: str, content: bytes) -> str:
+def text_of(name: str, content: bytes) -> str:
+    """A text of a tensor; raises InvalidInput for bytes that are none."""
     try:
         return content.decode()
     except UnicodeDecodeError as err:
@@ -307,9 +309,6 @@ def encode(
     for tensor in tensors:
         given = wanted.get(tensor.name, {})
         shown: dict[str, Any] = {"name": tensor.name, "datatype": tensor.dtype, "shape": list(tensor.data.shape)}
-        if (ranks := given.get("classification")) is not None:
-            tensor = classified(tensor, ranks)
-            shown |= {"datatype": "BYTES", "shape": list(tensor.data.shape)}
         if bool(given.get("binary_data", every)):
             content = to_bytes(tensor)
             parts.append(content)

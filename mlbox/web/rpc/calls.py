@@ -1,0 +1,172 @@
+"""The calls of the Open Inference Protocol by gRPC: each is what its REST route is, over the same functions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+from google.protobuf.json_format import ParseDict
+
+from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.records import Principal
+from mlbox.serve.server import ModelServer
+from mlbox.web.box import Box
+from mlbox.web.rpc import inference_pb2 as pb
+from mlbox.web.rpc import wire
+from mlbox.web.v2 import dataplane, models, repository
+
+FINAL = "triton_final_response"
+WANTS_FINAL = "triton_enable_empty_final_response"
+MOST_DIGITS = 19
+
+
+class Call(NamedTuple):
+    """One rpc: the action of the table of roles, its request, what it does, and the request's field that names a model."""
+
+    action: str
+    request: Any
+    answer: Callable[[Box, Principal, Any], Awaitable[Any]]
+    names: str = ""
+
+
+async def _live(box: Box, principal: Principal, asked: Any) -> Any:
+    return pb.ServerLiveResponse(live=True)
+
+
+async def _ready(box: Box, principal: Principal, asked: Any) -> Any:
+    return pb.ServerReadyResponse(ready=await models.is_ready(box))
+
+
+async def _server(box: Box, principal: Principal, asked: Any) -> Any:
+    return ParseDict(models.facts(), pb.ServerMetadataResponse())
+
+
+async def _model_ready(box: Box, principal: Principal, asked: Any) -> Any:
+    """False, as REST's client makes of 404 and 503, for what does not serve or cannot be loaded."""
+    try:
+        await box.call(box.models.ready, asked.name, version_of(asked.version))
+    except (NotFound, Unavailable):
+        return pb.ModelReadyResponse(ready=False)
+    return pb.ModelReadyResponse(ready=True)
+
+
+async def _metadata(box: Box, principal: Principal, asked: Any) -> Any:
+    found = await box.call(box.models.metadata, asked.name, version_of(asked.version))
+    return ParseDict(models.metadata_of(found), pb.ModelMetadataResponse(), ignore_unknown_fields=True)
+
+
+async def _config(box: Box, principal: Principal, asked: Any) -> Any:
+    found = await box.call(box.models.metadata, asked.name, version_of(asked.version))
+    return ParseDict({"config": models.config_of(found)}, pb.ModelConfigResponse(), ignore_unknown_fields=True)
+
+
+async def _statistics(box: Box, principal: Principal, asked: Any) -> Any:
+    found = await models.stats(box, asked.name or None, version_of(asked.version))
+    return ParseDict(found, pb.ModelStatisticsResponse(), ignore_unknown_fields=True)
+
+
+async def _index(box: Box, principal: Principal, asked: Any) -> Any:
+    rows = await repository.listed(box, only_ready=asked.ready)
+    return ParseDict({"models": rows}, pb.RepositoryIndexResponse())
+
+
+async def _load(box: Box, principal: Principal, asked: Any) -> Any:
+    await repository.bring_in(box, asked.model_name, asked.parameters)
+    return pb.RepositoryModelLoadResponse()
+
+
+async def _unload(box: Box, principal: Principal, asked: Any) -> Any:
+    await repository.put_out(box, asked.model_name)
+    return pb.RepositoryModelUnloadResponse()
+
+
+async def infer(box: Box, principal: Principal, asked: Any) -> Any:
+    """Run a model on tensors, or on the features of entities."""
+    return await box.call(_inferred, box.models, asked, principal.name)
+
+
+def _inferred(server: ModelServer, asked: Any, caller: str) -> Any:
+    request, tensors = wire.decode(asked)
+    version = version_of(asked.model_version)
+    found = dataplane.infer(server, asked.model_name, version, request, tensors, caller)
+    return wire.encode(request, asked.model_name, found)
+
+
+async def streamed(box: Box, principal: Principal, content: bytes) -> Any:
+    """The answer to one request of a stream; what is wrong with it is told in its place, and the stream goes on."""
+    asked = wire.read(pb.ModelInferRequest, content)
+    found = pb.ModelStreamInferResponse()
+    try:
+        found.infer_response.CopyFrom(await infer(box, principal, asked))
+        if asked.parameters[WANTS_FINAL].bool_param:
+            found.infer_response.parameters[FINAL].bool_param = True
+    except MlboxError as err:
+        found.error_message = str(err)
+        found.infer_response.id = asked.id
+    return found
+
+
+def version_of(text: str) -> int | None:
+    """The version that a request names, if it does; raises NotFound for a text that is no version."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
+        raise NotFound(f"There is no version {text!r:.40}.", hint="A version is a number.", field="version")
+    return int(text)
+
+
+# -- what is not offered ------------------------------------------------------------------------------------------------------
+
+
+def _nothing(kind: Any) -> Callable[[Box, Principal, Any], Awaitable[Any]]:
+    """No region is registered, and none is left after a client had them all taken out, as clients do to begin with."""
+
+    async def answer(box: Box, principal: Principal, asked: Any) -> Any:
+        return kind()
+
+    return answer
+
+
+def _not_offered(what: str) -> Callable[[Box, Principal, Any], Awaitable[Any]]:
+    async def answer(box: Box, principal: Principal, asked: Any) -> Any:
+        err = MlboxError(f"This server has no {what}.", hint="ServerMetadata lists the extensions that it has.")
+        err.status, err.code = 501, "not_offered"
+        raise err
+
+    return answer
+
+
+CALLS: dict[str, Call] = {
+    "ServerLive": Call("model.read", pb.ServerLiveRequest, _live),
+    "ServerReady": Call("model.read", pb.ServerReadyRequest, _ready),
+    "ServerMetadata": Call("model.read", pb.ServerMetadataRequest, _server),
+    "ModelReady": Call("model.read", pb.ModelReadyRequest, _model_ready),
+    "ModelMetadata": Call("model.read", pb.ModelMetadataRequest, _metadata),
+    "ModelConfig": Call("model.read", pb.ModelConfigRequest, _config),
+    "ModelStatistics": Call("model.read", pb.ModelStatisticsRequest, _statistics),
+    "ModelInfer": Call("model.predict", pb.ModelInferRequest, infer),
+    "RepositoryIndex": Call("model.read", pb.RepositoryIndexRequest, _index),
+    "RepositoryModelLoad": Call("model.write", pb.RepositoryModelLoadRequest, _load, "model_name"),
+    "RepositoryModelUnload": Call("model.write", pb.RepositoryModelUnloadRequest, _unload, "model_name"),
+    "SystemSharedMemoryStatus": Call(
+        "model.read", pb.SystemSharedMemoryStatusRequest, _nothing(pb.SystemSharedMemoryStatusResponse)
+    ),
+    "SystemSharedMemoryRegister": Call(
+        "model.predict", pb.SystemSharedMemoryRegisterRequest, _not_offered("shared memory")
+    ),
+    "SystemSharedMemoryUnregister": Call(
+        "model.predict", pb.SystemSharedMemoryUnregisterRequest, _nothing(pb.SystemSharedMemoryUnregisterResponse)
+    ),
+    "CudaSharedMemoryStatus": Call(
+        "model.read", pb.CudaSharedMemoryStatusRequest, _nothing(pb.CudaSharedMemoryStatusResponse)
+    ),
+    "CudaSharedMemoryRegister": Call(
+        "model.predict", pb.CudaSharedMemoryRegisterRequest, _not_offered("CUDA shared memory")
+    ),
+    "CudaSharedMemoryUnregister": Call(
+        "model.predict", pb.CudaSharedMemoryUnregisterRequest, _nothing(pb.CudaSharedMemoryUnregisterResponse)
+    ),
+    "TraceSetting": Call("model.read", pb.TraceSettingRequest, _not_offered("tracing by this protocol")),
+    "LogSettings": Call("model.read", pb.LogSettingsRequest, _not_offered("logging by this protocol")),
+}
+"""Every call with one request and one answer; `ModelStreamInfer` is the one with streams."""

@@ -1,0 +1,227 @@
+"""The gRPC server: who asks, what went wrong, and one line in the log for each call, as around REST.
+
+Messages come in as bytes and are read here, because grpc answers INTERNAL for what it cannot read itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its C core writes to stderr, past the log
+
+import grpc
+import grpc.aio
+
+from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, StartupError
+from mlbox.records import Principal
+from mlbox.settings import Settings
+from mlbox.store.asking import NOBODY, set_asking
+from mlbox.web import authorise
+from mlbox.web.access_log import AccessLog, Request
+from mlbox.web.box import Box
+from mlbox.web.problems import as_mlbox_error, retry_after
+from mlbox.web.rpc import calls, health_pb2, wire
+from mlbox.web.v2 import models
+
+SERVICE = "inference.GRPCInferenceService"
+HEALTH = "grpc.health.v1.Health"
+STREAM = "ModelStreamInfer"
+CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.FAILED_PRECONDITION,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    415: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""gRPC's code for each status of the tree of errors; any other is INTERNAL."""
+MOST_DETAILS = 2000
+"""Characters of an error: they travel in a header, of which clients take 8 KiB."""
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+class RpcServer:
+    """gRPC over one box. `start` and `stop` are for the running loop."""
+
+    def __init__(self, box: Box, log: AccessLog) -> None:
+        self._box = box
+        self._log = log
+        self._server: Any = None
+
+    async def start(self) -> str:
+        """Listen, and say where; raises StartupError in words when the address cannot be had."""
+        settings = self._box.settings
+        self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_requests)
+        handlers: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(self._unary(name, call)) for name, call in calls.CALLS.items()
+        }
+        handlers[STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
+        health = {
+            "Check": grpc.unary_unary_rpc_method_handler(self._check),
+            "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
+        }
+        self._server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, handlers),
+                grpc.method_handlers_generic_handler(HEALTH, health),
+            )
+        )
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        port = self._listen(f"{host}:{settings.grpc_port}", settings)
+        await self._server.start()
+        return f"{host}:{port}"
+
+    def _listen(self, address: str, settings: Settings) -> int:
+        try:
+            if not settings.tls_cert:
+                return int(self._server.add_insecure_port(address))
+            pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
+            return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
+        except RuntimeError as err:
+            raise StartupError(
+                f"mlbox cannot listen on {address} for gRPC.",
+                hint="Give another --grpc-port or --host.",
+                field="grpc_port",
+            ) from err
+
+    async def stop(self, grace: float) -> None:
+        """Take no more calls, and end those in hand that are not through after so many seconds."""
+        if self._server is not None:
+            await self._server.stop(grace)
+
+    # -- calls ----------------------------------------------------------------------------------------------------------
+
+    def _unary(self, name: str, call: calls.Call) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        async def work(content: bytes, principal: Principal) -> bytes:
+            asked = wire.read(call.request, content)
+            named = {"model": getattr(asked, call.names)} if call.names else {}
+            await authorise.check(self._box, principal, call.action, named)
+            answer: bytes = (await call.answer(self._box, principal, asked)).SerializeToString()
+            return answer
+
+        async def answer(content: bytes, context: Any) -> bytes:
+            line = _Line(self._log, name, context)
+            try:
+                line.principal = await self._admit(context)
+                return await work(content, line.principal)
+            except Exception as err:
+                raise await line.refuse(err) from None
+            finally:
+                line.write()
+
+        return answer
+
+    async def _stream(self, contents: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        """One answer to each request, in their order; who asks is looked at anew for each."""
+        line = _Line(self._log, STREAM, context)
+        try:
+            line.principal = await self._admit(context)
+            async for content in contents:
+                line.principal = await self._admit(context)
+                await authorise.check(self._box, line.principal, "model.predict", {})
+                yield (await calls.streamed(self._box, line.principal, content)).SerializeToString()
+        except Exception as err:
+            raise await line.refuse(err) from None
+        finally:
+            line.write()
+
+    async def _admit(self, context: Any) -> Principal:
+        """Who asks: as by REST, an Authorization header, here called metadata."""
+        given = [value for name, value in context.invocation_metadata() if name == "authorization"]
+        if len(given) > 1:
+            raise InvalidInput("The metadata authorization came twice.", hint="Send it once.", field="authorization")
+        if not given:
+            raise NotAuthenticated("A token is needed.", hint="Send the metadata authorization: Bearer TOKEN.")
+        credential = given[0] if isinstance(given[0], bytes) else given[0].encode()
+        door = self._box.door
+        principal = door.access.recall(credential) or await door.admit(credential, _peer(context)[0])
+        set_asking(principal)
+        return principal
+
+    # -- health -----------------------------------------------------------------------------------------------------------
+
+    async def _check(self, content: bytes, context: Any) -> bytes:
+        """For everyone, as /readyz is: a load balancer has no token."""
+        found = await self._health(content)
+        if found is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service.")
+        answer: bytes = health_pb2.HealthCheckResponse(status=found).SerializeToString()
+        return answer
+
+    async def _watch(self, content: bytes, context: Any) -> AsyncIterator[bytes]:
+        """The state now, and once more when the server stops."""
+        found = await self._health(content)
+        yield health_pb2.HealthCheckResponse(status=SERVICE_UNKNOWN if found is None else found).SerializeToString()
+        await self._box.stopping.wait()
+        yield health_pb2.HealthCheckResponse(status=NOT_SERVING).SerializeToString()
+
+    async def _health(self, content: bytes) -> Any:
+        set_asking(NOBODY)
+        if self._box.stopping.is_set():
+            return NOT_SERVING
+        try:
+            service = wire.read(health_pb2.HealthCheckRequest, content).service
+        except InvalidInput:
+            return None
+        if service not in ("", SERVICE, HEALTH):
+            return None
+        return SERVING if await models.is_ready(self._box) else NOT_SERVING
+
+
+class _Line:
+    """What is noted of one call."""
+
+    def __init__(self, log: AccessLog, name: str, context: Any) -> None:
+        self._log = log
+        self._path = f"/{SERVICE}/{name}"
+        self._context = context
+        self._began, self._start = time.time(), time.perf_counter()
+        metadata = context.invocation_metadata()
+        self._id = log.begin((n.encode(), v.encode()) for n, v in metadata if n == "x-request-id")
+        self._status = 0
+        self.principal: Principal | None = None
+
+    async def refuse(self, err: Exception) -> MlboxError:
+        """Tell the client, which ends the call; what is returned is never raised."""
+        ours = as_mlbox_error(err)
+        self._status = ours.status
+        trailing = [("x-request-id", self._id), *((n.decode(), v.decode()) for n, v in retry_after(ours))]
+        code = CODES.get(ours.status, grpc.StatusCode.INTERNAL)
+        await self._context.abort(code, str(ours)[:MOST_DETAILS], tuple(trailing))
+        return ours
+
+    def write(self) -> None:
+        """The line in the log."""
+        seconds = time.perf_counter() - self._start
+        status = self._status or (0 if self._context.cancelled() else 200)
+        peer = _peer(self._context)
+        self._log.note(Request(self._began, seconds, self._id, status, "gRPC", self._path, b"", peer, self.principal))
+
+
+def _options(settings: Settings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", settings.max_body),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_metadata_size", settings.max_header),
+        ("grpc.absolute_max_metadata_size", settings.max_header),
+        ("grpc.so_reuseport", 0),  # a second server on the same port would take half of the calls
+    ]
+
+
+def _peer(context: Any) -> tuple[str, int]:
+    """The address that asks, of grpc's `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
+    _, _, place = unquote(context.peer()).partition(":")
+    host, _, port = place.rpartition(":")
+    return host.strip("[]"), int(port) if port.isdigit() else 0
