@@ -94,7 +94,7 @@ class Pass:
             self._note(job, Outcome("gpus"))
 
     def _place_past_heads(self, job: Waiting) -> tuple[str, ...] | None:
-        """Where a job fits, if those at the head stay within their limits with it: of one team or queue, they would wait for it."""
+        """Where a job fits, if those at the head stay within their limits with it; else they would wait for their own."""
         devices = self.free.place(job.need)
         return None if devices is None or self.limits.keeps_out(job, self.heads.jobs) else devices
 
