@@ -10,7 +10,7 @@ export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>
 export PYTHONDONTWRITEBYTECODE ?= 1
 EXTRAS ?= dev
 
-.PHONY: help install demo serve test test-slow check bench clean
+.PHONY: help install demo serve test test-slow explore check bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ test: install ## Run the tests
 
 test-slow: install ## Run the slow tests: clients, browser, faults, fuzzing
 	@$(BIN)/python -m pytest -q -m slow --timeout=900
+
+explore: install ## Run the property tests alone, with new examples each time
+	@env -u CI $(BIN)/python -m pytest -q -n 2 -m "hypothesis and not slow"
 
 check: install ## Lint, types, the import rule, and no pickle
 	@$(BIN)/ruff check .
