@@ -28,6 +28,8 @@ class MlboxError(Exception):
     status = 500
     code = "internal"
     exit_code = 1
+    retry_seconds: int = 0
+    """When to come back, for Retry-After; 0 where nobody knows."""
 
     def __init__(self, message: str, *, hint: str = "", field: str | None = None) -> None:
         super().__init__(message)
@@ -94,8 +96,6 @@ class WrongType(MlboxError):
 class TooMany(MlboxError):
     status = 429
     code = "too_many"
-    retry_seconds: int = 0
-    """When to come back, for Retry-After; 0 where nobody knows."""
 
 
 class Unavailable(MlboxError):

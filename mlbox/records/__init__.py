@@ -135,6 +135,7 @@ from mlbox.records.registry import (
     TensorSpec,
     Tenure,
 )
+from mlbox.records.serving import ServingConfig
 from mlbox.records.tracking import (
     MAX_KEY,
     MAX_STEP,
@@ -252,6 +253,7 @@ __all__ = [
     "Secret",
     "ServeRole",
     "ServiceSpec",
+    "ServingConfig",
     "SkewResult",
     "Source",
     "SourceCounts",

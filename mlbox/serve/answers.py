@@ -9,11 +9,10 @@ from mlbox.errors import Unavailable
 from mlbox.records import ServeRole
 from mlbox.serve.predlog import Batch
 from mlbox.serve.routing import Route
-from mlbox.serve.runtime import Session
 from mlbox.serve.tensors import FLOATS, Tensor
 
 if TYPE_CHECKING:
-    import numpy as np
+    pass
 
 SCORE = "score"
 """An output that every tabular model has beside its own: a number for each row."""
@@ -79,15 +78,6 @@ def _placed(parts: Sequence[tuple[Sequence[int], Tensor]], rows: int) -> Tensor:
             )
         data[list(places)] = part.data
     return tensor._replace(data=data)
-
-
-def outputs_of(
-    session: Session, tensors: Sequence[Tensor], wanted: Sequence[str]
-) -> tuple[np.ndarray | None, list[np.ndarray]]:
-    """The score of each row, where a model has one, and the wanted outputs, of one run."""
-    if session.tabular:
-        return session.score_with(tensors[0].data, wanted)
-    return None, session.run({tensor.name: tensor.data for tensor in tensors}, wanted)
 
 
 def scores_among(answers: Mapping[str, Tensor], rows: int) -> list[float | None]:

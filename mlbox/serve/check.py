@@ -39,6 +39,10 @@ class ModelCheck(Record, frozen=True, kw_only=True):
     outputs: tuple[TensorSpec, ...]
     size: int
     """Bytes."""
+    memory: int
+    """Bytes by which the process grew when it was loaded and run."""
+    joins: bool
+    """Whether rows are answered alike alone and together, so that requests may be joined."""
 
 
 class Latency(Record, frozen=True, kw_only=True):

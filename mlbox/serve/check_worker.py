@@ -23,8 +23,8 @@ CPU_SECONDS = 300
 FILE_BYTES = 1024**3
 SAMPLE_BYTES = 64 * 1024**2
 """Of a sample, unpacked: 10,000 rows of 1,600 features."""
-FREE_SIZES = (1, 8, 64, 224)
-"""Tried for dimensions that a model leaves free, beside that of rows."""
+LEAST_MEMORY = 1024**2
+"""What the smallest model is said to take."""
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 """Where onnxruntime itself has the operators; what is in others comes in libraries, which are never loaded."""
 
@@ -72,12 +72,17 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
 
     content = Path(task["model"]).read_bytes()
     _check_file(content)
+    before, size = _memory(), len(content)
     session = Session(content, providers=CPU)
-    run = _trial(session, task.get("width") or 1)
+    del content
+    feeds = _trial(session, task.get("width") or 1)
+    run = functools.partial(_run, session, feeds)
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
-        "size": len(content),
+        "size": size,
+        "memory": max(_memory() - before, LEAST_MEMORY),
+        "joins": session.batched and _rows_stand_alone(session, feeds),
     }
     if task.get("latency"):
         answer["latency"] = _latency(run, **task["latency"])
@@ -128,50 +133,69 @@ def _messages(root: Any) -> Iterator[Any]:
                 waiting.extend([value] if hasattr(value, "ListFields") else value)
 
 
-def _trial(session: Any, width: int) -> Callable[[int], object]:
-    """Run the model on generated inputs of one row and of two, and give what runs it so on any number of rows.
+def _memory() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _trial(session: Any, width: int) -> Callable[[int], dict[str, Any]]:
+    """Run the model on generated inputs of one row and of two, and give what makes such inputs of any number of rows.
 
     Two sizes, because a model may hold to the one that it was exported with. Other free dimensions are tried in a few sizes,
     because an image of one pixel is too small for most models that take images.
     """
-    if session.tabular:
-        columns = session.inputs[0].shape[1]
-        feeds = functools.partial(_table, width if columns == -1 else columns)
-        run: Callable[[int], object] = lambda rows: session.score(feeds(rows))  # noqa: E731
-        for rows in (1, 2):
-            run(rows)
-        return run
+    from mlbox.serve.warmup import FREE_SIZES, generated
+
     first: Exception | None = None
-    for size in FREE_SIZES:
-        run = functools.partial(_run_generated, session, size)
+    for size in (width,) if session.tabular else FREE_SIZES:
+        feeds = functools.partial(_generated, generated, session.inputs, size)
         try:
-            for rows in (1, 2) if session.batched else (1,):
-                run(rows)
+            for rows in (1, 2) if session.batched or session.tabular else (1,):
+                _run(session, feeds, rows)
         except Exception as err:
             first = first or err
             continue
-        return run
+        return feeds
     assert first is not None
     raise first
 
 
-def _table(width: int, rows: int) -> Any:
+def _generated(generate: Callable[..., dict[str, Any]], inputs: Any, size: int, rows: int) -> dict[str, Any]:
+    return generate(inputs, rows, size)
+
+
+def _run(session: Any, feeds: Callable[[int], dict[str, Any]], rows: int) -> object:
+    return session.answer(feeds(rows), ())
+
+
+def _rows_stand_alone(session: Any, feeds: Callable[[int], dict[str, Any]]) -> bool:
+    """Whether two rows of random numbers are answered alike together and each for itself.
+
+    Where the model mixes rows, as a batch normalisation in training mode does, joining requests would mix their callers' data.
+    """
     import numpy as np
 
-    return np.zeros((rows, width), np.float32)
+    rng = np.random.default_rng(0)
+    both = {name: _random(rng, data) for name, data in feeds(2).items()}
+    try:
+        together = session.run(both)
+        parts = [session.run({name: data[n : n + 1] for name, data in both.items()}) for n in (0, 1)]
+    except Exception:
+        return False
+    alone = [np.concatenate(pair) for pair in zip(*parts, strict=True)]
+    return all(_alike(a, b) for a, b in zip(together, alone, strict=True))
 
 
-def _run_generated(session: Any, size: int, rows: int) -> object:
+def _random(rng: Any, data: Any) -> Any:
+    return rng.standard_normal(data.shape).astype(data.dtype) if data.dtype.kind == "f" else data
+
+
+def _alike(a: Any, b: Any) -> bool:
     import numpy as np
 
-    from mlbox.serve.tensors import NUMPY
-
-    feeds = {}
-    for spec in session.inputs:
-        free = [rows if place == 0 else size for place in range(len(spec.shape))]
-        shape = [free[place] if wanted == -1 else wanted for place, wanted in enumerate(spec.shape)]
-        feeds[spec.name] = np.full(shape, "", object) if spec.dtype == "BYTES" else np.zeros(shape, NUMPY[spec.dtype])
-    return session.run(feeds)
+    if a.shape != b.shape:
+        return False
+    return np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) if a.dtype.kind == "f" else np.array_equal(a, b)
 
 
 def _latency(run: Callable[[int], object], batch: int, runs: int) -> dict[str, float]:

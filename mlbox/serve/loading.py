@@ -12,14 +12,19 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from mlbox.errors import MlboxError, NotFound, Unavailable
-from mlbox.records import ModelVersion, TensorSpec
-from mlbox.serve.check import inspect_onnx
+from mlbox.records import ModelVersion, ServingConfig, TensorSpec
+from mlbox.serve.check import ModelCheck, inspect_onnx
+from mlbox.serve.lanes import Lane
 from mlbox.serve.rows import Columns
 from mlbox.serve.runtime import Session
+from mlbox.serve.statistics import Statistics
+from mlbox.serve.warmup import Feeds, warm
+from mlbox.serve.watch import Watch
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.registry import Registry
 
@@ -29,13 +34,14 @@ _log = logging.getLogger(__name__)
 
 
 class Loaded:
-    """A version in memory."""
+    """A version in memory, and the way to it."""
 
-    def __init__(self, version: ModelVersion, session: Session, size: int) -> None:
+    def __init__(self, version: ModelVersion, session: Session, lane: Lane, size: int) -> None:
         self.version = version
         self.size = size
-        """Bytes of its file, which its weights take in memory as well."""
+        """Bytes of memory that it was measured to take."""
         self.session = session
+        self.lane = lane
         self.columns = Columns(version)
         self.inputs = inputs_of(version, session.inputs)
 
@@ -50,16 +56,30 @@ def inputs_of(version: ModelVersion, inputs: tuple[TensorSpec, ...]) -> tuple[Te
 class Loader:
     """At most so many versions in memory; past that, the one that was not asked for the longest gives way."""
 
-    def __init__(self, registry: Registry, artifacts: Artifacts, *, threads: int, most: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        artifacts: Artifacts,
+        statistics: Statistics,
+        *,
+        configs: Callable[[str], ServingConfig],
+        recorded: Callable[[str], Sequence[Feeds]],
+        threads: int,
+        most: int,
+    ) -> None:
         self._registry = registry
         self._artifacts = artifacts
+        self._statistics = statistics
+        self._configs = configs
+        self._recorded = recorded
+        self._watch = Watch()
         self._threads = threads
         self._most = most
         self._lock = threading.Lock()
         self._loaded: OrderedDict[Name, Loaded] = OrderedDict()
         self._opening: dict[Name, threading.Lock] = {}
         self._failed: dict[Name, tuple[float, MlboxError]] = {}
-        self._checked: set[str] = set()
+        self._checked: dict[str, ModelCheck] = {}
 
     def get(self, model: str, version: int) -> Loaded:
         """A version, loaded; raises NotFound, or Unavailable for one that cannot be."""
@@ -98,8 +118,9 @@ class Loader:
             self._failed.pop(name, None)
             self._loaded[name] = found
             while len(self._loaded) > self._most:
-                self._loaded.popitem(last=False)
+                self._loaded.popitem(last=False)[1].lane.close()
             self._opening.pop(name, None)
+        found.lane.configure(self._configs(name[0]))  # which may have changed meanwhile
         return found
 
     def _raise_recent_failure(self, name: Name) -> None:
@@ -113,18 +134,38 @@ class Loader:
         try:
             path = self._artifacts.verified(version.artifact)
             if version.artifact not in self._checked:
-                inspect_onnx(path, width=len(version.features))
-                self._checked.add(version.artifact)
-            return Loaded(version, Session(path, threads=self._threads), path.stat().st_size)
+                self._checked[version.artifact] = inspect_onnx(path, width=len(version.features))
+            return self._warmed(version, Session(path, threads=self._threads), self._checked[version.artifact])
         except Exception as err:
             words = err.message if isinstance(err, MlboxError) else f"{err}."
             raise Unavailable(f"{version.ref} cannot be loaded: {words}", hint="Register it again.") from err
 
+    def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck) -> Loaded:
+        """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
+        speed = warm(session, inputs_of(version, session.inputs), self._recorded(version.model))
+        config = self._configs(version.model)
+        lane = Lane(version.ref, session, config, self._statistics, self._watch, joins=check.joins, speed=speed)
+        return Loaded(version, session, lane, check.memory)
+
+    def configure(self, model: str, config: ServingConfig) -> None:
+        """Have a model's versions go by another configuration from now on."""
+        with self._lock:
+            for name, found in self._loaded.items():
+                if name[0] == model:
+                    found.lane.configure(config)
+
+    def pending(self) -> dict[Name, int]:
+        """Requests that wait, by version."""
+        with self._lock:
+            return {name: found.lane.pending for name, found in self._loaded.items()}
+
     def drop(self, model: str, version: int) -> None:
         """Free a version's memory; it is loaded again when it is asked for."""
         with self._lock:
-            self._loaded.pop((model, version), None)
+            found = self._loaded.pop((model, version), None)
             self._failed.pop((model, version), None)
+        if found is not None:
+            found.lane.close()
 
     def loaded(self) -> list[ModelVersion]:
         """The versions in memory, the last used last."""
@@ -137,6 +178,9 @@ class Loader:
             return sum(found.size for found in self._loaded.values())
 
     def close(self) -> None:
-        """Drop all."""
+        """Drop all, once what waits was answered."""
         with self._lock:
+            for found in self._loaded.values():
+                found.lane.close()
             self._loaded.clear()
+        self._watch.close()

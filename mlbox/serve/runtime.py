@@ -73,15 +73,18 @@ class Session:
         """Whether the first dimension of all its tensors is free, so that requests may be joined."""
         return all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
 
-    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = ()) -> list[np.ndarray]:
-        """The wanted outputs, all by default, of inputs that were checked (`tensors.check_inputs`)."""
+    def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = (), options: Any = None) -> list[np.ndarray]:
+        """The wanted outputs, all by default, of inputs that were checked (`tensors.check_inputs`).
+
+        Whoever gives `run_options` may end the run from another thread; then it raises.
+        """
         names = list(wanted) or [spec.name for spec in self.outputs]
         if self._bits:
-            return self._run_bits(feeds, names)
-        found: list[np.ndarray] = self._session.run(names, feeds)
+            return self._run_bits(feeds, names, options)
+        found: list[np.ndarray] = self._session.run(names, feeds, options)
         return found
 
-    def _run_bits(self, feeds: Mapping[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+    def _run_bits(self, feeds: Mapping[str, np.ndarray], names: list[str], options: Any) -> list[np.ndarray]:
         """As `run`, for models with bfloat16, which onnxruntime takes and gives as bits only."""
         import onnxruntime as ort
 
@@ -92,22 +95,35 @@ class Session:
             else ort.OrtValue.ortvalue_from_numpy(data)
             for name, data in feeds.items()
         }
-        return [_array_of(value) for value in self._session.run_with_ort_values(names, values)]
+        return [_array_of(value) for value in self._session.run_with_ort_values(names, values, options)]
+
+    def answer(
+        self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str], options: Any = None
+    ) -> tuple[np.ndarray | None, list[np.ndarray]]:
+        """The score of each row, where the model is tabular, and the wanted outputs, of one run."""
+        if self._problem is not None:
+            return None, self.run(feeds, wanted, options)
+        names = [*wanted] if self._score_output in wanted else [*wanted, self._score_output]
+        found = self.run(feeds, names, options)
+        rows = len(feeds[self.inputs[0].name])
+        return scores_of(found[names.index(self._score_output)], self._score_output, rows), found[: len(wanted)]
 
     def score(self, rows: np.ndarray) -> np.ndarray:
         """Scores [N] as float64 of rows [N, F] as float32; raises InvalidInput for a model that gives other than N."""
-        return self.score_with(rows)[0]
-
-    def score_with(self, rows: np.ndarray, wanted: Sequence[str] = ()) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Scores as `score`, and the wanted outputs beside them, of one run."""
         import numpy as np
 
         if self._problem is not None:
             raise self._problem
-        names = [*wanted] if self._score_output in wanted else [*wanted, self._score_output]
-        found = self.run({self.inputs[0].name: np.ascontiguousarray(rows, dtype=np.float32)}, names)
-        scores = scores_of(found[names.index(self._score_output)], self._score_output, len(rows))
-        return scores, found[: len(wanted)]
+        scores, _ = self.answer({self.inputs[0].name: np.ascontiguousarray(rows, dtype=np.float32)}, ())
+        assert scores is not None
+        return scores
+
+
+def run_options() -> Any:
+    """What a run is given so that it can be ended: setting `terminate` has it raise between two of its operators."""
+    import onnxruntime as ort
+
+    return ort.RunOptions()
 
 
 def scores_of(output: np.ndarray, name: str, rows: int) -> np.ndarray:

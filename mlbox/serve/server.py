@@ -5,44 +5,41 @@ It knows no wire protocol: `web` has an adapter for each over this one object.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import functools
 import logging
-import time
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
-from mlbox.records import Event, ModelVersion, Prediction, Stage, TensorSpec
-from mlbox.serve.answers import SCORE, Inferred, Part, groups, joined, outputs_of, scores_among, taken
+from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, Stage, TensorSpec
+from mlbox.serve.answers import Inferred, Part, groups, joined, taken
 from mlbox.serve.background import Background
-from mlbox.serve.loading import Loaded, Loader, inputs_of
+from mlbox.serve.execution import Asked, Execution, Running
+from mlbox.serve.loading import Loader, inputs_of
 from mlbox.serve.predlog import Batch, PredictionLog
 from mlbox.serve.routing import Route, Routes
-from mlbox.serve.rows import MAX_ROWS, Inputs, PredictRow, as_matrix, check_rows
+from mlbox.serve.rows import MAX_ROWS, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
-from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs
+from mlbox.serve.tensors import Tensor, batch_of, check_inputs
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
 from mlbox.store.features import FeatureStore
 from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.store.registry import Registry
-
-if TYPE_CHECKING:
-    pass
+from mlbox.store.serving import EVENT
 
 __all__ = ["ModelServer", "PredictRow"]
 SERVING: tuple[Stage, ...] = ("Staging", "Production")
 SHADOW_ROOM = 256
 WARM_ROOM = 1000
 _log = logging.getLogger(__name__)
-
-
-T = TypeVar("T")
-
-
 Shadowed = Callable[[Sequence[int], Route], Batch]
 """Has the rows at these places answered along a route."""
 
@@ -60,6 +57,7 @@ class ModelServer:
         clock: Clock,
         *,
         bus: EventBus | None = None,
+        configs: Callable[[str], ServingConfig] = lambda _: ServingConfig(),
         threads: int = 1,
         most_loaded: int = 64,
     ) -> None:
@@ -68,17 +66,30 @@ class ModelServer:
         self._routes = routes
         self._predictions = log
         self._clock = clock
-        self._loader = Loader(registry, artifacts, threads=threads, most=most_loaded)
+        self.statistics = Statistics()
+        self._loader = Loader(
+            registry,
+            artifacts,
+            self.statistics,
+            configs=configs,
+            recorded=lambda model: self._execution.recent.of(model),
+            threads=threads,
+            most=most_loaded,
+        )
+        self._execution = Execution(self._loader, log, clock)
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
-        self.statistics = Statistics()
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 
     def held_gb(self) -> dict[str, float]:
         """GiB of the box's own memory that models take, under the name "": with what jobs take it is one budget."""
-        return {"": self._loader.size() / 2**30}
+        return {"": self.held_bytes() / 2**30}
+
+    def held_bytes(self) -> int:
+        """The same in bytes."""
+        return self._loader.size()
 
     # -- predicting -------------------------------------------------------------------------------------------------
 
@@ -98,11 +109,11 @@ class ModelServer:
             answers: dict[int, Prediction] = {}
             batches = []
             for route, places in groups(routes).items():
-                scored = self._score_rows(model, route, inputs, places, caller)
+                scored = self._execution.score(model, route, inputs, places, caller)
                 batches.append(scored)
                 answers |= zip(places, scored.predictions(), strict=True)
             self._predictions.put(batches)
-            self._shadow(model, routes, lambda at, route: self._score_rows(model, route, inputs, at, caller))
+            self._shadow(model, routes, lambda at, route: self._execution.score(model, route, inputs, at, caller))
             return [answers[place] for place in range(len(rows))]
 
     def infer(
@@ -114,51 +125,101 @@ class ModelServer:
         version: int | None = None,
         outputs: Sequence[str] = (),
         keys: Sequence[str] = (),
+        priority: int = 0,
+        timeout_ms: float = math.inf,
     ) -> Inferred:
         """Run a model on tensors; all its outputs by default. `score` may be named as well where rows have one.
 
-        `keys`, one for all rows or one for each, decide which version answers, as in `predict`; without, any may. Raises as
-        `predict` does.
+        `keys`, one for all rows or one for each, decide which version answers, as in `predict`; without, any may. `priority`
+        is 1 for the first in the queue, 0 for the model's default. Raises as `predict` does; TooMany where too many wait, and
+        TimedOut, or Unavailable for what never ran, past the timeout.
         """
         self._registry.see(model)
         with asking(None):
-            rows = self._rows_of(model, tensors, keys, version)
-            routes = self._routes_of(model, keys or [new_id()], version)
-            together = len(routes) == 1 and rows > 1
+            asked, routes = self._ask(model, tensors, outputs, caller, version, keys, priority, timeout_ms)
+            running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
+            return self._finish(asked, routes, [self._execution.end(one) for one in running])
 
-            def run(places: Sequence[int], route: Route, outputs: Sequence[str]) -> Part:
-                whole = together or len(places) == rows
-                found, batch = self._run(
-                    model,
-                    route,
-                    tensors if whole else taken(tensors, places),
-                    outputs,
-                    rows if whole else len(places),
-                    caller,
-                )
-                return Part(range(rows) if whole else places, found, batch)
+    async def infer_async(
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        *,
+        caller: str,
+        version: int | None = None,
+        outputs: Sequence[str] = (),
+        keys: Sequence[str] = (),
+        priority: int = 0,
+        timeout_ms: float = math.inf,
+    ) -> Inferred:
+        """As `infer`, on an event loop: a quick model runs right here, others are waited for without a thread."""
+        self._registry.see(model)
+        with asking(None):
+            given = (model, tensors, outputs, caller, version, keys, priority, timeout_ms)
+            if version is None and self._is_at_hand(model):
+                asked, routes = self._ask(*given)
+            else:
+                asked, routes = await asyncio.to_thread(self._ask, *given)
+            for route in dict.fromkeys(routes):
+                if self._loader.known(model, route.version) is None:
+                    await asyncio.to_thread(self._execution.load, model, route, asked.rows)
+            running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
+            for one in running:
+                if one.future is not None:
+                    with contextlib.suppress(MlboxError):  # told below
+                        await asyncio.wrap_future(one.future)
+            return self._finish(asked, routes, [self._execution.end(one) for one in running])
 
-            parts = [run(places, route, outputs) for route, places in groups(routes).items()]
-            self._predictions.put([part.batch for part in parts])
-            self._shadow(model, routes, lambda places, route: run(places, route, ()).batch)
-        return joined(parts, rows)
+    def quick(self, model: str, version: int | None, rows: int) -> bool:
+        """Whether a request of so many rows costs less than a thread to answer it in: `infer` may then be called on the loop."""
+        try:
+            number = version if version is not None else self._routes.route(model, "").version
+        except NotFound:
+            return False
+        loaded = self._loader.known(model, number)
+        return loaded is not None and loaded.lane.quick(rows)
 
-    def _rows_of(self, model: str, tensors: Sequence[Tensor], keys: Sequence[str], version: int | None) -> int:
-        """How many rows tensors have, which are the rows of the log; keys must be one for all, or one for each."""
+    def _is_at_hand(self, model: str) -> bool:
+        try:
+            return self._loader.known(model, self._routes.route(model, "").version) is not None
+        except NotFound:
+            return False
+
+    def _ask(
+        self,
+        model: str,
+        tensors: Sequence[Tensor],
+        outputs: Sequence[str],
+        caller: str,
+        version: int | None,
+        keys: Sequence[str],
+        priority: int,
+        timeout_ms: float,
+    ) -> tuple[Asked, list[Route]]:
+        """A request that was checked, and who answers it: one route for all rows, or one for each."""
         specs = self.inputs(model, version)
         check_inputs(specs, tensors, model)
-        rows = batch_of(specs, tensors)
-        if len(keys) > 1 and len(keys) != rows:
-            raise InvalidInput(
-                f"{len(keys)} keys for {1 if rows is None else rows} rows.", hint="Send one for each row.", field="keys"
-            )
-        if rows is not None and not 1 <= rows <= MAX_ROWS:
-            raise InvalidInput(
-                f"inference request batch-size must be <= {MAX_ROWS} for {model!r}, and is {rows}",
-                hint="Split the request.",
-                field=tensors[0].name,
-            )
-        return 1 if rows is None else rows
+        found = batch_of(specs, tensors)
+        rows = 1 if found is None else _checked_rows(found, model, tensors[0].name)
+        if len(keys) > 1 and len(keys) != found:
+            raise InvalidInput(f"{len(keys)} keys for {rows} rows.", hint="Send one for each row.", field="keys")
+        asked = Asked(model, tensors, outputs, rows, found is not None, caller, priority, timeout_ms, specs)
+        return asked, self._routes_of(model, keys or [new_id()], version)
+
+    def _begin(self, asked: Asked, routes: Sequence[Route], route: Route, places: Sequence[int]) -> Running:
+        """Have a route's version answer its rows."""
+        if len(routes) == 1 or len(places) == asked.rows:
+            return self._execution.begin(asked, route, range(asked.rows), asked.tensors)
+        return self._execution.begin(asked, route, places, taken(asked.tensors, places))
+
+    def _finish(self, asked: Asked, routes: Sequence[Route], parts: Sequence[Part]) -> Inferred:
+        self._predictions.put([part.batch for part in parts])
+        self._shadow(
+            asked.model,
+            routes,
+            lambda places, route: self._execution.end(self._begin(asked, routes, route, places)).batch,
+        )
+        return joined(parts, asked.rows)
 
     def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
         """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
@@ -178,96 +239,6 @@ class ModelServer:
         except NotFound:
             self.metadata(model)  # which knows more to say about it
             raise
-
-    # -- one version --------------------------------------------------------------------------------------------------
-
-    def _score_rows(self, model: str, route: Route, inputs: Inputs, places: Sequence[int], caller: str) -> Batch:
-        """Have one version score the rows at these places, in one run; what fails counts against it."""
-        loaded = self._load_for(model, route, len(places))
-        if not loaded.session.tabular or not loaded.version.features:
-            raise InvalidInput(
-                f"{loaded.version.ref} takes tensors and no rows of features.",
-                hint="Ask it by the Open Inference Protocol.",
-                field="model",
-            )
-        values, looking = inputs.of(loaded.columns, places)
-        began = time.perf_counter()
-        scores = self._guarded(loaded, route, len(places), lambda: loaded.session.score(as_matrix(values)))
-        rows = [inputs.rows[place] for place in places]
-        return self._batch(
-            loaded,
-            route,
-            caller,
-            latency_ms=(looking + time.perf_counter() - began) * 1000,
-            scores=scores.tolist(),
-            names=loaded.version.features,
-            values=values,
-            entities=[row.entity for row in rows],
-        )
-
-    def _run(
-        self, model: str, route: Route, tensors: Sequence[Tensor], outputs: Sequence[str], rows: int, caller: str
-    ) -> tuple[list[Tensor], Batch]:
-        """Have one version answer tensors, in one run."""
-        loaded = self._load_for(model, route, rows)
-        session = loaded.session
-        check_inputs(loaded.inputs, tensors, model)
-        own = [spec.name for spec in session.outputs]
-        beside = session.tabular and SCORE not in own
-        wanted = [name for name in outputs if not (beside and name == SCORE)] if outputs else own
-        check_outputs(session.outputs, wanted, model)
-        began = time.perf_counter()
-        scores, found = self._guarded(loaded, route, rows, lambda: outputs_of(session, tensors, wanted))
-        types = {spec.name: spec.dtype for spec in session.outputs}
-        answers = {name: Tensor(name, types[name], data) for name, data in zip(wanted, found, strict=True)}
-        if scores is not None:
-            answers.setdefault(SCORE, Tensor(SCORE, "FP64", scores))
-        named = loaded.version.features if session.tabular else ()
-        batch = self._batch(
-            loaded,
-            route,
-            caller,
-            latency_ms=(time.perf_counter() - began) * 1000,
-            scores=scores.tolist() if scores is not None else scores_among(answers, rows),
-            names=named,
-            values=tensors[0].data if named else None,
-        )
-        return [answers[name] for name in (outputs or wanted)], batch
-
-    def _load_for(self, model: str, route: Route, rows: int) -> Loaded:
-        try:
-            return self._loader.get(model, route.version)
-        except Unavailable:
-            self._predictions.record_error(model, route.version, route.role, rows=rows)
-            raise
-
-    def _guarded(self, loaded: Loaded, route: Route, rows: int, run: Callable[[], T]) -> T:
-        """Run a model; what it fails on counts against it, and is told of in our words."""
-        began, name = time.perf_counter_ns(), (loaded.version.model, loaded.version.version)
-        try:
-            found = run()
-            self.statistics.executed(*name, rows=rows, infer_ns=time.perf_counter_ns() - began)
-            return found
-        except Exception as err:
-            self.statistics.failed(*name, ns=time.perf_counter_ns() - began)
-            self._predictions.record_error(loaded.version.model, route.version, route.role, rows=rows)
-            _log.exception("%s failed.", loaded.version.ref)
-            raise Unavailable(
-                f"{loaded.version.ref} failed on this input.", hint="The server's log has the details."
-            ) from err
-
-    def _batch(self, loaded: Loaded, route: Route, caller: str, *, scores: list[float | None], **given: Any) -> Batch:
-        return Batch(
-            model=loaded.version.model,
-            version=loaded.version.version,
-            role=route.role,
-            at=self._clock.real(),
-            domain_at=self._clock.now(),
-            caller=caller,
-            ids=[new_id() for _ in scores],
-            scores=scores,
-            **given,
-        )
 
     # -- beside the answer --------------------------------------------------------------------------------------------
 
@@ -357,7 +328,18 @@ class ModelServer:
 
         self._warming.offer(load)
 
+    def configure(self, model: str, config: ServingConfig) -> None:
+        """Have a model's versions go by another configuration from now on; no request fails of it."""
+        self._loader.configure(model, config)
+
+    def pending(self) -> dict[tuple[str, int], int]:
+        """Requests that wait, by version in memory."""
+        return self._loader.pending()
+
     def _on_event(self, event: Event) -> None:
+        if event.type == EVENT:
+            config = msgspec.convert(event.data["config"], type=ServingConfig)
+            self.configure(event.subject.removeprefix("model:"), config)
         if event.type not in ("model.stage", "model.archived"):
             return
         model, _, number = event.subject.removeprefix("model:").rpartition("/")
@@ -372,6 +354,16 @@ class ModelServer:
         self._shadows.close()
         self._warming.close()
         self._loader.close()
+
+
+def _checked_rows(rows: int, model: str, name: str) -> int:
+    if not 1 <= rows <= MAX_ROWS:
+        raise InvalidInput(
+            f"inference request batch-size must be <= {MAX_ROWS} for {model!r}, and is {rows}",
+            hint="Split the request.",
+            field=name,
+        )
+    return rows
 
 
 def _checked(version: ModelVersion) -> ModelVersion:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 
@@ -30,10 +31,26 @@ class Totals:
     """Of the last request, milliseconds since 1970."""
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
+    reasons: dict[str, int] = field(default_factory=dict)
+    """What failed, by why: model, timeout, queue_timeout, queue_full, rate, load."""
     queue: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
     batches: dict[int, Duration] = field(default_factory=dict)
     """Executions by their rows."""
+
+    def merge(self, other: Totals) -> None:
+        """Take another's figures into these."""
+        self.rows += other.rows
+        self.executions += other.executions
+        self.last_ms = max(self.last_ms, other.last_ms)
+        for name in ("success", "fail", "queue", "infer", "cache_hit", "cache_miss"):
+            getattr(self, name).add(getattr(other, name).ns, getattr(other, name).count)
+        for reason, count in other.reasons.items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        for rows, took in other.batches.items():
+            self.batches.setdefault(rows, Duration()).add(took.ns, took.count)
 
 
 class Statistics:
@@ -57,14 +74,20 @@ class Statistics:
             totals.infer.add(infer_ns * requests, requests)
             totals.batches.setdefault(rows, Duration()).add(infer_ns)
 
-    def failed(self, model: str, version: int, *, ns: int = 0) -> None:
+    def failed(self, model: str, version: int, *, reason: str, ns: int = 0) -> None:
         """A request was not answered."""
         with self._lock:
             totals = self._totals.setdefault((model, version), Totals())
             totals.last_ms = time.time_ns() // 1_000_000
             totals.fail.add(ns)
+            totals.reasons[reason] = totals.reasons.get(reason, 0) + 1
 
     def of(self, model: str, version: int) -> Totals:
         """One version's figures: zeros where it did nothing."""
         with self._lock:
             return self._totals.get((model, version), Totals())
+
+    def all(self) -> dict[tuple[str, int], Totals]:
+        """A copy of every version's figures."""
+        with self._lock:
+            return {name: deepcopy(totals) for name, totals in self._totals.items()}

@@ -108,6 +108,7 @@ ACTIONS: dict[str, Action] = {
     "model.write": Action("member", "owner", "describe, tag and archive versions"),
     "model.promote": Action("member", "owner", "propose a version, withdraw it, roll it back"),
     "model.approve": Action("approver", "owner", "approve or reject a promotion that is not one's own"),
+    "model.configure": Action("member", "owner", "set how a model's requests are joined, queued and limited"),
     "model.policy": Action("admin", "owner", "set what a model's versions must pass"),
     "model.predict": Action("member", "any", "ask a model for predictions"),
     "monitor.read": Action("viewer", "any", "read drift, alerts and predictions"),

@@ -87,6 +87,7 @@ from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.run_inputs import input_of
 from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
+from mlbox.store.serving import ServingConfigs
 from mlbox.store.sharing import Sharing
 from mlbox.store.teams import Teams
 from mlbox.store.tracking import Tracker
@@ -206,6 +207,7 @@ class Box:
         self.registry = Registry(db)
         self.datasets.used_by = self.registry.in_use_of
         self.promotions = Promotions(db, self.registry)
+        self.serving = ServingConfigs(db, self.registry)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)
         self.promoter = Promoter(
             self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock
@@ -242,6 +244,7 @@ class Box:
             self.predictions,
             self.clock,
             bus=self.bus,
+            configs=self.serving.latest,
             threads=self.settings.infer_threads,
             most_loaded=self.settings.max_models,
         )

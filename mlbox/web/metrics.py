@@ -24,6 +24,7 @@ from mlbox import __version__
 from mlbox.errors import Unavailable
 from mlbox.records import DriftResult
 from mlbox.serve.predlog import Batch
+from mlbox.web import metrics_inference
 from mlbox.web.box import Box
 
 MOST_VERSIONS = 500
@@ -78,6 +79,20 @@ FAMILIES: Mapping[str, Family] = {
     "mlbox_metrics_source_up": Family(
         "gauge", ("source",), "1 when what these metrics are read from could be read, 0 when its families are absent."
     ),
+    **{
+        name: Family("counter", metrics_inference.LABELS, words)
+        for name, (words, _) in metrics_inference.COUNTERS.items()
+    },
+    metrics_inference.FAILURES: Family(
+        "counter", (*metrics_inference.LABELS, "reason"), metrics_inference.HELP[metrics_inference.FAILURES]
+    ),
+    metrics_inference.BATCH: Family(
+        "histogram", metrics_inference.LABELS, metrics_inference.HELP[metrics_inference.BATCH]
+    ),
+    metrics_inference.PENDING: Family(
+        "gauge", metrics_inference.LABELS, metrics_inference.HELP[metrics_inference.PENDING]
+    ),
+    metrics_inference.LOADED: Family("gauge", (), metrics_inference.HELP[metrics_inference.LOADED]),
     "mlbox_build_info": Family("gauge", ("version",), "The release; always 1."),
 }
 """Every family of ours; the reference page is compared with this."""
@@ -164,6 +179,7 @@ class _BoxCollector:
         yield self._latency.family("ml_prediction_latency_seconds", self._box.registry.visible)
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
         yield self._predictions()
+        yield from self._inference()
         sources: dict[str, Callable[[], list[Metric]]] = {
             "drift": self._drift,
             "skew": self._skew,
@@ -189,6 +205,16 @@ class _BoxCollector:
             totals[(*labels, role, "error")] += errors
         seen = [(labels, count) for labels, count in sorted(totals.items()) if self._box.registry.visible(labels[0])]
         return _counter("ml_predictions_total", seen)
+
+    def _inference(self) -> Iterator[Metric]:
+        known: dict[tuple[str, str], None] = {}
+
+        def shown(model: str, version: str) -> tuple[str, str]:
+            labels = bounded((model, version), known)
+            known.setdefault(labels)
+            return labels
+
+        yield from metrics_inference.families(self._box.models, self._box.registry.visible, shown)
 
     def _drift(self) -> list[Metric]:
         serving = self._box.registry.in_stage("Production")

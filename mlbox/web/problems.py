@@ -121,8 +121,7 @@ def handle(request: Request[Any, Any, Any], err: Exception) -> Response[Any]:
 
 def retry_after(err: MlboxError) -> list[tuple[bytes, bytes]]:
     """The header that says when to come back, where that is known."""
-    seconds = err.retry_seconds if isinstance(err, TooMany) else 0
-    return [(b"retry-after", str(seconds).encode())] if seconds else []
+    return [(b"retry-after", str(err.retry_seconds).encode())] if err.retry_seconds else []
 
 
 async def refuse(send: Send, err: MlboxError, *more: tuple[bytes, bytes], path: str = "/") -> None:

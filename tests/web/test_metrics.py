@@ -109,6 +109,8 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     with_history(box)
     served(box, np.full(50, 7.0), entity={"place": "JFK"})
     box.skew.check("delay")
+    box.models.statistics.executed("delay", 1, rows=1, infer_ns=1000)
+    box.models.statistics.failed("delay", 1, reason="model")
     kinds: dict[str, str] = {}
     labels: dict[str, set[str]] = {}
     for family in read_text(found.render("")[0].decode()):

@@ -277,3 +277,17 @@ def m006_webhooks(db: Database) -> None:
         ) STRICT;
         """,
     )
+
+
+@migration(registry)
+def m007_serving(db: Database) -> None:
+    """How each model is served: every revision, by whom and when."""
+    run_script(
+        db,
+        """
+        CREATE TABLE serving_config (
+          model_id TEXT NOT NULL REFERENCES model (id), revision INTEGER NOT NULL, config TEXT NOT NULL,
+          actor TEXT NOT NULL, at_us INTEGER NOT NULL, PRIMARY KEY (model_id, revision)
+        ) STRICT;
+        """,
+    )

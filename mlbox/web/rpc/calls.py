@@ -57,7 +57,8 @@ async def _metadata(box: Box, principal: Principal, asked: Any) -> Any:
 
 async def _config(box: Box, principal: Principal, asked: Any) -> Any:
     found = await box.call(box.models.metadata, asked.name, version_of(asked.version))
-    return ParseDict({"config": models.config_of(found)}, pb.ModelConfigResponse(), ignore_unknown_fields=True)
+    config = models.config_of(found, await box.call(box.serving.latest, found.model))
+    return ParseDict({"config": config}, pb.ModelConfigResponse(), ignore_unknown_fields=True)
 
 
 async def _statistics(box: Box, principal: Principal, asked: Any) -> Any:

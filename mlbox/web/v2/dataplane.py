@@ -17,6 +17,7 @@ from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.serve.tensors import Tensor
 from mlbox.web.api.predict import default_key
 from mlbox.web.v2 import wire
+from mlbox.web.v2.queueing import queueing
 
 
 class Answer(NamedTuple):
@@ -42,7 +43,8 @@ def infer(
         found = _by_ids(models, model, version, asked, tensors, keys, caller, specs)
     else:
         outputs = [output.name for output in asked.outputs]
-        found = models.infer(model, tensors, caller=caller, version=version, outputs=outputs, keys=keys)
+        policy = queueing(asked.parameters)
+        found = models.infer(model, tensors, caller=caller, version=version, outputs=outputs, keys=keys, **policy)
     return Answer(str(found.versions[0]), _shown(asked, found.outputs), _parameters(found))
 
 

@@ -9,7 +9,7 @@ from litestar import Request, Response, get
 
 from mlbox import __version__
 from mlbox.errors import MlboxError
-from mlbox.records import ModelVersion, TensorSpec
+from mlbox.records import ModelVersion, ServingConfig, TensorSpec
 from mlbox.serve.loading import inputs_of
 from mlbox.serve.rows import MAX_ROWS
 from mlbox.serve.statistics import Duration, Totals
@@ -18,6 +18,7 @@ from mlbox.web.problems import as_mlbox_error, open_inference, retry_after
 
 EXTENSIONS = [
     *("classification", "model_repository", "model_configuration", "binary_tensor_data", "parameters", "statistics"),
+    "schedule_policy",
 ]
 NEEDED = ("registry", "features", "online")
 """The stores that no prediction can do without."""
@@ -111,10 +112,11 @@ async def model_ready(box: Box, model: str, version: int | None = None) -> dict[
 )
 async def model_config(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
     """A model's configuration in the words of Triton's ModelConfig."""
-    return config_of(await box.call(box.models.metadata, model, version))
+    found = await box.call(box.models.metadata, model, version)
+    return config_of(found, await box.call(box.serving.latest, found.model))
 
 
-def config_of(found: ModelVersion) -> dict[str, Any]:
+def config_of(found: ModelVersion, serving: ServingConfig) -> dict[str, Any]:
     """Dimensions are without that of rows, where it is free in every tensor; `max_batch_size` says how many rows there may be."""
     inputs = inputs_of(found, found.inputs)
     batched = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *found.outputs))
@@ -126,8 +128,30 @@ def config_of(found: ModelVersion) -> dict[str, Any]:
         "max_batch_size": MAX_ROWS if batched else 0,
         "input": _config_tensors(inputs, batched),
         "output": _config_tensors(found.outputs, batched),
+        **(_scheduling(serving) if batched else {}),
+        "response_cache": {"enable": serving.cache_bytes > 0},
         "instance_group": [{"name": found.model, "kind": "KIND_CPU", "count": 1}],
         "parameters": {"features": {"string_value": ",".join(found.features)}},
+    }
+
+
+def _scheduling(serving: ServingConfig) -> dict[str, Any]:
+    """How requests are joined and queued: a request may be larger than what is joined, and then runs alone."""
+    if serving.max_batch == 1:
+        return {}
+    return {
+        "dynamic_batching": {
+            "preferred_batch_size": [serving.max_batch],
+            "max_queue_delay_microseconds": serving.max_delay_us,
+            "priority_levels": serving.priority_levels,
+            "default_priority_level": serving.default_priority,
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                "default_timeout_microseconds": int(serving.timeout_ms * 1000),
+                "allow_timeout_override": True,
+                "max_queue_size": serving.queue_limit,
+            },
+        }
     }
 
 
@@ -183,8 +207,8 @@ def stats_of(found: ModelVersion, totals: Totals) -> dict[str, Any]:
             "compute_input": {**nothing, "count": totals.success.count},
             "compute_infer": _duration(totals.infer),
             "compute_output": {**nothing, "count": totals.success.count},
-            "cache_hit": nothing,
-            "cache_miss": nothing,
+            "cache_hit": _duration(totals.cache_hit),
+            "cache_miss": _duration(totals.cache_miss),
         },
         "batch_stats": [
             {

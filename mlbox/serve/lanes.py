@@ -1,0 +1,400 @@
+"""A lane: how requests come to one version's session, alone or joined, at once or after those before them.
+
+A model that was measured to be quick runs in the thread of whoever asks: a hop to another thread costs more than its run. Any
+other has a thread of its own, which takes what waits by priority and joins requests of one shape into one run.
+
+Invariants
+- Each work is answered exactly once: with what it asked for, or with why not.
+- A request fails by itself alone: those of a joined run that failed run again, each for itself.
+- A lane that was closed still answers what it has, and what comes late; then its thread ends.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlbox.errors import MlboxError, TimedOut, TooMany, Unavailable
+from mlbox.records import ServingConfig
+from mlbox.serve.runtime import Session, run_options
+from mlbox.serve.statistics import Statistics
+from mlbox.serve.tensors import Tensor
+from mlbox.serve.warmup import Speed
+from mlbox.serve.watch import Watch
+
+if TYPE_CHECKING:
+    import numpy as np
+
+QUICK_SECONDS = 200e-6
+"""A run that takes less is cheaper where it was asked for than in another thread."""
+MOST_RETRY_SECONDS = 60
+_SMOOTHING = 0.1
+_log = logging.getLogger(__name__)
+
+
+class Ran(NamedTuple):
+    """What a work was answered with."""
+
+    scores: np.ndarray | None
+    """Of each row, where the model has one."""
+    outputs: list[np.ndarray]
+    """Those that were wanted, in their order."""
+
+
+class Work:
+    """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
+
+    __slots__ = ("deadline", "future", "last", "outcome", "priority", "queued", "rows", "state", "tensors", "wanted")
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        wanted: Sequence[str],
+        *,
+        rows: int | None,
+        priority: int = 0,
+        timeout_ms: float = math.inf,
+        last: bool = False,
+    ) -> None:
+        self.tensors = tensors
+        self.wanted = wanted
+        self.rows = rows
+        """None where the first dimension is not that of rows, and it can be joined with no other."""
+        self.priority = priority
+        self.last = last
+        """Comes after every other, whatever its priority."""
+        self.queued = time.perf_counter()
+        self.deadline = self.queued + timeout_ms / 1000
+        self.state = "new"
+        self.outcome: Ran | MlboxError | None = None
+        self.future: Future[Ran] | None = None
+
+    def result(self) -> Ran:
+        """What it was answered with; raises why it was not."""
+        if isinstance(self.outcome, Ran):
+            return self.outcome
+        assert self.outcome is not None
+        raise self.outcome
+
+    @property
+    def shape(self) -> Any:
+        """Works of the same can be joined: the tensors without their rows. One that can be joined with no other is its own."""
+        if self.rows is None:
+            return id(self)
+        return tuple(sorted((tensor.name, tensor.data.shape[1:]) for tensor in self.tensors))
+
+
+class _Group:
+    """Works of one shape that wait, the next first."""
+
+    def __init__(self) -> None:
+        self.heap: list[tuple[int, int, Work]] = []
+        self.rows = 0
+
+
+class _NotByRow(Exception):
+    """A model that was given joined rows answered with another number of them."""
+
+
+class Lane:
+    """The way to one session."""
+
+    def __init__(
+        self,
+        ref: str,
+        session: Session,
+        config: ServingConfig,
+        statistics: Statistics,
+        watch: Watch,
+        *,
+        joins: bool = True,
+        speed: Speed | None = None,
+    ) -> None:
+        model, _, version = ref.rpartition("/")
+        self._name = (model, int(version))
+        self._ref = ref
+        self._session = session
+        self._config = config
+        self._statistics = statistics
+        self._watch = watch
+        self._joins = joins and session.batched
+        self.speed = speed
+        """Measured at warm-up; None for a model whose cost depends on more than its rows."""
+        self._ready = threading.Condition()
+        self._groups: dict[Any, _Group] = {}
+        self._order = itertools.count()
+        self._waiting = 0
+        self._running: tuple[list[Work], Any] | None = None
+        self._usual_seconds = speed.first if speed else 0.0
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests are joined."""
+        return self._joins and self._config.max_batch > 1
+
+    @property
+    def pending(self) -> int:
+        """Works that wait."""
+        return self._waiting
+
+    def configure(self, config: ServingConfig) -> None:
+        """Go by another configuration from now on; what waits stays in its place."""
+        with self._ready:
+            self._config = config
+            self._ready.notify_all()
+
+    def quick(self, rows: int | None) -> bool:
+        """Whether a request of so many rows is answered soonest where it is asked, the event loop included."""
+        return self.speed is not None and self.speed.of(rows or 1) <= QUICK_SECONDS
+
+    def run(self, work: Work) -> Ran:
+        """Have a work answered, and wait for it."""
+        if self.quick(work.rows):
+            self.run_now([work])
+            return work.result()
+        return self.submit(work).result()
+
+    # -- waiting ------------------------------------------------------------------------------------------------------------
+
+    def submit(self, work: Work) -> Future[Ran]:
+        """Queue a work; raises TooMany, which says when to come back, where too many wait."""
+        work.future = Future()
+        with self._ready:
+            if self._waiting >= self._config.queue_limit:
+                self._statistics.failed(*self._name, reason="queue_full")
+                raise self._full()
+            self._push(work)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._loop, name=f"mlbox-model-{self._ref}", daemon=True)
+                self._thread.start()
+            self._ready.notify()
+        self._watch.add(self)
+        return work.future
+
+    def _push(self, work: Work) -> None:
+        config = self._config
+        level = work.priority if 1 <= work.priority <= config.priority_levels else config.default_priority
+        if work.last:
+            level = config.priority_levels + 1
+        work.deadline = min(work.deadline, work.queued + config.timeout_ms / 1000)
+        work.state = "waiting"
+        group = self._groups.setdefault(work.shape, _Group())
+        heapq.heappush(group.heap, (level, next(self._order), work))
+        group.rows += work.rows or 0
+        self._waiting += 1
+
+    def _full(self) -> TooMany:
+        err = TooMany(
+            f"{self._waiting} requests wait for {self._ref} already.", hint="Come back later, or raise its queue_limit."
+        )
+        err.retry_seconds = self._soon()
+        return err
+
+    def _soon(self) -> int:
+        """Seconds after which what waits now is likely done."""
+        return min(MOST_RETRY_SECONDS, max(1, math.ceil(self._waiting * self._usual_seconds)))
+
+    def _loop(self) -> None:
+        while (works := self._next()) is not None:
+            self._execute(works, ends=True)
+
+    def _next(self) -> list[Work] | None:
+        """What to run next, once there is something; None where the lane is closed and empty."""
+        with self._ready:
+            while True:
+                if not self._groups:
+                    if self._closed:
+                        self._thread = None
+                        return None
+                    self._ready.wait()
+                    continue
+                shape, group = min(self._groups.items(), key=lambda item: item[1].heap[0][:2])
+                delay = self._still_joins(group)
+                if delay > 0:
+                    self._ready.wait(delay)
+                elif works := self._take(shape, group):
+                    return works
+
+    def _still_joins(self, group: _Group) -> float:
+        """Seconds to wait for others to join."""
+        head = group.heap[0][2]
+        if self._closed or head.rows is None or not self.joins or group.rows >= self._config.max_batch:
+            return 0
+        return head.queued + self._config.max_delay_us / 1e6 - time.perf_counter()
+
+    def _take(self, shape: Any, group: _Group) -> list[Work]:
+        """The next works of a group, as many as may be joined; those that were given up are left out."""
+        most = self._config.max_batch if self.joins else 1
+        works: list[Work] = []
+        rows = 0
+        while group.heap:
+            work = group.heap[0][2]
+            if works and rows + (work.rows or most) > most:
+                break
+            heapq.heappop(group.heap)
+            group.rows -= work.rows or 0
+            if work.state != "waiting":
+                continue
+            self._waiting -= 1
+            if work.future is not None and not work.future.set_running_or_notify_cancel():
+                work.state = "done"  # whoever asked went away
+                continue
+            work.state = "running"
+            rows += work.rows or most
+            works.append(work)
+        if not group.heap:
+            del self._groups[shape]
+        return works
+
+    # -- running ------------------------------------------------------------------------------------------------------------
+
+    def run_now(self, works: Sequence[Work]) -> None:
+        """Answer works of one shape in this thread, in one run."""
+        for work in works:
+            work.state = "running"
+        self._execute(list(works), ends=False)
+
+    def _execute(self, works: list[Work], *, ends: bool) -> None:
+        works = [work for work in works if work.state == "running"]
+        if not works:
+            return
+        options = run_options() if ends else None
+        if ends:
+            self._running = (works, options)
+            self._watch.add(self)
+        try:
+            self._run_together(works, options)
+        except Exception as err:
+            if len(works) == 1:
+                self._fail(works[0], err)
+                return
+            if isinstance(err, _NotByRow):
+                _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
+                self._joins = False
+            for work in works:
+                self._execute([work], ends=ends)
+        finally:
+            self._running = None
+
+    def _run_together(self, works: list[Work], options: Any) -> None:
+        began = time.perf_counter()
+        wanted = list(works[0].wanted) if len(works) == 1 else list(dict.fromkeys(n for w in works for n in w.wanted))
+        scores, outputs = self._session.answer(_feeds(works), wanted, options)
+        took = time.perf_counter() - began
+        rans = [Ran(scores, outputs)] if len(works) == 1 else _split(works, wanted, scores, outputs)
+        self._usual_seconds += _SMOOTHING * (took / len(works) - self._usual_seconds)
+        self._statistics.executed(
+            *self._name,
+            rows=sum(work.rows or 1 for work in works),
+            requests=sum(work.state == "running" for work in works),
+            infer_ns=int(took * 1e9),
+            queue_ns=int(sum(began - work.queued for work in works) * 1e9),
+        )
+        for work, ran in zip(works, rans, strict=True):
+            self._settle(work, ran)
+
+    def _fail(self, work: Work, err: Exception) -> None:
+        if self._settle(
+            work, Unavailable(f"{self._ref} failed on this input.", hint="The server's log has the details.")
+        ):
+            self._statistics.failed(*self._name, reason="model", ns=int((time.perf_counter() - work.queued) * 1e9))
+            _log.error("%s failed.", self._ref, exc_info=err)
+
+    def _settle(self, work: Work, outcome: Ran | MlboxError) -> bool:
+        """Answer a work, unless it is answered."""
+        with self._ready:
+            if work.state == "done":
+                return False
+            work.state = "done"
+            work.outcome = outcome
+        if work.future is None:
+            return True
+        if isinstance(outcome, Ran):
+            work.future.set_result(outcome)
+        else:
+            work.future.set_exception(outcome)
+        return True
+
+    # -- what takes too long ------------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> bool:
+        """Give up what is past its deadline, and end a run that nobody waits for; False once nothing runs or waits."""
+        with self._ready:
+            late = [item[2] for group in self._groups.values() for item in group.heap if item[2].deadline <= now]
+            late = [work for work in late if work.state == "waiting"]
+            for work in late:
+                self._waiting -= 1
+                work.state = "late"
+            running, options = self._running or ([], None)
+            busy = self._running is not None or self._waiting > 0
+        for work in late:
+            if work.future is not None and work.future.set_running_or_notify_cancel():
+                self._give_up(work, self._unanswered(work), reason="queue_timeout")
+        for work in running:
+            if work.deadline <= now:
+                self._give_up(work, self._too_long(work), reason="timeout")
+        if options is not None and all(work.state == "done" for work in running):
+            options.terminate = True
+        return busy
+
+    def _give_up(self, work: Work, err: MlboxError, *, reason: str) -> None:
+        if self._settle(work, err):
+            self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
+
+    def _unanswered(self, work: Work) -> Unavailable:
+        err = Unavailable(
+            f"The request waited for {self._ref} for {_ms(work)} ms, which is its timeout.",
+            hint="Come back later, or ask for more time.",
+        )
+        err.retry_seconds = self._soon()
+        return err
+
+    def _too_long(self, work: Work) -> TimedOut:
+        return TimedOut(
+            f"{self._ref} did not answer within {_ms(work)} ms.", hint="Send less at a time, or ask for more time."
+        )
+
+    def close(self) -> None:
+        """Answer what waits, then let the thread end."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+
+def _ms(work: Work) -> str:
+    return f"{(work.deadline - work.queued) * 1000:,.0f}"
+
+
+def _feeds(works: Sequence[Work]) -> dict[str, np.ndarray]:
+    if len(works) == 1:
+        return {tensor.name: tensor.data for tensor in works[0].tensors}
+    import numpy as np
+
+    by_name = [{tensor.name: tensor.data for tensor in work.tensors} for work in works]
+    return {name: np.concatenate([feeds[name] for feeds in by_name]) for name in by_name[0]}
+
+
+def _split(
+    works: Sequence[Work], wanted: Sequence[str], scores: np.ndarray | None, outputs: Sequence[np.ndarray]
+) -> list[Ran]:
+    """Each work's rows out of a joined run's."""
+    total = sum(work.rows or 0 for work in works)
+    if any(not output.shape or output.shape[0] != total for output in outputs):
+        raise _NotByRow
+    found = dict(zip(wanted, outputs, strict=True))
+    rans, at = [], 0
+    for work in works:
+        end = at + (work.rows or 0)
+        own = None if scores is None else scores[at:end]
+        rans.append(Ran(own, [found[name][at:end] for name in work.wanted]))
+        at = end
+    return rans

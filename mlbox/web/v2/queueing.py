@@ -1,0 +1,37 @@
+"""Triton's extension for scheduling: how soon a request wants to be answered, and how long it waits.
+
+https://github.com/triton-inference-server/server, docs/protocol/extension_schedule_policy.md
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from mlbox.errors import InvalidInput
+
+MOST = 2**64
+
+
+class Queueing(TypedDict):
+    """What `ModelServer.infer` takes of it."""
+
+    priority: int
+    timeout_ms: float
+
+
+def queueing(parameters: Mapping[str, Any]) -> Queueing:
+    """The parameters `priority`, 1 for the first and 0 for the default, and `timeout`, in microseconds and 0 for the default."""
+    timeout = _number(parameters, "timeout")
+    return {"priority": _number(parameters, "priority"), "timeout_ms": timeout / 1000 if timeout else math.inf}
+
+
+def _number(parameters: Mapping[str, Any], name: str) -> int:
+    value = parameters.get(name, 0)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MOST:
+        what = "microseconds" if name == "timeout" else "a number from 1, the first"
+        raise InvalidInput(
+            f"The parameter {name} is {value!r:.40}.", hint=f"Send {what}; 0 for the default.", field=name
+        )
+    return value
