@@ -12,9 +12,12 @@ Sources: Linux, Documentation/userspace-api/landlock.rst; capabilities(7).
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
+import select
 import stat
 import struct
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -32,6 +35,9 @@ ALL = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1}
 SCOPES = 0b11
 """From version 6: no signal to, and no abstract socket of, what is outside."""
 
+MOST_OPEN = 600
+"""Paths of shared rules that are kept open: a process may have 1,024 files."""
+SURE_NS = 100_000_000
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "fd", "stdin", "stdout", "stderr")
 DEVICE_PREFIXES = ("nvidia", "dri", "kfd", "infiniband")
 """GPUs and their network; no disks, no memory."""
@@ -57,9 +63,23 @@ def plan(
     Pure: `children` tells the names in a folder. A readable or writable path inside a closed one is open all the same; of a
     runnable one programs may be run, too.
     """
+    closed = set(closed)
+    everyones = dict.fromkeys(_beside("/", set(map(os.path.normpath, closed)), children), READ)
+    return everyones | beyond(closed, fixed, writable, children, readable, runnable)
+
+
+def beyond(
+    closed: Iterable[str],
+    fixed: Iterable[str],
+    writable: Iterable[str],
+    children: Callable[[str], Sequence[str]],
+    readable: Iterable[str] = (),
+    runnable: Iterable[str] = (),
+) -> dict[str, int]:
+    """What a plan has beside what everyone may read."""
     shut = {os.path.normpath(path) for path in closed}
     kept = shut | {os.path.normpath(path) for path in fixed}
-    rules = dict.fromkeys(_beside("/", shut, children), READ)
+    rules: dict[str, int] = {}
     rules |= {path: READ_FILE | READ_DIR for path in map(os.path.normpath, readable) if _inside(path, shut)}
     rules |= {path: READ for path in map(os.path.normpath, runnable) if _inside(path, shut)}
     for path in map(os.path.normpath, writable):
@@ -104,41 +124,46 @@ def devices() -> list[str]:
     return [os.path.join("/dev", name) for name in names]
 
 
-def apply(rules: dict[str, int], abi: int) -> None:
-    """Confine this process and all that come from it; raises OSError."""
+def apply(rules: dict[str, int], abi: int, opened: Iterable[bytes] = ()) -> None:
+    """Confine this process and all that come from it; raises OSError. `opened` are rules whose paths are open."""
     libc = _libc()
     rights = ALL[min(abi, 3)]
     attributes = struct.pack("=QQQ", rights, 0, SCOPES)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _call(libc.syscall, CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    for rule in opened:
+        _add(libc, ruleset, rule)
     for path, wanted in rules.items():
-        _allow(libc, ruleset, path, wanted & rights)
+        file, rule = _open(path, wanted & rights)
+        if rule:
+            _add(libc, ruleset, rule)
+        if file >= 0:
+            os.close(file)
     _call(libc.prctl, NO_NEW_PRIVS, 1, 0, 0, 0)
     if os.geteuid() == 0:  # root without capabilities is bound by the owners and modes of files, as others are
         for capability in range(MOST_CAPABILITIES):
-            libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)
+            if libc.prctl(CAPBSET_DROP, capability, 0, 0, 0) < 0:  # this kernel has no more of them
+                break
     _call(libc.syscall, RESTRICT_SELF, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     os.close(ruleset)
 
 
-def _allow(libc: Any, ruleset: int, path: str, rights: int) -> None:
+def _open(path: str, rights: int) -> tuple[int, bytes]:
+    """A path, opened, and the rule about it; no file where it cannot be, and no rule where there is none."""
     try:
-        opened = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        file = os.open(path, os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:  # gone since it was listed, or not ours to open: then it stays closed
-        return
-    try:
-        mode = os.fstat(opened).st_mode
-        if stat.S_ISLNK(mode):  # a way to what is allowed, or not, where it is
-            return
-        if not stat.S_ISDIR(mode):
-            rights &= OF_FILES
-        rule = struct.pack("=Qi", rights, opened)
-        if rights:
-            arguments = (ctypes.c_int(ruleset), ctypes.c_int(PATH_BENEATH), rule, ctypes.c_uint32(0))
-            _call(libc.syscall, ADD_RULE, *arguments)
-    finally:
-        os.close(opened)
+        return -1, b""
+    mode = os.fstat(file).st_mode
+    if not stat.S_ISDIR(mode):  # a link is a way to what is allowed, or not, where it is
+        rights &= 0 if stat.S_ISLNK(mode) else OF_FILES
+    return file, struct.pack("=Qi", rights, file) if rights else b""
 
 
+def _add(libc: Any, ruleset: int, rule: bytes) -> None:
+    _call(libc.syscall, ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(PATH_BENEATH), rule, ctypes.c_uint32(0))
+
+
+@functools.cache
 def _libc() -> Any:
     return ctypes.CDLL(None, use_errno=True)
 
@@ -151,8 +176,75 @@ def _call(function: Any, *arguments: Any) -> int:
     return found
 
 
-def confine(asked: dict[str, Any]) -> None:
+class Ground:
+    """The rules that all attempts of a server share, with their paths open: made once for attempts that follow one another.
+
+    They are made anew as soon as a folder that was listed for them, or what is mounted, has changed. What is open keeps a file
+    system from being unmounted, so whoever has nothing to start any more lets it `rest`.
+    """
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        self._asked = asked
+        self.rules: list[bytes] = []
+        """None where they are not ready, or too many to be kept open: then each attempt makes its own."""
+        self._files: list[int] = []
+        self._listed: dict[str, int] = {}
+        """When each folder that was listed had changed for the last time."""
+        self._made_at = 0
+        self._mounts = select.poll()
+        self._mounts.register(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC), select.POLLPRI)
+
+    def prepare(self) -> None:
+        """Make the rules, where they are not what they would be now."""
+        mounted = bool(self._mounts.poll(0))
+        if self.rules and not mounted and self._is_current():
+            return
+        self.rest()
+        self._made_at, self._listed = time.time_ns(), {}
+        self._changed("/dev")
+        closed, writable = [*self._asked["closed"], "/dev"], [*WRITABLE, *devices(), *self._asked["writable"]]
+        rules = plan(closed, self._asked["fixed"], writable, self._names_in)
+        if len(rules) > MOST_OPEN:
+            return
+        rights = ALL[min(version(), 3)]
+        for path, wanted in rules.items():
+            file, rule = _open(path, wanted & rights)
+            if file >= 0:
+                self._files.append(file)
+            if rule:
+                self.rules.append(rule)
+
+    def rest(self) -> None:
+        """Close what is open."""
+        for file in self._files:
+            os.close(file)
+        self._files, self.rules = [], []
+
+    def _names_in(self, folder: str) -> list[str]:
+        self._changed(folder)  # looked at first: what is made while it is listed is seen the next time
+        return names_in(folder)
+
+    def _changed(self, folder: str) -> None:
+        self._listed[folder] = _changed_at(folder)
+
+    def _is_current(self) -> bool:
+        """Whether no folder has changed; one that had just changed may have again, unseen, in the same tick of the clock."""
+        sure = self._made_at - SURE_NS
+        return all(at < sure and _changed_at(folder) == at for folder, at in self._listed.items())
+
+
+def _changed_at(folder: str) -> int:
+    try:
+        return os.stat(folder).st_ctime_ns
+    except OSError:
+        return 0
+
+
+def confine(asked: dict[str, Any], ground: Ground | None = None) -> None:
     """Confine this process, and all that comes from it, as the isolation says; raises OSError."""
-    writable = [*WRITABLE, *devices(), *asked["writable"]]
-    rules = plan([*asked["closed"], "/dev"], asked["fixed"], writable, names_in, asked["readable"], asked["runnable"])
-    apply(rules, version())
+    closed, more = [*asked["closed"], "/dev"], (names_in, asked["readable"], asked["runnable"])
+    if ground is not None and ground.rules:
+        apply(beyond(closed, asked["fixed"], asked["own"], *more), version(), ground.rules)
+        return
+    writable = [*WRITABLE, *devices(), *asked["writable"], *asked["own"]]
+    apply(plan(closed, asked["fixed"], writable, *more), version())

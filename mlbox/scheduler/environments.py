@@ -33,7 +33,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from mlbox.scheduler import confined
-from mlbox.scheduler.executors import Ref
 from mlbox.scheduler.executors.local.folder import unpack
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
 from mlbox.store.artifacts import Artifacts
@@ -87,18 +86,18 @@ class Environments:
         self._isolation = isolation
         self._seconds = seconds
         self._days = days
-        self._built: Callable[[Ref], None] = lambda ref: None
+        self._built: Callable[[str], None] = lambda job_id: None
         self._in_use: Callable[[], Collection[str]] = tuple
         self._lock = threading.Lock()
-        self._waiting: dict[str, set[Ref]] = {}
+        self._waiting: dict[str, set[str]] = {}
         """Who waits for each build that is under way."""
-        self._failed: dict[Ref, NotBuilt] = {}
+        self._failed: dict[str, NotBuilt] = {}
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closing = False
         self._pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="mlbox-environment")
 
-    def open(self, built: Callable[[Ref], None], in_use: Callable[[], Collection[str]]) -> None:
-        """From then on `built` is called, in any thread, for each attempt whose environment's build is over.
+    def open(self, built: Callable[[str], None], in_use: Callable[[], Collection[str]]) -> None:
+        """From then on `built` is called, in any thread, for each job whose environment's build is over.
 
         `in_use` are those that are never removed.
         """
@@ -112,21 +111,22 @@ class Environments:
         """Whether it was built, and is still there."""
         return (self.folder(inputs) / READY).exists()
 
-    def ask(self, inputs: str, ref: Ref) -> bool:
-        """Whether an attempt can be launched: its environment is there, or could not be built. Else it is being built."""
+    def ask(self, inputs: str, job_ids: Collection[str]) -> set[str]:
+        """Those of these jobs that wait for it to be built; for the others it is there, or could not be built."""
         with self._lock:
-            if ref in self._failed or self.is_ready(inputs):
-                return True
-            waiting = self._waiting.setdefault(inputs, set())
-            if not waiting:
-                self._pool.submit(self._build_for_all, inputs)
-            waiting.add(ref)
-            return False
+            if self.is_ready(inputs):
+                return set()
+            waiting = {job_id for job_id in job_ids if job_id not in self._failed}
+            if waiting:
+                if inputs not in self._waiting:
+                    self._pool.submit(self._build_for_all, inputs)
+                self._waiting.setdefault(inputs, set()).update(waiting)
+            return waiting
 
-    def take(self, inputs: str, ref: Ref) -> Path:
-        """The environment for an attempt that `ask` said yes to; raises NotBuilt."""
+    def take(self, inputs: str, job_id: str) -> Path:
+        """The environment for a job that need not wait for it; raises NotBuilt."""
         with self._lock:
-            failed = self._failed.pop(ref, None)
+            failed = self._failed.pop(job_id, None)
         if failed is not None:
             raise failed
         folder = self.folder(inputs)
@@ -187,8 +187,8 @@ class Environments:
             waiting = self._waiting.pop(inputs, set())
             if failed is not None:
                 self._failed |= dict.fromkeys(waiting, failed)
-        for ref in waiting:
-            self._built(ref)
+        for job_id in waiting:
+            self._built(job_id)
 
     def _build(self, inputs: str) -> None:
         folder = self.folder(inputs)

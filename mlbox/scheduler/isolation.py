@@ -21,7 +21,7 @@ CREDENTIALS = (
 """Of the home that jobs share with the server: what proves who somebody is."""
 
 
-OWN = ("work", "spool", "site")
+OWN = ("work", "spool")
 """The folders in an attempt's that are the job's own."""
 READABLE = ("datasets",)
 """Those that it may read."""
@@ -46,15 +46,16 @@ class Isolation(NamedTuple):
         if not self.confined:
             return None
         own = [*map(str, shared), *(str(folder / name) for name in OWN)]
-        return self.rules([*self.writable, *own], [str(folder / name) for name in READABLE])
+        return {**self.rules(self.writable, own), "readable": [str(folder / name) for name in READABLE]}
 
-    def rules(self, writable: Sequence[str], readable: Sequence[str] = ()) -> dict[str, Any]:
-        """What a process may write to, and what it may read of what is closed to others."""
+    def rules(self, writable: Sequence[str], own: Sequence[str] = ()) -> dict[str, Any]:
+        """What a process may write to: with others, and alone."""
         return {
             "closed": list(self.closed),
             "fixed": list(self.fixed),
             "writable": list(writable),
-            "readable": list(readable),
+            "own": list(own),
+            "readable": [],
             "runnable": [],
         }
 

@@ -44,8 +44,8 @@ class Launcher:
         self._datasets = datasets
         self._environments = environments
 
-    def open(self, changed: Callable[[Ref], None], in_use: Callable[[], Collection[str]]) -> None:
-        """From then on `changed` is called for an attempt that can be prepared now and could not before.
+    def open(self, changed: Callable[[str], None], in_use: Callable[[], Collection[str]]) -> None:
+        """From then on `changed` is called for a job that waits for its environment no more.
 
         `in_use` are the environments of the jobs that have not ended.
         """
@@ -56,10 +56,9 @@ class Launcher:
         """Whether an environment is there, and need not be built."""
         return self._environments is not None and self._environments.is_ready(environment)
 
-    def can_prepare(self, job: Job) -> bool:
-        """Whether all is there that the present attempt needs; what is not is being made."""
-        asked = job.spec.environment
-        return not asked or self._environments is None or self._environments.ask(asked, ref_of(job))
+    def build(self, environment: str, job_ids: Collection[str]) -> set[str]:
+        """Have an environment built, where it is not there; those of these jobs that wait for it."""
+        return self._environments.ask(environment, job_ids) if self._environments is not None else set()
 
     def prepare(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Launch | Exception]]:
         """The present attempts of jobs, each as a launch, or with what makes it impossible."""
@@ -98,7 +97,7 @@ class Launcher:
     def _environment(self, job: Job) -> Path | None:
         if not job.spec.environment or self._environments is None:
             return None
-        return self._environments.take(job.spec.environment, ref_of(job))
+        return self._environments.take(job.spec.environment, job.id)
 
     def _mounts(self, spec: JobSpec) -> list[Mount]:
         """The datasets that a job named, kept from removal until the executor has its own names for their files."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from mlbox.records import Job
 from mlbox.scheduler.executors import Ref
 from mlbox.scheduler.policy import Box, Waiting
 from mlbox.scheduler.views import waiting
 from mlbox.store.jobs import ACTIVE, WAITING, Jobs
+
+
+class Build(NamedTuple):
+    """What is to be built before a job can start."""
+
+    environment: str
+    attempt: int
+    """The number that its next attempt will have."""
 
 
 class Roster:
@@ -26,6 +35,8 @@ class Roster:
         self._changed_attempts: set[Ref] = set()
         self._everything = True
         self.waiting: dict[str, Waiting] = {}
+        self.builds: dict[str, Build] = {}
+        """Of those that wait and have an environment of their own."""
         self.active: dict[str, Job] = {}
 
     def job_changed(self, job_id: str) -> None:
@@ -51,8 +62,8 @@ class Roster:
             attempts, self._changed_attempts = self._changed_attempts, set()
         try:
             if everything:
-                self.waiting = {job.id: waiting(job, self.box) for job in self._jobs.in_states(WAITING)}
-                self.active = {job.id: job for job in self._jobs.in_states(ACTIVE)}
+                self.waiting, self.active, self.builds = {}, {}, {}
+                self.put(self._jobs.in_states((*WAITING, *ACTIVE)))
                 return list(self.active.values())
             if jobs:
                 self.put(self._jobs.some(jobs))
@@ -67,7 +78,10 @@ class Roster:
         for job in jobs:
             self.waiting.pop(job.id, None)
             self.active.pop(job.id, None)
+            self.builds.pop(job.id, None)
             if job.state in WAITING:
                 self.waiting[job.id] = waiting(job, self.box)
+                if job.spec.environment:
+                    self.builds[job.id] = Build(job.spec.environment, len(job.attempts) + 1)
             elif job.state in ACTIVE:
                 self.active[job.id] = job

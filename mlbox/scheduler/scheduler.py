@@ -10,38 +10,36 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+import msgspec
+
 from mlbox.clock import Clock
-from mlbox.errors import Conflict, NotFound
 from mlbox.ids import new_id
 from mlbox.loop import Loop
-from mlbox.records import Gpu, Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, RunStatus, StopCause
+from mlbox.records import Gpu, Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, StopCause
 from mlbox.scheduler.accounts import Accounts
 from mlbox.scheduler.asked import check, check_size, settle
-from mlbox.scheduler.environments import NotBuilt
-from mlbox.scheduler.executors import Ended, Executor, Observed, Ref, Supply
-from mlbox.scheduler.launcher import Launcher, ref_of
-from mlbox.scheduler.machine import differences, with_gpus
+from mlbox.scheduler.attempts import Attempts
+from mlbox.scheduler.builds import Builds
+from mlbox.scheduler.executors import Executor, Ref
+from mlbox.scheduler.launcher import Launcher
+from mlbox.scheduler.machine import differences
 from mlbox.scheduler.outlook import in_line, outlook_of, plan_of, with_reasons
-from mlbox.scheduler.policy import Box, Preemption, PreemptionCause, Rules, Running, Start, State, decide
-from mlbox.scheduler.policy import gpus as count_gpus
+from mlbox.scheduler.policy import Rules, State, decide
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.rulebook import Rulebook
-from mlbox.scheduler.views import entry, running, waiting, with_holders
+from mlbox.scheduler.views import entry, waiting, with_holders
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
-from mlbox.store.jobs import ACTIVE, WAITING, End, Grant, Jobs, outcome_of
+from mlbox.store.jobs import ACTIVE, WAITING, Jobs
 from mlbox.store.sharing import Sharing
 from mlbox.store.teams import EVERYONE
 from mlbox.store.tracking import Tracker
 
-BACKOFF_SECONDS = 2.0
-"""Before the first retry; each further one doubles it, up to the most."""
-MOST_BACKOFF_SECONDS = 3600.0
 AGAIN_SECONDS = 1.0
 """After a step that failed, as one does when a store is down."""
 LOOK_SECONDS = 30.0
@@ -50,19 +48,6 @@ ENDING_SECONDS = 0.2
 """And that often while a job is to end: it may not have been there yet to be told."""
 TAKEN_SECONDS = 2.0
 """And that often while a job waits and someone else uses a GPU."""
-CAUSES: dict[PreemptionCause, str] = {
-    "priority": "that one is urgent",
-    "quota": "its team holds more than its quota, and others wait",
-    "filling": "it filled a gap until that one could start",
-    "turn": "its turn is over",
-}
-_RUN_STATUS: dict[JobState, RunStatus] = {
-    "succeeded": "FINISHED",
-    "failed": "FAILED",
-    "timed_out": "FAILED",
-    "stopped": "KILLED",
-    "lost": "FAILED",
-}
 RULES = Rules()
 _log = logging.getLogger(__name__)
 
@@ -91,15 +76,17 @@ class Scheduler:
     ) -> None:
         self._jobs = jobs
         self._tracker = tracker
-        self._access = access
         self._artifacts = artifacts
         self._clock = clock
         self._executor = executor
         self._launcher = launcher
-        self._retries = retries
         self._rules = rules
         box = executor.capacity().box
         self._roster = Roster(jobs, box)
+        self._builds = Builds(launcher, executor)
+        self._attempts = Attempts(
+            jobs, tracker, access, clock, executor, launcher, self._roster, retries=retries, heard=self._heard
+        )
         self._rulebook = Rulebook(sharing, self._shared_otherwise)
         self._accounts = Accounts(sharing, box, timedelta(seconds=rules.half_life_seconds))
         self._seen = State(box)
@@ -133,6 +120,8 @@ class Scheduler:
     def why(self, job_id: str) -> Outlook:
         """What a job waits for, or who waits for it; raises NotFound."""
         job = self._jobs.get(job_id)
+        if job_id in self._builds.waiting:
+            return Outlook(words=self._builds.waiting[job_id])
         return outlook_of(job, self._seen_with(job), self._clock.real(), self._jobs)
 
     def job(self, job_id: str) -> Job:
@@ -172,7 +161,7 @@ class Scheduler:
         """Take a job off the queue, or end it; raises Conflict for one that has ended."""
         job = self._jobs.ask_to_stop(job_id, actor=actor, cause=cause, reason=reason)
         if job.state == "stopped":
-            self._end_runs({job.id: "stopped"}, [job])
+            self._attempts.end_runs({job.id: "stopped"}, [job])
         return self._told(job)
 
     def retry(self, job_id: str, *, actor: str) -> Job:
@@ -200,15 +189,19 @@ class Scheduler:
 
     def gpus(self) -> list[Gpu]:
         """The GPUs of the box, what they do and who has them."""
-        return with_holders(self._supply().gpus, list(self._roster.active.values()), self._jobs.visible_jobs)
+        return with_holders(self._attempts.supply().gpus, list(self._roster.active.values()), self._jobs.visible_jobs)
 
     def with_reasons(self, jobs: Sequence[Job]) -> list[Job]:
         """Jobs with what each of them waits for, as far as it waits."""
-        return with_reasons(jobs, self._seen, self._clock.real(), self._jobs)
+        built = self._builds.waiting
+        return [
+            msgspec.structs.replace(job, reason=built[job.id]) if job.id in built else job
+            for job in with_reasons(jobs, self._seen, self._clock.real(), self._jobs)
+        ]
 
     def line(self, *, limit: int = 50) -> list[Job]:
         """The jobs that are due, first first, with what each waits for: those that whoever asks may know of."""
-        ids = in_line(self._seen, self._clock.real(), limit)
+        ids = [*in_line(self._seen, self._clock.real(), limit), *self._builds.waiting][:limit]
         seen = self._jobs.visible_jobs(ids)
         known = {job.id: job for job in self.with_reasons(self._jobs.some(seen))}
         return [known[id] for id in ids if id in known and known[id].state in WAITING]
@@ -223,8 +216,7 @@ class Scheduler:
 
     def _told(self, job: Job) -> Job:
         """A job that was written: the loop is to know."""
-        self._roster.job_changed(job.id)
-        self._loop.wake()
+        self._job_heard(job.id)
         return job
 
     def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
@@ -257,7 +249,7 @@ class Scheduler:
     def start(self) -> None:
         """Find the jobs of a former server again, and begin to schedule."""
         self._executor.open(self._heard)
-        self._launcher.open(self._heard, self._environments_in_use)
+        self._launcher.open(self._job_heard, self._environments_in_use)
         self._loop.start()
 
     def _shared_otherwise(self) -> None:
@@ -266,6 +258,10 @@ class Scheduler:
     def _environments_in_use(self) -> set[str]:
         with asking(None):
             return {job.spec.environment for job in self._jobs.in_states((*WAITING, *ACTIVE)) if job.spec.environment}
+
+    def _job_heard(self, job_id: str) -> None:
+        self._roster.job_changed(job_id)
+        self._loop.wake()
 
     def _heard(self, ref: Ref) -> None:
         self._roster.attempt_changed(ref)
@@ -283,13 +279,14 @@ class Scheduler:
         if time.monotonic() >= self._look_due:
             self._look_due = time.monotonic() + LOOK_SECONDS
             self._roster.doubt()
-        self._look_at(self._roster.read())
+        self._attempts.look_at(self._roster.read())
+        self._attempts.refuse(self._builds.look(self._roster.builds))
         now = self._clock.real()
         self._seen = state = self._state(now)
         decision = decide(state, now)
-        self._begin(decision.starts, state)
-        self._preempt(decision.preemptions)
-        self._accounts.hold([self._running(job) for job in self._roster.active.values()])
+        self._attempts.begin(decision.starts, state)
+        self._attempts.preempt(decision.preemptions)
+        self._accounts.hold([self._attempts.running(job) for job in self._roster.active.values()])
         look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
         ending = any(job.state == "stopping" for job in self._roster.active.values())
         taken = bool(state.waiting) and any(device.taken for device in state.box.devices)
@@ -297,19 +294,14 @@ class Scheduler:
             LOOK_SECONDS, max(0.05, look_at), ENDING_SECONDS if ending else TAKEN_SECONDS if taken else LOOK_SECONDS
         )
 
-    def _supply(self) -> Supply:
-        return self._executor.capacity(
-            [device for job in self._roster.active.values() for device in job.attempts[-1].devices]
-        )
-
     def _state(self, now: datetime) -> State:
         self._rulebook.refresh()
         teams, queued = self._accounts.usage(now)
         return self._rules_of(
             State(
-                self._supply().box,
-                waiting=tuple(self._roster.waiting.values()),
-                running=tuple(map(self._running, self._roster.active.values())),
+                self._attempts.supply().box,
+                waiting=tuple(job for job in self._roster.waiting.values() if job.id not in self._builds.waiting),
+                running=tuple(map(self._attempts.running, self._roster.active.values())),
                 teams=teams,
                 queued=queued,
             )
@@ -326,145 +318,7 @@ class Scheduler:
         book = self._rulebook
         return replace(state, queues=book.queues, quotas=book.quotas, shares=book.shares, rules=self._rules)
 
-    def _running(self, job: Job) -> Running:
-        saved = None
-        if job.spec.checkpoints:
-            seen = self._executor.state(ref_of(job))
-            saved = seen.checkpoint_at
-            if seen.ended is not None:  # who asks may be the first to see it, and then nobody else is told
-                self._heard(ref_of(job))
-        return running(job, self._roster.box, grace_seconds=self._launcher.grace_seconds, checkpoint_at=saved)
-
-    def _begin(self, starts: Sequence[Start], state: State) -> None:
-        if starts:
-            supply = self._executor.capacity()
-            grants = {start.job_id: self._grant(start, state.box, supply) for start in starts}
-            jobs = self._jobs.begin_attempts(grants)
-            self._roster.put(jobs)
-            self._launch(jobs)
-
-    def _grant(self, start: Start, box: Box, supply: Supply) -> Grant:
-        gpus = [gpu for gpu in supply.gpus if gpu.uuid in start.devices]
-        return Grant(
-            gpus=[gpu.index for gpu in gpus],
-            devices=start.devices,
-            gpu_count=count_gpus(self._roster.waiting[start.job_id].need, box),
-            yields_to=start.yields_to,
-            ran_on=with_gpus(supply.machine, gpus),
-        )
-
-    def _preempt(self, preemptions: Sequence[Preemption]) -> None:
-        """Have jobs give way: their end is heard of as any other's, and then they wait to go on."""
-        for each in preemptions:
-            reason = f"gives way to another job: {CAUSES[each.cause]}"
-            try:
-                job = self._jobs.ask_to_stop(
-                    each.job_id, actor="mlbox", cause="preempted", reason=reason, for_job=each.for_job
-                )
-            except (Conflict, NotFound):  # it has ended in the meantime
-                self._roster.job_changed(each.job_id)
-                continue
-            self._roster.put([job])
-            self._roster.job_changed(each.for_job)  # which is promised what it held
-            if job.state == "stopping":
-                self._executor.stop(ref_of(job))
-
-    def _launch(self, jobs: Sequence[Job]) -> None:
-        """Give attempts that have their rows to the executor."""
-        ends: dict[str, Ended] = {}
-        ready = [job for job in jobs if self._launcher.can_prepare(job)]
-        for job, launch in self._launcher.prepare(ready):
-            try:
-                if isinstance(launch, Exception):
-                    raise launch
-                self._executor.start(launch)
-            except NotBuilt as err:  # what its user asked for, and no fault of ours
-                ends[job.id] = Ended(exit_code=None, error=err.message.rstrip("."))
-                self._executor.say(ref_of(job), f"{err.message}\n{err.hint}")
-            except Exception as err:  # whatever is wrong with one job must not hold up the others
-                _log.exception("The job %s could not be started.", job.id)
-                ends[job.id] = Ended(exit_code=None, error=f"could not be started: {err}")
-                self._executor.say(ref_of(job), f"The job could not be started: {err}")
-        self._finish(ends)
-
-    def _look_at(self, jobs: Sequence[Job]) -> None:
-        """Bring active jobs up to date with what the executor sees."""
-        absent: list[Job] = []
-        began: dict[str, int | None] = {}
-        ends: dict[str, Ended] = {}
-        for job in jobs:
-            seen = self._executor.state(ref_of(job))
-            if seen.ended is not None:
-                ends[job.id] = seen.ended
-            elif job.state == "stopping":
-                self._end(job, seen, ends)
-            elif seen.phase == "absent" and job.state == "starting":  # a former server died in between
-                absent.append(job)
-            elif seen.phase == "absent":  # it ran, so it is not to run again under the same number
-                ends[job.id] = Ended(exit_code=None, lost=True)
-            elif job.state == "starting" and seen.phase == "running":
-                began[job.id] = seen.number
-        if began:
-            self._tracker.set_statuses({self._roster.active[id].run_id or "": "RUNNING" for id in began})
-            self._roster.put(self._jobs.started(began))
-        if absent:
-            self._launch(absent)
-        self._finish(ends)
-
-    def _end(self, job: Job, seen: Observed, ends: dict[str, Ended]) -> None:
-        if seen.phase == "absent":
-            ends[job.id] = Ended(exit_code=None, stopped=True, error="stopped before it started")
-        else:
-            self._executor.stop(ref_of(job))
-
-    def _finish(self, ends: Mapping[str, Ended]) -> None:
-        """Write down how attempts ended, and queue those jobs again that may be tried once more."""
-        if not ends:
-            return
-        jobs = self._jobs.some(ends)
-        for job in jobs:
-            self._executor.clear(ref_of(job))
-        outcomes = {job.id: outcome_of(job, _state_after(ends[job.id])) for job in jobs}
-        retries = {job.id: self._retry_at(job, outcomes[job.id], ends[job.id]) for job in jobs}
-        over = {id: outcome for id, outcome in outcomes.items() if outcome != "preempted" and retries[id] is None}
-        self._end_runs(over, jobs)  # first the runs: whoever sees a job ended finds its run ended
-        self._access.revoke_job_tokens(ends)
-        after = self._jobs.end_attempts(
-            {id: End(_state_after(end), end.exit_code, end.reason, retries.get(id)) for id, end in ends.items()}
-        )
-        self._roster.put(after)
-        self._end_runs({job.id: job.state for job in after if job.ended_at and job.state != outcomes[job.id]}, after)
-
-    def _retry_at(self, job: Job, outcome: JobState, ended: Ended) -> datetime | None:
-        """When a job whose attempt failed is tried again; None where it is not."""
-        if outcome not in ("failed", "lost"):
-            return None
-        codes = job.spec.retry_exit_codes
-        if outcome == "failed" and (ended.error or (codes and ended.exit_code not in codes)):
-            return None  # with an error it never ran, and would not the next time
-        failed = 1 + sum(attempt.outcome in ("failed", "lost") for attempt in job.attempts)
-        retries = self._retries if job.spec.retries is None else job.spec.retries
-        if failed > retries:
-            return None
-        return self._clock.real() + timedelta(
-            seconds=min(MOST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failed - 1, 20))
-        )
-
-    def _end_runs(self, states: Mapping[str, JobState], jobs: Sequence[Job]) -> None:
-        if states:
-            runs = {job.id: job.run_id for job in jobs}
-            self._tracker.set_statuses({runs[id] or "": _RUN_STATUS[state] for id, state in states.items()})
-
     def close(self) -> None:
         """Stop scheduling; running jobs go on."""
         self._loop.close()
         self._executor.close()
-
-
-def _state_after(ended: Ended) -> JobState:
-    """What an attempt's end means for a job that nobody asked to stop."""
-    if ended.timed_out:
-        return "timed_out"
-    if ended.lost:
-        return "lost"
-    return "succeeded" if ended.exit_code == 0 else "failed"

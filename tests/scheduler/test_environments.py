@@ -21,10 +21,10 @@ from mlbox.errors import InvalidInput
 from mlbox.records import Job
 from mlbox.scheduler import environments
 from mlbox.scheduler.environments import Environments, NotBuilt
-from mlbox.scheduler.executors import Ref
 from mlbox.sdk.environment import inputs, pack_inputs
 from mlbox.store.artifacts import Artifacts
 from tests.conftest import Server, wait_for
+from tests.scheduler.test_scheduler import House
 
 METADATA = "Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
 SPY = "import os, sys, tiny; print(tiny.VALUE, sys.prefix == os.environ['VIRTUAL_ENV'])"
@@ -146,7 +146,7 @@ class Builder:
     def __init__(self, folder: Path) -> None:
         self.artifacts = Artifacts(folder / "artifacts")
         self.environments = Environments(folder / "environments", self.artifacts)
-        self.built: list[Ref] = []
+        self.built: list[str] = []
         self.used: set[str] = set()
         self.environments.open(self.built.append, lambda: self.used)
 
@@ -155,11 +155,11 @@ class Builder:
             return self.artifacts.put([packed.read()])[0]
 
     def build(self, digest: str) -> Path:
-        ref = Ref("j", len(self.built))
-        if not self.environments.ask(digest, ref):
-            wait_for(lambda: ref in self.built, what="the build")
-            assert self.environments.ask(digest, ref)
-        return self.environments.take(digest, ref)
+        job = f"j{len(self.built)}"
+        if self.environments.ask(digest, [job]):
+            wait_for(lambda: job in self.built, what="the build")
+            assert not self.environments.ask(digest, [job])
+        return self.environments.take(digest, job)
 
 
 @pytest.fixture
@@ -183,15 +183,62 @@ def test_those_who_wait_for_one_build_hear_of_its_end_together(
 
     real = environments.commands
     monkeypatch.setattr(environments, "commands", held)
-    refs = [Ref("a", 1), Ref("b", 1), Ref("c", 2)]
-    assert [builder.environments.ask(digest, ref) for ref in refs] == [False] * 3
+    assert builder.environments.ask(digest, ["a"]) == {"a"}
+    assert builder.environments.ask(digest, ["b", "c"]) == {"b", "c"}
     go.set()
-    wait_for(lambda: set(builder.built) == set(refs), what="the build")
-    for ref in refs:
-        assert builder.environments.ask(digest, ref)
+    wait_for(lambda: set(builder.built) == {"a", "b", "c"}, what="the build")
+    assert builder.environments.ask(digest, ["a", "b", "c"]) == set()
+    for job in ("a", "b", "c"):
         with pytest.raises(NotBuilt, match="nothing"):
-            builder.environments.take(digest, ref)
+            builder.environments.take(digest, job)
     assert len(calls) == 2  # with wheels alone, and then with what can be built
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[House]:
+    """A scheduler that builds environments, with one GPU."""
+    made = House(tmp_path, gpus=1)
+    made.scheduler.close()
+    built = Environments(tmp_path / "environments", made.artifacts)
+    made.scheduler = made.make(environments=built)
+    made.scheduler.start()
+    yield made
+    made.close()
+    built.close()
+
+
+def keep(house: House, code: Path) -> str:
+    """The digest of the inputs in a folder."""
+    with pack_inputs(inputs("auto", code)) as packed:
+        return house.artifacts.put([packed.read()])[0]
+
+
+def test_no_gpu_is_held_while_an_environment_is_built(
+    house: House, code: Path, wheels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requirements(code, wheels, "tiny")
+    go, real = threading.Event(), environments.commands
+    monkeypatch.setattr(environments, "commands", lambda *given: go.wait(60) and real(*given))
+    job = house.submit("python", "-c", "import tiny", gpus=1, environment=keep(house, code))
+    words = wait_for(lambda: (said := house.scheduler.why(job.id).words).startswith("building") and said, what="why")
+    assert [each.reason for each in house.scheduler.line()] == [words]
+    assert house.log(job) == f"mlbox: {words} ...\n"
+    assert house.ended(house.shell("true", gpus=1)).state == "succeeded"
+    assert house.scheduler.job(job.id).state == "queued"
+    go.set()
+    job = house.ended(job)
+    assert (job.state, len(job.attempts)) == ("succeeded", 1)
+    assert house.log(job) == f"mlbox: {words} ...\nmlbox: the environment is built\n"
+
+
+def test_what_cannot_be_built_is_said_without_waiting_for_a_gpu(house: House, code: Path, wheels: Path) -> None:
+    requirements(code, wheels, "nothing")
+    holder = house.until(house.shell("sleep 600", gpus=1), "running")
+    job = house.ended(house.submit("python", "-c", "1", gpus=1, environment=keep(house, code)))
+    assert (job.state, job.reason) == ("failed", "Its environment could not be built")
+    assert [(attempt.devices, attempt.gpu_count) for attempt in job.attempts] == [((), 0.0)]
+    assert "No solution found" in house.log(job)
+    assert house.scheduler.job(holder.id).state == "running"
 
 
 def test_what_comes_as_source_is_built_apart_from_the_shared_cache(

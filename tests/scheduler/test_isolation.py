@@ -193,6 +193,29 @@ def paths_of(tree: dict, at: str = "/") -> Iterator[str]:
         yield from paths_of(inner, os.path.join(at, name))
 
 
+@landlock
+def test_what_appears_between_two_jobs_is_there_for_the_second(box: Server) -> None:
+    root = box.data_dir.parent
+    assert run(box, "print('first')") == "first\n"
+    (root / "late").mkdir()
+    (root / "late" / "file").write_text("seen")
+    assert run(box, f"print(open({str(root / 'late' / 'file')!r}).read())") == "seen\n"
+
+
+def test_shared_rules_follow_what_is_there_and_close_what_they_opened(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "beside").mkdir()
+    ground = confine.Ground({"closed": [str(tmp_path / "data")], "fixed": [], "writable": []})
+    ground.prepare()
+    opened = len(os.listdir("/proc/self/fd"))
+    count = len(ground.rules)
+    (tmp_path / "late").mkdir()
+    ground.prepare()
+    assert (len(ground.rules), len(os.listdir("/proc/self/fd"))) == (count + 1, opened + 1)
+    ground.rest()
+    assert (ground.rules, len(os.listdir("/proc/self/fd"))) == ([], opened - count)
+
+
 @given(tree=trees, data=st.data())
 def test_the_plan_reads_everything_but_what_is_closed(tree: dict, data: st.DataObject) -> None:
     """For every path of a tree: readable exactly when neither it nor what it is in is closed, nor anything in it."""

@@ -21,7 +21,7 @@ from mlbox.scheduler.devices import Devices, Ledger
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
 from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
 from mlbox.scheduler.executors.local.environment import environment
-from mlbox.scheduler.executors.local.folder import Claim, Folder, readable
+from mlbox.scheduler.executors.local.folder import Claim, Folder, link_modules, readable
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.executors.local.meter import Meter
 from mlbox.scheduler.executors.local.spawner import Forked, Spawner
@@ -74,7 +74,9 @@ class Local:
         self._over: set[Ref] = set()
         """Attempts whose shim ended."""
         self._checkpoints: dict[Ref, tuple[float, datetime | None]] = {}
-        self._spawner = Spawner()
+        self._spawner = Spawner(isolation.rules(isolation.writable) if isolation.confined else None)
+        self._site: Path | None = None
+        """Where confined jobs find modules in folders that they cannot list."""
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
@@ -84,6 +86,8 @@ class Local:
     def open(self, changed: Callable[[Ref], None]) -> None:
         """Start the zygote, and listen to it and for the ends of shims."""
         self._changed = changed
+        if self._isolation.confined:
+            self._site = link_modules(self._root.parent / "site", self._isolation.importable())
         if self._groups:
             cgroups.delegate()
         self._spawner.start()
@@ -111,7 +115,7 @@ class Local:
         if self.state(launch.ref) != ABSENT:
             return
         folder = self._folder(launch.ref)
-        laid_out = folder.prepare(launch, self._isolation)
+        laid_out = folder.prepare(launch, self._isolation, self._site)
         spec = {
             **laid_out,
             "env": environment(launch, laid_out["env"]),

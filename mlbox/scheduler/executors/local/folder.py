@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import time
 import zlib
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,8 +103,11 @@ class Folder:
         """What the command printed."""
         return self.path / shim.LOG
 
-    def prepare(self, launch: Launch, isolation: Isolation) -> dict[str, Any]:
-        """Begin to lay out the folder; what the shim is to know of it, which makes the rest. To do it again changes nothing."""
+    def prepare(self, launch: Launch, isolation: Isolation, site: Path | None = None) -> dict[str, Any]:
+        """Begin to lay out the folder; what the shim is to know of it, which makes the rest. To do it again changes nothing.
+
+        In `site` Python finds what a confined job could not list.
+        """
         tmp, checkpoints = self.tmp, self.checkpoints
         path = str(self.path)
         env = {"TMPDIR": str(tmp), "MLBOX_SPOOL": f"{path}/spool", "MLBOX_CHECKPOINT_DIR": str(checkpoints)}
@@ -124,9 +128,9 @@ class Folder:
             spec["confine"] = rules
             if launch.environment is not None:
                 rules["runnable"] = [str(launch.environment)]
-            else:  # through a folder of its own Python finds what a confined job could not list
-                env["PYTHONPATH"] = f"{path}/site"
-                spec["links"] = {f"{path}/site/{module.name}": str(module) for module in isolation.importable()}
+            elif site is not None:
+                env["PYTHONPATH"] = str(site)
+                rules["readable"].append(str(site))
         if launch.snapshot is not None:
             self.work.mkdir(parents=True, exist_ok=True)
             unpack(launch.snapshot, self.work)
@@ -210,6 +214,21 @@ def _files(mount: Mount, datasets: Path) -> list[dict[str, str]]:
         }
         for file, source in zip(mount.version.files, mount.sources, strict=True)
     ]
+
+
+def link_modules(folder: Path, modules: Sequence[Path]) -> Path | None:
+    """Links to these modules in a folder, and nothing else; None where there are none. What runs may be using it."""
+    wanted = {module.name: str(module) for module in modules}
+    there = {path.name: os.readlink(path) for path in folder.iterdir()} if folder.exists() else {}
+    for name in there.keys() - {name for name, target in wanted.items() if there.get(name) == target}:
+        (folder / name).unlink()
+    if not wanted:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, target in wanted.items():
+        if there.get(name) != target:
+            (folder / name).symlink_to(target)
+    return folder
 
 
 def remove(path: Path) -> None:

@@ -46,6 +46,8 @@ class Parts:
     def __init__(self, *modules: Any) -> None:
         self.processes, self.cgroups, self.logtimes, self.confine, self.mount, self.masking = modules
         self.places = self.cgroups.mounts()
+        self.ground: Any = None
+        """What confined attempts share, once the zygote knows it."""
 
 
 def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
@@ -74,12 +76,9 @@ def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
 
 
 def lay_out(spec: dict[str, Any]) -> None:
-    """Make the folders of the attempt that are not there yet, and the links in them."""
+    """Make the folders of the attempt that are not there yet."""
     for folder in spec["folders"]:
         os.makedirs(folder, mode=0o700, exist_ok=True)
-    for link, target in spec.get("links", {}).items():
-        with contextlib.suppress(FileExistsError):
-            os.symlink(target, link)
 
 
 def claim(processes: Any) -> bool:
@@ -207,6 +206,8 @@ class Attempt:
             self._kill_at = time.monotonic()
         finally:
             os.close(writing)
+            if self._parts.ground is not None:
+                self._parts.ground.rest()
         self._say_that_it_runs()
         try:
             self._watch(output)
@@ -256,7 +257,7 @@ class Attempt:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if spec.get("confine"):
-            self._parts.confine.confine(spec["confine"])
+            self._parts.confine.confine(spec["confine"], self._parts.ground)
         os.execvpe(spec["command"][0], spec["command"], env)  # noqa: S606 (this is the job's command)
 
     def _say_that_it_runs(self) -> None:

@@ -33,7 +33,9 @@ class Running(NamedTuple):
 class Spawner:
     """One zygote at a time. What was asked of one that died is asked of the next: of two shims, one runs the command."""
 
-    def __init__(self) -> None:
+    def __init__(self, ground: dict[str, Any] | None = None) -> None:
+        self._ground = ground
+        """What the confinements of all attempts have in common, where they are confined."""
         self._lock = threading.Lock()
         self._asked: dict[Ref, int] = {}
         """By attempt, the file with the spec of a shim that was not forked yet, as far as is known."""
@@ -71,14 +73,16 @@ class Spawner:
                     start_new_session=True,  # a Ctrl-C at the server's terminal is for the server
                 )
             self.pidfd = os.pidfd_open(self._process.pid)
+            if self._ground is not None:
+                file = _file_of(self._ground)
+                self._send({"ground": True}, file)
+                os.close(file)
             for ref in self._asked:
                 self._ask(ref)
 
     def spawn(self, ref: Ref, spec: dict[str, Any]) -> None:
         """Ask for a shim. Its spec is on no disk."""
-        file = os.memfd_create("mlbox-spec")
-        with open(file, "wb", closefd=False) as content:
-            content.write(json.dumps({**spec, "ref": ref}).encode())
+        file = _file_of({**spec, "ref": ref})
         with self._lock:
             self._asked[ref] = file
             self._ask(ref)
@@ -116,9 +120,12 @@ class Spawner:
             self._asked.clear()
 
     def _ask(self, ref: Ref) -> None:
+        self._send({"ref": ref}, self._asked[ref])
+
+    def _send(self, message: dict[str, Any], file: int) -> None:
         assert self._socket is not None
         try:
-            socket.send_fds(self._socket, [json.dumps({"ref": ref}).encode()], [self._asked[ref]])
+            socket.send_fds(self._socket, [json.dumps(message).encode()], [file])
         except (BrokenPipeError, ConnectionResetError):  # it is gone: whoever listens starts another
             return
 
@@ -129,3 +136,11 @@ class Spawner:
             self._process.wait()
             os.close(self.pidfd)
         self._socket = self._process = None
+
+
+def _file_of(content: dict[str, Any]) -> int:
+    """A file that is only in memory."""
+    file = os.memfd_create("mlbox-spec")
+    with open(file, "wb", closefd=False) as target:
+        target.write(json.dumps(content).encode())
+    return file

@@ -2,7 +2,8 @@
 
 It is started by path, with the standard library alone, and has loaded all that a shim needs, so that shims share their memory. On
 its socket it is asked for a shim (`ref`, with the shim's spec in a file that comes along), and answers with the process id and a
-pidfd, by which the server hears of the end. It ends with the server; its shims do not.
+pidfd, by which the server hears of the end. First it is told what the confinements of all attempts have in common (`ground`). It
+ends with the server; its shims do not.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import socket
 import sys
 import traceback
 from types import ModuleType
+from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.abspath(os.path.join(HERE, *[os.pardir] * 3))
 MESSAGE_BYTES = 4096
+IDLE_MS = 1000
 
 
 def load(file: str) -> ModuleType:
@@ -52,7 +55,10 @@ def main(server: socket.socket) -> None:
     poll.register(server, select.POLLIN)
     poll.register(waking, select.POLLIN)
     while True:
-        for fd, _ in poll.poll():
+        ready = poll.poll(IDLE_MS if parts.ground is not None else None)
+        if not ready:
+            parts.ground.rest()
+        for fd, _ in ready:
             if fd == waking:
                 os.read(waking, 4096)
                 reap()
@@ -60,13 +66,18 @@ def main(server: socket.socket) -> None:
                 return
 
 
-def serve(server: socket.socket, shim: ModuleType, parts: object) -> bool:
+def serve(server: socket.socket, shim: ModuleType, parts: Any) -> bool:
     """Answer one request; False when the server is gone."""
     message, files, _, _ = socket.recv_fds(server, MESSAGE_BYTES, 1)
     if not message:
         return False
     (given,) = files
     asked = json.loads(message)
+    if "ground" in asked:
+        parts.ground = parts.confine.Ground(read(given))
+        return True
+    if parts.ground is not None:
+        parts.ground.prepare()
     signal.pthread_sigmask(signal.SIG_BLOCK, shim.BLOCKED)
     pid = os.fork()
     if pid == 0:
@@ -81,21 +92,26 @@ def serve(server: socket.socket, shim: ModuleType, parts: object) -> bool:
     return True
 
 
-def become_shim(given: int, server: socket.socket, shim: ModuleType, parts: object) -> None:
+def become_shim(given: int, server: socket.socket, shim: ModuleType, parts: Any) -> None:
     """In the child: run the attempt, and end."""
     code = 1
     try:
         signal.set_wakeup_fd(-1)
         os.setsid()
-        spec = json.loads(os.pread(given, os.fstat(given).st_size, 0))
-        os.close(given)
-        shim.main(spec, parts, server)
+        shim.main(read(given), parts, server)
         code = 0
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
     finally:
         os._exit(code)
+
+
+def read(given: int) -> Any:
+    """What a file says that came along."""
+    said = json.loads(os.pread(given, os.fstat(given).st_size, 0))
+    os.close(given)
+    return said
 
 
 def reap() -> None:

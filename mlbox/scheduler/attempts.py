@@ -1,0 +1,223 @@
+"""Attempts: started as the policy says, followed until they end, and written down, each step before or after it as is safe.
+
+One thread works here, the scheduler's.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+
+from mlbox.clock import Clock
+from mlbox.errors import Conflict, NotFound
+from mlbox.records import Job, JobState, RunStatus
+from mlbox.scheduler.environments import NotBuilt
+from mlbox.scheduler.executors import Ended, Executor, Observed, Ref, Supply
+from mlbox.scheduler.launcher import Launcher, ref_of
+from mlbox.scheduler.machine import with_gpus
+from mlbox.scheduler.policy import Box, Preemption, PreemptionCause, Running, Start, State
+from mlbox.scheduler.policy import gpus as count_gpus
+from mlbox.scheduler.roster import Roster
+from mlbox.scheduler.views import running
+from mlbox.store.access import Access
+from mlbox.store.jobs import End, Grant, Jobs, outcome_of
+from mlbox.store.tracking import Tracker
+
+BACKOFF_SECONDS = 2.0
+"""Before the first retry; each further one doubles it, up to the most."""
+MOST_BACKOFF_SECONDS = 3600.0
+CAUSES: dict[PreemptionCause, str] = {
+    "priority": "that one is urgent",
+    "quota": "its team holds more than its quota, and others wait",
+    "filling": "it filled a gap until that one could start",
+    "turn": "its turn is over",
+}
+_RUN_STATUS: dict[JobState, RunStatus] = {
+    "succeeded": "FINISHED",
+    "failed": "FAILED",
+    "timed_out": "FAILED",
+    "stopped": "KILLED",
+    "lost": "FAILED",
+}
+_log = logging.getLogger(__name__)
+
+
+class Attempts:
+    """Of all jobs of one box."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        tracker: Tracker,
+        access: Access,
+        clock: Clock,
+        executor: Executor,
+        launcher: Launcher,
+        roster: Roster,
+        *,
+        retries: int,
+        heard: Callable[[Ref], None],
+    ) -> None:
+        self._jobs = jobs
+        self._tracker = tracker
+        self._access = access
+        self._clock = clock
+        self._executor = executor
+        self._launcher = launcher
+        self._roster = roster
+        self._retries = retries
+        self._heard = heard
+
+    def supply(self) -> Supply:
+        return self._executor.capacity(
+            [device for job in self._roster.active.values() for device in job.attempts[-1].devices]
+        )
+
+    def running(self, job: Job) -> Running:
+        saved = None
+        if job.spec.checkpoints:
+            seen = self._executor.state(ref_of(job))
+            saved = seen.checkpoint_at
+            if seen.ended is not None:  # who asks may be the first to see it, and then nobody else is told
+                self._heard(ref_of(job))
+        return running(job, self._roster.box, grace_seconds=self._launcher.grace_seconds, checkpoint_at=saved)
+
+    def begin(self, starts: Sequence[Start], state: State) -> None:
+        if starts:
+            supply = self._executor.capacity()
+            grants = {start.job_id: self._grant(start, state.box, supply) for start in starts}
+            jobs = self._jobs.begin_attempts(grants)
+            self._roster.put(jobs)
+            self._launch(jobs)
+
+    def refuse(self, job_ids: Sequence[str]) -> None:
+        """Attempts of jobs whose environment could not be built: they hold nothing, and end with the reason."""
+        if job_ids:
+            grant = Grant(ran_on=self._executor.capacity().machine)
+            jobs = self._jobs.begin_attempts(dict.fromkeys(job_ids, grant))
+            self._roster.put(jobs)
+            self._launch(jobs)
+
+    def _grant(self, start: Start, box: Box, supply: Supply) -> Grant:
+        gpus = [gpu for gpu in supply.gpus if gpu.uuid in start.devices]
+        return Grant(
+            gpus=[gpu.index for gpu in gpus],
+            devices=start.devices,
+            gpu_count=count_gpus(self._roster.waiting[start.job_id].need, box),
+            yields_to=start.yields_to,
+            ran_on=with_gpus(supply.machine, gpus),
+        )
+
+    def preempt(self, preemptions: Sequence[Preemption]) -> None:
+        """Have jobs give way: their end is heard of as any other's, and then they wait to go on."""
+        for each in preemptions:
+            reason = f"gives way to another job: {CAUSES[each.cause]}"
+            try:
+                job = self._jobs.ask_to_stop(
+                    each.job_id, actor="mlbox", cause="preempted", reason=reason, for_job=each.for_job
+                )
+            except (Conflict, NotFound):  # it has ended in the meantime
+                self._roster.job_changed(each.job_id)
+                continue
+            self._roster.put([job])
+            self._roster.job_changed(each.for_job)  # which is promised what it held
+            if job.state == "stopping":
+                self._executor.stop(ref_of(job))
+
+    def _launch(self, jobs: Sequence[Job]) -> None:
+        """Give attempts that have their rows to the executor."""
+        if not jobs:
+            return
+        ends: dict[str, Ended] = {}
+        for job, launch in self._launcher.prepare(jobs):
+            try:
+                if isinstance(launch, Exception):
+                    raise launch
+                self._executor.start(launch)
+            except NotBuilt as err:  # what its user asked for, and no fault of ours
+                ends[job.id] = Ended(exit_code=None, error=err.message.rstrip("."))
+                self._executor.say(ref_of(job), f"{err.message}\n{err.hint}")
+            except Exception as err:  # whatever is wrong with one job must not hold up the others
+                _log.exception("The job %s could not be started.", job.id)
+                ends[job.id] = Ended(exit_code=None, error=f"could not be started: {err}")
+                self._executor.say(ref_of(job), f"The job could not be started: {err}")
+        self._finish(ends)
+
+    def look_at(self, jobs: Sequence[Job]) -> None:
+        """Bring active jobs up to date with what the executor sees."""
+        absent: list[Job] = []
+        began: dict[str, int | None] = {}
+        ends: dict[str, Ended] = {}
+        for job in jobs:
+            seen = self._executor.state(ref_of(job))
+            if seen.ended is not None:
+                ends[job.id] = seen.ended
+            elif job.state == "stopping":
+                self._end(job, seen, ends)
+            elif seen.phase == "absent" and job.state == "starting":  # a former server died in between
+                absent.append(job)
+                if job.spec.environment and not self._launcher.is_built(job.spec.environment):
+                    ends[job.id] = Ended(exit_code=None, lost=True, error="the server died before it could start")
+            elif seen.phase == "absent":  # it ran, so it is not to run again under the same number
+                ends[job.id] = Ended(exit_code=None, lost=True)
+            elif job.state == "starting" and seen.phase == "running":
+                began[job.id] = seen.number
+        if began:
+            self._tracker.set_statuses({self._roster.active[id].run_id or "": "RUNNING" for id in began})
+            self._roster.put(self._jobs.started(began))
+        self._launch([job for job in absent if job.id not in ends])
+        self._finish(ends)
+
+    def _end(self, job: Job, seen: Observed, ends: dict[str, Ended]) -> None:
+        if seen.phase == "absent":
+            ends[job.id] = Ended(exit_code=None, stopped=True, error="stopped before it started")
+        else:
+            self._executor.stop(ref_of(job))
+
+    def _finish(self, ends: Mapping[str, Ended]) -> None:
+        """Write down how attempts ended, and queue those jobs again that may be tried once more."""
+        if not ends:
+            return
+        jobs = self._jobs.some(ends)
+        for job in jobs:
+            self._executor.clear(ref_of(job))
+        outcomes = {job.id: outcome_of(job, _state_after(ends[job.id])) for job in jobs}
+        retries = {job.id: self._retry_at(job, outcomes[job.id], ends[job.id]) for job in jobs}
+        over = {id: outcome for id, outcome in outcomes.items() if outcome != "preempted" and retries[id] is None}
+        self.end_runs(over, jobs)  # first the runs: whoever sees a job ended finds its run ended
+        self._access.revoke_job_tokens(ends)
+        after = self._jobs.end_attempts(
+            {id: End(_state_after(end), end.exit_code, end.reason, retries.get(id)) for id, end in ends.items()}
+        )
+        self._roster.put(after)
+        self.end_runs({job.id: job.state for job in after if job.ended_at and job.state != outcomes[job.id]}, after)
+
+    def _retry_at(self, job: Job, outcome: JobState, ended: Ended) -> datetime | None:
+        """When a job whose attempt failed is tried again; None where it is not."""
+        if outcome not in ("failed", "lost"):
+            return None
+        codes = job.spec.retry_exit_codes
+        if outcome == "failed" and (ended.error or (codes and ended.exit_code not in codes)):
+            return None  # with an error it never ran, and would not the next time
+        failed = 1 + sum(attempt.outcome in ("failed", "lost") for attempt in job.attempts)
+        retries = self._retries if job.spec.retries is None else job.spec.retries
+        if failed > retries:
+            return None
+        return self._clock.real() + timedelta(
+            seconds=min(MOST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failed - 1, 20))
+        )
+
+    def end_runs(self, states: Mapping[str, JobState], jobs: Sequence[Job]) -> None:
+        if states:
+            runs = {job.id: job.run_id for job in jobs}
+            self._tracker.set_statuses({runs[id] or "": _RUN_STATUS[state] for id, state in states.items()})
+
+
+def _state_after(ended: Ended) -> JobState:
+    """What an attempt's end means for a job that nobody asked to stop."""
+    if ended.timed_out:
+        return "timed_out"
+    if ended.lost:
+        return "lost"
+    return "succeeded" if ended.exit_code == 0 else "failed"
