@@ -209,10 +209,11 @@ class Ground:
         rights = ALL[min(version(), 3)]
         for path, wanted in rules.items():
             file, rule = _open(path, wanted & rights)
-            if file >= 0:
-                self._files.append(file)
             if rule:
+                self._files.append(file)
                 self.rules.append(rule)
+            elif file >= 0:
+                os.close(file)
 
     def rest(self) -> None:
         """Close what is open."""
