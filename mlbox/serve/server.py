@@ -15,10 +15,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, MlboxError, NotFound, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, Stage, TensorSpec
+from mlbox.serve import naming
 from mlbox.serve.answers import Inferred, Part, groups, joined, taken
 from mlbox.serve.background import Background
 from mlbox.serve.execution import Asked, Execution, Running
@@ -80,6 +81,8 @@ class ModelServer:
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
+        self.check_staging: Callable[[str], None] = lambda model: None
+        """Raises NotAuthorised unless whoever asks may ask a model's version in Staging."""
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 
@@ -102,7 +105,7 @@ class ModelServer:
         Unavailable when a model fails. Either all rows are answered and logged, or none.
         """
         check_rows(rows)
-        self._registry.see(model)
+        model, version = self._named(model, version)
         with asking(None):  # who may ask a model may have it look at what it needs
             routes = self._routes_of(model, [row.key for row in rows], version)
             inputs = Inputs(self._features, rows)
@@ -134,7 +137,7 @@ class ModelServer:
         is 1 for the first in the queue, 0 for the model's default. Raises as `predict` does; TooMany where too many wait, and
         TimedOut, or Unavailable for what never ran, past the timeout.
         """
-        self._registry.see(model)
+        model, version = self._named(model, version)
         with asking(None):
             asked, routes = self._ask(model, tensors, outputs, caller, version, keys, priority, timeout_ms)
             running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
@@ -153,13 +156,14 @@ class ModelServer:
         timeout_ms: float = math.inf,
     ) -> Inferred:
         """As `infer`, on an event loop: a quick model runs right here, others are waited for without a thread."""
-        self._registry.see(model)
+        at_hand = version is None and self._is_at_hand(model)
+        if at_hand:
+            self._registry.see(model)
+        else:
+            model, version = await asyncio.to_thread(self._named, model, version)
         with asking(None):
             given = (model, tensors, outputs, caller, version, keys, priority, timeout_ms)
-            if version is None and self._is_at_hand(model):
-                asked, routes = self._ask(*given)
-            else:
-                asked, routes = await asyncio.to_thread(self._ask, *given)
+            asked, routes = self._ask(*given) if at_hand else await asyncio.to_thread(self._ask, *given)
             for route in dict.fromkeys(routes):
                 if self._loader.known(model, route.version) is None:
                     await asyncio.to_thread(self._execution.load, model, route, asked.rows)
@@ -197,7 +201,7 @@ class ModelServer:
         timeout_ms: float,
     ) -> tuple[Asked, list[Route]]:
         """A request that was checked, and who answers it: one route for all rows, or one for each."""
-        specs = self.inputs(model, version)
+        specs = self._inputs(model, version)
         check_inputs(specs, tensors, model)
         found = batch_of(specs, tensors)
         rows = 1 if found is None else _checked_rows(found, model, tensors[0].name)
@@ -223,17 +227,19 @@ class ModelServer:
 
     def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
         """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
-        self._registry.see(model)
+        return self._inputs(*self._named(model, version))
+
+    def _inputs(self, model: str, version: int | None) -> tuple[TensorSpec, ...]:
         number = version if version is not None else self._routes_of(model, [""], None)[0].version
         loaded = self._loader.known(model, number)
-        if loaded is not None and (version is None or loaded.version.stage in SERVING):
+        if loaded is not None:
             return loaded.inputs
-        served = self.metadata(model, number)
+        served = self._servable(model, number)
         return inputs_of(served, served.inputs)
 
     def _routes_of(self, model: str, keys: Sequence[str], version: int | None) -> list[Route]:
         if version is not None:
-            return [Route(version=self.metadata(model, version).version, role="champion")] * len(keys)
+            return [Route(version=version, role="champion")] * len(keys)
         try:
             return [self._routes.route(model, key) for key in keys]
         except NotFound:
@@ -265,7 +271,8 @@ class ModelServer:
     # -- what serves ------------------------------------------------------------------------------------------------
 
     def metadata(self, model: str, version: int | None = None) -> ModelVersion:
-        """The version in Production, or one that is named and in Staging or Production; raises NotFound."""
+        """The version in Production, or one that is named; raises NotFound, or Refused for one that may not serve."""
+        model, version = self._named(model, version)
         if version is not None:
             return self._servable(model, version)
         found = self._registry.by_stage(model, "Production")
@@ -279,6 +286,19 @@ class ModelServer:
             )
         return _checked(found)
 
+    def _named(self, address: str, version: int | None) -> tuple[str, int | None]:
+        """A model's name, and the version of it that an address or a request names, which may serve."""
+        model, what = naming.parse(address)
+        self._registry.see(model)
+        if what and version is not None:
+            raise InvalidInput(
+                f"The request names version {version!s:.40} and {address!r:.80}.", hint="Name one.", field="version"
+            )
+        number = version if version is not None else naming.version_meant(self._registry, model, what)
+        if number is not None and self._servable(model, number).stage == "Staging":
+            self.check_staging(model)
+        return model, number
+
     def _servable(self, model: str, version: int) -> ModelVersion:
         if not 0 < version < 2**63:
             raise NotFound(
@@ -288,8 +308,8 @@ class ModelServer:
             )
         found = self._registry.version(model, version)
         if found.stage not in SERVING:
-            raise NotFound(
-                f"{found.ref} is in stage {found.stage} and does not serve.",
+            raise Refused(
+                f"{found.ref} is in stage {found.stage} and may not serve.",
                 hint=f"`mlbox model promote {found.ref}` begins its way.",
                 field="version",
             )
@@ -368,7 +388,7 @@ def _checked_rows(rows: int, model: str, name: str) -> int:
 
 def _checked(version: ModelVersion) -> ModelVersion:
     if not version.servable:
-        raise NotFound(
+        raise Refused(
             f"{version.ref} is in {version.stage} for clients to load, and cannot be served: {version.unservable}",
             hint=HOW_TO_SERVE,
             field="version",

@@ -111,6 +111,7 @@ ACTIONS: dict[str, Action] = {
     "model.configure": Action("member", "owner", "set how a model's requests are joined, queued and limited"),
     "model.policy": Action("admin", "owner", "set what a model's versions must pass"),
     "model.predict": Action("member", "any", "ask a model for predictions"),
+    "model.rehearse": Action("member", "owner", "ask a version in Staging, before it is in Production"),
     "monitor.read": Action("viewer", "any", "read drift, alerts and predictions"),
     "monitor.check": Action("member", "owner", "check drift now"),
 }

@@ -53,7 +53,7 @@ from mlbox.settings import MIB, Settings, secret_in
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.asking import asking
+from mlbox.store.asking import asking, who
 from mlbox.store.crons import Crons
 from mlbox.store.curation import Curation
 from mlbox.store.datadir import DataDir
@@ -248,6 +248,7 @@ class Box:
             threads=self.settings.infer_threads,
             most_loaded=self.settings.max_models,
         )
+        self.models.check_staging = self._check_staging
         opening.callback(self.models.close)
         self._open_monitoring(opening)
         with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
@@ -371,6 +372,11 @@ class Box:
         account = self.access.user(user)
         held = self.teams.role_in(Principal(name=user, role=account.role), team)
         return account.disabled_at is None and at_least(held, ACTIONS["secret.use"].role)
+
+    def _check_staging(self, model: str) -> None:
+        principal = who()
+        if principal is not None:
+            self.teams.require(principal, "model.rehearse", name=model)
 
     def _open_monitoring(self, opening: contextlib.ExitStack) -> None:
         self.monitor = Monitor(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlbox.errors import InvalidInput, NotFound, Unavailable
+from mlbox.errors import InvalidInput, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.serve.background import Background
 from mlbox.serve.server import ModelServer, PredictRow
@@ -81,7 +81,7 @@ def test_no_rows_and_no_model_are_errors(serving: House) -> None:
     serving.register()
     with pytest.raises(NotFound, match="in Production; there is score/1 in stage None"):
         serving.ask(given(amount=1, visits=1))
-    with pytest.raises(NotFound, match="does not serve"):
+    with pytest.raises(Refused, match="is in stage None and may not serve"):
         serving.ask(given(amount=1, visits=1), version=1)
 
 

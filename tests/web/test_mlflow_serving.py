@@ -97,7 +97,7 @@ def test_a_version_for_clients_is_in_production_and_does_not_answer(site: Site) 
     assert move(site, "loaded", 1, "Production").json()["model_version"]["current_stage"] == "Production"
     body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "data": [1.0]}]}
     answer = site.http.post("/v2/models/loaded/infer", json=body)
-    assert answer.status_code == 404
+    assert answer.status_code == 403
     assert "for clients to load, and cannot be served: it has no ONNX file." in answer.text
     assert "loaded" not in {endpoint["model"] for endpoint in site.http.get("/api/v1/endpoints").json()}
 

@@ -134,7 +134,7 @@ def test_a_jobs_token_reads_and_writes_its_own_and_nothing_else(company: Company
 def test_every_action_of_the_table_guards_something(company: Company) -> None:
     asked = {action for *_, action in company.routes()} | {"audit.read"}
     inside = {"user.change", "run.delete", "secret.use", "token.create-any", "token.revoke-any", "job.change-any"}
-    inside |= {"label.backfill", "cron.change-any"}
+    inside |= {"label.backfill", "cron.change-any", "model.rehearse"}
     assert set(ACTIONS) - asked <= inside, set(ACTIONS) - asked
 
 

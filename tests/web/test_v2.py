@@ -370,3 +370,43 @@ def test_metrics_are_what_prometheus_reads(site: Site) -> None:
     openmetrics = site.http.get("/metrics", headers={"Accept": "application/openmetrics-text"})
     assert openmetrics.headers["content-type"].startswith("application/openmetrics-text")
     assert openmetrics.text.endswith("# EOF\n")
+
+
+# -- addresses ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_has_addresses_and_what_may_not_serve_is_refused_with_the_reason(site: Site) -> None:
+    second, third = site.register(2.0)["version"], site.register(3.0)["version"]
+    assert site.promote(second)["state"] == "shadow"
+    ok(site.http.put("/api/v1/models/score/aliases/best", json={"version": 1}))
+    ok(site.http.put("/api/v1/models/score/aliases/draft", json={"version": third}))
+    ask = lambda model, **more: site.http.post(  # noqa: E731
+        f"/v2/models/{model}/infer", json={"inputs": [tensor(1.0)]}, **more
+    )
+    for address, weight in (
+        *(("score@production", 1), ("score@best", 1), ("score@v1", 1)),
+        *(("score@staging", 2), (f"score@V{second}", 2), (f"score/versions/{second}", 2)),
+    ):
+        found = ok(ask(address))
+        assert found["outputs"][0]["data"] == pytest.approx([sigmoid(weight)], rel=1e-5), address
+    assert ok(site.http.get("/v2/models/score@staging"))["versions"] == [str(second)]
+    native = site.post("/api/v1/models/score@staging/predict", {"entities": [{"who": "u3"}]})
+    assert (native[0]["version"], native[0]["score"]) == (second, pytest.approx(sigmoid(6), rel=1e-5))
+    for address in ("score@draft", f"score@v{third}", f"score/versions/{third}"):
+        refused = ask(address)
+        assert (refused.status_code, "in stage None and may not serve" in refused.json()["error"]) == (403, True)
+    assert site.http.post("/v2/repository/models/score@draft/load").status_code == 403
+    assert site.http.post("/v2/repository/models/score@staging/load").status_code == 200
+    for address, status in (("score@nope", 404), ("score@v99", 404), ("nope@staging", 404), ("score@", 400)):
+        assert ask(address).status_code == status, address
+    assert ask("score@staging/versions/1").status_code == 400
+
+
+def test_staging_is_for_those_with_the_role_in_the_models_team(site: Site) -> None:
+    ann = site.user("ann-viewer", "viewer")
+    site.post("/api/v1/teams", {"name": "guests"})
+    ok(site.http.put("/api/v1/teams/guests/members/ann-viewer", json={"role": "member"}))
+    ask = lambda model: site.http.post(f"/v2/models/{model}/infer", json={"inputs": [tensor(1.0)]}, headers=ann)  # noqa: E731
+    assert ask("score").status_code == 200, "a member somewhere may ask what is in Production"
+    refused = ask("score@staging")
+    assert (refused.status_code, "a version in Staging" in refused.json()["error"]) == (403, True)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from google.protobuf.json_format import ParseDict
 
-from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.errors import MlboxError, NotFound, Refused, Unavailable
 from mlbox.records import Principal
 from mlbox.serve.server import ModelServer
 from mlbox.web.box import Box
@@ -42,10 +42,10 @@ async def _server(box: Box, principal: Principal, asked: Any) -> Any:
 
 
 async def _model_ready(box: Box, principal: Principal, asked: Any) -> Any:
-    """False, as REST's client makes of 404 and 503, for what does not serve or cannot be loaded."""
+    """False, as REST's client makes of 403, 404 and 503, for what does not serve or cannot be loaded."""
     try:
         await box.call(box.models.ready, asked.name, version_of(asked.version))
-    except (NotFound, Unavailable):
+    except (NotFound, Refused, Unavailable):
         return pb.ModelReadyResponse(ready=False)
     return pb.ModelReadyResponse(ready=True)
 
