@@ -13,6 +13,9 @@ from mlbox.serve.server import SERVING
 from mlbox.web.box import Box
 from mlbox.web.v2.models import problem
 
+UNTYPED = ("",)
+"""tritonclient sends JSON and names no type."""
+
 
 class Index(Record, frozen=True, kw_only=True):
     """Which models to list."""
@@ -27,7 +30,13 @@ class Change(Record, frozen=True, kw_only=True):
     parameters: dict[str, Any] = {}
 
 
-@post("/v2/repository/index", status_code=200, exception_handlers={Exception: problem}, action="model.read")
+@post(
+    "/v2/repository/index",
+    status_code=200,
+    accepts=UNTYPED,
+    exception_handlers={Exception: problem},
+    action="model.read",
+)
 async def index(box: Box, data: Index | None = None) -> list[dict[str, str]]:
     """Every version that may serve, and whether it is in memory."""
     return await listed(box, only_ready=data is not None and data.ready)
@@ -56,6 +65,7 @@ def _servable(box: Box) -> list[ModelVersion]:
 @post(
     "/v2/repository/models/{model:str}/load",
     status_code=200,
+    accepts=UNTYPED,
     exception_handlers={Exception: problem},
     action="model.write",
 )
@@ -80,6 +90,7 @@ async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
 @post(
     "/v2/repository/models/{model:str}/unload",
     status_code=200,
+    accepts=UNTYPED,
     exception_handlers={Exception: problem},
     action="model.write",
 )

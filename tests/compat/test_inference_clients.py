@@ -1,0 +1,140 @@
+"""Unmodified clients of the Open Inference Protocol: tritonclient, KServe's SDK, perf_analyzer."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from mlbox.records import GateResult
+from mlbox.settings import Settings
+from mlbox.web.box import Box
+from mlbox.web.rpc import inference_pb2 as pb
+from tests.compat.conftest import HERE, environment, token_of
+from tests.conftest import Server
+from tests.web.served import open_site
+from tests.web.test_rpc import place_of
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+Run = Callable[[str, str], str]
+
+
+def mixed() -> onnx.ModelProto:
+    """Texts and whole numbers in; the same texts and twice the numbers out."""
+    text, whole = TensorProto.STRING, TensorProto.INT64
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["word"], ["same"]), helper.make_node("Add", ["number", "number"], ["twice"])],
+        "mixed",
+        [
+            helper.make_tensor_value_info("word", text, ["N"]),
+            helper.make_tensor_value_info("number", whole, ["N", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("same", text, ["N"]),
+            helper.make_tensor_value_info("twice", whole, ["N", 2]),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with `score` in Production, and `mixed` in Staging."""
+    folder = tmp_path_factory.mktemp("inference") / "data"
+    made = open_site(folder)
+    try:
+        run = made.post("/api/v1/runs", {"experiment": "e"})["id"]
+        made.put(f"/api/v1/runs/{run}/artifacts/m.onnx", mixed().SerializeToString())
+        made.post("/api/v1/models/mixed/versions", {"run_id": run, "artifact": "m.onnx"})
+    finally:
+        made.server.stop()
+    with closing(Box(Settings(data_dir=str(folder), gpus="none"), url="http://localhost")) as inside:
+        proposed = inside.promotions.propose(inside.registry.version("mixed", 1), actor="ann")
+        passed = GateResult(gate="size", passed=True, required="", measured="", at=datetime.now(UTC))
+        inside.promotions.record_gates(proposed.id, [passed])
+    server = Server(folder, "--grpc-port", "0")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def run(box: Server, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run one of `scripts/` with a client; what it prints."""
+    env = {
+        "MLBOX_TOKEN": token_of(box, "ann", "member"),
+        "MLBOX_HTTP": box.url.removeprefix("http://"),
+        "MLBOX_GRPC": place_of(box),
+        "PATH": os.environ["PATH"],
+    }
+
+    def go(client: str, name: str) -> str:
+        folder = tmp_path_factory.mktemp(name)
+        command = [str(environment(client)), "-W", "ignore", str(HERE / "scripts" / f"{name}.py")]
+        done = subprocess.run(
+            command,
+            env={**env, "HOME": str(folder)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}\n{box.log[-3000:]}"
+        return done.stdout
+
+    return go
+
+
+def test_tritonclient_by_http_and_grpc_and_the_same_messages(run: Run) -> None:
+    theirs = dict(line.split(" ", 1) for line in run("triton", "triton_calls").splitlines())
+    ours = {}
+
+    def walk(found: object) -> None:
+        for message in found:  # type: ignore[attr-defined]
+            ours[message.full_name] = str(sorted((f.name, (f.number, f.type)) for f in message.fields))
+            walk(message.nested_types)
+
+    walk(pb.DESCRIPTOR.message_types_by_name.values())
+    shared = ours.keys() & theirs.keys()
+    assert len(shared) > 60
+    assert theirs.keys() <= ours.keys()
+    assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+def test_kserves_sdk_by_rest_and_grpc(run: Run) -> None:
+    assert run("kserve", "kserve_calls").splitlines()[-1] == "done"
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_perf_analyzer(box: Server, protocol: str, tmp_path: Path) -> None:
+    """Its last wheel links to libb64 and CUDA's runtime, of which the first is the system's: apt install libb64-0d."""
+    if ctypes.util.find_library("b64") is None and not os.environ.get("MLBOX_LIBB64"):
+        pytest.skip("perf_analyzer needs libb64: apt install libb64-0d, or its folder in MLBOX_LIBB64")
+    python = environment("perf")
+    (cuda,) = python.parents[1].glob("lib/python*/site-packages/nvidia/cuda_runtime/lib")
+    token = token_of(box, "ann", "member")
+    header = "Authorization" if protocol == "http" else "authorization"
+    command = [str(python.with_name("perf_analyzer")), "-m", "score", "-i", protocol, "-H", f"{header}: Bearer {token}"]
+    command += ["-u", box.url.removeprefix("http://") if protocol == "http" else place_of(box), "--shape", "input:1"]
+    command += ["--measurement-mode", "count_windows", "--measurement-request-count", "50", "-s", "99", "-b", "2"]
+    libraries = f"{cuda}:{os.environ.get('MLBOX_LIBB64', '')}"
+    done = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": libraries},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    assert re.search(r"Throughput: [1-9]", done.stdout), done.stdout
