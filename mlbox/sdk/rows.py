@@ -8,10 +8,11 @@ Descent without Full Data Shuffle" (SIGMOD 2022) show that this trains as well a
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,13 +24,13 @@ from mlbox.errors import InvalidInput
 from mlbox.records import DType
 from mlbox.sdk.parquet import opened
 
-CHUNK_ROWS = 16_384
-"""Rows that are decoded at a time, at most."""
+CHUNK_BYTES = 10_000_000
+"""What is decoded at a time, at most: less costs time, because each change of threads does."""
+AHEAD = 2
+"""Chunks that are decoded before they are asked for."""
 LANES = 3
 """Blocks that are read in turn where they are too large for a pool to hold as many; each open one takes some 15 MB."""
 MOST_OPEN = 32
-POOLS = 2
-"""One is handed out while another is filled."""
 NUMPY = {"FP64": np.float32, "INT64": np.int64, "BOOL": np.bool_, "TIMESTAMP": np.int64}
 
 
@@ -181,10 +182,11 @@ class Reader:
         self._columns = list(columns)
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
-    def chunks(self, pieces: Sequence[Piece], pool_rows: int, *, mixed: bool) -> Iterator[pa.RecordBatch]:
+    def chunks(self, pieces: Sequence[Piece], pool_rows: int, *, mixed: bool) -> Generator[pa.RecordBatch, None, None]:
         """All rows of the pieces, one after the other unless the rows of a pool are to be of several pieces."""
         lanes = LANES if mixed and any(piece.stop - piece.start > pool_rows // LANES for piece in pieces) else 1
-        chunk_rows = min(CHUNK_ROWS, max(1, pool_rows // lanes))
+        fitting = CHUNK_BYTES // (8 * len(self._columns))
+        chunk_rows = max(1, min(fitting, pool_rows // lanes))
         waiting, reading = deque(pieces), deque[Iterator[pa.RecordBatch]]()
         while waiting or reading:
             while waiting and len(reading) < lanes:
@@ -223,48 +225,49 @@ def _spanned(about: pq.FileMetaData, piece: Piece) -> tuple[list[int], int]:
     return list(range(first, last + 1)), int(ends[first - 1]) if first else 0
 
 
-def pools(chunks: Iterator[pa.RecordBatch], layout: Layout, size: int) -> Iterator[Pool]:
-    """Chunks in pools of `size` rows, the last one of what is left. A pool is filled again once the next one is asked for.
+def pools(chunks: Generator[pa.RecordBatch, None, None], layout: Layout, size: int) -> Iterator[Pool]:
+    """Chunks in pools of `size` rows, the last one of what is left: one pool, filled again once the next one is asked for.
 
-    They are filled in a thread, one ahead; what goes wrong there is raised here.
+    Chunks are decoded in a thread meanwhile; what goes wrong there is raised here.
     """
-    free: queue.SimpleQueue[Pool | None] = queue.SimpleQueue()
-    ready: queue.SimpleQueue[Pool | BaseException | None] = queue.SimpleQueue()
-    for _ in range(POOLS):
-        free.put(Pool(layout, size))
-    thread = threading.Thread(target=_fill, args=(chunks, free, ready), name="mlbox-rows", daemon=True)
-    thread.start()
-    try:
-        while (pool := ready.get()) is not None:
-            if isinstance(pool, BaseException):
-                raise pool
-            yield pool
-            pool.rows = 0
-            free.put(pool)
-    finally:
-        free.put(None)
-        thread.join()
-
-
-def _fill(
-    chunks: Iterator[pa.RecordBatch],
-    free: queue.SimpleQueue[Pool | None],
-    ready: queue.SimpleQueue[Pool | BaseException | None],
-) -> None:
-    pool: Pool | None = None
-    try:
-        for chunk in chunks:
+    pool = Pool(layout, size)
+    with contextlib.closing(_ahead(chunks)) as decoded:
+        for chunk in decoded:
             left = chunk
             while left.num_rows:
-                pool = pool or free.get()
-                if pool is None:
-                    return
                 left = left.slice(pool.add(left))
-                if pool.rows == pool.size:
-                    ready.put(pool)
-                    pool = None
-        if pool is not None:
-            ready.put(pool)
-        ready.put(None)
-    except BaseException as err:  # raised where the rows are wanted
-        ready.put(err)
+                if pool.rows == size:
+                    yield pool
+                    pool.rows = 0
+    if pool.rows:
+        yield pool
+
+
+def _ahead(chunks: Generator[pa.RecordBatch, None, None]) -> Generator[pa.RecordBatch, None, None]:
+    asked: queue.SimpleQueue[None] = queue.SimpleQueue()
+    ready: queue.SimpleQueue[pa.RecordBatch | BaseException | None] = queue.SimpleQueue()
+    ended = threading.Event()
+
+    def decode() -> None:
+        try:
+            while asked.get() is None and not ended.is_set():
+                ready.put(next(chunks, None))
+        except BaseException as err:  # raised where the rows are wanted
+            ready.put(err)
+        finally:
+            chunks.close()
+
+    thread = threading.Thread(target=decode, name="mlbox-rows", daemon=True)
+    thread.start()
+    for _ in range(AHEAD):
+        asked.put(None)
+    try:
+        while (chunk := ready.get()) is not None:
+            if isinstance(chunk, BaseException):
+                raise chunk
+            asked.put(None)
+            yield chunk
+    finally:
+        ended.set()
+        asked.put(None)
+        thread.join()
