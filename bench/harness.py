@@ -116,9 +116,15 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values)
 
 
-def options(description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """`--quick` and `--setup`, which every benchmark knows."""
+def options(
+    description: str,
+    arguments: Sequence[str] | None = None,
+    *,
+    add: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> argparse.Namespace:
+    """`--quick` and `--setup`, which every benchmark knows, and what one `add`s."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="smaller sizes, which it states; ends within 4 minutes")
     parser.add_argument("--setup", action="store_true", help="install the peers into venvs of their own, then end")
+    add(parser)
     return parser.parse_args(sys.argv[1:] if arguments is None else arguments)

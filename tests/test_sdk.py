@@ -226,6 +226,46 @@ def test_a_dataset_is_read_and_an_onnx_file_of_ones_own_registered_with_its_samp
     assert whole.sample is not None
 
 
+def test_a_frame_becomes_a_version_whatever_made_it(box: mlbox.Box) -> None:
+    import pandas as pd
+    import polars as pl
+
+    rows = {"who": [f"c{n % 7}" for n in range(100)], "x": [n / 4 for n in range(100)]}
+    how = {
+        "split": {"train": 0.6, "test": 0.4},
+        "split_keys": ["who"],
+        "description": "made here",
+        "tags": {"tier": "gold"},
+    }
+    made = box.create_dataset("framed", pd.DataFrame(rows), **how)
+    assert (made.info.ref, made.info.rows, made.splits) == ("framed@v1", 100, ("train", "test"))
+    assert (made.info.description, made.info.tags) == ("made here", {"tier": "gold"})
+    assert len(made.info.git_commit or "") in (0, 40), "the commit of the folder, where it is in git"
+    for same in (pl.DataFrame(rows), pa.table(rows), pa.table(rows).to_reader(max_chunksize=9)):
+        assert box.create_dataset("framed", same, **how).info == made.info
+    parts = [made.to_pandas(split=part) for part in made.splits]
+    assert sorted(pd.concat(parts)["x"]) == rows["x"]
+    assert not set(parts[0]["who"]) & set(parts[1]["who"])
+    later = box.create_dataset("framed", pa.table({"x": [1.0]}), parents=["framed@v1"])
+    assert later.info.parents == ("framed@v1",)
+
+
+def test_a_definition_becomes_a_version_from_python_too(box: mlbox.Box, server: Server) -> None:
+    Site(server)
+    spine = "SELECT who, moment AS event_time FROM sales"
+    made = box.create_dataset(
+        "again", spine=spine, features=["spend:amount"], split={"early": "2026-01-01T00:30Z", "late": None}
+    )
+    assert made.info.query == spine
+    assert made.features == ("spend@v1:amount",)
+    with pytest.raises(InvalidInput, match="Rows and a definition"):
+        box.create_dataset("again", pa.table({"x": [1.0]}), spine=spine)
+    with pytest.raises(InvalidInput, match="A list is no table"):
+        box.create_dataset("again", [1.0])
+    with pytest.raises(InvalidInput, match="share for each part"):
+        box.create_dataset("again", pa.table({"x": [1.0]}), split={"train": 0.8, "test": 0.2})
+
+
 def kept(folder: Path, table: pa.Table, dtypes: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> DatasetVersion:
     """A dataset version whose one file lies in the cache already."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import typer
 
 from mlbox.cli import dataset_dvc
@@ -17,6 +15,15 @@ from mlbox.records import FILE_FORMATS, DatasetDiff, DatasetVersion, VerifiedFil
 
 app = typer.Typer(no_args_is_help=True, help="Dataset versions.")
 dataset_dvc.register(app)
+Split = Annotated[
+    list[str] | None,
+    typer.Option(help="A part as NAME=SHARE or NAME=MOMENT, once for each; the last part in time is just NAME."),
+]
+SplitKey = Annotated[
+    list[str] | None, typer.Option(help="A key of the entity that shares are given out by, once for each.")
+]
+Parent = Annotated[list[str] | None, typer.Option(help="A version that it is made from, once for each.")]
+Tag = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, once for each.")]
 Ref = Annotated[str, typer.Argument(metavar="NAME[@vN]", help="A version, or the latest of a name.")]
 
 
@@ -31,43 +38,73 @@ def create(
     from_: Annotated[str | None, typer.Option("--from", help="The first moment, such as 2013-01-08T00:00Z.")] = None,
     to: Annotated[str | None, typer.Option(help="The moment before which the last row is.")] = None,
     as_of: Annotated[str | None, typer.Option(help="Nothing that became known later is in it; by default now.")] = None,
+    split: Split = None,
+    split_key: SplitKey = None,
+    parent: Parent = None,
+    tag: Tag = None,
     description: str = "",
     output: OutputOption = Output.table,
 ) -> None:
     """Build a version from a spine, features and labels; the same data again is the same version."""
+    from mlbox.sdk import dataset_create
+
     body = {
-        "name": name,
+        **_about(split, split_key, parent, tag, description),
         "spine": _text(spine),
         "features": features or [],
         "label_set": labels,
         "event_from": from_,
         "event_to": to,
         "as_of": as_of,
-        "description": description,
     }
-    with connect(timeout_seconds=600) as client:
-        _tell(client.post("/api/v1/datasets", DatasetVersion, body), output)
+    with connect() as client:
+        _tell(dataset_create.from_definition(client, name, body), output)
 
 
-@app.command(epilog="Example: mlbox dataset upload prices prices.parquet")
+@app.command(
+    epilog="Example: mlbox dataset upload prices prices.parquet --split train=0.8 --split test=0.2 --split-key shop"
+)
 def upload(
     name: str,
     file: Path,
+    split: Split = None,
+    split_key: SplitKey = None,
+    parent: Parent = None,
+    tag: Tag = None,
     description: str = "",
     format: Annotated[str | None, typer.Option(help="parquet, csv or arrow; by default from the file's name.")] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Keep a file's rows as a version, in their order."""
+    from mlbox.sdk import dataset_create
+
     chosen = format or FILE_FORMATS.get(file.suffix.lower())
     if chosen is None:
         raise InvalidInput(f"The name {file.name} does not say its format.", hint="Give --format.", field="format")
     if not file.is_file():
         raise InvalidInput(f"{file} cannot be read.", hint="Give another file.", field="file")
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    query = {"format": chosen, "sha256": digest, "about": msgspec.json.encode({"description": description}).decode()}
-    with connect(timeout_seconds=600) as client:
-        _tell(client.upload("POST", f"/api/v1/datasets/{name}/rows", file, DatasetVersion, **query), output)
+    about = _about(split, split_key, parent, tag, description)
+    with connect() as client, file.open("rb") as content:
+        _tell(dataset_create.from_file(client, name, content, chosen, about), output)
+
+
+def _about(
+    split: list[str] | None, keys: list[str] | None, parents: list[str] | None, tags: list[str] | None, description: str
+) -> dict[str, Any]:
+    """What is said of a version besides its rows."""
+    from mlbox.sdk import dataset_create
+
+    named = [part.partition("=") for part in split or []]
+    parts = {name: value for name, _, value in named}
+    if len(parts) < len(named):
+        raise InvalidInput("A part of the split is named twice.", hint="Give each a name of its own.", field="split")
+    return dataset_create.about(
+        split=parts,
+        split_keys=keys or (),
+        parents=parents or (),
+        description=description,
+        tags=read_pairs(tags or (), name="tag"),
+    )
 
 
 @app.command("ls", epilog="Example: mlbox dataset ls")

@@ -64,6 +64,8 @@ class Run(Record, frozen=True, kw_only=True):
     job_id: str | None = None
     dataset: str | None = None
     """`NAME@vN` of the dataset version that it trained on."""
+    datasets: tuple[str, ...] = ()
+    """All dataset versions that it reads, the one above first."""
     git_commit: str | None = None
     params: dict[str, str] = {}
     tags: dict[str, str] = {}

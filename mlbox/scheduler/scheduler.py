@@ -225,7 +225,7 @@ class Scheduler:
             user=user,
             name=spec.name,
             job_id=job_id,
-            dataset=spec.datasets[0] if spec.datasets else None,
+            datasets=tuple(dict.fromkeys(spec.datasets)),
             git_commit=spec.git_commit,
             params=spec.hyperparameters,
             tags=spec.tags,

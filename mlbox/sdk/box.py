@@ -33,6 +33,8 @@ from mlbox.records import (
     Run,
     html_table,
 )
+from mlbox.sdk import dataset_create
+from mlbox.sdk.dataset_create import AboutDataset
 from mlbox.sdk.datasets import Dataset, find
 from mlbox.sdk.environment import BOX, inputs, pack_inputs
 from mlbox.sdk.options import JobOptions, folders, spec_of
@@ -209,6 +211,35 @@ class Box:
     def dataset(self, ref: str) -> Dataset:
         """A dataset version (`NAME@vN`, or the latest of `NAME`); its files are mounted, or fetched when needed."""
         return find(self.client, ref)
+
+    def create_dataset(
+        self,
+        name: str,
+        rows: Any = None,
+        *,
+        spine: str = "",
+        features: Sequence[str] = (),
+        labels: str | None = None,
+        event_from: datetime | None = None,
+        event_to: datetime | None = None,
+        as_of: datetime | None = None,
+        **about: Unpack[AboutDataset],
+    ) -> Dataset:
+        """A new version, of `rows` in their order, or of a spine with features and labels as they were known.
+
+        `rows` is a pandas or polars frame, an Arrow table, or a reader of one, which may be larger than memory. `spine` is one
+        SELECT of entities and event_time; without it the rows are what is labelled. What became known after `as_of` is left out.
+        Both take `split` (shares, with the entity's keys in `split_keys`, or moments), parents, description and tags; the
+        commit that the current folder is at goes with them. The same again is the same version.
+        """
+        given = dataset_create.about(**about)
+        if rows is not None:
+            if spine or features or labels or event_from or event_to or as_of:
+                raise InvalidInput("Rows and a definition were given.", hint="Leave one of them out.", field="rows")
+            return Dataset(self.client, dataset_create.from_rows(self.client, name, rows, given))
+        given |= {"spine": spine, "features": list(features), "label_set": labels}
+        given |= {"event_from": event_from, "event_to": event_to, "as_of": as_of}
+        return Dataset(self.client, dataset_create.from_definition(self.client, name, given))
 
     def features(self, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[OnlineRow]:
         """The latest values of features (references, or a service) of entities."""

@@ -251,12 +251,12 @@ class Registry:
         )
         return [_version(row) for row in rows]
 
-    def in_use_of(self, dataset: str) -> list[str]:
-        """The versions in Production or Staging that were trained on a dataset version, whoever may see them."""
+    def in_use_of(self, dataset: str, runs: Sequence[str] = ()) -> list[str]:
+        """The versions in Production or Staging that were trained on a dataset version, or by runs, whoever may see them."""
         rows = self._db.all(
-            f"{_VERSION_SQL} WHERE model_version.dataset = ? AND stage IN ('Production', 'Staging')"
-            " AND model_version.deleted_us IS NULL ORDER BY model_version.id",
-            (dataset,),
+            f"{_VERSION_SQL} WHERE (model_version.dataset = ? OR run_id IN (SELECT value FROM json_each(?)))"
+            " AND stage IN ('Production', 'Staging') AND model_version.deleted_us IS NULL ORDER BY model_version.id",
+            (dataset, msgspec.json.encode(runs).decode()),
         )
         return [f"{_version(row).ref} in {_version(row).stage}" for row in rows]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -44,6 +45,11 @@ def version_named(data: DatasetInput, url: str) -> str | None:
         return None
     found = _FOLDER.search(source)
     return found[1] if found else None
+
+
+def versions_among(names: Sequence[str | None]) -> tuple[str, ...]:
+    """Those of the names of data that are a dataset version's, each once."""
+    return tuple(dict.fromkeys(name for name in names if name is not None and _REF.fullmatch(name)))
 
 
 def _source(text: str) -> str:

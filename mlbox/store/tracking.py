@@ -32,7 +32,7 @@ from mlbox.store import series
 from mlbox.store.artifacts import Artifacts, check_path
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.experiments import Experiments
-from mlbox.store.run_inputs import read_input, write_input
+from mlbox.store.run_inputs import read_input, versions_among, write_input
 
 MAX_METRICS = 1000
 MAX_VALUE = 6000
@@ -43,9 +43,15 @@ ENDED: tuple[RunStatus, ...] = ("FINISHED", "FAILED", "KILLED")
 _RUN_SQL = """
 SELECT run.*,
   (SELECT json_group_object(key, value) FROM param WHERE run_id = run.id) AS params,
-  (SELECT json_group_object(key, value) FROM tag WHERE run_id = run.id) AS tags
+  (SELECT json_group_object(key, value) FROM tag WHERE run_id = run.id) AS tags,
+  (SELECT json_group_array(name) FROM run_dataset JOIN dataset ON dataset.id = run_dataset.dataset
+    WHERE run_id = run.id) AS reads
 FROM run
 """
+_READING = (
+    "SELECT id FROM run WHERE dataset = ? UNION SELECT run_id FROM run_dataset JOIN dataset"
+    " ON dataset.id = run_dataset.dataset WHERE dataset.name = ?"
+)
 _EXPERIMENT = "(SELECT name FROM experiment WHERE experiment.id = run.experiment_id)"
 _VISIBLE = f"visible('experiment', {_EXPERIMENT})"
 """A run is as private as its experiment."""
@@ -99,7 +105,7 @@ class Tracker:
         user: str,
         name: str = "",
         job_id: str | None = None,
-        dataset: str | None = None,
+        datasets: Sequence[str] = (),
         git_commit: str | None = None,
         params: Mapping[str, str] = {},
         tags: Mapping[str, str] = {},
@@ -107,11 +113,15 @@ class Tracker:
         run_id: str | None = None,
         started: datetime | None = None,
     ) -> Run:
-        """Begin a run in an experiment, which is made if it is new. With the id of a run that its user began, it is that run."""
+        """Begin a run in an experiment, which is made if it is new. With the id of a run that its user began, it is that run.
+
+        Of the dataset versions that it reads the first is what its models are said to be trained on.
+        """
         group = self.experiment(experiment, actor=user)
-        if dataset is not None:
-            self._db.privacy.shelter("experiment", experiment, [("dataset", dataset.partition("@")[0])])
-        read = self.input_of(dataset) if dataset is not None else None
+        if datasets:
+            self._db.privacy.shelter("experiment", experiment, [("dataset", ref.partition("@")[0]) for ref in datasets])
+        read = [data for ref in datasets if (data := self.input_of(ref)) is not None]
+        dataset = datasets[0] if datasets else None
         _check_pairs(params, "params")
         _check_pairs(tags, "tags", most=MAX_TAG)
         _check_text(name, MAX_KEY, "name")
@@ -132,8 +142,8 @@ class Tracker:
             )
             tx.many("INSERT INTO param VALUES (?,?,?)", [(run_id, k, v) for k, v in params.items()])
             tx.many("INSERT INTO tag VALUES (?,?,?)", [(run_id, k, v) for k, v in tags.items()])
-            if read is not None:
-                write_input(tx, run_id, group.id, read)
+            for data in read:
+                write_input(tx, run_id, group.id, data)
             tx.emit("run.started", f"run:{run_id}", user, experiment=experiment, job=job_id, dataset=dataset)
 
         self._db.write(write)
@@ -156,6 +166,18 @@ class Tracker:
             {"after": after or "~", "name": experiment, "limit": limit},
         )
         return self._with_metrics(rows)
+
+    def reading(self, ref: str, *, limit: int = 100) -> list[Run]:
+        """Runs that read a dataset version, newest first."""
+        rows = self._db.all(
+            f"{_RUN_SQL} WHERE run.id IN ({_READING}) AND run.deleted_us IS NULL AND {_VISIBLE} ORDER BY run.id DESC LIMIT ?",
+            (ref, ref, limit),
+        )
+        return self._with_metrics(rows)
+
+    def ids_reading(self, ref: str) -> list[str]:
+        """The ids of all runs that read a dataset version, whoever may see them."""
+        return [row["id"] for row in self._db.all(_READING, (ref, ref))]
 
     def by_ids(self, run_ids: Sequence[str]) -> list[Run]:
         """These runs, in this order."""
@@ -530,6 +552,7 @@ def _run(row: Row, last: Mapping[str, series.Last]) -> Run:
         deleted_at=_moment(row["deleted_us"]),
         params=msgspec.json.decode(row["params"]),
         tags=msgspec.json.decode(row["tags"]),
+        datasets=versions_among([row["dataset"], *msgspec.json.decode(row["reads"])]),
         metrics={key: one.metric for key, one in last.items()},
         extremes={key: one.extremes for key, one in last.items() if one.extremes is not None},
     )

@@ -205,7 +205,7 @@ class Box:
     def _open_serving(self, opening: contextlib.ExitStack) -> None:
         db = self._open(opening, "registry", migrations.registry)
         self.registry = Registry(db)
-        self.datasets.used_by = self.registry.in_use_of
+        self.datasets.used_by = lambda ref: self.registry.in_use_of(ref, self.tracker.ids_reading(ref))
         self.promotions = Promotions(db, self.registry)
         self.serving = ServingConfigs(db, self.registry)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)

@@ -34,3 +34,28 @@ def test_a_version_from_its_first_row_to_its_end(box_cli: Callable[..., Ran], tm
     assert "prices@v1" in mlbox("dataset", "restore", "prices@v1")
     missing = box_cli("dataset", "create", "nothing")
     assert "no rows to begin with" in missing.err
+
+
+def test_a_version_is_split_from_the_command_line(box_cli: Callable[..., Ran], tmp_path: Path) -> None:
+    file = tmp_path / "visits.csv"
+    file.write_text("who,event_time\n" + "".join(f"c{n},2026-01-{n % 20 + 1:02}T00:00:00Z\n" for n in range(100)))
+
+    def files(name: str, *words: str) -> dict[str, int]:
+        ran = box_cli("dataset", "upload", name, str(file), *words, "--tag", "tier=gold", "-o", "json")
+        assert ran.code == 0, ran.err
+        found = json.loads(ran.out)
+        assert found["tags"] == {"tier": "gold"}
+        return {one["split"]: one["rows"] for one in found["files"]}
+
+    shares = files("hashed", "--split", "train=0.8", "--split", "test=0.2", "--split-key", "who")
+    assert (list(shares), sum(shares.values())) == (["train", "test"], 100)
+    timed = files("timed", "--split", "before=2026-01-11T00:00Z", "--split", "after")
+    assert timed == {"before": 50, "after": 50}
+    wrong = box_cli("dataset", "upload", "none", str(file), "--split", "train=0.8", "--split", "test=0.2")
+    assert "the entity's keys" in wrong.err
+    twice = box_cli(
+        "dataset", "upload", "none", str(file), "--split", "a=0.5", "--split", "a=0.5", "--split-key", "who"
+    )
+    assert "named twice" in twice.err
+    odd = box_cli("dataset", "upload", "none", str(file), "--split", "a=soon", "--split", "b")
+    assert "soon" in odd.err

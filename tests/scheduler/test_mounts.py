@@ -147,6 +147,22 @@ def test_what_was_the_latest_version_at_submission_is_mounted(box: Server) -> No
     assert runs[0]["dataset"] == "moving@v1", "and its run names it"
 
 
+def test_a_job_that_names_several_datasets_reads_all_of_them(box: Server) -> None:
+    upload(box, "beside")
+    upload(box, "features")
+    run(box, "print('trained')", "features@v1", "beside")
+    (job,) = box.http.get("/api/v1/jobs", params={"limit": 1}).json()
+    found = box.http.get(f"/api/v1/runs/{job['run_id']}").json()
+    assert found["dataset"] == "features@v1", "its models are said to be trained on the first"
+    assert found["datasets"] == ["features@v1", "beside@v1"]
+    told = box.http.get("/api/2.0/mlflow/runs/get", params={"run_id": found["id"]}).json()["run"]["inputs"]
+    assert {one["dataset"]["name"] for one in told["dataset_inputs"]} == {"features@v1", "beside@v1"}
+    page = box.http.get(f"/runs/{found['id']}").text
+    for ref in found["datasets"]:
+        assert f'href="/datasets/{ref}"' in page
+        assert f'href="/runs/{found["id"]}"' in box.http.get(f"/datasets/{ref}").text
+
+
 def test_a_version_that_was_not_named_is_not_for_the_job(box: Server) -> None:
     upload(box, "named"), upload(box, "unnamed")
     job = submit(box, "import mlbox; mlbox.dataset('unnamed@v1')", "named@v1")

@@ -179,3 +179,16 @@ def m005_experiment_number(db: Database) -> None:
         INSERT INTO experiment_number SELECT max(CAST(id AS INTEGER)) FROM experiment;
         """,
     )
+
+
+@migration(tracking)
+def m006_runs_by_dataset(db: Database) -> None:
+    """Which runs read a dataset version is found without looking at all of them."""
+    run_script(
+        db,
+        """
+        CREATE INDEX run_by_dataset ON run (dataset) WHERE dataset IS NOT NULL;
+        CREATE INDEX dataset_by_name ON dataset (name);
+        CREATE INDEX run_dataset_by_dataset ON run_dataset (dataset);
+        """,
+    )

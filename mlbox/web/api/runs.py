@@ -96,7 +96,7 @@ async def start_run(box: Box, principal: Principal, data: NewRun) -> Run:
         run_id=data.id,
         user=principal.name,
         name=data.name,
-        dataset=dataset,
+        datasets=() if dataset is None else (dataset,),
         git_commit=data.git_commit,
         params=data.params,
         tags=data.tags,

@@ -11,8 +11,7 @@ from mlbox.store.dataset_diff import diff
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
-RUNS_LOOKED_AT = 200
-"""Runs name their dataset, datasets do not name their runs: so many of the last are looked through."""
+RUNS_SHOWN = 200
 
 
 def _list(view: View, name: str | None, after: str | None) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def _nodes(found: DatasetVersion) -> list[Node]:
 
 def _dataset(box: Box, ref: str) -> dict[str, Any]:
     found = box.datasets.version(ref)
-    runs = [run for run in box.tracker.runs(limit=RUNS_LOOKED_AT) if run.dataset == found.ref]
+    runs = box.tracker.reading(found.ref, limit=RUNS_SHOWN)
     return {
         "found": found,
         "nodes": _nodes(found),

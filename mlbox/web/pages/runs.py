@@ -19,6 +19,8 @@ COLUMNS = 4
 MAX_POINTS = 600
 """Points of one line: more than a screen has pixels for adds nothing but weight."""
 MAX_COMPARED = 12
+MAX_DATASETS = 8
+"""That are drawn beside each other."""
 
 
 def common_metrics(runs: Sequence[Run]) -> list[str]:
@@ -98,7 +100,10 @@ def _run(view: View, run_id: str) -> dict[str, Any]:
 
 
 def _nodes(run: Run, models: Sequence[str]) -> list[Node]:
-    nodes = [Node("dataset", run.dataset, f"/datasets/{run.dataset}")] if run.dataset else []
+    nodes = [
+        Node("dataset", ref, f"/datasets/{ref}", beside=place > 0)
+        for place, ref in enumerate(run.datasets[:MAX_DATASETS])
+    ]
     if run.job_id:
         nodes.append(Node("job", run.job_id[-8:], f"/jobs/{run.job_id}"))
     nodes.append(Node("run", title(run), None, here=True))
