@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 from mlbox.store.sandbox import hand_over_table
 from mlbox.store.tables import conform
-from mlbox.store.usersql import ARRIVED, SEQUENCE
+from mlbox.store.usersql import ARRIVED, SEQUENCE, explaining
 from mlbox.store.vectors import Vectors
 from mlbox.store.viewtables import built_of
 
@@ -150,12 +151,12 @@ class FeatureStore(Fresh):
         self.check_open(source)
         now = self._clock.now()
         rows = conform(_stamped(table, found, now), found.columns, required=(found.event_time,))
+        over = self._over(found)
+        _check_keys(found, over, rows)
         passed = self._passed(found, rows, actor, now, keep=to != "online")
         written = 0
         if to != "offline" and passed.num_rows:
-            written = sum(
-                self._push_online(view, found, passed, now, wait=to != "online") for view in self._over(found)
-            )
+            written = sum(self._push_online(view, found, passed, now, wait=to != "online") for view in over)
         return Pushed(rows=passed.num_rows, quarantined=rows.num_rows - passed.num_rows, online=written)
 
     def _passed(self, source: Source, rows: pa.Table, actor: str, now: datetime, *, keep: bool) -> pa.Table:
@@ -184,20 +185,26 @@ class FeatureStore(Fresh):
 
     def _push_online(self, view: FeatureView, source: Source, rows: pa.Table, now: datetime, *, wait: bool) -> int:
         """What the rows yield for a view, online; with `wait`, events to come are left to a materialization."""
-        relation = views.of_source(source, pushed=True)
-        with self._sandbox.files() as folder:
-            given = hand_over_table(_numbered(rows, now), folder, relation)
-            ran = self._sandbox.run(folder, [relation], [given], view=view, most_bytes=self._max_sql)
-        if not ran.answer.by_row:
-            return 0
+        relation, numbered = views.of_source(source, pushed=True), _numbered(rows, now)
+        picked = self._picked(view)
+        if picked is not None:
+            given, sql = numbered, views.picking(view, relation._replace(table="given"), picked).sql
+        else:
+            with self._sandbox.files() as folder:
+                pushed = hand_over_table(numbered, folder, relation)
+                ran = self._sandbox.run(folder, [relation], [pushed], view=view, most_bytes=self._max_sql)
+            if not ran.answer.by_row:
+                return 0
+            given, sql = ran.rows, "SELECT * FROM given"
         keys, columns = views.names(view.join_keys), views.names((*view.join_keys, *view.features))
         upto = f"WHERE greatest(_event, _arrival) <= {views.literal(now)}" if wait else ""
         latest = f"QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY _event DESC, _arrival DESC, _order DESC) = 1"
 
         def read(cursor: Cursor) -> int:
-            cursor.register("computed", ran.rows)
-            some = f"(SELECT {columns}, _event FROM computed {upto} {latest})"
-            return self._online.put(list(changes.written(cursor, view, some)))
+            cursor.register("given", given)
+            some = f"(SELECT {columns}, _event FROM ({sql}) {upto} {latest})"
+            with explaining("sql", f"The SQL of {view.name}"):
+                return self._online.put(list(changes.written(cursor, view, some)))
 
         return self._offline.read(read)
 
@@ -253,6 +260,30 @@ def _stamped(table: pa.Table, source: Source, now: datetime) -> pa.Table:
     if name is None or name in table.column_names:
         return table
     return table.append_column(name, pa.array([now] * table.num_rows, pa.timestamp("us", "UTC")))
+
+
+def _check_keys(source: Source, over: Sequence[FeatureView], rows: pa.Table) -> None:
+    """Raise InvalidInput for a row that no view over the source could be looked up by: it would be there and never be seen.
+
+    A key that the SQL of a view makes is not looked at.
+    """
+    import pyarrow.compute as pc
+
+    names = {column.name for column in source.columns}
+    keyed = [(view, [key.name for key in view.join_keys if key.name in names]) for view in over]
+    if not all(keys for _, keys in keyed):
+        return
+    lost = None
+    for _, keys in keyed:
+        lacking = functools.reduce(pc.or_, [rows.column(key).is_null() for key in keys])
+        lost = lacking if lost is None else pc.and_(lost, lacking)
+    row = -1 if lost is None else pc.index(lost, True).as_py()
+    if row >= 0:
+        view, keys = keyed[-1]
+        key = next(key for key in keys if not rows.column(key)[row].is_valid)
+        raise InvalidInput(
+            f"{key!r} is missing in row {row + 1}, and {view.ref} is looked up by it.", hint="Fill it.", field=key
+        )
 
 
 def _numbered(rows: pa.Table, now: datetime) -> pa.Table:

@@ -74,6 +74,8 @@ class SqlAnswer(Record, frozen=True, kw_only=True):
     by_row: bool = False
     ordered: bool = False
     """Whether `_order` says which row was appended last."""
+    picked: dict[str, str] | None = None
+    """Of a view that is only looked at: the source's column behind each that it yields, where it does nothing else."""
     tables: tuple[str, ...] = ()
     tree: msgspec.Raw = msgspec.Raw(b"null")
     """DuckDB's tree of the SELECT."""
@@ -193,8 +195,9 @@ def _run(connection: Cursor, request: SqlRequest) -> SqlAnswer:
 def _run_view(connection: Cursor, request: SqlRequest, view: FeatureView) -> SqlAnswer:
     if not request.target:
         views.check_view_sql(connection, view, request.relations)
+        return SqlAnswer(picked=views.picked_of(connection, view, request.relations))
     found = views.rows_of(connection, view, request.relations, most_bytes=request.most_bytes)
-    rows = _write(connection, f"{found.sql} {request.limit}", request) if request.target else 0
+    rows = _write(connection, f"{found.sql} {request.limit}", request)
     return SqlAnswer(rows=rows, arrives=found.arrives, by_row=found.by_row, ordered=found.ordered)
 
 

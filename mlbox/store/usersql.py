@@ -179,6 +179,34 @@ def with_columns(cursor: Cursor, select: Select, columns: Sequence[str]) -> str 
     return str(row[0])
 
 
+def picked(select: Select, known: Sequence[str]) -> dict[str, str] | None:
+    """The column of its one source behind each column that a SELECT yields; None where it does more than pick columns."""
+    node = select.tree["statements"][0]["node"]
+    source = node.get("from_table", {})
+    plain = (
+        node["type"] == "SELECT_NODE"
+        and source["type"] == "BASE_TABLE"
+        and len(select.tables) == 1
+        and not any(
+            node[clause] for clause in ("where_clause", "having", "qualify", "sample", "group_sets", "modifiers")
+        )
+        and not (source["sample"] or source.get("column_name_alias") or node["cte_map"]["map"])
+        and node["aggregate_handling"] == "STANDARD_HANDLING"
+        and all(item["type"] == "COLUMN_REF" for item in node["select_list"])
+    )
+    if not plain:
+        return None
+    called = (source["alias"] or source["table_name"]).lower()
+    found: dict[str, str] = {}
+    for item in node["select_list"]:
+        *table, name = item["column_names"]
+        yielded = item["alias"] or name
+        if name not in known or yielded in found or [word.lower() for word in table] not in ([], [called]):
+            return None
+        found[yielded] = name
+    return found
+
+
 def is_by_row(select: Select) -> bool:
     """Whether a SELECT that takes more columns of its one source looks at each row alone: no window, no other SELECT."""
     if (select.tree["statements"][0]["node"].get("cte_map") or {}).get("map"):

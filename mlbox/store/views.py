@@ -16,7 +16,7 @@ is brought up to date by arrival: a late row is never missed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,7 +25,7 @@ import msgspec
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, FeatureView, Source
 from mlbox.store.offline import quote
-from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select, columns_of, is_by_row, with_columns
+from mlbox.store.usersql import ARRIVED, SEQUENCE, check_select, columns_of, is_by_row, picked, with_columns
 
 if TYPE_CHECKING:
     from mlbox.store.offline import Cursor
@@ -172,6 +172,24 @@ def rows_of(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], *,
             return Rows(_typed(view, subquery, stamped, SEQUENCE), arrives, is_by_row(select), ordered=True)
     arrival = "CAST(arrival_time AS TIMESTAMP)" if yields_arrival else "NULL"
     return Rows(_typed(view, over(view.sql, relations), arrival, None), yields_arrival, by_row=False, ordered=False)
+
+
+def picked_of(cursor: Cursor, view: FeatureView, relations: Sequence[Relation]) -> dict[str, str] | None:
+    """As `usersql.picked`, of a view whose SQL works; None also where `picking` cannot take its place."""
+    if len(relations) != 1 or not relations[0].hidden:
+        return None
+    select = check_select(cursor, view.sql, [relations[0].name])
+    return picked(select, [column.name for column in relations[0].given if column.name not in (SEQUENCE, ARRIVED)])
+
+
+def picking(view: FeatureView, relation: Relation, columns: Mapping[str, str], *, where: str = "") -> Rows:
+    """What a view yields whose SQL only picks columns of a source: known without running a word of it."""
+    items = ", ".join(f"{quote(source)} AS {quote(name)}" for name, source in columns.items())
+    condition = f" WHERE {where}" if where else ""
+    subquery = f"(SELECT {items}{relation.hidden} FROM {quote(relation.table)}{condition})"
+    says = "arrival_time" in columns
+    stamped = f"CAST(arrival_time AS TIMESTAMP), {ARRIVED}" if says else ARRIVED
+    return Rows(_typed(view, subquery, stamped, SEQUENCE), says or relation.pushed, by_row=True, ordered=True)
 
 
 def _try_columns(cursor: Cursor, subquery: str) -> list[str]:

@@ -13,13 +13,14 @@ import msgspec
 
 from mlbox.records import FeatureView, ViewSpec
 from mlbox.store import asof, views
+from mlbox.store.catalog import digest_of
 from mlbox.store.offline import one, quote
-from mlbox.store.sandbox import Ran, Sandbox, empty, hand_over
+from mlbox.store.sandbox import Sandbox, empty, hand_over
 from mlbox.store.sources import Sources
 from mlbox.store.spine import asked_of
-from mlbox.store.sql_worker import Input
+from mlbox.store.sql_worker import Input, SqlAnswer
 from mlbox.store.tables import arrow_utc
-from mlbox.store.usersql import SEQUENCE
+from mlbox.store.usersql import SEQUENCE, explaining
 from mlbox.store.vectors import Plan
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ CREATE TABLE IF NOT EXISTS "view:state" (
   arrived BOOLEAN NOT NULL
 );
 """
-_MOST_PLANS = 1000
+_MOST_KEPT = 1000
 
 
 class Built(NamedTuple):
@@ -61,7 +62,9 @@ class _Todo(NamedTuple):
     seen: int
     """Rows of its first source."""
     relations: list[views.Relation]
-    inputs: list[Input]
+    where: str
+    """Which of their rows are new, where those alone are enough."""
+    inputs: Sequence[Input] = ()
 
 
 class ViewTables(Sources):
@@ -69,10 +72,13 @@ class ViewTables(Sources):
 
     _plans: dict[tuple[str, ...], Plan]
     """Of features that name versions, which never change."""
+    _picks: dict[str, dict[str, str] | None]
+    """By digest, what a view's SQL picks of a source's columns, where it does nothing else."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._plans = {}
+        self._picks = {}
         self._sandbox = Sandbox(self._offline.limits)
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
@@ -91,9 +97,27 @@ class ViewTables(Sources):
         self.check_view(spec)
         if spec.function is not None:
             return
-        tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=self._clock.real())
-        relations = self._offline.read(lambda cursor: self._relations(cursor, tried))
-        self._sandbox.look(relations, [empty(one) for one in relations], view=tried, most_bytes=self._max_sql)
+        facts = {**msgspec.structs.asdict(spec), "digest": digest_of(spec)}
+        self._look(FeatureView(**facts, version=0, created_by="", created_at=self._clock.real()))
+
+    def _look(self, view: FeatureView) -> None:
+        """Look at a view's SQL; raises what is wrong with it."""
+        relations = self._offline.read(lambda cursor: self._relations(cursor, view))
+        looked = self._sandbox.look(relations, [empty(one) for one in relations], view=view, most_bytes=self._max_sql)
+        if len(self._picks) >= _MOST_KEPT:
+            self._picks.clear()
+        self._picks[view.digest] = looked.picked
+
+    def _picked(self, view: FeatureView) -> dict[str, str] | None:
+        """The column of its source behind each column that a view yields, where its SQL does nothing but pick them.
+
+        Of such a view no SQL need run, and so no process: its rows are at hand. It is looked at once.
+        """
+        if view.function is not None:
+            return {column.name: column.name for column in views.fed(view).columns}
+        if view.digest not in self._picks:
+            self._look(view)
+        return self._picks.get(view.digest)
 
     def _relations(self, cursor: Cursor, view: FeatureView) -> list[views.Relation]:
         """What a view's SQL reads."""
@@ -125,15 +149,40 @@ class ViewTables(Sources):
                 self.refresh(self.view(name))
         if self._offline.used and self._offline.read(lambda cursor: is_fresh(cursor, view)):
             return
-        with self._computing(view.ref), self._sandbox.files() as folder:
+        with self._computing(view.ref):
+            columns = self._picked(view)
+            if columns is not None:
+                self._offline.write(lambda cursor: self._pick(cursor, view, columns))
+            else:
+                self._run(view)
+
+    def _run(self, view: FeatureView) -> None:
+        """Compute a view by its SQL. Nobody waits for it but who asked: what is written meanwhile is for the next time."""
+        with self._sandbox.files() as folder:
             self._offline.write(lambda cursor: self._have_tables(cursor, view))
             todo = self._offline.snapshot(lambda cursor: self._hand_over(cursor, view, folder))
             if todo is None:
                 return
-            in_sql = view if view.function is None else views.over_fed(view)[0]
-            # Nobody waits for it but who asked: what is written meanwhile is for the next time.
-            ran = self._sandbox.run(folder, todo.relations, todo.inputs, view=in_sql, most_bytes=self._max_sql)
-            self._offline.write(lambda cursor: self._take_over(cursor, view, todo, ran))
+            ran = self._sandbox.run(folder, todo.relations, todo.inputs, view=view, most_bytes=self._max_sql)
+
+            def take_over(cursor: Cursor) -> None:
+                cursor.register("computed", ran.rows)
+                self._keep(cursor, view, todo, ran.answer)
+                cursor.unregister("computed")
+
+            self._offline.write(take_over)
+
+    def _pick(self, cursor: Cursor, view: FeatureView, columns: dict[str, str]) -> None:
+        """Compute a view that only picks columns of its source."""
+        self._have_tables(cursor, view)
+        todo = self._todo(cursor, view)
+        if todo is None:
+            return
+        found = views.picking(view, todo.relations[0], columns, where=todo.where)
+        with explaining("sql", f"The SQL of {view.name}"):
+            cursor.execute(f"CREATE OR REPLACE TEMP VIEW computed AS {found.sql}")
+            self._keep(cursor, view, todo, found)
+            cursor.execute("DROP VIEW computed")
 
     @contextlib.contextmanager
     def _computing(self, ref: str) -> Iterator[None]:
@@ -152,22 +201,27 @@ class ViewTables(Sources):
             else:
                 self._ensure_source(cursor, self.declared(name))
 
-    def _hand_over(self, cursor: Cursor, view: FeatureView, folder: Path) -> _Todo | None:
-        """Write the rows that a view is to be computed from to files; None where it is up to date."""
+    def _todo(self, cursor: Cursor, view: FeatureView) -> _Todo | None:
+        """What a view is to be computed from; None where it is up to date."""
         built, stamp = built_of(cursor, view.ref), _stamp(cursor, view)
         if built is not None and built.stamp == stamp:
             return None
         relations = self._relations(cursor, view)
         after = built.seen if built is not None else None
-        where = "" if after is None else f"{SEQUENCE} > {after}"
-        inputs = [hand_over(cursor, folder, one, where=where) for one in relations]
         seen = self._row_count(cursor, relations[0].table.removeprefix("source:"))
-        return _Todo(built, stamp, seen, relations, inputs)
+        return _Todo(built, stamp, seen, relations, "" if after is None else f"{SEQUENCE} > {after}")
 
-    def _take_over(self, cursor: Cursor, view: FeatureView, todo: _Todo, ran: Ran) -> None:
-        """Keep what a view's SQL yielded."""
-        built, found = todo.built, ran.answer
-        cursor.register("computed", ran.rows)
+    def _hand_over(self, cursor: Cursor, view: FeatureView, folder: Path) -> _Todo | None:
+        """As `_todo`, with the rows in files."""
+        todo = self._todo(cursor, view)
+        if todo is None:
+            return None
+        inputs = [hand_over(cursor, folder, one, where=todo.where) for one in todo.relations]
+        return todo._replace(inputs=inputs)
+
+    def _keep(self, cursor: Cursor, view: FeatureView, todo: _Todo, found: SqlAnswer | views.Rows) -> None:
+        """Keep what a view yields, which is called `computed`."""
+        built = todo.built
         batch = built.batch + 1 if built else 1
         if built is not None and built.seen is not None:
             arrived = found.arrives or built.arrived
@@ -177,7 +231,6 @@ class ViewTables(Sources):
             views.build(cursor, view, batch, arrives=found.arrives, ordered=found.ordered)
             built = Built(todo.stamp, todo.seen if found.by_row else None, batch, batch, found.arrives)
         _note(cursor, view, built)
-        cursor.unregister("computed")
 
     def query_sources(self, sql: str, *, known: datetime, dataset: str) -> pa.Table:
         """What a user's SELECT yields, for a dataset, over what of any sources was known at a moment."""
@@ -249,7 +302,7 @@ class ViewTables(Sources):
             refs = dict.fromkeys(feature.partition(":")[0] for feature in full)
             plan = Plan(full, {ref: self.view(ref) for ref in refs})
             if full == tuple(features):
-                if len(self._plans) >= _MOST_PLANS:
+                if len(self._plans) >= _MOST_KEPT:
                     self._plans.clear()
                 self._plans[full] = plan
         return plan

@@ -82,6 +82,15 @@ def test_an_aggregate_is_online_at_its_next_materialization(house: House) -> Non
     assert row.values == {f"{view.ref}:amount": 1.0}
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    built = House(tmp_path_factory.mktemp("house"))
+    built.with_sales()
+    built.clock.advance(moment(10))
+    yield built
+    built.close()
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     rows=st.lists(
@@ -91,19 +100,16 @@ def test_an_aggregate_is_online_at_its_next_materialization(house: House) -> Non
         unique_by=lambda row: row[:2],
     )
 )
-def test_the_newer_event_wins_in_any_order(tmp_path_factory: pytest.TempPathFactory, rows: list[Any]) -> None:
-    house = House(tmp_path_factory.mktemp("house"))
-    house.with_sales()
-    house.clock.advance(moment(10))
-    ways: tuple[To, ...] = ("online", "online_and_offline")
+def test_the_newer_event_wins_in_any_order(lasting: House, rows: list[Any]) -> None:
+    house, shop = lasting, lasting.store.source("sales").rows + 100  # one that no other example has
+    ways: tuple[To, ...] = ("online_and_offline", "online")
     for number, (who, at, amount) in enumerate(rows):
-        house.store.push("sales", pushed((who, 1, at, float(amount))), to=ways[number % 2], actor="ann")
+        house.store.push("sales", pushed((who, shop, at, float(amount))), to=ways[number % 2], actor="ann")
         if number % 3 == 0:
             house.store.materialize()
     for who in {who for who, _, _ in rows}:
         _, last = max((at, amount) for one, at, amount in rows if one == who)
-        assert online(house, who) == float(last)
-    house.close()
+        assert online(house, who, shop) == float(last)
 
 
 def given_rows(**changes: list[Any]) -> pa.Table:
@@ -137,6 +143,80 @@ def test_rows_that_are_none_of_the_view_are_refused(house: House, changes: dict[
     with pytest.raises(NotFound):
         house.store.write_online("spent", given_rows(), actor="ann")
     assert online(house) is None
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_row_that_nobody_could_look_up_is_refused(house: House, whole: bool) -> None:
+    """Unless there is a view, as that of whole shops, whose keys it has."""
+    if whole:
+        sql = "SELECT shop, amount, happened AS event_time, known AS arrival_time FROM sales"
+        house.store.apply_view(
+            msgspec.structs.replace(SPEC, name="shops", join_keys=SPEC.join_keys[1:], sql=sql), actor="ann"
+        )
+    rows = sales(("a", 1, 4, 4, 1.0), (None, 1, 4, 4, 2.0))
+    if whole:
+        assert house.store.push("sales", rows, actor="ann").rows == 2
+        (row,) = house.store.online_features(["shops:amount"], [{"shop": 1}])
+        assert row.values == {"shops@v1:amount": 2.0}
+    else:
+        with pytest.raises(InvalidInput, match="'who' is missing in row 2, and spend@v1 is looked up by it") as caught:
+            house.store.push("sales", rows, actor="ann")
+        assert caught.value.field == "who"
+        assert (house.store.source("sales").rows, online(house)) == (0, None)
+
+
+def test_a_view_that_only_picks_columns_needs_no_process_and_says_the_same(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = SPEC.sql.replace("amount,", "coalesce(amount) AS amount,")
+    house.store.apply_view(msgspec.structs.replace(SPEC, name="computed", sql=computed), actor="ann")
+    asked_for = list[Any]()
+    run = house.store._sandbox.run
+    monkeypatch.setattr(
+        house.store._sandbox, "run", lambda *args, **what: (asked_for.append(what["view"].name), run(*args, **what))[1]
+    )
+    house.store.push("sales", pushed(("a", 1, 4, 1.0), ("a", 1, 3, 2.0), ("b", 2, 4, None)), actor="ann")
+    house.store.append("sales", sales(("a", 1, 5, 6, 3.0), ("b", 2, 4, 8, 4.0)), actor="ann")
+    house.store.materialize()
+    assert set(asked_for) == {"computed"}
+    refs = [REF, "computed@v1:amount"]
+    now = house.store.online_features(refs, [{"who": "a", "shop": 1}, {"who": "b", "shop": 2}])
+    assert [list(row.values.values()) for row in now] == [[3.0, 3.0], [None, None]]
+    rows = pa.table(
+        {"who": ["a", "a", "b", "b"], "shop": [1, 1, 2, 2], "at": [moment(second) for second in (4, 12) * 2]}
+    )
+    for known in ("then", "latest"):
+        found = house.store.historical(refs, rows, event_time="at", known=known)  # type: ignore[arg-type]
+        assert found.column(REF).to_pylist() == found.column(refs[1]).to_pylist()
+        assert any(value is not None for value in found.column(REF).to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("sql", "picks"),
+    [
+        ("SELECT who, shop, amount, happened AS event_time, known AS arrival_time FROM sales", True),
+        ("SELECT s.who, shop, amount, s.happened AS event_time, known arrival_time FROM sales AS s", True),
+        ("SELECT who, shop, known AS amount, happened AS event_time, known AS arrival_time FROM sales", True),
+        ("SELECT who, shop, amount, happened AS event_time, known AS arrival_time FROM sales WHERE shop > 0", False),
+        ("SELECT who, shop, amount, happened AS event_time, known AS arrival_time FROM sales LIMIT 3", False),
+        ("SELECT DISTINCT who, shop, amount, happened AS event_time, known AS arrival_time FROM sales", False),
+        ("SELECT who, shop, 2.0 AS amount, happened AS event_time, known AS arrival_time FROM sales", False),
+        ("SELECT *, happened AS event_time, known AS arrival_time FROM sales", False),
+        ("SELECT who, shop, amount, happened AS event_time, known AS arrival_time FROM sales GROUP BY ALL", False),
+        (
+            "WITH s AS (FROM sales) SELECT who, shop, amount, happened AS event_time, known AS arrival_time FROM s",
+            False,
+        ),
+    ],
+)
+def test_what_only_picks_columns_is_known_by_its_tree(house: House, sql: str, picks: bool) -> None:
+    features = (
+        SPEC.features
+        if "known AS amount" not in sql
+        else (msgspec.structs.replace(SPEC.features[0], dtype="TIMESTAMP"),)
+    )
+    view = house.store.apply_view(msgspec.structs.replace(SPEC, name="seen", sql=sql, features=features), actor="ann")
+    assert (house.store._picked(view) is not None) is picks
 
 
 def test_null_is_not_unknown(house: House) -> None:
