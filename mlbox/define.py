@@ -25,6 +25,7 @@ The file runs on your own machine, and what its names hold is sent. Nothing of t
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import textwrap
@@ -251,6 +252,7 @@ class View:
                 file=file.name,
                 snapshot=snapshot,
                 code=code,
+                text=text_of(self.function),
                 window_seconds=seconds(self.window),
                 team=self.team,
                 gpus=self.gpus,
@@ -277,6 +279,14 @@ class View:
                 hint="Call each parameter as the source that it takes.",
                 field="sources",
             )
+
+
+def text_of(function: Callable[..., Any]) -> str:
+    """A digest of what a function does by itself: of its text without name, decorators, docstring, comments and layout."""
+    (node,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+    assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+    return hashlib.sha256("\n".join(ast.dump(one) for one in (node.args, *body)).encode()).hexdigest()
 
 
 def view(

@@ -47,6 +47,8 @@ class ViewFunction(Record, frozen=True, kw_only=True):
     """SHA-256 of the uploaded tar.gz of the code."""
     code: str
     """Digest of the Python files in it: other code is another version of the view."""
+    text: str = ""
+    """Digest of the function alone, which is the same where only its name, its docstring or its layout differ."""
     window_seconds: int | None = None
     """How far back it reads its sources; None for all that they have."""
     team: str = "everyone"

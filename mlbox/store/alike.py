@@ -1,8 +1,9 @@
 """Features that repeat others: found before they are made, because computing the same thing twice is what a feature store ends.
 
-A feature repeats another of the same entity where both come from the same SQL, by DuckDB's own parser, or where their values
-agree on a sample of entities: of numbers and times by Spearman's rank correlation, of texts and truths by the share of equal
-values. To look is a courtesy: it takes a few seconds at most, never fails, and leaves out what cannot be computed.
+A feature repeats another of the same entity where both come from the same SQL, by DuckDB's own parser, or from the same function
+in free Python, or where their values agree on a sample of entities: of numbers and times by Spearman's rank correlation, of texts
+and truths by the share of equal values. A view in free Python has values once it has run: until then those of its last version
+that has stand for it. To look is a courtesy: it takes a few seconds at most, never fails, and leaves out what cannot be computed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import msgspec
 from mlbox.errors import MlboxError
 from mlbox.records import Column, FeatureView, Record, ViewSpec
 from mlbox.store import views
+from mlbox.store.catalog import digest_of
 from mlbox.store.offline import quote
 from mlbox.store.sandbox import hand_over
 from mlbox.store.viewtables import ViewTables, built_of
@@ -52,19 +54,29 @@ class Alike(Record, frozen=True, kw_only=True):
     """Of the view that is to be made."""
     other: str
     """Full reference of the one that is there."""
-    why: Literal["same SQL", "same values"]
+    why: Literal["same SQL", "same function", "same values"]
     correlation: float | None = None
-    """Rank correlation of the values, of texts and truths the share of equal ones; None for the same SQL."""
+    """Rank correlation of the values, of texts and truths the share of equal ones; None where they were not looked at."""
 
 
-def find_alike(store: ViewTables, spec: ViewSpec, *, sample: int = 10_000, seconds: float = SECONDS) -> list[Alike]:
-    """The latest features of the same entity that a view's features repeat, by feature; `sample` entities are compared."""
+def find_alike(
+    store: ViewTables,
+    spec: ViewSpec,
+    *,
+    beside: Sequence[FeatureView] = (),
+    sample: int = 10_000,
+    seconds: float = SECONDS,
+) -> list[Alike]:
+    """The latest features of the same entity that a view's features repeat, by feature; `sample` entities are compared.
+
+    `beside`: views that are about to be made as well.
+    """
     import duckdb
 
     end = time.monotonic() + seconds
     found: dict[tuple[str, str], Alike] = {}
     try:
-        others = list(_candidates(store, spec))
+        others = list(_candidates(store, spec, beside))
         for one in _same_sql(store, spec, others, time.monotonic() + seconds / 2):
             found[one.feature, one.other] = one
         for one in _same_values(store, spec, others, sample, end):
@@ -76,9 +88,17 @@ def find_alike(store: ViewTables, spec: ViewSpec, *, sample: int = 10_000, secon
     return sorted(found.values(), key=lambda one: (one.feature, one.why, -(one.correlation or 0), one.other))
 
 
-def _candidates(store: ViewTables, spec: ViewSpec) -> Iterator[FeatureView]:
+def planned_view(spec: ViewSpec, ref: str, now: datetime) -> FeatureView:
+    """A view that is about to be made."""
+    version, digest = int(ref.partition("@v")[2]), digest_of(spec)
+    return FeatureView(
+        **{**msgspec.structs.asdict(spec), "digest": digest}, version=version, created_by="", created_at=now
+    )
+
+
+def _candidates(store: ViewTables, spec: ViewSpec, beside: Sequence[FeatureView]) -> Iterator[FeatureView]:
     """The latest versions of the other views of the same entity, those first that look most alike."""
-    latest = {view.name: view for view in store.views() if view.name != spec.name}
+    latest = {view.name: view for view in (*store.views(), *beside) if view.name != spec.name}
     same = [view for view in latest.values() if _entity(view) == _entity(spec)]
     yield from sorted(same, key=lambda view: _likeness(spec, view), reverse=True)[:MOST_VIEWS]
 
@@ -98,7 +118,8 @@ def _entity(view: FeatureView | ViewSpec) -> frozenset[tuple[str, str]]:
 
 def _same_sql(store: ViewTables, spec: ViewSpec, others: Sequence[FeatureView], end: float) -> list[Alike]:
     new = normalised(store, spec)
-    found = []
+    why: Literal["same SQL", "same function"] = "same SQL" if spec.function is None else "same function"
+    found: list[Alike] = []
     for other in others:
         if time.monotonic() >= end:
             break
@@ -107,7 +128,7 @@ def _same_sql(store: ViewTables, spec: ViewSpec, others: Sequence[FeatureView], 
             for feature, text in _normalised_once(store, other).items():
                 known.setdefault(text, feature)
             found += [
-                Alike(feature=feature, other=f"{other.ref}:{known[text]}", why="same SQL")
+                Alike(feature=feature, other=f"{other.ref}:{known[text]}", why=why)
                 for feature, text in new.items()
                 if text in known
             ]
@@ -126,6 +147,9 @@ def _normalised_once(store: ViewTables, view: FeatureView) -> dict[str, str]:
 
 def normalised(store: ViewTables, view: FeatureView | ViewSpec) -> dict[str, str]:
     """What each feature of a view is computed by, as a digest that is the same where only layout, aliases or capitals differ."""
+    if view.function is not None:
+        by = [view.function.text, view.function.window_seconds, sorted(view.sources)] if view.function.text else None
+        return {c.name: _digest(_text(["function", c.name, c.dtype, by])) for c in view.features} if by else {}
     allowed = [name.partition("@")[0] for name in view.sources]
     looked = store._sandbox.look((), (), sql=view.sql, allowed=tuple(allowed), most_bytes=2**20)
     node = msgspec.json.decode(looked.tree)["statements"][0]["node"]
@@ -208,7 +232,10 @@ def _same_values(
     import duckdb
 
     found: list[Alike] = []
-    tried = FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=store._clock.real())
+    tried = _with_values(store, spec)
+    if tried is None:
+        return []
+    spec = msgspec.structs.replace(spec, features=_shared(spec, tried))
 
     def read(cursor: Cursor) -> None:
         cursor.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {_latest(store, cursor, tried, sample, end)}")
@@ -223,6 +250,21 @@ def _same_values(
     return found
 
 
+def _with_values(store: ViewTables, spec: ViewSpec) -> FeatureView | None:
+    """The view as one that values are computed of; of one in free Python its last version that has run, if any."""
+    if spec.function is None:
+        return FeatureView(**msgspec.structs.asdict(spec), version=0, created_by="", created_at=store._clock.real())
+    versions = [view for view in store.views() if view.name == spec.name and _entity(view) == _entity(spec)]
+    ran = store._offline.read(lambda cursor: [view for view in versions if built_of(cursor, view.ref) is not None])
+    return ran[-1] if ran else None
+
+
+def _shared(spec: ViewSpec, tried: FeatureView) -> tuple[Column, ...]:
+    """The features that both have, in the same type."""
+    known = {(column.name, column.dtype) for column in tried.features}
+    return tuple(column for column in spec.features if (column.name, column.dtype) in known)
+
+
 def _latest(store: ViewTables, cursor: Cursor, view: FeatureView, sample: int, end: float) -> str:
     """A SELECT of the latest row of each entity: of the view's table where there is one, else, of some, by its SQL."""
     columns, keys = views.names((*view.join_keys, *view.features)), views.names(view.join_keys)
@@ -232,6 +274,8 @@ def _latest(store: ViewTables, cursor: Cursor, view: FeatureView, sample: int, e
         return f"SELECT {columns} FROM {views.view_table(view.ref)} {latest}"
     rows = f"computed:{view.ref}"
     relations = store._relations(cursor, view)
+    if view.function is not None:
+        view = views.over_fed(view)[0]
     with store._sandbox.files() as folder:
         inputs = [hand_over(cursor, folder, one) for one in relations]
         ran = store._sandbox.run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Any
 
@@ -18,18 +19,20 @@ from mlbox.records import (
     Definitions,
     Entity,
     FeaturePlan,
+    FeatureView,
     PlannedChange,
     ServiceSpec,
     SourceSpec,
     TransformSpec,
     ViewSpec,
 )
-from mlbox.store.alike import find_alike
-from mlbox.store.catalog import split_ref
+from mlbox.store.alike import SECONDS, find_alike, planned_view
 from mlbox.store.db import Tx
 from mlbox.store.functions import Functions
 
 MAX_DEFINITIONS = 2000
+ALIKE_SECONDS = 30.0
+"""How long a plan looks for features that repeat others, all in all."""
 _TABLES = {"source": "source", "entity": "entity", "view": "view", "transform": "transform", "service": "service"}
 _VERSIONED = ("view", "transform", "service")
 Spec = SourceSpec | Entity | ViewSpec | TransformSpec | ServiceSpec
@@ -41,7 +44,7 @@ class FeatureDefinitions(Functions):
     def plan(self, wanted: Definitions) -> FeaturePlan:
         """What `apply` would do, without doing it; raises what it would raise."""
         found = self._db.together(lambda tx: self._carry_out(tx, wanted, None, "plan"), keep=False)
-        return msgspec.structs.replace(found, changes=tuple(self._with_alike(one, wanted) for one in found.changes))
+        return msgspec.structs.replace(found, changes=tuple(self._with_alike(found.changes, wanted)))
 
     def apply(self, wanted: Definitions, *, base: str | None = None, actor: str) -> FeaturePlan:
         """Bring the box to what is defined, all of it or none; what it did.
@@ -100,16 +103,20 @@ class FeatureDefinitions(Functions):
             return self.apply_transform(spec, actor=actor).ref
         return self.apply_service(spec.name, spec.features, actor=actor).ref
 
-    def _with_alike(self, change: PlannedChange, wanted: Definitions) -> PlannedChange:
-        spec = next((view for view in wanted.views if view.name == change.name and change.kind == "view"), None)
-        if spec is None or change.action not in ("create", "new version"):
-            return change
-        words = tuple(
-            f"{spec.name}:{one.feature} repeats {one.other} ({one.why})"
-            for one in find_alike(self, spec)
-            if split_ref(one.other.partition(":")[0])[0] != spec.name
-        )
-        return msgspec.structs.replace(change, alike=words)
+    def _with_alike(self, changes: Sequence[PlannedChange], wanted: Definitions) -> Iterator[PlannedChange]:
+        """The changes with what of them repeats features that are there, or that come before them in the plan."""
+        specs = {view.name: self.pinned(view) for view in wanted.views}
+        before = list[FeatureView]()
+        end = time.monotonic() + ALIKE_SECONDS
+        for change in changes:
+            if change.kind != "view" or change.action not in ("create", "new version"):
+                yield change
+                continue
+            spec = specs[change.name]
+            found = find_alike(self, spec, beside=before, seconds=min(SECONDS, end - time.monotonic()))
+            words = tuple(f"{spec.name}:{one.feature} repeats {one.other} ({one.why})" for one in found)
+            before.append(planned_view(spec, change.ref, self._clock.real()))
+            yield msgspec.structs.replace(change, alike=words)
 
     @staticmethod
     def _state(tx: Tx, specs: Sequence[tuple[str, Spec]]) -> str:

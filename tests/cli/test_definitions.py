@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from mlbox.define import text_of
 from tests.cli.conftest import Ran
 from tests.conftest import Server
 
@@ -144,6 +145,23 @@ def test_what_is_wrong_in_a_set_names_the_definition(box_cli: Callable[..., Ran]
     (tmp_path / "last.toml").write_text(TOML.replace("sales", "nothing").replace('entity = "customer"\n', ""))
     ran = box_cli("feature", "apply", str(tmp_path / "last.toml"))
     assert (ran.code, "view last: There is no source 'nothing'" in ran.line) == (3, True), ran.err
+
+
+def test_a_function_is_known_by_what_it_does() -> None:
+    def one(sales):  # type: ignore[no-untyped-def]
+        """What it says."""
+        return sales.slice(0, 1)  # the first
+
+    def other(sales):  # type: ignore[no-untyped-def]
+        return sales.slice(
+            0,
+            1,
+        )
+
+    def another(sales):  # type: ignore[no-untyped-def]
+        return sales.slice(0, 2)
+
+    assert text_of(one) == text_of(other) != text_of(another)
 
 
 def test_defining_loads_nothing_of_the_server() -> None:

@@ -18,12 +18,12 @@ from scipy import stats
 
 from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
-from mlbox.records import Column, ViewSpec
+from mlbox.records import Column, ViewFunction, ViewSpec
 from mlbox.store import migrations
 from mlbox.store.alike import LEAST_PAIRS, equal_share, find_alike, normalised, spearman
 from mlbox.store.db import Database
+from mlbox.store.functions import Functions
 from mlbox.store.offline import Offline
-from mlbox.store.ondemand import Transforms
 from mlbox.store.online import Online
 
 START = parse_time("2026-01-01T00:00Z")
@@ -43,7 +43,7 @@ class House:
         self.db = Database(folder / "features.sqlite", migrations.features, self.clock, EventBus())
         self.offline = Offline(folder / "offline.duckdb")
         self.online = Online(folder / "online")
-        self.store = Transforms(self.db, self.offline, self.online, self.clock)
+        self.store = Functions(self.db, self.offline, self.online, self.clock)
         self.store.add_source("sales", COLUMNS, "moment", None, actor="ann")
         rng = np.random.default_rng(0)
         rows: dict[str, Any] = {
@@ -236,3 +236,44 @@ def test_the_share_of_equal_texts_is_of_pairs_that_are_there(drawn: list[tuple[s
         assert ours is None
     else:
         assert ours == sum(a == b for a, b in there) / len(there)
+
+
+def in_python(name: str, text: str = "same", **changes: Any) -> ViewSpec:
+    function = ViewFunction(name=name, file="features.py", snapshot="s", code=f"{name} {text}", text=text, **changes)
+    features = (Column(name="amount", dtype="FP64"),)
+    return ViewSpec(name=name, join_keys=(WHO,), features=features, function=function, sources=("sales",))
+
+
+def feed(house: House, ref: str, job: str, values: Any) -> None:
+    """Have a run of a view's function yield a value for each person."""
+    rows = {
+        "who": [f"p{number}" for number in range(PEOPLE)],
+        "amount": pa.array(values, pa.float64()),
+        "event_time": pa.array([START] * PEOPLE, pa.timestamp("us")),
+        "arrival_time": pa.array([None] * PEOPLE, pa.timestamp("us")),
+    }
+    view = house.store.view(ref)
+    house.store.feed_view(view, job, pa.table(rows), as_of=house.clock.now())
+    house.store.refresh(view)
+
+
+def test_the_same_function_is_the_same_whatever_it_is_called(house: House) -> None:
+    house.store.apply_view(in_python("spread"), actor="ann")
+    assert found(house, in_python("width")) == [("amount", "spread@v1:amount", "same function")]
+    assert found(house, in_python("other", "another")) == []
+    assert found(house, in_python("longer", window_seconds=60)) == [], "what it looks at is another"
+    assert found(house, in_python("unsaid", "")) == []
+
+
+def test_what_functions_yield_is_compared_once_they_have_run(house: House) -> None:
+    house.store.apply_view(SPEND, actor="ann")
+    house.store.apply_view(in_python("spread", "one"), actor="ann")
+    doubled = spec("doubled", "SELECT who, 2 * amount AS amount, moment AS event_time FROM sales")
+    assert ("amount", "spread@v1:amount", "same values") not in found(house, doubled)
+    latest = house.store._offline.rows(
+        'SELECT last(amount ORDER BY moment) FROM "source:sales" GROUP BY who ORDER BY CAST(who[2:] AS INT)'
+    )
+    feed(house, "spread@v1", "j1", [value for (value,) in latest])
+    assert ("amount", "spread@v1:amount", "same values") in found(house, doubled)
+    assert found(house, in_python("spread", "two")) == [("amount", "spend@v1:amount", "same values")]
+    assert found(house, in_python("newer", "two")) == [], "there is nothing yet to compare"
