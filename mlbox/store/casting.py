@@ -107,11 +107,11 @@ def _time_caster(found: Any, text: bool, rounding: Rounding) -> Callable[[Any], 
     if pa.types.is_date(found):
         return lambda values: values.cast(pa.timestamp("us"))
     if text and pa.types.is_string(found):
-        return lambda values: to_utc(_parse_times(values), rounding)
+        return lambda values: to_utc(parse_times(values), rounding)
     return None
 
 
-def _parse_times(values: Any) -> Any:
+def parse_times(values: Any) -> Any:
     """ISO 8601 texts as instants: all with a zone or all without, to the nanosecond at most."""
     import pyarrow as pa
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, DType
-from mlbox.store.casting import Rounding, cast_column, to_utc
+from mlbox.store.casting import Rounding, cast_column, parse_times, to_utc
 from mlbox.store.casting import arrow_type as arrow_type
 from mlbox.store.catalog import suggest
 from mlbox.store.given import given_value
@@ -49,7 +50,7 @@ def conform(
         if column.name in optional and column.name not in table.column_names:
             table = table.append_column(column.name, pa.nulls(table.num_rows, arrow_type(column.dtype)))
     _check_names(table.column_names, [column.name for column in columns])
-    order = _in_time(table, required)
+    order = _in_time(table, required, text=text)
     arrays = []
     for column in columns:
         values = cast_column(table.column(column.name), column, text=text, rounding="up")
@@ -61,15 +62,18 @@ def conform(
     return found if order is None else found.take(order)
 
 
-def _in_time(table: pa.Table, names: Sequence[str]) -> Any:
+def _in_time(table: pa.Table, names: Sequence[str], *, text: bool) -> Any:
     """The order of the nanoseconds of a time: where two fall into one microsecond, the later one comes last; None without any."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     for name in names:
-        kind = table.column(name).type
-        if pa.types.is_timestamp(kind) and kind.unit == "ns":
-            return pc.sort_indices(table, sort_keys=[(name, "ascending")])
+        values = table.column(name)
+        if text and pa.types.is_string(values.type):
+            with contextlib.suppress(pa.ArrowInvalid):  # what is no time is told when it is cast
+                values = parse_times(values)
+        if pa.types.is_timestamp(values.type) and values.type.unit == "ns":
+            return pc.sort_indices(values)
     return None
 
 

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlbox.clock import is_finer, parse_time, to_us
+from mlbox.errors import InvalidInput
 from mlbox.records import Column, ViewSpec
-from mlbox.store.tables import table_of
+from mlbox.store.tables import conform, table_of
 from tests.store.test_features import START, House
 
 ZERO = to_us(START) * 1000
@@ -117,6 +118,18 @@ def test_a_key_that_is_a_time_is_found_whatever_its_nanoseconds(house: House) ->
     later = pa.array([ZERO + 10**9], pa.timestamp("ns"))
     found = store.historical([f"{view.ref}:n"], pa.table({"batch": at, "at": later}), event_time="at")
     assert found.column(f"{view.ref}:n").to_pylist() == [7]
+
+
+def test_events_within_a_microsecond_keep_their_order_in_text_as_well() -> None:
+    columns = (N, HAPPENED)
+    times = ["2026-01-01T00:00:00.000000900Z", "2026-01-01T00:00:00.000000100Z", "2026-01-01T00:00:01Z"]
+    read = conform(pa.table({"n": ["2", "1", "3"], "happened": times}), columns, required=["happened"], text=True)
+    assert read.column("n").to_pylist() == [1, 2, 3]
+    assert len(set(read.column("happened").to_pylist())) == 2
+    with pytest.raises(InvalidInput, match="'then' in row 2"):
+        conform(
+            pa.table({"n": ["2", "1"], "happened": ["2026-01-01", "then"]}), columns, required=["happened"], text=True
+        )
 
 
 @pytest.mark.parametrize(
