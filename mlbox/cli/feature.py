@@ -15,7 +15,7 @@ from mlbox.cli import catalogue, definitions, feast
 from mlbox.cli.context import connect
 from mlbox.cli.follow import follow
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
-from mlbox.cli.source import read_input, typed
+from mlbox.cli.source import naming, read_input, typed
 from mlbox.client import BYTES
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import FILE_FORMATS, FeatureService, FeatureView, Freshness, Job, OnlineRow, Transform
@@ -145,7 +145,7 @@ def history(
         raise InvalidInput(f"The name {wrong.name} does not say its format.", hint="End it in .parquet.", field="rows")
     query = {"feature": features, "event_time": event_time, "known": "latest" if latest else "then", "format": chosen}
     headers = {**BYTES, "Accept": answer}
-    with connect(timeout_seconds=600) as client:
+    with connect(timeout_seconds=600) as client, naming(rows):
         found = client.send(
             "POST", "/api/v1/features/historical", content=read_input(rows), headers=headers, query=query
         )
@@ -183,8 +183,11 @@ def _key_types(client: Client, features: list[str]) -> dict[str, str]:
         ref = waiting.pop()
         try:
             view = client.get(f"/api/v1/features/views/{ref}", FeatureView)
-        except NotFound:
-            transform = client.get(f"/api/v1/features/transforms/{ref}", Transform)
+        except NotFound as err:
+            try:
+                transform = client.get(f"/api/v1/features/transforms/{ref}", Transform)
+            except NotFound:
+                raise err from None
             types |= {one.name: one.dtype for one in transform.inputs if one.dtype and not one.feature}
             waiting |= {one.feature.partition(":")[0] for one in transform.inputs if one.feature}
         else:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -90,9 +91,9 @@ def append(
     chosen = format or FILE_FORMATS.get(file.suffix.lower())
     if chosen is None:
         raise InvalidInput(f"The name {file.name} does not say its format.", hint="Give --format.", field="format")
-    with connect(timeout_seconds=600) as client:
+    with connect(timeout_seconds=600) as client, naming(file):
         answer = client.upload("POST", f"/api/v1/sources/{name}/rows", file, dict[str, int], format=chosen)
-    note(f"{answer['rows']:,} rows added to {name}.")
+    note(f"{answer['rows']:,} row{'' if answer['rows'] == 1 else 's'} added to {name}.")
     if held := answer.get("quarantined"):
         note(f"{held:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
 
@@ -113,7 +114,8 @@ def push(
         total = Pushed(rows=0)
         for start in range(0, len(rows), ROWS_AT_ONCE):
             body = {"rows": rows[start : start + ROWS_AT_ONCE], "to": to}
-            told = client.post(f"/api/v1/sources/{name}/push", Pushed, body)
+            with naming(file) if file is not None else contextlib.nullcontext():
+                told = client.post(f"/api/v1/sources/{name}/push", Pushed, body)
             total = Pushed(
                 rows=total.rows + told.rows,
                 quarantined=total.quarantined + told.quarantined,
@@ -136,6 +138,17 @@ def read_rows(file: Path) -> list[dict[str, Any]]:
                     f"Line {number} is no row: {err}.", hint="One JSON object a line.", field="file"
                 ) from err
     return rows
+
+
+@contextlib.contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Have an error in the rows of a file name the file: the box has seen nothing but what is in it."""
+    try:
+        yield
+    except InvalidInput as err:
+        if err.field not in ("features", "format") and not err.message.startswith(str(file)):
+            err.message = f"{file}: {err.message}"
+        raise
 
 
 def read_input(file: Path) -> bytes:

@@ -320,7 +320,11 @@ class Catalog:
 
     def _missing(self, noun: str, name: str, names_sql: str) -> NotFound:
         names = [row["name"] for row in self._db.all(names_sql)]
-        return NotFound(f"There is no {noun} {name[:200]!r}.", hint=suggest(split_ref(name)[0], names), field=noun)
+        bare, version = split_ref(name)
+        hint = suggest(bare, names)
+        if version is not None and bare in names:
+            hint = f"There is {bare}, and no version {version} of it."
+        return NotFound(f"There is no {noun} {name[:200]!r}.", hint=hint, field=noun)
 
 
 def _position(ref: str | None) -> tuple[str, int]:

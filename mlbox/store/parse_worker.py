@@ -7,6 +7,7 @@ time and output are limited by the kernel before a byte is read, and what leaves
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Format = Literal["parquet", "csv", "arrow"]
+_RAGGED = re.compile(r"CSV parse error: Row #(\d+): Expected (\d+) columns, got (\d+): (.*)")
+"""What Arrow says of a row that is too short or too long; it counts the header."""
 _MAGIC = b"ARROW1"
 """How a file begins."""
 _STREAM = b"\xff\xff\xff\xff"
@@ -92,8 +95,17 @@ def unreadable(format: Format) -> Iterator[None]:
     except (MemoryError, pa.ArrowMemoryError, BrokenPipeError):
         raise
     except (pa.ArrowException, OSError, ValueError, EOFError) as err:
+        said = str(err).splitlines()[0][:300].rstrip(".")
+        ragged = _RAGGED.search(said)
+        if ragged is not None:
+            row, expected, found, text = ragged.groups()
+            raise InvalidInput(
+                f"Row {int(row) - 1} has {found} columns, and the header names {expected}: {text}.",
+                hint="Write every cell, and quote those with a comma or a line break.",
+                field="body",
+            ) from err
         raise InvalidInput(
-            f"The upload is not {format} that can be read: {str(err).splitlines()[0][:300].rstrip('.')}.",
+            f"The upload is not {format} that can be read: {said}.",
             hint="Check the file, and that ?format= names its format.",
             field="body",
         ) from err

@@ -182,6 +182,14 @@ def test_the_command_line_pushes_and_looks_back(box: Server, tmp_path: Path) -> 
     bad = run("source", "push", "sales", "--file", "-", stdin="{}\n{no\n")
     assert (bad.returncode, "Line 2 is no row" in bad.stderr) == (2, True), bad.stderr
     assert "no FP64" in run("source", "push", "sales", "who=ann", "amount=much").stderr
+    (tmp_path / "bad.csv").write_text("who,event_time\nann,2026-01-04T00:00Z\nbob,then\n")
+    bad = run("feature", "history", "last:amount", "--rows", "bad.csv", "--to", "out.parquet")
+    assert "bad.csv: 'event_time' is 'then' in row 2" in bad.stderr
+    (tmp_path / "sales.csv").write_text("who,bought,amount\nann,2026-01-04T00:00Z,1\nbob,2026-01-04T00:00Z,much\n")
+    assert "sales.csv: 'amount' is 'much' in row 2" in run("source", "append", "sales", "sales.csv").stderr
+    unknown = run("feature", "get", "lost:amount", "--key", "who=ann").stderr
+    assert "There is no view 'lost'. Did you mean last?" in unknown
+    assert "There is last, and no version 9 of it." in run("feature", "get", "last@v9:amount", "-k", "who=ann").stderr
     (tmp_path / "rows.csv").write_text("who,event_time\nann,2026-01-04T00:00Z\n")
     made = run("feature", "history", "last:amount", "--rows", "rows.csv", "--to", "out.parquet")
     assert made.returncode == 0, made.stderr

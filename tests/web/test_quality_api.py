@@ -134,7 +134,7 @@ def test_rows_are_held_back_shown_and_sent_again(server: Server, tmp_path: Path)
     assert "amount = -5.0" in page
     fix = json.dumps({held[1]["id"]: {"amount": 3}})
     done = mlbox(server, "quality", "resubmit", "sales", "--correct", fix)
-    assert "1 rows added to sales; 1 are in quarantine." in done.stderr
+    assert "1 row added to sales; 1 in quarantine." in done.stderr
     added = server.http.post("/api/v1/sources/sales/rows?format=csv", content=ROWS).json()
     assert added == {"rows": 1, "quarantined": 2}
     answer = server.http.post("/api/v1/sources/sales/quarantine/resubmit", json={})
