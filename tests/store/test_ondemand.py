@@ -136,8 +136,8 @@ values = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(values, min_size=1, max_size=8))
-@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 40).flatmap(lambda n: st.lists(values, min_size=n, max_size=n)))
+@settings(max_examples=8, deadline=None)
 def test_offline_and_online_give_the_same_bits(
     tmp_path_factory: pytest.TempPathFactory, drawn: list[dict[str, Any]]
 ) -> None:

@@ -137,10 +137,21 @@ typed = st.sampled_from(INPUTS_TYPES).flatmap(lambda dtype: st.tuples(expression
 
 
 @given(typed, st.lists(rows, min_size=1, max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_one_row_and_many_give_the_same_bits_and_those_of_a_plain_interpreter(
     made: tuple[str, DType], given_rows: list[dict[str, Any]]
 ) -> None:
+    check_bits(made, given_rows)
+
+
+@pytest.mark.slow
+@given(typed, st.lists(rows, min_size=1, max_size=12))
+@settings(max_examples=600, deadline=None)
+def test_the_same_bits_in_many_cases(made: tuple[str, DType], given_rows: list[dict[str, Any]]) -> None:
+    check_bits(made, given_rows)
+
+
+def check_bits(made: tuple[str, DType], given_rows: list[dict[str, Any]]) -> None:
     compiled = program(*made)
     whole = run(compiled, given_rows * 7)
     tree = ast.parse(made[0], mode="eval").body

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,13 +30,15 @@ SHOPS = {
 }
 
 
-@pytest.fixture
-def box(make_server: Callable[..., Server]) -> Server:
-    server = make_server("--replay-clock", "2026-01-04T00:00Z")
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests: each has people of its own."""
+    server = Server(tmp_path_factory.mktemp("feast") / "data", "--replay-clock", "2026-01-04T00:00Z")
     for path, body in (("sources", SALES), ("sources", SHOPS), ("features/views", LAST), ("features/views", PAIR)):
         answer = server.http.post(f"/api/v1/{path}", json=body)
         assert answer.status_code == 201, answer.text
-    return server
+    yield server
+    server.stop()
 
 
 def ask(box: Server, path: str, body: dict[str, Any]) -> Any:
@@ -47,39 +49,9 @@ def push(box: Server, to: str = "online_and_offline", **df: list[Any]) -> Any:
     return ask(box, "push", {"push_source_name": "sales", "df": df, "to": to, "allow_registry_cache": True})
 
 
-def test_a_push_is_read_back_column_by_column(box: Server) -> None:
-    pushed = push(
-        box,
-        who=["ann", "bea"],
-        event_timestamp=["2026-01-01T00:00:00", "2026-01-02T12:00:00"],
-        amount=[1.5, None],
-        created=[None, None],
-    )
-    assert pushed.status_code == 200, pushed.text
-    body = {"features": ["last:amount"], "entities": {"who": ["ann", "zoe", "bea"]}, "full_feature_names": False}
-    assert ask(box, "get-online-features", body).json() == {
-        "metadata": {"feature_names": ["who", "amount"]},
-        "results": [
-            {
-                "values": ["ann", "zoe", "bea"],
-                "statuses": ["PRESENT"] * 3,
-                "event_timestamps": ["1970-01-01T00:00:00Z"] * 3,
-            },
-            {
-                "values": [1.5, None, None],
-                "statuses": ["PRESENT", "NOT_FOUND", "PRESENT"],
-                "event_timestamps": ["2026-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2026-01-02T12:00:00Z"],
-            },
-        ],
-    }
-    box.http.post("/api/v1/clock", json={"to": "2026-01-09T00:00:00Z"}).raise_for_status()
-    late = ask(box, "get-online-features", body).json()["results"][1]
-    assert (late["values"], late["statuses"]) == ([None] * 3, ["OUTSIDE_MAX_AGE", "NOT_FOUND", "PRESENT"])
-
-
 def test_rows_of_two_keys_are_written_and_read_under_full_names(box: Server) -> None:
     df = {
-        "who": ["ann"],
+        "who": ["pat"],
         "shop": [7],
         "amount": [2],
         "due": [1767225600],
@@ -90,7 +62,7 @@ def test_rows_of_two_keys_are_written_and_read_under_full_names(box: Server) -> 
     assert (written.status_code, written.text) == (200, "null")
     body = {
         "features": ["pair:amount", "pair@v1:due", "last:amount"],
-        "entities": {"who": ["ann"], "shop": [7]},
+        "entities": {"who": ["pat"], "shop": [7]},
         "full_feature_names": True,
         "include_feature_view_version_metadata": True,
     }
@@ -116,16 +88,16 @@ def test_a_service_and_a_transform_are_features_too(box: Server) -> None:
     ).raise_for_status()
     service = {"name": "both", "features": ["last:amount", "double:twice"]}
     assert box.http.post("/api/v1/features/services", json=service).status_code == 201
-    push(box, who=["ann"], bought=["2026-01-03T00:00:00Z"], amount=[4])
-    found = ask(box, "get-online-features", {"feature_service": "both", "entities": {"who": ["ann"]}}).json()
+    push(box, who=["sue"], bought=["2026-01-03T00:00:00Z"], amount=[4])
+    found = ask(box, "get-online-features", {"feature_service": "both", "entities": {"who": ["sue"]}}).json()
     assert found["metadata"]["feature_names"] == ["who", "amount", "twice"]
-    assert [one["values"] for one in found["results"]] == [["ann"], [4.0], [8.0]]
+    assert [one["values"] for one in found["results"]] == [["sue"], [4.0], [8.0]]
 
 
 def test_materialize_of_a_span_since_the_last_time_and_in_the_background(box: Server) -> None:
-    push(box, "offline", who=["ann"], bought=["2026-01-02T00:00:00"], amount=[4])
+    push(box, "offline", who=["max"], bought=["2026-01-02T00:00:00"], amount=[4])
     span = {"start_ts": "2026-01-02T12:00:00", "end_ts": "2026-01-03T00:00:00", "feature_views": ["last"]}
-    body = {"features": ["last:amount"], "entities": {"who": ["ann"]}}
+    body = {"features": ["last:amount"], "entities": {"who": ["max"]}}
 
     def values() -> Any:
         return ask(box, "get-online-features", body).json()["results"][1]["values"]
@@ -134,7 +106,7 @@ def test_materialize_of_a_span_since_the_last_time_and_in_the_background(box: Se
     assert values() == [None]
     assert ask(box, "materialize-incremental", {"end_ts": span["end_ts"]}).text == "null"
     assert values() == [4.0]
-    push(box, "offline", who=["ann"], bought=["2026-01-03T00:00:00"], amount=[5])
+    push(box, "offline", who=["max"], bought=["2026-01-03T00:00:00"], amount=[5])
     accepted = ask(box, "materialize?async=true", {**span, "end_ts": "2026-01-04T00:00:00"})
     assert (accepted.status_code, accepted.json()) == (202, {"status": "accepted", "feature_views": ["last"]})
     wait_for(lambda: values() == [5.0], what="the materialization")
@@ -185,9 +157,39 @@ def test_whoever_may_not_write_cannot(box: Server) -> None:
     box.http.post("/api/v1/users", json={"name": "vic", "role": "viewer"}).raise_for_status()
     secret = box.http.post("/api/v1/tokens", json={"user": "vic", "name": "t"}).json()["secret"]
     headers = {"Authorization": f"Bearer {secret}"}
-    df = {"who": ["ann"], "bought": ["2026-01-02T00:00:00"], "amount": [1]}
+    df = {"who": ["vic"], "bought": ["2026-01-02T00:00:00"], "amount": [1]}
     body = {"push_source_name": "sales", "df": df, "to": "online"}
     assert box.http.post("/feast/push", json=body, headers=headers).status_code == 403
-    read = {"features": ["last:amount"], "entities": {"who": ["ann"]}}
+    read = {"features": ["last:amount"], "entities": {"who": ["vic"]}}
     assert box.http.post("/feast/get-online-features", json=read, headers=headers).status_code == 200
     assert box.http.get("/feast/health", headers=headers).status_code == 200
+
+
+def test_a_push_is_read_back_column_by_column_until_it_is_too_old(box: Server) -> None:
+    pushed = push(
+        box,
+        who=["abe", "bea"],
+        event_timestamp=["2026-01-01T00:00:00", "2026-01-02T12:00:00"],
+        amount=[1.5, None],
+        created=[None, None],
+    )
+    assert pushed.status_code == 200, pushed.text
+    body = {"features": ["last:amount"], "entities": {"who": ["abe", "zoe", "bea"]}, "full_feature_names": False}
+    assert ask(box, "get-online-features", body).json() == {
+        "metadata": {"feature_names": ["who", "amount"]},
+        "results": [
+            {
+                "values": ["abe", "zoe", "bea"],
+                "statuses": ["PRESENT"] * 3,
+                "event_timestamps": ["1970-01-01T00:00:00Z"] * 3,
+            },
+            {
+                "values": [1.5, None, None],
+                "statuses": ["PRESENT", "NOT_FOUND", "PRESENT"],
+                "event_timestamps": ["2026-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "2026-01-02T12:00:00Z"],
+            },
+        ],
+    }
+    box.http.post("/api/v1/clock", json={"to": "2026-01-09T00:00:00Z"}).raise_for_status()
+    late = ask(box, "get-online-features", body).json()["results"][1]
+    assert (late["values"], late["statuses"]) == ([None] * 3, ["OUTSIDE_MAX_AGE", "NOT_FOUND", "PRESENT"])
