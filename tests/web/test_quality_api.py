@@ -50,7 +50,7 @@ EXPECTATIONS = """
 [[expectations]]
 column = "amount"
 min = 0
-max_nulls = 0
+max_nulls = 0.25
 [[expectations]]
 column = "who"
 pattern = "[a-z]+"
@@ -132,6 +132,7 @@ def test_rows_are_held_back_shown_and_sent_again(server: Server, tmp_path: Path)
     page = server.http.get("/sources/sales", headers={"accept": "text/html"}).text
     assert "2 rows in quarantine" in page
     assert "amount = -5.0" in page
+    assert "Null in at most 25\u202f% of a load" in page
     fix = json.dumps({held[1]["id"]: {"amount": 3}})
     done = mlbox(server, "quality", "resubmit", "sales", "--correct", fix)
     assert "1 row added to sales; 1 in quarantine." in done.stderr
