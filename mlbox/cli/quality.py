@@ -83,7 +83,9 @@ def resubmit(
     with connect(timeout_seconds=600) as client:
         body = {"ids": ids, "corrections": corrections}
         answer = client.post(f"/api/v1/sources/{source}/quarantine/resubmit", dict[str, int], body)
-    note(f"{answer['rows']:,} row{'' if answer['rows'] == 1 else 's'} added to {source}; {answer['quarantined']:,} in quarantine.")
+    note(
+        f"{answer['rows']:,} row{'' if answer['rows'] == 1 else 's'} added to {source}; {answer['quarantined']:,} in quarantine."
+    )
 
 
 def _read(file: Path) -> Expected:

@@ -197,17 +197,16 @@ def test_a_view_shows_what_it_is_what_uses_it_and_how_to(site: Site) -> None:
     assert "/api/v1/features/online" in text
     assert "first version" in text
     page = Page(site.get("/features/spend@v1"))
+    of_transform = words_of(site, "/features/ratio@v1")
+    assert "mlbox feature get ratio@v1:share --key who=a --key limit=1.5" in of_transform
     assert {"/sources/sales", "/datasets/churn@v1", "/models/churn/1", "/endpoints/churn"} <= set(page.links)
     assert len([one for one in page.all("svg") if one.get("class") == "hist"]) == 2
 
 
 def test_the_examples_are_what_they_say() -> None:
     keys = tuple(Column(name=dtype.lower(), dtype=dtype) for dtype in ("STRING", "INT64", "FP64", "BOOL", "TIMESTAMP"))
-    view = FeatureView(
-        name="v", version=2, join_keys=keys, features=(WHO,), sql="", sources=(), created_by="ada", created_at=START
-    )
     asked: list[Any] = []
-    python, shell, http = (text for _, text in examples(view, "http://box"))
+    python, shell, http = (text for _, text in examples(["v@v2:who"], keys, "http://box"))
     exec(
         python.replace("import mlbox\n", "").replace("mlbox.features", "ask"),
         {"ask": lambda *given: asked.append(given)},

@@ -208,10 +208,9 @@ def _columns_changed(noun: str, before: Sequence[Column], after: Sequence[Column
     ]
 
 
-def examples(view: FeatureView, base: str) -> list[tuple[str, str]]:
-    """Code that reads some of a view's features online: from Python, from a shell, over HTTP."""
-    features = [f"{view.ref}:{column.name}" for column in view.features[:3]]
-    entity = {key.name: _EXAMPLES[key.dtype] for key in view.join_keys}
+def examples(features: Sequence[str], asked_with: Sequence[Column], base: str) -> list[tuple[str, str]]:
+    """Code that reads features online, by what an entity has to name: from Python, from a shell, over HTTP."""
+    entity = {key.name: _EXAMPLES[key.dtype] for key in asked_with}
     keys = " ".join(f"--key {shlex.quote(f'{name}={_said(value)}')}" for name, value in entity.items())
     body = json.dumps({"features": features, "entities": [entity]})
     names = ", ".join(f'"{feature}"' for feature in features)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from litestar import Response, get
 
-from mlbox.records import FeatureView
+from mlbox.records import Column, FeatureView
 from mlbox.store.feature_catalogue import Filters
 from mlbox.web.box import Box
 from mlbox.web.catalogue import lineage, profile
@@ -14,6 +15,7 @@ from mlbox.web.pages.feature_pictures import bars, changes, draw, examples, spre
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 FILTERS = ("entity", "team", "tag", "owner", "dtype")
+MOST_IN_EXAMPLES = 3
 
 
 def _latest(views: list[FeatureView]) -> list[FeatureView]:
@@ -79,7 +81,7 @@ def _view(view: View, ref: str) -> dict[str, Any]:
         "spread": part(lambda: _spread(box, found)),
         "bars": bars,
         "freshness": part(lambda: box.features.freshness(found.ref)),
-        "examples": examples(found, view.base),
+        "examples": examples(_some_of(found.ref, found.features), found.join_keys, view.base),
     }
 
 
@@ -87,14 +89,21 @@ def _last_version(box: Box, view: FeatureView) -> int:
     return box.features.view(view.name).version
 
 
-def _transform(box: Box, ref: str) -> dict[str, Any]:
+def _some_of(ref: str, columns: Sequence[Column]) -> list[str]:
+    return [f"{ref}:{column.name}" for column in columns[:MOST_IN_EXAMPLES]]
+
+
+def _transform(view: View, ref: str) -> dict[str, Any]:
+    box = view.box
     found = box.features.transform(ref)
+    asked = _some_of(found.ref, found.outputs)
     prefix = f"{found.ref}:"
     return {
         "found": found,
         "versions": [other for other in box.features.transforms() if other.name == found.name][::-1],
         "services": [s for s in box.features.services() if any(name.startswith(prefix) for name in s.features)],
         "lineage": part(lambda: _users(box, found.ref)),
+        "examples": part(lambda: examples(asked, box.features.asked_with(asked), view.base)),
     }
 
 
@@ -102,7 +111,7 @@ def _transform(box: Box, ref: str) -> dict[str, Any]:
 async def feature_view(view: View, ref: str) -> Response[bytes]:
     """One version of a view or a transform: what it computes, from what, who uses it, and how its values are spread."""
     if await view.box.call(view.box.features.is_transform, ref):
-        return await view.page("transform.html", lambda: _transform(view.box, ref))
+        return await view.page("transform.html", lambda: _transform(view, ref))
     return await view.page("feature.html", lambda: _view(view, ref))
 
 
