@@ -185,16 +185,16 @@ class FeatureStore(Fresh):
 
     def _push_online(self, view: FeatureView, source: Source, rows: pa.Table, now: datetime, *, wait: bool) -> int:
         """What the rows yield for a view, online; with `wait`, events to come are left to a materialization."""
+        shape = self._shape(view)
+        if not shape.by_row:
+            return 0
         relation, numbered = views.of_source(source, pushed=True), _numbered(rows, now)
-        picked = self._picked(view)
-        if picked is not None:
-            given, sql = numbered, views.picking(view, relation._replace(table="given"), picked).sql
+        if shape.picked is not None:
+            given, sql = numbered, views.picking(view, relation._replace(table="given"), shape.picked).sql
         else:
             with self._sandbox.files() as folder:
                 pushed = hand_over_table(numbered, folder, relation)
                 ran = self._sandbox.run(folder, [relation], [pushed], view=view, most_bytes=self._max_sql)
-            if not ran.answer.by_row:
-                return 0
             given, sql = ran.rows, "SELECT * FROM given"
         keys, columns = views.names(view.join_keys), views.names((*view.join_keys, *view.features))
         upto = f"WHERE greatest(_event, _arrival) <= {views.literal(now)}" if wait else ""

@@ -193,10 +193,10 @@ def _run(connection: Cursor, request: SqlRequest) -> SqlAnswer:
 
 
 def _run_view(connection: Cursor, request: SqlRequest, view: FeatureView) -> SqlAnswer:
-    if not request.target:
-        views.check_view_sql(connection, view, request.relations)
-        return SqlAnswer(picked=views.picked_of(connection, view, request.relations))
     found = views.rows_of(connection, view, request.relations, most_bytes=request.most_bytes)
+    if not request.target:
+        views.check_view_sql(connection, view, request.relations, found)
+        return SqlAnswer(picked=views.picked_of(connection, view, request.relations), by_row=found.by_row)
     rows = _write(connection, f"{found.sql} {request.limit}", request)
     return SqlAnswer(rows=rows, arrives=found.arrives, by_row=found.by_row, ordered=found.ordered)
 

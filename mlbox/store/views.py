@@ -213,9 +213,8 @@ def _typed(view: FeatureView, subquery: str, arrival: str, order: str | None) ->
     )
 
 
-def check_view_sql(cursor: Cursor, view: FeatureView, relations: Sequence[Relation]) -> None:
+def check_view_sql(cursor: Cursor, view: FeatureView, relations: Sequence[Relation], rows: Rows) -> None:
     """The SQL is one SELECT over its sources, yields the columns that the view promises, and hides no late arrival."""
-    rows = rows_of(cursor, view, relations)
     columns_of(cursor, f"({rows.sql})")
     late = [one for one in relations if one.says_arrival]
     if late and "arrival_time" not in columns_of(cursor, over(view.sql, relations)):

@@ -53,6 +53,15 @@ class Built(NamedTuple):
     """Whether rows became known later than they happened."""
 
 
+class Shape(NamedTuple):
+    """What a view's SQL does with the rows of its one source."""
+
+    picked: dict[str, str] | None
+    """The source's column behind each that it yields, where it does nothing but pick them: then it need not run at all."""
+    by_row: bool
+    """Whether it looks at each row alone."""
+
+
 class _Todo(NamedTuple):
     """What a view is to be computed from."""
 
@@ -72,13 +81,13 @@ class ViewTables(Sources):
 
     _plans: dict[tuple[str, ...], Plan]
     """Of features that name versions, which never change."""
-    _picks: dict[str, dict[str, str] | None]
-    """By digest, what a view's SQL picks of a source's columns, where it does nothing else."""
+    _shapes: dict[str, Shape]
+    """Of views by digest."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._plans = {}
-        self._picks = {}
+        self._shapes = {}
         self._sandbox = Sandbox(self._offline.limits)
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
@@ -104,20 +113,19 @@ class ViewTables(Sources):
         """Look at a view's SQL; raises what is wrong with it."""
         relations = self._offline.read(lambda cursor: self._relations(cursor, view))
         looked = self._sandbox.look(relations, [empty(one) for one in relations], view=view, most_bytes=self._max_sql)
-        if len(self._picks) >= _MOST_KEPT:
-            self._picks.clear()
-        self._picks[view.digest] = looked.picked
+        if len(self._shapes) >= _MOST_KEPT:
+            self._shapes.clear()
+        self._shapes[view.digest] = Shape(looked.picked, looked.by_row)
 
-    def _picked(self, view: FeatureView) -> dict[str, str] | None:
-        """The column of its source behind each column that a view yields, where its SQL does nothing but pick them.
-
-        Of such a view no SQL need run, and so no process: its rows are at hand. It is looked at once.
-        """
+    def _shape(self, view: FeatureView) -> Shape:
+        """What need not be found out by running a view's SQL; it is looked at once."""
         if view.function is not None:
-            return {column.name: column.name for column in views.fed(view).columns}
-        if view.digest not in self._picks:
+            return Shape({column.name: column.name for column in views.fed(view).columns}, by_row=True)
+        if len(view.sources) != 1 or "@" in view.sources[0]:
+            return Shape(None, by_row=False)
+        if view.digest not in self._shapes:
             self._look(view)
-        return self._picks.get(view.digest)
+        return self._shapes[view.digest]
 
     def _relations(self, cursor: Cursor, view: FeatureView) -> list[views.Relation]:
         """What a view's SQL reads."""
@@ -150,7 +158,7 @@ class ViewTables(Sources):
         if self._offline.used and self._offline.read(lambda cursor: is_fresh(cursor, view)):
             return
         with self._computing(view.ref):
-            columns = self._picked(view)
+            columns = self._shape(view).picked
             if columns is not None:
                 self._offline.write(lambda cursor: self._pick(cursor, view, columns))
             else:

@@ -216,7 +216,7 @@ def test_what_only_picks_columns_is_known_by_its_tree(house: House, sql: str, pi
         else (msgspec.structs.replace(SPEC.features[0], dtype="TIMESTAMP"),)
     )
     view = house.store.apply_view(msgspec.structs.replace(SPEC, name="seen", sql=sql, features=features), actor="ann")
-    assert (house.store._picked(view) is not None) is picks
+    assert (house.store._shape(view).picked is not None) is picks
 
 
 def test_null_is_not_unknown(house: House) -> None:
