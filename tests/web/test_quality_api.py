@@ -50,10 +50,11 @@ EXPECTATIONS = """
 [[expectations]]
 column = "amount"
 min = 0
-max_nulls = 0.25
+max_nulls = 0
 [[expectations]]
 column = "who"
 pattern = "[a-z]+"
+max_nulls = 0.25
 """
 ROWS = b"who,bought,amount\nann,2026-01-01T00:00Z,10\nBEA,2026-01-01T00:00Z,-5\ncarl,2026-01-02T00:00Z,\n"
 
