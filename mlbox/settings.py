@@ -133,6 +133,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_models: Annotated[
         int, Meta(ge=1, le=10000, description="Model versions in memory; the longest unused one gives way to another.")
     ] = 64
+    models_memory_gb: Annotated[
+        float,
+        Meta(ge=0, description="Most memory in GiB that models in memory may take; 0 means what running jobs leave."),
+    ] = 0
     gpus: Annotated[
         str,
         Meta(

@@ -8,13 +8,14 @@ import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show_one
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import ServingConfig
+from mlbox.records import Bench, ServingConfig
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `mlbox model`."""
+    """Add the commands to `mlbox model`."""
+    app.command(epilog="Example: mlbox model bench fraud@3 --rows 1 --rows 64 --concurrency 16")(bench)
     app.command(epilog="Example: mlbox model serving fraud --set max_batch=32 --set max_delay_us=500")(serving)
 
 
@@ -33,6 +34,28 @@ def serving(
             return
         body = dict(_change(change) for change in changes)
         show_one(msgspec.json.decode(client.request("PATCH", path, body=body), type=ServingConfig), output)
+
+
+def bench(
+    ref: Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example fraud@3, or fraud/3.")],
+    rows: Annotated[list[int] | None, typer.Option(help="Rows of a request; may be given again.")] = None,
+    concurrency: Annotated[list[int] | None, typer.Option(help="Requests at a time; may be given again.")] = None,
+    last: Annotated[bool, typer.Option("--last", help="Show what was measured last, and measure nothing.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Measure how quick a version is on this box, and keep the figures with it."""
+    model, _, version = ref.replace("@", "/").rpartition("/")
+    path = f"/api/v1/models/{model}/versions/{version}/bench"
+    with connect(timeout_seconds=600) as client:
+        if last:
+            found = client.get(path, Bench)
+        else:
+            found = client.post(path, Bench, {"rows": rows or [], "concurrency": concurrency or []})
+    if output is not Output.table:
+        show_one(found, output)
+        return
+    note(f"{found.provider} on {found.cpus} CPUs, without the network, {found.at:%Y-%m-%d %H:%M} UTC")
+    show(found.figures, ("rows", "concurrency", "p50_ms", "p95_ms", "rows_per_second", "requests"), output)
 
 
 def _change(text: str) -> tuple[str, Any]:

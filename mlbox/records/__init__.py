@@ -135,7 +135,7 @@ from mlbox.records.registry import (
     TensorSpec,
     Tenure,
 )
-from mlbox.records.serving import ServingConfig
+from mlbox.records.serving import Bench, BenchFigure, ServingConfig
 from mlbox.records.tracking import (
     MAX_KEY,
     MAX_STEP,
@@ -165,6 +165,8 @@ __all__ = [
     "AlertState",
     "Approval",
     "Attempt",
+    "Bench",
+    "BenchFigure",
     "BrowserSession",
     "ChainReport",
     "ChangedRow",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated
 
 from msgspec import Meta
@@ -32,3 +33,32 @@ class ServingConfig(Record, frozen=True, kw_only=True):
     """Requests a second that one token may send; 0 sets no limit."""
     rate_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
     """Requests that it may send at once after a pause."""
+
+
+class BenchFigure(Record, frozen=True, kw_only=True):
+    """What requests of so many rows cost, with so many of them at a time."""
+
+    rows: int
+    """Of each request."""
+    concurrency: int
+    """Requests at a time."""
+    p50_ms: float
+    p95_ms: float
+    rows_per_second: float
+    requests: int
+    """That were timed."""
+
+
+class Bench(Record, frozen=True, kw_only=True):
+    """How quick a version was on this box, through its queue and its batches, without the network."""
+
+    model: str
+    version: int
+    at: datetime
+    by: str
+    provider: str
+    """Where it ran, as onnxruntime calls it."""
+    cpus: int
+    """Of the box, which it shared with whatever else ran."""
+    config: ServingConfig
+    figures: tuple[BenchFigure, ...]

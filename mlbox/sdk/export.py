@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import io
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
+from mlbox.sdk.export_tensors import sklearn_tensors, torch_tensors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,41 +20,88 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Exported:
-    """An ONNX model with one float32 input [N, F], and the source model's scores [N] of sample rows."""
+    """An ONNX model and what the source model answered to sample rows.
+
+    `inputs` and `outputs` are rows [N, F] and scores [N] of a model with one float32 input, arrays by name of any other.
+    """
 
     onnx: bytes
-    inputs: np.ndarray
-    outputs: np.ndarray
+    inputs: np.ndarray | dict[str, np.ndarray]
+    outputs: np.ndarray | dict[str, np.ndarray]
 
     def sample(self) -> bytes:
-        """The rows and scores as an .npz without pickle."""
+        """The rows and answers as an .npz without pickle."""
         import numpy as np
 
         content = io.BytesIO()
-        np.savez_compressed(content, inputs=self.inputs, outputs=self.outputs, allow_pickle=False)
+        if isinstance(self.inputs, dict) and isinstance(self.outputs, dict):
+            arrays = {f"input/{name}": data for name, data in self.inputs.items()}
+            arrays |= {f"output/{name}": data for name, data in self.outputs.items()}
+            stored: dict[str, Any] = {name: _storable(data) for name, data in arrays.items()}
+            np.savez_compressed(content, **stored)
+        else:
+            np.savez_compressed(content, inputs=np.asarray(self.inputs), outputs=np.asarray(self.outputs))
         return content.getvalue()
 
     def __repr__(self) -> str:
-        return f"Exported({len(self.onnx):,} bytes, {self.inputs.shape[1]} features, {len(self.inputs)} sample rows)"
+        size = f"{len(self.onnx):,} bytes"
+        if isinstance(self.inputs, dict):
+            return f"Exported({size}, inputs {', '.join(self.inputs)}, outputs {', '.join(self.outputs)})"
+        return f"Exported({size}, {self.inputs.shape[1]} features, {len(self.inputs)} sample rows)"
 
 
-def export_onnx(model: Any, sample: np.ndarray) -> Exported:
-    """A torch module or a scikit-learn estimator as ONNX; `sample` are real rows [N, F], NaN for missing.
+def _storable(data: np.ndarray) -> np.ndarray:
+    return data.astype(str) if data.dtype == object else data
 
-    The score is the module's only output (or its last column), or the estimator's probability of the last class, or its
-    prediction. Raises InvalidInput for anything else.
+
+def export_onnx(model: Any, sample: np.ndarray | Mapping[str, Any]) -> Exported:
+    """A torch module or a scikit-learn estimator as ONNX, and what it answers to a sample of real inputs.
+
+    Rows [N, F] of numbers, NaN for missing, make a model of one float32 input: its score is the module's only output (or its
+    last column), or the estimator's probability of the last class, or its prediction. Arrays by name, such as the columns of
+    a data frame, make a model of several inputs that keep their names and types: the arguments of a module, in their order, or
+    the columns of a pipeline. Raises InvalidInput for anything else.
     """
     import numpy as np
 
+    kinds = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    if hasattr(sample, "keys"):
+        arrays = _by_name(sample)
+        if "torch" in kinds:
+            return Exported(*torch_tensors(model, arrays, OPSET))
+        if "sklearn" in kinds:
+            return Exported(*sklearn_tensors(model, arrays, OPSET))
+        raise _unknown(model)
     rows = np.ascontiguousarray(sample, dtype=np.float32)
     if rows.ndim != 2 or len(rows) == 0:
-        raise InvalidInput(f"The sample has the shape {list(rows.shape)}; [N, F] is wanted.", field="sample")
-    kinds = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+        raise InvalidInput(
+            f"The sample has the shape {list(rows.shape)}; [N, F] is wanted.",
+            hint="Give arrays of other shapes by the names of the inputs.",
+            field="sample",
+        )
     if "torch" in kinds:
         return _from_torch(model, rows)
     if "sklearn" in kinds:
         return _from_sklearn(model, rows)
-    raise InvalidInput(
+    raise _unknown(model)
+
+
+def _by_name(sample: Any) -> dict[str, np.ndarray]:
+    import numpy as np
+
+    arrays = {str(name): np.asarray(sample[name]) for name in sample.keys()}  # noqa: SIM118, a data frame has keys
+    lengths = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+    if len(lengths) != 1 or 0 in lengths:
+        raise InvalidInput(
+            "The arrays of the sample have other numbers of rows, or none.",
+            hint="Give each input as many rows.",
+            field="sample",
+        )
+    return arrays
+
+
+def _unknown(model: Any) -> InvalidInput:
+    return InvalidInput(
         f"{type(model).__name__} is neither a torch module nor a scikit-learn estimator.",
         hint="Export it to ONNX yourself and register the file.",
         field="model",

@@ -6,13 +6,12 @@ that names it; a file that kills the process, or keeps it too long, is refused l
 
 from __future__ import annotations
 
+import atexit
 import logging
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Record, TensorSpec
+from mlbox.records import BenchFigure, Record, RunArtifact, ServingConfig, TensorSpec
+from mlbox.store.model_folders import ModelFolders, beside
+from mlbox.store.workers import ForkServer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +30,9 @@ TIMEOUT_SECONDS = 120
 MOST_AT_ONCE = 2
 """Processes that look at models at the same time; each may take gigabytes, and a busy box would time them wrongly."""
 _slots = threading.BoundedSemaphore(MOST_AT_ONCE)
+FORKS = ForkServer("mlbox.serve.check_forks")
+"""Of this process: it has loaded what a look at a model takes, and each look is a fork of it."""
+atexit.register(FORKS.close)
 _log = logging.getLogger(__name__)
 
 
@@ -38,11 +42,26 @@ class ModelCheck(Record, frozen=True, kw_only=True):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     size: int
-    """Bytes."""
+    """Bytes, of the file and of those in which it keeps weights."""
+    external: tuple[str, ...] = ()
+    """The files beside it in which it keeps weights."""
     memory: int
     """Bytes by which the process grew when it was loaded and run."""
     joins: bool
     """Whether rows are answered alike alone and together, so that requests may be joined."""
+
+
+class Comparison(Record, frozen=True, kw_only=True):
+    """A model's answers beside those of a sample; None stands for what is no finite number."""
+
+    difference: float | None
+    """The largest absolute one, over all outputs that the sample has."""
+    output: str
+    """In which it is."""
+    low: float | None
+    """The least of the model's answers; of those that are texts, 0, and in `high` how many more than one there are."""
+    high: float | None
+    rows: int
 
 
 class Latency(Record, frozen=True, kw_only=True):
@@ -63,16 +82,53 @@ class Sample:
 def inspect_onnx(path: Path, *, width: int | None = None) -> ModelCheck:
     """Load a model and run it once; `width` is how many columns to try where the model takes any number.
 
+    It may keep weights in the files beside it where it is in a folder of its own (see `model_folders`).
+
     Raises InvalidInput for a file that is no ONNX model, keeps weights elsewhere, has other tensors than mlbox serves,
     needs operators that are not onnxruntime's, fails, takes too long or kills its process.
     """
     return msgspec.convert(_examine({"model": str(path), "width": width}), type=ModelCheck)
 
 
+def inspect_among(
+    folders: ModelFolders, model: RunArtifact, files: Sequence[RunArtifact], *, width: int | None = None
+) -> tuple[Path, ModelCheck]:
+    """As `inspect_onnx`, of a model among a run's files, with those in which it keeps weights; and where it lies then."""
+    path = folders.of(model.sha256, ())
+    answer = _answer({"model": str(path), "width": width})
+    named = set(answer.get("external", ())) if "error" in answer else set()
+    found = [file for file in beside(model.path, files) if file.path in named]
+    if named and len(found) == len(named):
+        path = folders.of(model.sha256, found)
+        return path, inspect_onnx(path, width=width)
+    return path, msgspec.convert(_without_error(answer), type=ModelCheck)
+
+
 def measure_latency(path: Path, *, batch: int, runs: int, width: int | None = None) -> Latency:
     """Time a model on rows of zeros, after a warm-up; one core, as in the server."""
     task = {"model": str(path), "width": width, "latency": {"batch": batch, "runs": runs}}
     return msgspec.convert(_examine(task)["latency"], type=Latency)
+
+
+def compare_onnx(path: Path, sample: Path, *, width: int | None = None) -> Comparison:
+    """Run a model on a sample's inputs; raises InvalidInput, naming what, for a sample that does not fit it."""
+    task = {"model": str(path), "width": width, "against": str(sample)}
+    return msgspec.convert(_examine(task)["compared"], type=Comparison)
+
+
+def bench_onnx(
+    path: Path,
+    *,
+    config: ServingConfig,
+    rows: Sequence[int],
+    concurrency: Sequence[int],
+    width: int | None = None,
+    seconds: float = 0.5,
+) -> tuple[str, tuple[BenchFigure, ...]]:
+    """Where a model ran, and a figure for each number of rows and of requests at a time, each measured for some seconds."""
+    bench = {"config": msgspec.to_builtins(config), "rows": rows, "concurrency": concurrency, "seconds": seconds}
+    found = _examine({"model": str(path), "width": width, "bench": bench})["bench"]
+    return found["provider"], msgspec.convert(found["figures"], type=tuple[BenchFigure, ...])
 
 
 def score_onnx(path: Path, rows: np.ndarray) -> np.ndarray:
@@ -102,44 +158,40 @@ def read_sample(path: Path) -> Sample:
 
 
 def _examine(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Run the worker on a task, in an empty folder and without the server's environment."""
-    field = "sample" if "sample" in task else "artifact"
-    with _slots, tempfile.TemporaryDirectory() as folder:
-        words = Path(folder, "stderr")
-        try:
-            done = _run(task, Path(folder), words)
-        except subprocess.TimeoutExpired as err:
-            raise InvalidInput(
-                f"The {_noun(field)} took longer than {TIMEOUT_SECONDS} s to load and run.",
-                hint="Export a smaller one.",
-                field=field,
-            ) from err
-        answer = _decode(done.stdout)
-        if done.returncode != 0 or answer is None:
-            _log.warning("The process that looked at a %s ended: %s", _noun(field), _tail(words))
-            raise InvalidInput(
-                f"The {_noun(field)} ended its process ({_how(done.returncode)}).", hint="Export it again.", field=field
-            )
+    """What a worker answers to a task; raises InvalidInput for what it refuses."""
+    return _without_error(_answer(task))
+
+
+def _without_error(answer: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
         error = answer["error"]
         raise InvalidInput(error["message"], hint=error["hint"], field=error["field"])
     return answer
 
 
-def _run(task: Mapping[str, Any], folder: Path, stderr: Path) -> subprocess.CompletedProcess[bytes]:
-    empty = folder / "empty"
-    empty.mkdir()
-    with stderr.open("wb") as words:
-        return subprocess.run(
-            [sys.executable, "-m", "mlbox.serve.check_worker"],
-            input=msgspec.json.encode(task),
-            stdout=subprocess.PIPE,
-            stderr=words,
-            timeout=TIMEOUT_SECONDS,
-            cwd=empty,
-            env={"PATH": "", "PYTHONPATH": ":".join(p for p in sys.path if p), "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
+def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Have a worker do a task, in an empty folder and without the server's environment."""
+    field = "sample" if "sample" in task else "artifact"
+    with _slots, tempfile.TemporaryDirectory() as folder, FORKS.worker("check") as worker:
+        words = Path(folder, "stderr")
+        empty = Path(folder, "empty")
+        empty.mkdir()
+        worker.send(msgspec.json.encode({**task, "folder": str(empty), "stderr": str(words)}))
+        said = worker.answer(TIMEOUT_SECONDS)
+        code = worker.wait()
+        if said is None:
+            raise InvalidInput(
+                f"The {_noun(field)} took longer than {TIMEOUT_SECONDS} s to load and run.",
+                hint="Export a smaller one.",
+                field=field,
+            )
+        answer = _decode(said)
+        if code != 0 or answer is None:
+            _log.warning("The process that looked at a %s ended: %s", _noun(field), _tail(words))
+            raise InvalidInput(
+                f"The {_noun(field)} ended its process ({_how(code)}).", hint="Export it again.", field=field
+            )
+    return answer
 
 
 def _decode(answer: bytes) -> dict[str, Any] | None:
@@ -163,4 +215,6 @@ def _how(code: int) -> str:
 
 
 def _tail(words: Path) -> str:
+    if not words.exists():
+        return "without a word"
     return words.read_bytes()[-2000:].decode(errors="replace").strip() or "without a word"

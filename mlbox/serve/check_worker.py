@@ -1,8 +1,10 @@
 """The program of a disposable process: load what was uploaded, run it, say what was seen. It may die, and nothing is lost.
 
 Reads a task as JSON from standard input and writes one JSON object to standard output: what was found, or `error` with
-`message`, `hint`, `field`. A task is about a model, `{"model", "width"?, "latency": {"batch", "runs"}?, "rows"?, "scores"?}`,
-or about a sample, `{"sample", "inputs", "outputs"}`; the last two of each name files to read rows from and write arrays to.
+`message`, `hint`, `field`. A task is about a model, `{"model", "width"?, "latency": {"batch", "runs"}?, "rows"?, "scores"?,
+"against"?, "bench"?}`, where `against` is a sample that its answers are compared with; or about a sample, `{"sample", "inputs",
+"outputs"}`. `rows` is a file to read rows from, `scores`, `inputs` and `outputs` are files to write arrays to. Either has
+`folder`, an empty one to work in, and `stderr`, a file for what is said beside.
 """
 
 from __future__ import annotations
@@ -13,7 +15,6 @@ import os
 import resource
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,27 @@ from typing import Any
 MEMORY_BYTES = 16 * 1024**3
 CPU_SECONDS = 300
 FILE_BYTES = 1024**3
-SAMPLE_BYTES = 64 * 1024**2
-"""Of a sample, unpacked: 10,000 rows of 1,600 features."""
 LEAST_MEMORY = 1024**2
 """What the smallest model is said to take."""
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 """Where onnxruntime itself has the operators; what is in others comes in libraries, which are never loaded."""
 
 
+class ExternalData(Exception):
+    """A model names files that are not in its folder."""
+
+    def __init__(self, locations: set[str], missing: str) -> None:
+        super().__init__(missing)
+        self.locations = locations
+        self.missing = missing
+
+
 def main() -> None:
     """Do the task on standard input."""
     task = json.load(sys.stdin)
+    os.chdir(task["folder"])
+    words = os.open(task["stderr"], os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    os.dup2(words, sys.stderr.fileno())
     limits = {
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_AS: MEMORY_BYTES,
@@ -53,6 +64,10 @@ def examine_model(task: dict[str, Any]) -> dict[str, Any]:
 
     try:
         return _examine(task)
+    except ExternalData as err:
+        message = f"The model keeps its weights in other files ({err.missing!r:.80}), which are not in its folder."
+        hint = "Log them beside the model, under these names, or export one file."
+        return _error(message, hint, "artifact") | {"external": sorted(err.locations)}
     except MlboxError as err:
         return _error(err.message, err.hint, err.field)
     except Exception as err:
@@ -69,11 +84,14 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from mlbox.serve.runtime import CPU, Session
+    from mlbox.store.model_folders import own_files
 
-    content = Path(task["model"]).read_bytes()
-    _check_file(content)
-    before, size = _memory(), len(content)
-    session = Session(content, providers=CPU)
+    path = Path(task["model"])
+    content = path.read_bytes()
+    external = _check_file(content, own_files(path))
+    size = len(content) + sum(path.with_name(name).stat().st_size for name in external)
+    before = _memory()
+    session = Session(path if external else content, providers=CPU)
     del content
     feeds = _trial(session, task.get("width") or 1)
     run = functools.partial(_run, session, feeds)
@@ -81,19 +99,31 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
         "size": size,
+        "external": sorted(external),
         "memory": max(_memory() - before, LEAST_MEMORY),
         "joins": session.batched and _rows_stand_alone(session, feeds),
     }
     if task.get("latency"):
         answer["latency"] = _latency(run, **task["latency"])
+    if task.get("bench"):
+        from mlbox.serve.check_bench import measured
+
+        answer["bench"] = measured(session, feeds, task["bench"], joins=answer["joins"])
+    if task.get("against"):
+        from mlbox.serve.check_sample import compared
+
+        answer["compared"] = compared(session, Path(task["against"]))
     if task.get("scores"):
         rows = np.load(task["rows"], allow_pickle=False)
         np.save(task["scores"], session.score(rows), allow_pickle=False)
     return answer
 
 
-def _check_file(content: bytes) -> None:
-    """An ONNX file that is whole by itself: no weights in other files, no operators out of libraries."""
+def _check_file(content: bytes, beside: frozenset[str]) -> set[str]:
+    """The files beside it in which an ONNX model keeps weights; raises InvalidInput for any others, and for custom operators.
+
+    Every tensor counts, wherever it is in the model, and a file is named as it lies there: not by a path that leads to it too.
+    """
     import onnx
 
     from mlbox.errors import InvalidInput
@@ -107,19 +137,19 @@ def _check_file(content: bytes) -> None:
     if not model.graph.node:
         raise InvalidInput("The ONNX model has no nodes.", hint="Export it again.", field="artifact")
     own = {function.domain for function in model.functions}
+    external: set[str] = set()
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
-            raise InvalidInput(
-                f"The model keeps its weights in other files ({message.name or 'a constant'!r:.80}).",
-                hint="Export it as one file.",
-                field="artifact",
-            )
+            external.add({entry.key: entry.value for entry in message.external_data}.get("location", ""))
         if isinstance(message, onnx.NodeProto) and message.domain not in KNOWN_DOMAINS | own:
             raise InvalidInput(
                 f"The model has the custom operator {message.op_type!r:.80} of {message.domain!r:.80}.",
                 hint="Export with standard operators.",
                 field="artifact",
             )
+    if external - beside:
+        raise ExternalData(external, min(external - beside))
+    return external
 
 
 def _messages(root: Any) -> Iterator[Any]:
@@ -216,31 +246,17 @@ def examine_sample(task: dict[str, Any]) -> dict[str, Any]:
     """Unpack a sample and write its arrays, `inputs` as float32 and `outputs` as float64 [N]."""
     import numpy as np
 
+    from mlbox.errors import MlboxError
+    from mlbox.serve.check_sample import WRITES_ONE, arrays_of
+
     try:
-        size = _unpacked(Path(task["sample"]))
-        if size > SAMPLE_BYTES:
-            return _error(
-                f"The sample unpacks to {size / 2**20:,.0f} MiB, and {SAMPLE_BYTES // 2**20} MiB are taken.",
-                "Keep fewer rows.",
-                "sample",
-            )
-        with np.load(task["sample"], allow_pickle=False) as arrays:
-            inputs, outputs = arrays["inputs"].astype(np.float32), arrays["outputs"].astype(np.float64)
-    except Exception as err:  # of every kind: the archive, the arrays' headers, their types
+        arrays = arrays_of(Path(task["sample"]))
+        inputs, outputs = arrays["inputs"].astype(np.float32), arrays["outputs"].astype(np.float64)
+    except MlboxError as err:
+        return _error(err.message, err.hint, err.field)
+    except Exception as err:  # an array that is missing, or of no numbers
         print(f"{type(err).__name__}: {err}", file=sys.stderr)
-        return _error(
-            "The sample is no .npz with the arrays `inputs` and `outputs`.", "`mlbox.export_onnx` writes one.", "sample"
-        )
+        return _error("The sample is no .npz with the arrays `inputs` and `outputs`.", WRITES_ONE, "sample")
     np.save(task["inputs"], inputs, allow_pickle=False)
     np.save(task["outputs"], outputs.reshape(-1), allow_pickle=False)
     return {}
-
-
-def _unpacked(path: Path) -> int:
-    """Bytes that an archive says it holds; zipfile reads no more than that out of it."""
-    with zipfile.ZipFile(path) as archive:
-        return sum(entry.file_size for entry in archive.infolist())
-
-
-if __name__ == "__main__":
-    main()

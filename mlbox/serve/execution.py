@@ -11,11 +11,13 @@ from mlbox.errors import InvalidInput, MlboxError, TooMany, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import TensorSpec
 from mlbox.serve.answers import SCORE, Part, scores_among
+from mlbox.serve.cache import Answers, key_of
 from mlbox.serve.lanes import Ran, Work
 from mlbox.serve.loading import Loaded, Loader
 from mlbox.serve.predlog import Batch, PredictionLog
 from mlbox.serve.routing import Route
 from mlbox.serve.rows import Inputs, as_matrix
+from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor, check_inputs, check_outputs
 from mlbox.serve.warmup import Recent
 
@@ -60,11 +62,13 @@ class Running(NamedTuple):
 class Execution:
     """Has versions answer."""
 
-    def __init__(self, loader: Loader, log: PredictionLog, clock: Clock) -> None:
+    def __init__(self, loader: Loader, log: PredictionLog, clock: Clock, statistics: Statistics) -> None:
         self._loader = loader
+        self._statistics = statistics
         self._log = log
         self._clock = clock
         self.recent = Recent()
+        self.answers = Answers()
 
     def load(self, model: str, route: Route, rows: int) -> Loaded:
         """A version in memory; one that cannot be loaded failed on these rows."""
@@ -96,6 +100,7 @@ class Execution:
             timeout_ms=asked.timeout_ms,
             last=route.role == "shadow",
         )
+        self._recall(loaded, work)
         _start(loaded, work)
         return Running(loaded, route, places, work, outputs or wanted, asked.caller)
 
@@ -135,6 +140,7 @@ class Execution:
         tensors = [Tensor(session.inputs[0].name, "FP32", as_matrix(values))]
         self.recent.note(model, tensors)
         work = Work(tensors, (), rows=len(places), last=route.role == "shadow")
+        self._recall(loaded, work)
         _start(loaded, work)
         running = Running(loaded, route, places, work, (), caller)
         ran = self._ran(running)
@@ -151,15 +157,38 @@ class Execution:
     # -- either -----------------------------------------------------------------------------------------------------------------
 
     def _ran(self, running: Running) -> Ran:
-        future = running.future
+        work, future = running.work, running.future
         try:
-            return running.work.result() if future is None else future.result()
+            ran = work.result() if future is None else future.result()
+            if work.key:
+                most = running.loaded.lane.config.cache_bytes
+                self.answers.put(running.loaded.version.model, work.key, ran, most=most)
+            return ran
         except TooMany:
             raise
         except MlboxError:
             version = running.loaded.version
             self._log.record_error(version.model, version.version, running.route.role, rows=len(running.places))
             raise
+
+    def _recall(self, loaded: Loaded, work: Work) -> None:
+        """Answer a work by what is remembered, where the model's owner wants that."""
+        if not loaded.lane.config.cache_bytes:
+            return
+        began, version = time.perf_counter_ns(), loaded.version
+        key = key_of(version.artifact or version.id, work.tensors, work.wanted)
+        found = self.answers.get(version.model, key)
+        if found is None:
+            work.key = key
+        else:
+            work.state, work.outcome = "done", found
+        self._statistics.cached(
+            version.model,
+            version.version,
+            hit=found is not None,
+            rows=work.rows or 1,
+            ns=time.perf_counter_ns() - began,
+        )
 
     def _batch(self, running: Running, *, scores: list[float | None], **given: Any) -> Batch:
         version = running.loaded.version
@@ -177,6 +206,8 @@ class Execution:
 
 
 def _start(loaded: Loaded, work: Work) -> None:
+    if work.state == "done":
+        return
     if loaded.lane.quick(work.rows):
         loaded.lane.run_now([work])
     else:

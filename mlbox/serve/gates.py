@@ -32,7 +32,7 @@ class Evidence(Record, frozen=True, kw_only=True):
     parity: float | None = None
     """Largest absolute difference to the source model's outputs over the registered sample."""
     scores: tuple[float, float] | None = None
-    """Least and greatest score over the training sample; NaN when a score was not finite."""
+    """Least and greatest score over the training sample, or answer to the registered one; NaN when one was not finite."""
     problems: Mapping[str, str] = {}
 
 
@@ -66,15 +66,16 @@ def lineage(evidence: Evidence) -> Outcome:
 
 
 def signature(evidence: Evidence) -> Outcome:
-    """The model's input takes as many columns as the version names features, and the dataset has them."""
+    """The model's input takes as many columns as the version names features; one that names none is asked by its tensors."""
     version = evidence.version
-    required = f"one input of {len(version.features)} features"
+    inputs = ", ".join(f"{i.name} {i.dtype}{list(i.shape)}" for i in version.inputs) or "no inputs"
     if not version.features:
-        return Outcome(False, "features named by the version", "none")
+        outputs = ", ".join(f"{o.name} {o.dtype}{list(o.shape)}" for o in version.outputs) or "no outputs"
+        there = bool(version.inputs and version.outputs)
+        return Outcome(there, "inputs and outputs, as no features are named", f"{inputs} to {outputs}")
     shape = version.inputs[0].shape if len(version.inputs) == 1 else ()
     fits = len(shape) == 2 and shape[1] in (-1, len(version.features))
-    inputs = ", ".join(f"{i.name} {i.dtype}{list(i.shape)}" for i in version.inputs) or "no inputs"
-    return Outcome(fits, required, inputs)
+    return Outcome(fits, f"one input of {len(version.features)} features", inputs)
 
 
 def size(evidence: Evidence) -> Outcome:
@@ -129,8 +130,8 @@ def parity(evidence: Evidence) -> Outcome:
 
 
 def sanity(evidence: Evidence) -> Outcome:
-    """Scores over real training rows are finite and not all the same."""
-    required = "finite scores that differ"
+    """Scores over real training rows, or what other models answer to their sample, are finite and not all the same."""
+    required = "finite scores that differ" if evidence.version.features else "finite answers that differ"
     if evidence.scores is None:
         return Outcome(False, required, evidence.problems.get("sanity", "not measured"))
     low, high = evidence.scores

@@ -51,7 +51,9 @@ class Ran(NamedTuple):
 class Work:
     """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
 
-    __slots__ = ("deadline", "future", "last", "outcome", "priority", "queued", "rows", "state", "tensors", "wanted")
+    __slots__ = (
+        *("deadline", "future", "key", "last", "outcome", "priority", "queued", "rows", "state", "tensors", "wanted"),
+    )
 
     def __init__(
         self,
@@ -73,6 +75,8 @@ class Work:
         self.queued = time.perf_counter()
         self.deadline = self.queued + timeout_ms / 1000
         self.state = "new"
+        self.key = b""
+        """Under which its answer is to be remembered; empty for not at all."""
         self.outcome: Ran | MlboxError | None = None
         self.future: Future[Ran] | None = None
 
@@ -135,6 +139,11 @@ class Lane:
         self._usual_seconds = speed.first if speed else 0.0
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    @property
+    def config(self) -> ServingConfig:
+        """What it goes by."""
+        return self._config
 
     @property
     def joins(self) -> bool:

@@ -3,16 +3,19 @@
 Invariants
 - Nothing is loaded here before `check.inspect_onnx` accepted the same bytes, once since the server started.
 - Of requests that want a version at the same time, one loads it and the others wait; other versions are not held up.
-- A version that could not be loaded is not tried again for `RETRY_SECONDS`.
+- A version that could not be loaded is not tried again for `RETRY_SECONDS`; one that found no room is, at its next request.
+- What is in memory fits into what jobs leave; a version that gives way first answers what waits for it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from msgspec.structs import replace
 
@@ -26,6 +29,7 @@ from mlbox.serve.statistics import Statistics
 from mlbox.serve.warmup import Feeds, warm
 from mlbox.serve.watch import Watch
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import Registry
 
 RETRY_SECONDS = 30.0
@@ -44,6 +48,15 @@ class Loaded:
         self.lane = lane
         self.columns = Columns(version)
         self.inputs = inputs_of(version, session.inputs)
+
+
+def _no_room(version: ModelVersion, need: int, room: float) -> Unavailable:
+    err = Unavailable(
+        f"{version.ref} takes {need / 2**20:,.0f} MiB, and jobs and others leave {max(0.0, room) / 2**20:,.0f} MiB.",
+        hint="Wait for a job to end, or give the box more memory.",
+    )
+    err.retry_seconds = int(RETRY_SECONDS)
+    return err
 
 
 def inputs_of(version: ModelVersion, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
@@ -68,10 +81,13 @@ class Loader:
         most: int,
     ) -> None:
         self._registry = registry
-        self._artifacts = artifacts
+        self._folders = ModelFolders(artifacts)
         self._statistics = statistics
         self._configs = configs
+        self._known_configs: dict[str, ServingConfig] = {}
         self._recorded = recorded
+        self.room: Callable[[int], float] = lambda held: math.inf
+        """Bytes that models may take in all, given what they take now: what jobs and others leave of the box's memory."""
         self._watch = Watch()
         self._threads = threads
         self._most = most
@@ -79,7 +95,7 @@ class Loader:
         self._loaded: OrderedDict[Name, Loaded] = OrderedDict()
         self._opening: dict[Name, threading.Lock] = {}
         self._failed: dict[Name, tuple[float, MlboxError]] = {}
-        self._checked: dict[str, ModelCheck] = {}
+        self._checked: dict[Path, ModelCheck] = {}
 
     def get(self, model: str, version: int) -> Loaded:
         """A version, loaded; raises NotFound, or Unavailable for one that cannot be."""
@@ -112,7 +128,8 @@ class Loader:
             found = self._open(self._registry.version(*name))
         except Unavailable as err:
             _log.warning("%s", err)
-            self._failed[name] = (time.monotonic(), err)
+            if not err.retry_seconds:  # else nothing is wrong with it but that there was no room
+                self._failed[name] = (time.monotonic(), err)
             raise
         with self._lock:
             self._failed.pop(name, None)
@@ -120,7 +137,7 @@ class Loader:
             while len(self._loaded) > self._most:
                 self._loaded.popitem(last=False)[1].lane.close()
             self._opening.pop(name, None)
-        found.lane.configure(self._configs(name[0]))  # which may have changed meanwhile
+        found.lane.configure(self.config(name[0]))  # which may have changed meanwhile
         return found
 
     def _raise_recent_failure(self, name: Name) -> None:
@@ -132,24 +149,58 @@ class Loader:
         if version.artifact is None:
             raise NotFound(f"{version.ref} has no artifact to serve.", hint="Register it with one.", field="version")
         try:
-            path = self._artifacts.verified(version.artifact)
-            if version.artifact not in self._checked:
-                self._checked[version.artifact] = inspect_onnx(path, width=len(version.features))
-            return self._warmed(version, Session(path, threads=self._threads), self._checked[version.artifact])
+            path = self._folders.of_version(self._registry, version, verify=True)
+            check = self._checked.get(path)
+            if check is None:
+                check = self._checked[path] = inspect_onnx(path, width=len(version.features))
+            self._make_room(version, check.memory)
+            return self._warmed(version, Session(path, threads=self._threads), check)
         except Exception as err:
+            if isinstance(err, MlboxError) and err.retry_seconds:
+                raise
             words = err.message if isinstance(err, MlboxError) else f"{err}."
             raise Unavailable(f"{version.ref} cannot be loaded: {words}", hint="Register it again.") from err
+
+    def _make_room(self, version: ModelVersion, need: int) -> None:
+        """Drop the longest unused versions until another fits; raises Unavailable where it does not fit alone."""
+        while True:
+            with self._lock:
+                held = sum(found.size for found in self._loaded.values())
+                room = self.room(held)
+                if held + need <= room:
+                    return
+                if not self._loaded:
+                    raise _no_room(version, need, room)
+                name, found = self._loaded.popitem(last=False)
+            _log.info("%s/%s gives way to %s: %s MiB are wanted.", *name, version.ref, need >> 20)
+            found.lane.close()
 
     def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck) -> Loaded:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
         speed = warm(session, inputs_of(version, session.inputs), self._recorded(version.model))
-        config = self._configs(version.model)
+        config = self.config(version.model)
         lane = Lane(version.ref, session, config, self._statistics, self._watch, joins=check.joins, speed=speed)
         return Loaded(version, session, lane, check.memory)
+
+    def forget(self, model: str) -> None:
+        """Read anew how a model is served, when it is asked for: there may be another of its name."""
+        with self._lock:
+            self._known_configs.pop(model, None)
+
+    def config(self, model: str) -> ServingConfig:
+        """How a model is served."""
+        found = self._known_configs.get(model)
+        return found if found is not None else self._configure(model)
+
+    def _configure(self, model: str) -> ServingConfig:
+        config = self._configs(model)
+        with self._lock:  # unless it changed meanwhile
+            return self._known_configs.setdefault(model, config)
 
     def configure(self, model: str, config: ServingConfig) -> None:
         """Have a model's versions go by another configuration from now on."""
         with self._lock:
+            self._known_configs[model] = config
             for name, found in self._loaded.items():
                 if name[0] == model:
                     found.lane.configure(config)

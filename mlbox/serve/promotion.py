@@ -10,16 +10,18 @@ import logging
 import math
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError, TimedOut
+from mlbox.errors import MlboxError, NotFound, TimedOut
 from mlbox.records import DatasetVersion, GateResult, ModelVersion, Promotion, Run
 from mlbox.serve import gates
-from mlbox.serve.check import measure_latency, read_sample, score_onnx
+from mlbox.serve.check import Comparison, compare_onnx, measure_latency, score_onnx
 from mlbox.serve.reference import load_reference
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
+from mlbox.store.model_folders import ModelFolders
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry
 from mlbox.store.tracking import Tracker
@@ -49,6 +51,7 @@ class Promoter:
         self._tracker = tracker
         self._datasets = datasets
         self._artifacts = artifacts
+        self._folders = ModelFolders(artifacts)
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlbox-gates")
         self._testing: dict[str, Future[None]] = {}
@@ -122,7 +125,7 @@ class Promoter:
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
             p95_ms=attempt("latency", self._latency) if version.servable else None,
             parity=attempt("parity", self._parity) if version.servable else None,
-            scores=attempt("sanity", self._scores) if version.servable else None,
+            scores=attempt("sanity", self._scores if version.features else self._answers) if version.servable else None,
             problems=problems,
         )
 
@@ -135,21 +138,31 @@ class Promoter:
     def _latency(self, version: ModelVersion) -> float | None:
         if version.artifact is None:
             return None
-        return measure_latency(self._artifacts.path(version.artifact), batch=1, runs=LATENCY_RUNS).p95_ms
+        return measure_latency(self._file(version), batch=1, runs=LATENCY_RUNS).p95_ms
 
     def _parity(self, version: ModelVersion) -> float | None:
         if version.artifact is None or version.sample is None:
             return None
-        import numpy as np
+        found = self._compared(version, version.sample).difference
+        return math.inf if found is None else found
 
-        sample = read_sample(self._artifacts.path(version.sample))
-        scores = score_onnx(self._artifacts.path(version.artifact), sample.inputs)
-        return float(np.max(np.abs(scores - sample.outputs))) if len(scores) == len(sample.outputs) else math.inf
+    def _compared(self, version: ModelVersion, sample: str) -> Comparison:
+        return compare_onnx(self._file(version), self._artifacts.path(sample), width=len(version.features))
+
+    def _file(self, version: ModelVersion) -> Path:
+        return self._folders.of_version(self._registry, version)
+
+    def _answers(self, version: ModelVersion) -> tuple[float, float]:
+        """Between which numbers a version's answers to its sample lie."""
+        if version.sample is None:
+            raise NotFound("no sample was registered", field="sample")
+        found = self._compared(version, version.sample)
+        return (math.nan if found.low is None else found.low), (math.nan if found.high is None else found.high)
 
     def _scores(self, version: ModelVersion) -> tuple[float, float] | None:
         if version.artifact is None or version.reference is None:
             return None
-        scores = score_onnx(self._artifacts.path(version.artifact), self._reference_rows(version))
+        scores = score_onnx(self._file(version), self._reference_rows(version))
         return float(scores.min()), float(scores.max())
 
     def _reference_rows(self, version: ModelVersion) -> np.ndarray:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from mlbox.errors import InvalidInput
-from mlbox.records import DatasetVersion, ModelVersion, Record, Run
-from mlbox.serve.check import ModelCheck, inspect_onnx, read_sample, score_onnx
+from mlbox.records import DatasetVersion, ModelVersion, Record, Run, RunArtifact
+from mlbox.serve.check import ModelCheck, compare_onnx, inspect_among, read_sample, score_onnx
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.serve.runtime import not_tabular
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
+from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import NewVersion, Registry
 from mlbox.store.tracking import Tracker
 
@@ -30,7 +31,7 @@ class Registration(Record, frozen=True, kw_only=True):
     artifact: str
     """Path of the ONNX file."""
     sample: str | None = None
-    """Path of the .npz with `inputs` and the source model's `outputs`, for the parity gate."""
+    """Path of the .npz with `inputs` and the source model's `outputs`, or `input/NAME` and `output/NAME`, for the parity gate."""
     features: tuple[str, ...] = ()
     """Feature references in the order of the input's columns; by default the service's, or the dataset's."""
     feature_service: str | None = None
@@ -53,6 +54,7 @@ class Registrar:
     def __init__(
         self, registry: Registry, tracker: Tracker, datasets: Datasets, features: FeatureNames, artifacts: Artifacts
     ) -> None:
+        self._folders = ModelFolders(artifacts)
         self._registry = registry
         self._tracker = tracker
         self._datasets = datasets
@@ -65,9 +67,11 @@ class Registrar:
         artifact = self._tracker.artifact(run.id, ask.artifact)
         dataset = self._datasets.version(run.dataset) if run.dataset else None
         features = self._feature_names(ask, dataset)
-        found = inspect_onnx(self._artifacts.path(artifact.sha256), width=len(features))
+        logged = self._tracker.artifacts_of(run.id)
+        model_file, found = inspect_among(self._folders, artifact, logged, width=len(features))
         check_columns(found, features)
-        self._artifacts.keep([artifact.sha256])
+        files = (artifact, *self._external(found, artifact, run.id))
+        self._artifacts.keep([file.sha256 for file in files])
         return self._registry.register(
             NewVersion(
                 model=model,
@@ -81,9 +85,9 @@ class Registrar:
                 inputs=found.inputs,
                 outputs=found.outputs,
                 artifact=artifact.sha256,
-                size=artifact.size,
-                reference=self._reference(self._artifacts.path(artifact.sha256), dataset, features),
-                sample=self._sample(ask, run, len(features)),
+                size=found.size,
+                reference=self._reference(model_file, dataset, features),
+                sample=self._sample(ask, run, model_file, len(features)),
                 metrics=ask.metrics or last_metrics(run),
                 git_commit=run.git_commit,
                 trained_by=run.user,
@@ -92,9 +96,14 @@ class Registrar:
                 tags=ask.tags,
                 source=f"runs:/{run.id}/{artifact.path}",
                 lineage="recorded" if run.job_id else "declared",
-                files=(artifact,),
+                files=files,
             )
         )
+
+    def _external(self, found: ModelCheck, artifact: RunArtifact, run_id: str) -> list[RunArtifact]:
+        """The files of a run that a model keeps weights in."""
+        folder = artifact.path.rpartition("/")[0]
+        return [self._tracker.artifact(run_id, f"{folder}/{name}" if folder else name) for name in found.external]
 
     def features_of(self, dataset: DatasetVersion | None) -> tuple[str, ...]:
         """The features that a dataset's columns are; raises InvalidInput where there are none."""
@@ -124,10 +133,13 @@ class Registrar:
         content = make_reference(table, features, scorer=lambda rows: score_onnx(model, rows))
         return store_reference(self._artifacts, content)
 
-    def _sample(self, ask: Registration, run: Run, width: int) -> str | None:
+    def _sample(self, ask: Registration, run: Run, model: Path, width: int) -> str | None:
         if ask.sample is None:
             return None
         artifact = self._tracker.artifact(run.id, ask.sample)
+        if not width:
+            compare_onnx(model, self._artifacts.path(artifact.sha256))
+            return artifact.sha256
         sample = read_sample(self._artifacts.path(artifact.sha256))
         if sample.inputs.ndim != 2 or sample.inputs.shape[1] != width or len(sample.outputs) != len(sample.inputs):
             raise InvalidInput(

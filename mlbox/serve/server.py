@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, TooMany, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, Stage, TensorSpec
@@ -25,12 +25,13 @@ from mlbox.serve.background import Background
 from mlbox.serve.execution import Asked, Execution, Running
 from mlbox.serve.loading import Loader, inputs_of
 from mlbox.serve.predlog import Batch, PredictionLog
+from mlbox.serve.rates import Rates
 from mlbox.serve.routing import Route, Routes
 from mlbox.serve.rows import MAX_ROWS, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor, batch_of, check_inputs
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.asking import asking
+from mlbox.store.asking import asking, who
 from mlbox.store.features import FeatureStore
 from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.store.registry import Registry
@@ -68,6 +69,7 @@ class ModelServer:
         self._predictions = log
         self._clock = clock
         self.statistics = Statistics()
+        self._rates = Rates()
         self._loader = Loader(
             registry,
             artifacts,
@@ -77,7 +79,7 @@ class ModelServer:
             threads=threads,
             most=most_loaded,
         )
-        self._execution = Execution(self._loader, log, clock)
+        self._execution = Execution(self._loader, log, clock, self.statistics)
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
@@ -106,6 +108,7 @@ class ModelServer:
         """
         check_rows(rows)
         model, version = self._named(model, version)
+        self._admit(model, version, caller)
         with asking(None):  # who may ask a model may have it look at what it needs
             routes = self._routes_of(model, [row.key for row in rows], version)
             inputs = Inputs(self._features, rows)
@@ -138,6 +141,7 @@ class ModelServer:
         TimedOut, or Unavailable for what never ran, past the timeout.
         """
         model, version = self._named(model, version)
+        self._admit(model, version, caller)
         with asking(None):
             asked, routes = self._ask(model, tensors, outputs, caller, version, keys, priority, timeout_ms)
             running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
@@ -161,6 +165,7 @@ class ModelServer:
             self._registry.see(model)
         else:
             model, version = await asyncio.to_thread(self._named, model, version)
+        self._admit(model, version, caller)
         with asking(None):
             given = (model, tensors, outputs, caller, version, keys, priority, timeout_ms)
             asked, routes = self._ask(*given) if at_hand else await asyncio.to_thread(self._ask, *given)
@@ -173,6 +178,21 @@ class ModelServer:
                     with contextlib.suppress(MlboxError):  # told below
                         await asyncio.wrap_future(one.future)
             return self._finish(asked, routes, [self._execution.end(one) for one in running])
+
+    def _admit(self, model: str, version: int | None, caller: str) -> None:
+        """Raise TooMany where whoever asks has asked too often."""
+        config = self._loader.config(model)
+        if not config.rate_limit:
+            return
+        asks = who()
+        token = (asks.token_id or asks.name) if asks else caller
+        try:
+            self._rates.take(model, token, rate=config.rate_limit, burst=config.rate_burst)
+        except TooMany:
+            with contextlib.suppress(NotFound):
+                number = version if version is not None else self._routes.route(model, "").version
+                self.statistics.failed(model, number, reason="rate_limit")
+            raise
 
     def quick(self, model: str, version: int | None, rows: int) -> bool:
         """Whether a request of so many rows costs less than a thread to answer it in: `infer` may then be called on the loop."""
@@ -351,6 +371,11 @@ class ModelServer:
     def configure(self, model: str, config: ServingConfig) -> None:
         """Have a model's versions go by another configuration from now on; no request fails of it."""
         self._loader.configure(model, config)
+        self._execution.answers.shrink(model, config.cache_bytes)
+
+    def give_room(self, room: Callable[[int], float]) -> None:
+        """Hold models to so many bytes, told what they take now: the other side of `held_gb`."""
+        self._loader.room = room
 
     def pending(self) -> dict[tuple[str, int], int]:
         """Requests that wait, by version in memory."""
@@ -360,6 +385,8 @@ class ModelServer:
         if event.type == EVENT:
             config = msgspec.convert(event.data["config"], type=ServingConfig)
             self.configure(event.subject.removeprefix("model:"), config)
+        if event.type in ("model.deleted", "model.renamed", "model.restored"):
+            self._loader.forget(str(event.data.get("former") or event.subject.removeprefix("model:")))
         if event.type not in ("model.stage", "model.archived"):
             return
         model, _, number = event.subject.removeprefix("model:").rpartition("/")

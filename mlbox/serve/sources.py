@@ -18,11 +18,12 @@ from urllib.parse import unquote
 
 from mlbox.errors import InvalidInput, MlboxError, NotAuthorised, NotFound
 from mlbox.records import ModelVersion, Record, Run, RunArtifact, TensorSpec
-from mlbox.serve.check import inspect_onnx, read_sample
+from mlbox.serve.check import inspect_among, read_sample
 from mlbox.serve.registration import Registrar, check_columns, last_metrics
 from mlbox.store.artifacts import Artifacts, check_path
 from mlbox.store.datasets import Datasets
 from mlbox.store.logged_models import LoggedModels
+from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import NewVersion, Registry
 from mlbox.store.tracking import Tracker
 
@@ -140,6 +141,7 @@ class SourceRegistrar:
         self._logged = logged
         self._datasets = datasets
         self._artifacts = artifacts
+        self._folders = ModelFolders(artifacts)
 
     def register(self, model: str, ask: Source, *, actor: str, job_id: str | None = None) -> ModelVersion:
         """A new version of a model that exists; raises InvalidInput for a source that is not of this box.
@@ -169,7 +171,7 @@ class SourceRegistrar:
                 outputs=serving.outputs,
                 artifact=serving.artifact,
                 sample=serving.sample,
-                reference=self._reference(serving, dataset),
+                reference=self._reference(serving, found.files, dataset),
                 size=sum(file.size for file in found.files),
                 metrics=last_metrics(run) if run else {},
                 git_commit=_commit(run),
@@ -275,25 +277,27 @@ class SourceRegistrar:
         if not samples:
             return Serving(f"it has no {SAMPLE} by which to prove that the ONNX file answers as the model did.")
         try:
-            return self._inspected(models[0], samples[0], dataset)
+            return self._inspected(models[0], files, samples[0], dataset)
         except MlboxError as err:
             return Serving(err.message)
 
-    def _inspected(self, model: RunArtifact, sample: RunArtifact, dataset: str | None) -> Serving:
+    def _inspected(
+        self, model: RunArtifact, files: Sequence[RunArtifact], sample: RunArtifact, dataset: str | None
+    ) -> Serving:
         features = self._registrar.features_of(self._datasets.version(dataset) if dataset else None)
         if not features:
             return Serving("it names no features, and its run no dataset to take them from.")
         rows = read_sample(self._artifacts.path(sample.sha256)).inputs
-        found = inspect_onnx(self._artifacts.path(model.sha256), width=len(features))
+        _, found = inspect_among(self._folders, model, files, width=len(features))
         check_columns(found, features)
         if rows.ndim != 2 or rows.shape[1] != len(features):
             return Serving(f"its sample has {list(rows.shape)} rows and columns, and it has {len(features)} features.")
         return Serving("", model.sha256, sample.sha256, features, found.inputs, found.outputs)
 
-    def _reference(self, serving: Serving, dataset: str | None) -> str | None:
+    def _reference(self, serving: Serving, files: Sequence[RunArtifact], dataset: str | None) -> str | None:
         if serving.unservable or serving.artifact is None or dataset is None:
             return None
-        path = self._artifacts.path(serving.artifact)
+        path = self._folders.among(serving.artifact, files)
         return self._registrar.reference_of(path, self._datasets.version(dataset), serving.features)
 
 

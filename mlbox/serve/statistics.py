@@ -82,6 +82,16 @@ class Statistics:
             totals.fail.add(ns)
             totals.reasons[reason] = totals.reasons.get(reason, 0) + 1
 
+    def cached(self, model: str, version: int, *, hit: bool, rows: int, ns: int) -> None:
+        """A request was looked for among the answers that are remembered; a hit answered it."""
+        with self._lock:
+            totals = self._totals.setdefault((model, version), Totals())
+            (totals.cache_hit if hit else totals.cache_miss).add(ns)
+            if hit:
+                totals.rows += rows
+                totals.last_ms = time.time_ns() // 1_000_000
+                totals.success.add(ns)
+
     def of(self, model: str, version: int) -> Totals:
         """One version's figures: zeros where it did nothing."""
         with self._lock:

@@ -51,7 +51,9 @@ class Recent:
         """Keep a request, unless it is large; each shape once."""
         kept = self._kept.setdefault(model, deque(maxlen=RECORDED))
         shape = [tensor.data.shape for tensor in tensors]
-        if any([tensor.data.shape for tensor in other] == shape for other in kept):
+        if any(
+            [tensor.data.shape for tensor in other] == shape for other in list(kept)
+        ):  # others note at the same time
             return
         if sum(tensor.data.nbytes for tensor in tensors) <= RECORDED_BYTES:
             kept.append([tensor._replace(data=tensor.data.copy()) for tensor in tensors])

@@ -112,7 +112,7 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         root = root.resolve()  # its paths go to processes that run elsewhere
-        self._root = root
+        self.root = self._root = root
         self._lock = threading.Lock()
         """Held while a file is put in its place, told to be in use, or removed."""
         temporary = root / "tmp"

@@ -1,9 +1,9 @@
 """The fork server: a small process that has loaded what workers need, and forks one for each request.
 
-It is started as `python -m mlbox.store.forkserver FD`. A worker parses one upload, or runs one SQL of a user, and ends: to start
-an interpreter with Arrow and DuckDB for that takes half a second, a fork of this process some milliseconds. What users send goes
-to the worker alone, through pipes of its own, so that this process stays as it was when it began. It ends with the server, and
-its workers with it.
+It is started as `python -m mlbox.store.forkserver FD`; another room has a program like this one, with workers of its own. A
+worker parses one upload, or runs one SQL of a user, and ends: to start an interpreter with Arrow and DuckDB for that takes half a
+second, a fork of this process some milliseconds. What users send goes to the worker alone, through pipes of its own, so that this
+process stays as it was when it began. It ends with the server, and its workers with it.
 
 On its socket it is asked for a worker by name, with its stdin, its stdout, the socket on which its end is told, and at most one
 more file, which the worker finds at `PIPE`. On that socket it says the worker's process id, with a pidfd, and later how it ended.
@@ -20,11 +20,12 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mlbox.store import parse_worker, sql_worker, stream_worker
 
-WORKERS: dict[str, Callable[[], None]] = {
+Workers = Mapping[str, Callable[[], None]]
+WORKERS: Workers = {
     "parse": parse_worker.main,
     "stream": stream_worker.main,
     "sql": sql_worker.main,
@@ -35,10 +36,10 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 _libc = ctypes.CDLL(None)
 
 
-def main() -> None:
-    """Fork workers until the server is gone."""
+def main(workers: Workers, load: Callable[[], None]) -> None:
+    """Load what workers need, and fork them until the server is gone."""
     server = socket.socket(fileno=int(sys.argv[1]))
-    _load()
+    load()
     waking, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
@@ -53,27 +54,27 @@ def main() -> None:
             if fd == waking:
                 os.read(waking, 4096)
                 _reap(forked)
-            elif not _serve(server, forked):
+            elif not _serve(server, forked, workers):
                 for pid in forked:  # not collected yet, so it is surely this process
                     os.kill(pid, signal.SIGKILL)
                 return
 
 
-def _load() -> None:
+def load() -> None:
     """What workers use, loaded once; nothing of it may start a thread, which a fork would not have."""
     for name in ("pyarrow.compute", "pyarrow.csv", "pyarrow.parquet", "mlbox.store.tables"):
         __import__(name)
     sql_worker.warm_up()
 
 
-def _serve(server: socket.socket, forked: dict[int, socket.socket]) -> bool:
+def _serve(server: socket.socket, forked: dict[int, socket.socket], workers: Workers) -> bool:
     """Answer one request; False when the server is gone."""
     message, files, _, _ = socket.recv_fds(server, MESSAGE_BYTES, MOST_FILES)
     if not message:
         return False
     pid = os.fork()
     if pid == 0:
-        _become(message.decode(), files)
+        _become(message.decode(), files, workers)
     pidfd = os.pidfd_open(pid)
     told = socket.socket(fileno=files.pop(2))
     forked[pid] = told
@@ -84,7 +85,7 @@ def _serve(server: socket.socket, forked: dict[int, socket.socket]) -> bool:
     return True
 
 
-def _become(name: str, files: Sequence[int]) -> None:
+def _become(name: str, files: Sequence[int], workers: Workers) -> None:
     """In the child: answer the one request, and end."""
     code = 1
     try:
@@ -98,7 +99,7 @@ def _become(name: str, files: Sequence[int]) -> None:
         os.closerange(stream_worker.PIPE + (len(files) > 3), os.sysconf("SC_OPEN_MAX"))
         with open("/proc/self/comm", "w") as comm:
             comm.write(f"mlbox-{name}")
-        WORKERS[name]()
+        workers[name]()
         sys.stdout.flush()
         code = 0
     finally:
@@ -114,4 +115,4 @@ def _reap(forked: dict[int, socket.socket]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(WORKERS, load)

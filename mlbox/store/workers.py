@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from mlbox.errors import Unavailable
 
-Kind = Literal["parse", "stream", "sql"]
+Kind = Literal["parse", "stream", "sql", "check"]
 IDLE_SECONDS = 300.0
 """How long a fork server waits for the next request before it is ended."""
 _MESSAGE_BYTES = 64
@@ -116,7 +116,8 @@ class Worker:
 class ForkServer:
     """Forks workers; its process is started at the first request, and ended when there was none for a while."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str = "mlbox.store.forkserver") -> None:
+        self._program = program
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -165,7 +166,7 @@ class ForkServer:
             environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-m", "mlbox.store.forkserver", str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", self._program, str(theirs.fileno())],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import math
 import re
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import psutil
 
 from mlbox.errors import NotFound, StartupError, Unavailable
 from mlbox.events import EventBus
@@ -33,6 +36,7 @@ from mlbox.scheduler.policy import Rules
 from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.scheduler.sweeper import Sweeper
+from mlbox.serve.benching import Benches
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
@@ -73,6 +77,8 @@ from mlbox.store.jobs import Jobs
 from mlbox.store.keyfile import FOLDER, KeyFile
 from mlbox.store.label_history import LabelHistory
 from mlbox.store.logged_models import LoggedModels
+from mlbox.store.measurements import Measurements
+from mlbox.store.model_folders import ModelFolders
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
@@ -100,6 +106,9 @@ if TYPE_CHECKING:
 
     from mlbox.outgoing import Outgoing
 
+GIB = 1024 * MIB
+SPARE_BYTES = 256 * MIB
+"""What loading a model leaves free of the machine's memory."""
 _log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -144,6 +153,9 @@ class Box:
             self._open_serving(opening)
             self._open_scheduler(opening)
             self._open_view_jobs()
+            self.models.give_room(self._room_for_models)
+            with contextlib.suppress(Unavailable):
+                self.models.warm()
             self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
             opening.callback(self._pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
@@ -159,6 +171,7 @@ class Box:
 
     def _open_tracking(self, opening: contextlib.ExitStack) -> None:
         self.artifacts = Artifacts(self.data_dir.root / "artifacts")
+        ModelFolders(self.artifacts).clear()
         self._stores["artifacts"] = self.artifacts.check
         db = self._open(opening, "tracking", migrations.tracking)
         self.tracker = Tracker(db, self.artifacts, self.clock)
@@ -208,6 +221,7 @@ class Box:
         self.datasets.used_by = lambda ref: self.registry.in_use_of(ref, self.tracker.ids_reading(ref))
         self.promotions = Promotions(db, self.registry)
         self.serving = ServingConfigs(db, self.registry)
+        self.benches = Benches(self.registry, self.serving, Measurements(db), self.artifacts, self.clock)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)
         self.promoter = Promoter(
             self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock
@@ -252,7 +266,6 @@ class Box:
         opening.callback(self.models.close)
         self._open_monitoring(opening)
         with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
-            self.models.warm()
             self.promoter.resume()
         self.rollouts.start()
 
@@ -354,6 +367,14 @@ class Box:
         )
         self.courier = Courier([self.outbox], self._outgoing, mail, self.clock, self.bus, told_by=("job.",))
         opening.callback(self.courier.close)
+
+    def _room_for_models(self, held: int) -> float:
+        """Bytes that models may take: what running jobs leave of the memory that both share, if the machine has it free."""
+        shared = self.settings.memory_gb * GIB or float(psutil.virtual_memory().total)
+        free = float(psutil.virtual_memory().available) - SPARE_BYTES
+        jobs: float = sum((job.spec.memory_gb or 0) * GIB for job in self.scheduler.active())
+        most = self.settings.models_memory_gb * GIB or math.inf
+        return min(most, shared - jobs, held + free)
 
     def _diverged(self, found: Found) -> None:
         self.jobs.diverged(found.job_id, found.number, found.words)

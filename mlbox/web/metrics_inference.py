@@ -35,7 +35,7 @@ BATCH = "mlbox_inference_batch_rows"
 PENDING = "mlbox_inference_pending"
 LOADED = "mlbox_models_loaded_bytes"
 HELP = {
-    FAILURES: "Requests that were not answered: model (it failed), timeout, queue_timeout, queue_full.",
+    FAILURES: "Requests that were not answered: model (it failed), timeout, queue_timeout, queue_full, rate_limit.",
     BATCH: "Rows by run: of one request, or of several that were joined.",
     PENDING: "Requests that wait now.",
     LOADED: "Memory of the versions that are loaded, as measured before they were.",

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from mlbox.clock import ManualClock
 from mlbox.events import EventBus
-from mlbox.records import Column, GateResult, ModelVersion, Prediction, PromotionPolicy, RampStep, ViewSpec
+from mlbox.records import Column, GateResult, ModelVersion, Prediction, PromotionPolicy, RampStep, TensorSpec, ViewSpec
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.reference import make_reference, store_reference
@@ -76,7 +76,8 @@ class House:
                 features=FEATURES,
                 artifact=digest,
                 size=size,
-                inputs=(),
+                inputs=(TensorSpec(name="input", dtype="FP32", shape=(-1, len(FEATURES))),),
+                outputs=(TensorSpec(name="score", dtype="FP32", shape=(-1, 1)),),
                 reference=store_reference(self.artifacts, make_reference(training, FEATURES)),
                 trained_by="ann",
                 submitted_by="ann",

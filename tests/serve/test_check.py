@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper
 from mlbox.errors import InvalidInput
 from mlbox.serve import check
 from mlbox.serve.runtime import Session
+from mlbox.store.workers import ForkServer
 from tests.models import linear, save
 
 
@@ -194,38 +196,47 @@ def test_a_good_sample_comes_back_in_the_types_of_the_parity_gate(tmp_path: Path
     assert np.array_equal(sample.outputs, [0.5, np.nan], equal_nan=True)
 
 
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Workers that end as the bytes of the model say, as they would on the models on which onnxruntime dies."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    forks = ForkServer("tests.serve.odd_workers")
+    monkeypatch.setattr(check, "FORKS", forks)
+    yield
+    forks.close()
+
+
 @pytest.mark.parametrize(
-    ("dies", "words"),
-    [
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
-        ("import os; os._exit(7)", "exit status 7"),
-        ("import os; os._exit(0)", "exit status 0"),
-    ],
+    ("dies", "words"), [("kill SIGSEGV", "SIGSEGV"), ("exit 7", "exit status 7"), ("exit 0", "exit status 0")]
 )
 def test_a_process_that_dies_is_the_models_fault_and_the_server_is_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies: str, words: str
+    tmp_path: Path, odd: None, dies: str, words: str
 ) -> None:
-    """A parser that kills its process stands for the models on which onnxruntime does."""
-    (tmp_path / "onnx.py").write_text(dies)
-    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "model.onnx"
+    path.write_text(dies)
     with pytest.raises(InvalidInput, match=f"The model ended its process .{words}") as caught:
-        check.inspect_onnx(save(linear([1.0]), tmp_path))
+        check.inspect_onnx(path)
     assert caught.value.field == "artifact"
 
 
-def test_what_a_library_prints_does_not_mix_with_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = tmp_path / "noisy"
-    noisy.mkdir()
-    lines = (
-        "import sys",
-        "print('noise')",
-        f"sys.path.remove({str(noisy)!r})",
-        "del sys.modules['onnx']",
-        "import onnx",
-    )
-    (noisy / "onnx.py").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(noisy)
+def test_what_a_library_prints_does_not_mix_with_the_answer(tmp_path: Path, odd: None) -> None:
     assert check.inspect_onnx(save(linear([1.0, 2.0]), tmp_path)).inputs[0].shape == (-1, 2)
+
+
+def test_a_model_that_wants_more_memory_than_there_is_fails_alone(tmp_path: Path) -> None:
+    """Four TiB of zeros, of a file of some hundred bytes."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2**20, 2**20])
+    nodes = [
+        helper.make_node("ConstantOfShape", ["shape"], ["large"]),
+        helper.make_node("ReduceSum", ["large"], ["one"]),
+        helper.make_node("Add", ["input", "one"], ["score"]),
+    ]
+    row = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 1]) for name in ("input", "score")]
+    graph = helper.make_graph(nodes, "g", row[:1], row[1:], [shape])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(InvalidInput, match=r"The model (cannot be loaded and run|ended its process)"):
+        check.inspect_onnx(save(model, tmp_path))
+    assert check.inspect_onnx(save(linear([1.0]), tmp_path)).size > 0
 
 
 def test_the_temporary_folders_are_gone_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

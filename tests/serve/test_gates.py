@@ -88,7 +88,7 @@ def test_a_good_version_passes_every_gate_and_each_says_what_it_measured() -> No
         ("lineage", {"run": msgspec.structs.replace(RUN, status="FAILED")}, "no run"),
         ("lineage", {"dataset": None}, "no dataset version"),
         ("lineage", {"version_git_commit": None}, "no git commit"),
-        ("signature", {"version_features": ()}, "none"),
+        ("signature", {"version_features": (), "version_outputs": ()}, "no outputs"),
         ("signature", {"version_features": ("a", "b", "c")}, "input FP32[-1, 2]"),
         ("signature", {"version_inputs": ()}, "no inputs"),
         ("size", {"policy_max_artifact_bytes": 999}, "0.001 MiB"),
@@ -120,7 +120,9 @@ def test_what_fails_a_gate_fails_that_gate_alone_and_is_named(
 
 
 def test_nothing_passes_for_want_of_evidence() -> None:
-    bare = Evidence(version=msgspec.structs.replace(VERSION, metrics={}, features=(), size=0), policy=PromotionPolicy())
+    bare = Evidence(
+        version=msgspec.structs.replace(VERSION, metrics={}, features=(), inputs=(), size=0), policy=PromotionPolicy()
+    )
     assert not any(result.passed for result in evaluate(bare, NOW))
 
 

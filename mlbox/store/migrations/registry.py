@@ -291,3 +291,20 @@ def m007_serving(db: Database) -> None:
         ) STRICT;
         """,
     )
+
+
+@migration(registry)
+def m008_measurements(db: Database) -> None:
+    """What was measured of a version: how quick it is, how far from its source model."""
+    run_script(
+        db,
+        """
+        CREATE TABLE version_measurement (
+          version_id TEXT NOT NULL REFERENCES model_version (id), kind TEXT NOT NULL, found TEXT NOT NULL,
+          actor TEXT NOT NULL, at_us INTEGER NOT NULL
+        ) STRICT;
+        CREATE INDEX version_measurement_latest ON version_measurement (version_id, kind, at_us);
+        CREATE TRIGGER version_measurement_stays BEFORE UPDATE ON version_measurement
+        BEGIN SELECT RAISE(ABORT, 'a measurement is immutable'); END;
+        """,
+    )

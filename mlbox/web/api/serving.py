@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import get, patch
+from litestar import get, patch, post
 
-from mlbox.records import Principal, ServingConfig
+from mlbox.errors import NotFound
+from mlbox.records import Bench, Principal, Record, ServingConfig
 from mlbox.web.box import Box
 
 
@@ -22,4 +23,33 @@ async def change_serving(box: Box, principal: Principal, model: str, data: dict[
     return await box.call(box.serving.change, model, data, actor=principal.name)
 
 
-handlers: list[Any] = [get_serving, change_serving]
+class Sizes(Record, frozen=True, kw_only=True):
+    """What to measure; by default a few of each."""
+
+    rows: tuple[int, ...] = ()
+    """Of a request."""
+    concurrency: tuple[int, ...] = ()
+    """Requests at a time."""
+
+
+@get("/api/v1/models/{model:str}/versions/{version:int}/bench", action="model.read")
+async def get_bench(box: Box, model: str, version: int) -> Bench:
+    """How quick a version was when that was measured last; 404 where it was not."""
+    found = await box.call(box.benches.latest, model, version)
+    if found is None:
+        raise NotFound(
+            f"{model}/{version} was not measured.", hint=f"`mlbox model bench {model}/{version}`.", field="version"
+        )
+    return found
+
+
+@post("/api/v1/models/{model:str}/versions/{version:int}/bench", action="model.write")
+async def run_bench(box: Box, principal: Principal, model: str, version: int, data: Sizes | None = None) -> Bench:
+    """Measure a version, in a process of its own, and keep what came of it; takes some seconds."""
+    sizes = data or Sizes()
+    return await box.call(
+        box.benches.run, model, version, actor=principal.name, rows=sizes.rows, concurrency=sizes.concurrency
+    )
+
+
+handlers: list[Any] = [get_serving, change_serving, get_bench, run_bench]

@@ -122,6 +122,7 @@ PHRASES: dict[str, str] = {
     "model.unaliased": "took the alias {alias} off {name}",
     "model.linked": "linked {name} to {dataset}",
     "policy.set": "set the promotion policy of {name}",
+    "model.measured": "measured the {kind} of {name}",
     "serving.set": "set how {name} is served",
     "promotion.proposed": "proposed {name} for Production",
     "promotion.shadow": "began the shadow of {name}",

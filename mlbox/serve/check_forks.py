@@ -1,0 +1,22 @@
+"""The fork server for models: it has loaded onnxruntime, and no model. Started as `python -m mlbox.serve.check_forks FD`."""
+
+from __future__ import annotations
+
+from mlbox.serve import check_worker
+from mlbox.store.forkserver import Workers, main
+
+WORKERS: Workers = {"check": check_worker.main}
+LOADED = (
+    *("numpy", "onnx", "onnxruntime", "mlbox.serve.check_bench", "mlbox.serve.check_sample", "mlbox.serve.runtime"),
+    *("mlbox.serve.warmup", "mlbox.store.model_folders"),
+)
+
+
+def load() -> None:
+    """What looking at a model takes, loaded once. onnxruntime has one thread by then, which sleeps; sessions start their own."""
+    for name in LOADED:
+        __import__(name)
+
+
+if __name__ == "__main__":
+    main(WORKERS, load)

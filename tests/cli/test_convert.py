@@ -1,0 +1,135 @@
+"""Models of several named inputs become ONNX that answers as they do; `mlbox model convert` does it from files."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mlbox
+from mlbox.cli import main
+from mlbox.errors import InvalidInput
+from mlbox.sdk.export import Exported
+from mlbox.serve.check_sample import compared
+from mlbox.serve.runtime import CPU, Session
+
+COLUMNS = {
+    "age": np.array([20, 35, 50, 65] * 10),
+    "income": np.array([1.5, 2.5, np.pi, 0.25] * 10),
+    "city": np.array(["Ulm", "Bonn", "Köln", "Ulm"] * 10, object),
+}
+
+
+def pipeline() -> Any:
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+    prepare = ColumnTransformer(
+        [("numbers", StandardScaler(), ["age", "income"]), ("texts", OneHotEncoder(handle_unknown="ignore"), ["city"])]
+    )
+    model = Pipeline([("prepare", prepare), ("model", LogisticRegression())])
+    return model.fit(pd.DataFrame(COLUMNS), np.array(["no", "yes", "yes", "no"] * 10))
+
+
+def session_of(exported: Exported) -> Session:
+    return Session(exported.onnx, providers=CPU)
+
+
+def difference(exported: Exported, folder: Path) -> float:
+    path = folder / "sample.npz"
+    path.write_bytes(exported.sample())
+    found: float = compared(session_of(exported), path)["difference"]
+    return found
+
+
+def test_a_pipeline_of_numbers_and_texts_keeps_its_columns(tmp_path: Path) -> None:
+    exported = mlbox.export_onnx(pipeline(), COLUMNS)
+    session = session_of(exported)
+    assert [(spec.name, spec.dtype) for spec in session.inputs] == [
+        ("age", "INT64"),
+        ("income", "FP32"),
+        ("city", "BYTES"),
+    ]
+    assert [spec.name for spec in session.outputs] == ["label", "probabilities"]
+    assert session.batched
+    assert difference(exported, tmp_path) < 1e-5
+    assert "inputs age, income, city" in repr(exported)
+
+
+def test_a_frame_is_its_columns() -> None:
+    import pandas as pd
+
+    exported = mlbox.export_onnx(pipeline(), pd.DataFrame(COLUMNS))
+    assert [spec.name for spec in session_of(exported).inputs] == list(COLUMNS)
+
+
+@pytest.mark.slow
+def test_a_module_of_two_arguments_and_two_results_keeps_their_names(tmp_path: Path) -> None:
+    import torch
+
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(3, 2)
+
+        def forward(self, left: torch.Tensor, right: torch.Tensor) -> dict[str, torch.Tensor]:
+            hidden = self.layer(left)
+            return {"sum": hidden + right, "mean": hidden.mean(dim=1)}
+
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    arrays = {"left": rng.normal(size=(5, 3)).astype(np.float32), "right": rng.normal(size=(5, 2)).astype(np.float32)}
+    exported = mlbox.export_onnx(Two(), arrays)
+    session = session_of(exported)
+    assert [spec.name for spec in session.inputs] == ["left", "right"]
+    assert {spec.name for spec in session.outputs} == {"sum", "mean"}
+    assert session.batched
+    assert difference(exported, tmp_path) < 1e-5
+
+
+def test_what_is_no_sample_is_said() -> None:
+    with pytest.raises(InvalidInput, match="other numbers of rows"):
+        mlbox.export_onnx(pipeline(), {"age": np.zeros(3), "city": np.zeros(4)})
+    with pytest.raises(InvalidInput, match="several values in a row"):
+        mlbox.export_onnx(pipeline(), {"age": np.zeros((3, 2))})
+    with pytest.raises(InvalidInput, match="neither a torch module"):
+        mlbox.export_onnx(object(), {"age": np.zeros(3)})
+
+
+def test_convert_writes_the_model_its_sample_and_how_far_they_are_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import joblib
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    joblib.dump(pipeline(), tmp_path / "churn.joblib")
+    pq.write_table(pa.table(COLUMNS), tmp_path / "rows.parquet")
+    sample = str(tmp_path / "rows.parquet")
+    assert main.run(["model", "convert", str(tmp_path / "churn.joblib"), "--sample", sample, "-o", "json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert 0 <= report["largest_difference"] < 1e-5
+    assert report["rows"] == 40
+    assert Session(tmp_path / "churn.onnx", providers=CPU).inputs[2].name == "city"
+    with np.load(io.BytesIO((tmp_path / "churn.sample.npz").read_bytes())) as arrays:
+        assert set(arrays.files) == {f"input/{name}" for name in COLUMNS} | {"output/label", "output/probabilities"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [("model.h5", b"", "is none of"), ("model.joblib", b"no pickle", "cannot be read")],
+)
+def test_what_cannot_be_converted_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, words: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    np.save(tmp_path / "rows.npy", np.zeros((2, 2)))
+    assert main.run(["model", "convert", str(tmp_path / name), "--sample", str(tmp_path / "rows.npy")]) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""Weights in other files: of the model's own folder and no other, wherever a path in the model may lead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from mlbox.errors import InvalidInput
+from mlbox.records import RunArtifact
+from mlbox.serve.check import inspect_onnx
+from mlbox.serve.registration import Registration
+from mlbox.serve.runtime import CPU, Session
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.model_folders import MAIN, ModelFolders, beside, own_files
+from tests.models import linear
+from tests.web.site import open_box
+
+WEIGHTS = (1.0, -2.0)
+
+
+def external(folder: Path, location: str = "weights.bin") -> tuple[bytes, bytes]:
+    """A model and the file in which it keeps its weights."""
+    path = folder / "external.onnx"
+    onnx.save_model(linear(WEIGHTS), path, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    model = onnx.load_model(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    return model.SerializeToString(), (folder / "weights.bin").read_bytes()
+
+
+def kept(artifacts: Artifacts, path: str, content: bytes) -> RunArtifact:
+    digest, size = artifacts.put([content])
+    return RunArtifact(path=path, sha256=digest, size=size)
+
+
+def test_a_model_is_loaded_with_the_weights_in_its_own_folder(tmp_path: Path) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    model, weights = external(tmp_path)
+    main, file = kept(artifacts, MAIN, model), kept(artifacts, "weights.bin", weights)
+    folders = ModelFolders(artifacts)
+    path = folders.of(main.sha256, [file])
+    assert folders.of(main.sha256, [file]) == path
+    assert own_files(path) == {MAIN, "weights.bin"}
+    found = inspect_onnx(path)
+    assert (found.external, found.size) == (("weights.bin",), len(model) + len(weights))
+    rows = np.array([[1, 2], [3, 4]], np.float32)
+    whole = Session(linear(WEIGHTS).SerializeToString(), providers=CPU)
+    assert Session(path, providers=CPU).score(rows).tolist() == whole.score(rows).tolist()
+    alone = folders.of(main.sha256, [])
+    with pytest.raises(InvalidInput, match=r"in other files \('weights\.bin'\), which are not in its folder"):
+        inspect_onnx(alone)
+    folders.clear()
+    assert not path.exists()
+    assert artifacts.read(file.sha256) == weights
+
+
+@pytest.mark.parametrize(
+    "location", ["../weights.bin", "/etc/passwd", "./weights.bin", "a/../weights.bin", "", "weights.bin\0", "other.bin"]
+)
+def test_a_path_that_leads_elsewhere_or_here_by_a_detour_is_refused(tmp_path: Path, location: str) -> None:
+    artifacts = Artifacts(tmp_path / "artifacts")
+    model, weights = external(tmp_path, location)
+    path = ModelFolders(artifacts).of(kept(artifacts, MAIN, model).sha256, [kept(artifacts, "weights.bin", weights)])
+    with pytest.raises(InvalidInput, match="which are not in its folder") as caught:
+        inspect_onnx(path)
+    assert caught.value.field == "artifact"
+
+
+def test_what_lies_beside_a_model_is_found_by_its_path_from_there() -> None:
+    paths = ["model/m.onnx", "model/w.bin", "model/deep/x", "model2/y", "w.bin", "model/../z", "model/model.onnx"]
+    files = [RunArtifact(path=path, sha256=path, size=1) for path in paths]
+    assert [(file.path, file.sha256) for file in beside("model/m.onnx", files)] == [
+        ("w.bin", "model/w.bin"),
+        ("deep/x", "model/deep/x"),
+    ]
+    assert [file.path for file in beside("w.bin", files[4:])] == ["model/model.onnx"]
+
+
+def test_a_version_keeps_the_files_of_its_weights_and_no_others(tmp_path: Path) -> None:
+    box = open_box(tmp_path / "data")
+    try:
+        model, weights = external(tmp_path)
+        run = box.tracker.start_run(experiment="e", user="ann")
+        for path, content in (("m/a.onnx", model), ("m/weights.bin", weights), ("m/notes.txt", b"x"), ("big", b"y")):
+            digest, size = box.artifacts.put([content])
+            box.tracker.add_artifact(run.id, path, digest, size)
+        version = box.registrar.register("heavy", Registration(run_id=run.id, artifact="m/a.onnx"), actor="ann")
+        assert [file.path for file in box.registry.files("heavy", 1)] == ["m/a.onnx", "m/weights.bin"]
+        assert version.size == len(model) + len(weights)
+        box.models.load(version)
+        assert [one.ref for one in box.models.loaded()] == ["heavy/1"]
+    finally:
+        box.close()
