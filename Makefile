@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 DATA ?= mlbox-data
 # uv does not read pip's configuration: pass the machine's own folders of wheels on.
 export UV_FIND_LINKS ?= $(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null)
-export PYTHONDONTWRITEBYTECODE ?= 1
+# Each server, job and command of the tests is a new process: without compiled files it would spend a second on compiling.
+export PYTHONDONTWRITEBYTECODE =
 EXTRAS ?= dev
 
 .PHONY: help install demo serve test test-slow explore check bench clean

@@ -12,6 +12,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
 
@@ -417,7 +418,7 @@ def kind(name: str) -> str:
 
 def default_text(name: str) -> str:
     """The default of a setting, as one would write it."""
-    return text_of(next(f.default for f in msgspec.structs.fields(Settings) if f.name == name)) or "none"
+    return text_of(_defaults()[name]) or "none"
 
 
 def text_of(value: Any) -> str:
@@ -428,13 +429,22 @@ def text_of(value: Any) -> str:
 _KINDS = {str: ("TEXT", "text"), int: ("N", "whole number"), float: ("X", "number")}
 
 
+@cache
+def _hints() -> dict[str, Any]:
+    return get_type_hints(Settings, include_extras=True)
+
+
 def _type(name: str) -> Any:
-    return get_type_hints(Settings)[name]
+    return get_args(_hints()[name])[0]
 
 
 def _meta(name: str) -> Meta:
-    hint = get_type_hints(Settings, include_extras=True)[name]
-    return next(meta for meta in get_args(hint) if isinstance(meta, Meta))
+    return next(meta for meta in get_args(_hints()[name]) if isinstance(meta, Meta))
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    return {field.name: field.default for field in msgspec.structs.fields(Settings)}
 
 
 def load(
@@ -467,7 +477,7 @@ def _from_text(name: str, text: str) -> Any:
 
 def _convert(name: str, value: Any, origin: str, file: Path | None) -> Any:
     try:
-        converted = msgspec.convert(value, get_type_hints(Settings, include_extras=True)[name], strict=False)
+        converted = msgspec.convert(value, _hints()[name], strict=False)
         if isinstance(converted, float) and not math.isfinite(converted):
             raise msgspec.ValidationError("not a finite number")
         return converted

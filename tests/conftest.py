@@ -110,20 +110,30 @@ def wait_for(condition: Callable[[], T | None], *, what: str, seconds: float = 6
     raise AssertionError(f"Waited {seconds} s in vain for {what}.")
 
 
-@pytest.fixture
-def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def _servers(folder: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def start(
         *flags: str, data_dir: Path | None = None, env: dict[str, str] | None = None, ready: bool = True
     ) -> Server:
-        server = Server(data_dir or tmp_path / "data", *flags, env=env, ready=ready)
+        server = Server(data_dir or folder / "data", *flags, env=env, ready=ready)
         servers.append(server)
         return server
 
     yield start
     for server in servers:
         server.stop(signal.SIGKILL)
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    yield from _servers(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """For tests that leave nothing behind which another of their file would see: a start takes seconds."""
+    yield from _servers(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture

@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import pytest
 
 from mlbox.records import Token, User
 from tests.conftest import Server
 
 GOOD, BETTER = "correct horse battery", "correct horse battery staple"
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    return shared
 
 
 def test_a_service_and_its_token(box_cli: Callable, server: Server) -> None:
@@ -52,19 +58,19 @@ def test_disabling_stops_an_account_at_once(box_cli: Callable) -> None:
 def test_a_new_colleague_comes_in_by_a_link_sets_a_password_and_signs_in_with_it(
     cli: Callable, box_cli: Callable, server: Server
 ) -> None:
-    box_cli("user", "create", "bea")
-    link = box_cli("user", "link", "bea").out.strip()
+    box_cli("user", "create", "cleo")
+    link = box_cli("user", "link", "cleo").out.strip()
     assert link.startswith(f"{server.url}/login?once=")
     assert cli("login", "--once", link).code == 0
-    assert cli("user", "password", stdin=f"{GOOD}\n").err.startswith("The password of bea is set.")
+    assert cli("user", "password", stdin=f"{GOOD}\n").err.startswith("The password of cleo is set.")
     ran = cli("user", "password", stdin=f"wrong\n{BETTER}\n")
     assert (ran.code, "present password is wrong" in ran.line) == (2, True)
     ran = cli("user", "password", stdin=f"{GOOD}\n")
     assert (ran.code, "new password is missing" in ran.line) == (2, True)
     assert cli("user", "password", stdin=f"{GOOD}\n{BETTER}\n").code == 0
-    ran = cli("login", server.url, "--user", "bea", stdin=f"{GOOD}\n")
+    ran = cli("login", server.url, "--user", "cleo", stdin=f"{GOOD}\n")
     assert (ran.code, "user name or the password" in ran.line) == (4, True)
-    assert cli("login", server.url, "--user", "bea", stdin=f"{BETTER}\n").err.startswith("You are bea (member)")
+    assert cli("login", server.url, "--user", "cleo", stdin=f"{BETTER}\n").err.startswith("You are cleo (member)")
     ran = cli("user", "password", "admin", stdin=f"{GOOD}\n")
     assert (ran.code, "role admin" in ran.line) == (4, True)
 
@@ -73,12 +79,12 @@ def test_an_admin_sets_a_first_password_takes_it_away_and_signs_someone_out(
     cli: Callable, server: Server, box_cli: Callable
 ) -> None:
     admin = {"MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-    box_cli("user", "create", "bea")
-    assert cli("user", "password", "bea", stdin=f"{GOOD}\n", **admin).code == 0
-    ran = cli("user", "password", "bea", stdin=f"{BETTER}\n", **admin)
+    box_cli("user", "create", "dora")
+    assert cli("user", "password", "dora", stdin=f"{GOOD}\n", **admin).code == 0
+    ran = cli("user", "password", "dora", stdin=f"{BETTER}\n", **admin)
     assert (ran.code, "--remove" in ran.line) == (4, True)
-    assert box_cli("user", "password", "bea", "--remove").err == "bea has no password now.\n"
-    assert box_cli("user", "sign-out", "bea").err == "0 sessions of bea ended.\n"
+    assert box_cli("user", "password", "dora", "--remove").err == "dora has no password now.\n"
+    assert box_cli("user", "sign-out", "dora").err == "0 sessions of dora ended.\n"
 
 
 def test_no_password_is_an_argument(cli: Callable) -> None:

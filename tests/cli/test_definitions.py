@@ -59,6 +59,11 @@ schedule = "0 * * * *"
 """
 
 
+@pytest.fixture
+def server(shared: Server) -> Server:
+    return shared
+
+
 def test_a_python_file_is_planned_applied_and_unchanged(
     box_cli: Callable[..., Ran], server: Server, tmp_path: Path
 ) -> None:

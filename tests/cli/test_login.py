@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import msgspec
+import pytest
 
 from mlbox.records import Token, User
 from tests.conftest import Server
@@ -16,6 +17,11 @@ from tests.conftest import Server
 
 def context_file(home: Path) -> Path:
     return home / ".config" / "mlbox" / "context.toml"
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    return shared
 
 
 def test_login_keeps_a_token_that_works_for_its_owner_only(cli: Callable, home: Path, server: Server) -> None:

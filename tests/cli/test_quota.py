@@ -61,8 +61,8 @@ def test_a_box_is_shared_by_its_admin(box_cli: Callable) -> None:
         (("usage", "--since", "999999999w"), "before all time"),
     ],
 )
-def test_wrong_words_are_explained(box_cli: Callable, words: tuple[str, ...], part: str) -> None:
-    ran = box_cli(*words)
+def test_wrong_words_are_explained(box: Callable, words: tuple[str, ...], part: str) -> None:
+    ran = box(*words)
     assert ran.code == 2, ran
     assert part in ran.line
 

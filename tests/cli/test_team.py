@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+import pytest
 
 from mlbox.records import QueueEntry
 from tests.conftest import Server, wait_for
+
+
+@pytest.fixture
+def server(shared: Server) -> Server:
+    return shared
 
 
 def test_a_team_from_its_first_member_to_its_last(box_cli: Callable) -> None:

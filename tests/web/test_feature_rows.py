@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,26 @@ FIRST, SECOND = ({"who": "ann", "bought": f"2026-01-0{day}T00:00Z", "amount": fl
 
 @pytest.fixture
 def box(make_server: Callable[..., Server]) -> Server:
-    server = make_server("--replay-clock", "2026-01-04T00:00Z")
+    return prepared(make_server)
+
+
+@pytest.fixture(scope="module")
+def shared(make_shared_server: Callable[..., Server]) -> Server:
+    """Nothing is pushed to it that is taken."""
+    return prepared(make_shared_server)
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two rows were pushed to it, and none is after."""
+    server = prepared(lambda *flags: Server(tmp_path_factory.mktemp("filled") / "data", *flags))
+    push(server, FIRST, SECOND)
+    yield server
+    server.stop(signal.SIGKILL)
+
+
+def prepared(start: Callable[..., Server]) -> Server:
+    server = start("--replay-clock", "2026-01-04T00:00Z")
     for path, body in (("sources", SALES), ("features/views", LAST)):
         assert server.http.post(f"/api/v1/{path}", json=body).status_code == 201
     return server
@@ -82,20 +102,20 @@ def test_many_entities_come_as_a_table(box: Server) -> None:
     ],
 )
 def test_a_push_that_does_not_fit_is_refused_as_a_whole(
-    box: Server, change: dict[str, Any], status: int, field: str
+    shared: Server, change: dict[str, Any], status: int, field: str
 ) -> None:
-    answer = box.http.post("/api/v1/sources/sales/push", json=change)
+    answer = shared.http.post("/api/v1/sources/sales/push", json=change)
     assert (answer.status_code, answer.json()["error"]["field"]) == (status, field), answer.text
-    assert box.http.get("/api/v1/sources/sales").json()["rows"] == 0
+    assert shared.http.get("/api/v1/sources/sales").json()["rows"] == 0
 
 
-def test_rows_are_written_online_and_nowhere_else(box: Server) -> None:
+def test_rows_are_written_online_and_nowhere_else(shared: Server) -> None:
     row = {"who": "ann", "amount": 7.0, "event_time": "2026-01-03T00:00Z"}
-    answer = box.http.post("/api/v1/features/views/last/online", json={"rows": [row]})
+    answer = shared.http.post("/api/v1/features/views/last/online", json={"rows": [row]})
     assert (answer.status_code, answer.json()["rows"]) == (200, 1)
     older = {**row, "event_time": "2026-01-02T00:00Z"}
-    assert box.http.post("/api/v1/features/views/last@v1/online", json={"rows": [older]}).json()["rows"] == 0
-    assert box.http.get("/api/v1/sources/sales").json()["rows"] == 0
+    assert shared.http.post("/api/v1/features/views/last@v1/online", json={"rows": [older]}).json()["rows"] == 0
+    assert shared.http.get("/api/v1/sources/sales").json()["rows"] == 0
 
 
 def test_a_span_is_materialized_and_everything_again(box: Server) -> None:
@@ -149,8 +169,7 @@ def test_history_comes_with_the_rows_in_their_order(box: Server) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "arrow"])
-def test_rows_may_come_in_each_format(box: Server, kind: str) -> None:
-    push(box, FIRST, SECOND)
+def test_rows_may_come_in_each_format(filled: Server, kind: str) -> None:
     body = io.BytesIO()
     if kind == "csv":
         body.write(b"note,who,at\nx,ann,2026-01-01T00:00Z\ny,ann,2026-01-04T00:00Z\n")
@@ -161,7 +180,7 @@ def test_rows_may_come_in_each_format(box: Server, kind: str) -> None:
             writer.write_table(spine())
     query = {"feature": "last:amount", "event_time": "at", "format": kind}
     headers = {"Accept": "application/vnd.apache.parquet"}
-    answer = box.http.post("/api/v1/features/historical", content=body.getvalue(), params=query, headers=headers)
+    answer = filled.http.post("/api/v1/features/historical", content=body.getvalue(), params=query, headers=headers)
     found = pq.read_table(io.BytesIO(answer.content))
     assert found["last@v1:amount"].to_pylist() == [None, 2.0]
     assert found["note"].to_pylist() == ["x", "y"]

@@ -78,6 +78,7 @@ def test_ids_are_looked_up_over_both_protocols(site: Site) -> None:
         ([tensor(1.0, shape=[1])], "Expected [-1,1]"),
         ([tensor(1.0, shape=[2, 1])], "1 values for the shape [2, 1]"),
         ([tensor(1.0, shape=[-1, 1])], "shape"),
+        ([tensor(shape=[1 << 62, 0, 1 << 62])], "shape"),
         ([tensor("high")], "'high', which is no FP32"),
         ([tensor(True)], "True, which is no FP32"),
         ([tensor({"a": 1})], "which is no FP32"),

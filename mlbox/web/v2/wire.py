@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 HEADER = "inference-header-content-length"
 MAX_DIMENSIONS = 8
+MAX_VALUES = 1 << 40
 INTEGERS = {
     f"{sign}INT{bits}": range(0 if sign else -(2 ** (bits - 1)), 2 ** (bits if sign else bits - 1))
     for sign in ("", "U")
@@ -214,7 +215,9 @@ def _no_such_value(name: str, datatype: str, value: Any) -> InvalidInput:
 
 def checked_size(name: str, shape: Sequence[int]) -> int:
     """How many values a shape has; raises InvalidInput for what is none."""
-    if not 0 < len(shape) <= MAX_DIMENSIONS or any(size < 0 for size in shape):
+    # Beside a size of 0 any others would come to no values, but NumPy takes none that it could not hold without it.
+    too_large = 0 in shape and math.prod(size or 1 for size in shape) > MAX_VALUES
+    if not 0 < len(shape) <= MAX_DIMENSIONS or any(size < 0 for size in shape) or too_large:
         raise InvalidInput(
             f"The input {name!r:.80} has the shape {list(shape)!s:.80}.",
             hint=f"Send 1 to {MAX_DIMENSIONS} sizes of 0 or more.",
