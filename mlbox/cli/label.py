@@ -165,7 +165,7 @@ def held(name: str, output: OutputOption = Output.table) -> None:
             f"/api/v1/labels/{name}/held", list[HeldLabel], limit=1000, after=found[-1].id if found else 0
         ):
             found += page
-        show(found, ("id", "source", "reasons", "row", "by", "at"), output)
+        show(found, ("id", "source", "number", "reasons", "row", "by", "at"), output)
 
 
 @app.command(epilog="""Example: mlbox label resubmit churned --correct '{"17": {"who": "c7"}}'""")

@@ -30,9 +30,11 @@ from mlbox.records.box import Collected, Deleted, Delivery, Webhook
 from mlbox.records.datasets import (
     ChangedRow,
     DataFile,
+    DatasetBasis,
     DatasetDiff,
     DatasetSplit,
     DatasetVersion,
+    ResumePoint,
     SplitPart,
     VerifiedFile,
 )
@@ -179,6 +181,7 @@ __all__ = [
     "CronTrigger",
     "DType",
     "DataFile",
+    "DatasetBasis",
     "DatasetDiff",
     "DatasetInput",
     "DatasetSplit",
@@ -247,6 +250,7 @@ __all__ = [
     "RampStep",
     "Record",
     "Rerun",
+    "ResumePoint",
     "Role",
     "Run",
     "RunArtifact",

@@ -48,6 +48,33 @@ class VerifiedFile(Record, frozen=True, kw_only=True):
     error: str = ""
 
 
+class ResumePoint(Record, frozen=True, kw_only=True):
+    """Where a later version can go on from the files of this one: before a day, all of a part's files are whole."""
+
+    day: datetime
+    begins: dict[str, datetime]
+    """By part, the first day of the files that are made anew."""
+    rows: int
+    """Before `day`."""
+    unlabelled: int = 0
+    facts: str
+    """What was counted of those rows, as an artifact."""
+
+
+class DatasetBasis(Record, frozen=True, kw_only=True):
+    """How much of everything that a version was made from there was, so that a later one knows what has come since."""
+
+    features: tuple[str, ...] = ()
+    """By full reference."""
+    source: str = ""
+    """The spine's, of which each row is looked at alone; none where the rows are what is labelled."""
+    rows: int = 0
+    views: dict[str, int] = {}
+    """How often each had been computed."""
+    labels: int = 0
+    resume: ResumePoint | None = None
+
+
 class DatasetVersion(Record, frozen=True, kw_only=True):
     """An immutable, named, hashed table of training rows."""
 
@@ -86,6 +113,8 @@ class DatasetVersion(Record, frozen=True, kw_only=True):
     statistics: dict[str, dict[str, Any]] = {}
     """Per column: nulls, min, max, mean, quantiles, histogram; of text the most frequent values."""
     software: dict[str, str] = {}
+    basis: DatasetBasis | None = None
+    """None where it cannot be told what of it would be the same."""
     created_by: str
     created_at: datetime
 

@@ -83,6 +83,8 @@ class HeldLabel(Record, frozen=True, kw_only=True):
     id: int
     source: str
     row: dict[str, Any]
+    number: int | None = None
+    """Which row of what was sent it was, counted from 1."""
     reasons: tuple[str, ...]
     by: str
     at: datetime
@@ -104,6 +106,8 @@ class LabelItem(Record, frozen=True, kw_only=True):
     event_time: datetime
     value: str | int | float | bool | None = None
     claims: tuple[Claim, ...] = ()
+    """Those of the most trusted sources, where there are too many."""
+    claim_count: int = 0
 
 
 class SourceCounts(Record, frozen=True, kw_only=True):

@@ -7,9 +7,14 @@ are distinct is estimated from the smallest hashes: Bar-Yossef et al., "Counting
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from mlbox.clock import from_us, to_us
 from mlbox.records import Column
 from mlbox.store.offline import quote
 
@@ -57,6 +62,36 @@ class Facts:
             for column in self._columns:
                 column.thin()
 
+    def copy(self) -> Facts:
+        """The same so far, to be dumped or to be added to by itself."""
+        made = copy.copy(self)
+        made._columns = [one.copy() for one in self._columns]
+        made._distinct = self._distinct.copy()
+        return made
+
+    def dump(self) -> bytes:
+        """All of it, for `resumed`."""
+        told = {
+            "seen": self._seen,
+            "every": self._every,
+            "columns": [one.dump() for one in self._columns],
+            "distinct": {name: kept.tobytes() for name, kept in self._distinct.smallest.items()},
+        }
+        return msgspec.msgpack.encode(told)
+
+    @classmethod
+    def resumed(cls, columns: Sequence[Column], dumped: bytes) -> Facts:
+        """Facts of what was counted before, to be added to."""
+        import numpy as np
+
+        told = msgspec.msgpack.decode(dumped)
+        made = cls(columns)
+        made._seen, made._every = told["seen"], told["every"]
+        for one, state in zip(made._columns, told["columns"], strict=True):
+            one.load(state)
+        made._distinct.smallest = {n: np.frombuffer(kept, np.uint64) for n, kept in told["distinct"].items()}
+        return made
+
     def found(self) -> dict[str, dict[str, Any]]:
         """Per column: nulls; of numbers (without NaN) also min, max, mean, quantiles and a histogram; of others the most
         frequent values and, of times, the first and last.
@@ -93,6 +128,21 @@ class _Numbers:
         import numpy as np
 
         self._sample = [np.concatenate(self._sample)[::2].copy()]
+
+    def copy(self) -> _Numbers:
+        made = copy.copy(self)
+        made._sample = list(self._sample)
+        return made
+
+    def dump(self) -> list[Any]:
+        sample = b"".join(one.tobytes() for one in self._sample)
+        return [self._nulls, self._count, self._low, self._high, self._sum, sample]
+
+    def load(self, state: list[Any]) -> None:
+        import numpy as np
+
+        self._nulls, self._count, self._low, self._high, self._sum, sample = state
+        self._sample = [np.frombuffer(sample, np.float64)]
 
     def found(self, every: int) -> dict[str, Any]:
         import numpy as np
@@ -141,6 +191,24 @@ class _Others:
             whole = pa.concat_arrays(self._sample)
             self._sample = [whole.take(pa.array(range(0, len(whole), 2)))]
 
+    def copy(self) -> _Others:
+        made = copy.copy(self)
+        made._sample, made._bounds = list(self._sample), list(self._bounds)
+        return made
+
+    def dump(self) -> list[Any]:
+        bounds = [to_us(one if one.tzinfo else one.replace(tzinfo=UTC)) for one in self._bounds]
+        aware = bool(self._bounds) and self._bounds[0].tzinfo is not None
+        return [self._nulls, bounds, aware, [one.to_pylist() for one in self._sample]]
+
+    def load(self, state: list[Any]) -> None:
+        import pyarrow as pa
+
+        self._nulls, bounds, aware, sample = state
+        moments = [from_us(one) for one in bounds]
+        self._bounds = moments if aware else [one.replace(tzinfo=None) for one in moments]
+        self._sample = [pa.array(one, pa.string()) for one in sample]
+
     def found(self, every: int) -> dict[str, Any]:
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -158,31 +226,36 @@ class _Distinct:
     def __init__(self, names: Sequence[str]) -> None:
         import numpy as np
 
-        self._smallest = {name: np.empty(0, np.uint64) for name in names}
+        self.smallest = {name: np.empty(0, np.uint64) for name in names}
         self._duckdb: Cursor | None = None
+
+    def copy(self) -> _Distinct:
+        made = copy.copy(self)
+        made.smallest, made._duckdb = dict(self.smallest), None
+        return made
 
     def add(self, table: pa.Table) -> None:
         import duckdb
         import numpy as np
 
-        if not self._smallest or not table.num_rows:
+        if not self.smallest or not table.num_rows:
             return
         if self._duckdb is None:
             self._duckdb = duckdb.connect(config={"threads": 1})
-        hashed = ", ".join(f"hash({quote(name)}) AS c{at}" for at, name in enumerate(self._smallest))
-        self._duckdb.register("texts", table.select(list(self._smallest)))
+        hashed = ", ".join(f"hash({quote(name)}) AS c{at}" for at, name in enumerate(self.smallest))
+        self._duckdb.register("texts", table.select(list(self.smallest)))
         hashes = self._duckdb.sql(f"SELECT {hashed} FROM texts").to_arrow_table()
         self._duckdb.unregister("texts")
-        for at, (name, kept) in enumerate(self._smallest.items()):
+        for at, (name, kept) in enumerate(self.smallest.items()):
             found = np.asarray(hashes.column(at))
             if table.column(name).null_count:
                 found = found[np.asarray(table.column(name).is_valid())]
             if len(kept) == SMALLEST:
                 found = found[found < kept[-1]]
-            self._smallest[name] = np.unique(np.concatenate([kept, found]))[:SMALLEST]
+            self.smallest[name] = np.unique(np.concatenate([kept, found]))[:SMALLEST]
 
     def found(self) -> dict[str, int]:
-        return {name: _distinct(kept) for name, kept in self._smallest.items()}
+        return {name: _distinct(kept) for name, kept in self.smallest.items()}
 
 
 def _distinct(smallest: np.ndarray) -> int:

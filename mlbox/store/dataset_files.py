@@ -14,7 +14,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -45,9 +45,13 @@ _LOOKED_AT = 8192
 class FileWriter:
     """Keeps tables, one after the other, as files. Use `with`: what is not finished is dropped."""
 
-    def __init__(self, artifacts: Artifacts, split: DatasetSplit | None) -> None:
+    def __init__(
+        self, artifacts: Artifacts, split: DatasetSplit | None, begins: Mapping[str, datetime] | None = None
+    ) -> None:
+        """With `begins`, files of each part are made of its rows from a day on, on which one begins; there are those before."""
         self._artifacts = artifacts
         self._split = split
+        self._begins = {name: day_of(moment) for name, moment in (begins or {}).items()}
         names = [part.name for part in split.parts] if split else [""]
         self._parts = {name: _Part(name, max(1, FILE_GROUPS // len(names))) for name in names}
         workers = min(4, os.cpu_count() or 1)
@@ -66,7 +70,14 @@ class FileWriter:
     def add(self, table: pa.Table) -> None:
         """The next rows."""
         for name, rows in divide(table, self._split):
+            if name in self._begins:
+                rows = _from_day(rows, self._begins[name])
             self._write(self._parts[name].add(rows))
+
+    @property
+    def begun(self) -> dict[str, list[int]]:
+        """By part the days on which files began; those of a part that is in no order of time are none."""
+        return {name: part.begun for name, part in self._parts.items()}
 
     def finish(self) -> tuple[DataFile, ...]:
         """All files, those of a part after each other."""
@@ -116,15 +127,16 @@ class _Runs:
         self._stem = ""
         self._rows = 0
         self._last: int | None = None
+        self.begun: list[int] = []
 
     def cut(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         """The rows in pieces, each with its run's name."""
-        days = None if self._stem == "part" else _days(rows)
+        days = None if self._stem == "part" else days_of(rows)
         ordered = 0 if days is None else self._ordered(days)
         if days is not None and ordered:
             yield from self._by_days(rows.slice(0, ordered), days[:ordered])
         if ordered < rows.num_rows:
-            self._stem = "part"
+            self._stem, self.begun = "part", []
             yield self._stem, rows.slice(ordered)
 
     def _ordered(self, days: np.ndarray) -> int:
@@ -140,21 +152,59 @@ class _Runs:
         import numpy as np
 
         last = int(days[0]) if self._last is None else self._last
-        self._stem = self._stem or _name(last)
+        if not self._stem:
+            self._begin(last)
         begin = 0
         for at in np.flatnonzero(np.diff(days, prepend=last)).tolist():
             day, held = int(days[at]), self._rows + at - begin
             turned = day // PERIOD_DAYS != last // PERIOD_DAYS
             if held >= DAY_ROWS or (turned and held >= PERIOD_ROWS):
                 yield self._stem, rows.slice(begin, at - begin)
-                self._stem, self._rows, begin = _name(day), 0, at
+                self._begin(day)
+                self._rows, begin = 0, at
             last = day
         yield self._stem, rows.slice(begin)
         self._rows += rows.num_rows - begin
         self._last = last
 
+    def _begin(self, day: int) -> None:
+        self._stem = _name(day)
+        self.begun.append(day)
 
-def _days(rows: pa.Table) -> np.ndarray | None:
+
+def day_of(moment: datetime) -> int:
+    """The day of a moment, counted from 1970."""
+    return (moment - _EPOCH).days
+
+
+def moment_of(day: int) -> datetime:
+    """When a day begins."""
+    return _EPOCH + timedelta(days=day)
+
+
+def day_named(path: str) -> datetime | None:
+    """The first day of a file of days, by its name; None for another."""
+    name = path.rpartition("/")[2].rpartition("-")[0]
+    try:
+        return datetime.strptime(name, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def starts_of(rows: pa.Table, wanted: Iterable[int]) -> list[tuple[int, int]]:
+    """Days, of those wanted, and at which of the rows each begins; the rows are in the order of their time."""
+    import numpy as np
+
+    days = days_of(rows)
+    return [] if days is None else [(day, int(np.searchsorted(days, day))) for day in sorted(wanted)]
+
+
+def _from_day(rows: pa.Table, day: int) -> pa.Table:
+    ((_, at),) = starts_of(rows, [day]) or [(day, 0)]
+    return rows.slice(at)
+
+
+def days_of(rows: pa.Table) -> np.ndarray | None:
     """The day of each row, up to the first that has none; None where there is no time at all."""
     import numpy as np
     import pyarrow as pa
@@ -171,7 +221,7 @@ def _days(rows: pa.Table) -> np.ndarray | None:
 
 
 def _name(day: int) -> str:
-    return f"{_EPOCH + timedelta(days=day):%Y-%m-%d}"
+    return f"{moment_of(day):%Y-%m-%d}"
 
 
 # -- by size ------------------------------------------------------------------------------------------------------------------
@@ -189,6 +239,11 @@ class _Part:
         self._groups: list[list[pa.Table]] = [[]]
         self._rows = self._bytes = 0
         """Of the last group."""
+
+    @property
+    def begun(self) -> list[int]:
+        """The days on which its files began, a file of each."""
+        return self._runs.begun
 
     def add(self, rows: pa.Table) -> Iterator[_Piece]:
         """Take rows; the files that they fill."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from mlbox.store.offline import Cursor
 
 T = TypeVar("T")
+Take = Callable[["pa.Schema", Iterator["pa.RecordBatch"], Callable[[datetime], int]], T]
 BUILD_SECONDS = 3600.0
 """A build is interrupted after this long."""
 
@@ -80,9 +82,22 @@ class DatasetRows:
         self._features = features
         self._labels = labels
 
-    def asked(self, spec: DatasetSpec, features: tuple[str, ...], labels: LabelSet | None, as_of: datetime) -> Asked:
-        """A definition as SQL, checked, with every table that it reads in place and up to date; raises InvalidInput."""
-        given = self._features.query_sources(spec.spine, known=as_of, dataset=spec.name) if spec.spine else None
+    def asked(
+        self,
+        spec: DatasetSpec,
+        features: tuple[str, ...],
+        labels: LabelSet | None,
+        as_of: datetime,
+        *,
+        since: datetime | None = None,
+    ) -> Asked:
+        """A definition as SQL, checked, with every table that it reads in place and up to date; raises InvalidInput.
+
+        `since` spares a spine that looks at each row alone the events before.
+        """
+        given = None
+        if spec.spine:
+            given = self._features.query_sources(spec.spine, known=as_of, dataset=spec.name, since=since)
         spine, empty = self._offline.write(lambda cursor: self._spine(cursor, spec, labels, as_of, given))
         label = labels.value.name if labels is not None else None
         # A total order: rows that are equal in all columns are the same row.
@@ -99,8 +114,18 @@ class DatasetRows:
         made = features if features and self._features.uses_transforms(features) else ()
         return Asked(f"SELECT {columns} FROM {rows} {ordered}", spine, label, given, made)
 
-    def read(self, asked: Asked, take: Callable[[pa.Schema, Iterator[pa.RecordBatch]], T]) -> tuple[T, int]:
-        """Hand the rows over, batch by batch, all of one moment's data; and how many of the spine have no label."""
+    def read(self, asked: Asked, take: Take[T]) -> tuple[T, int]:
+        """Hand the rows over, batch by batch, all of one moment's data; and how many of the spine have no label.
+
+        With them goes what says, once all are taken, how many of those without a label are before a moment.
+        """
+
+        def unlabelled_before(cursor: Cursor, moment: datetime) -> int:
+            if asked.label is None:
+                return 0
+            where = f"{quote(asked.label)} IS NULL AND event_time < {literal(moment)}"
+            found = one(cursor, f"SELECT count(*) FROM spine WHERE {where}")
+            return int(found[0]) if found else 0
 
         def read(cursor: Cursor) -> tuple[T, int]:
             cursor.begin()
@@ -109,7 +134,10 @@ class DatasetRows:
             unlabelled = _make_spine(cursor, asked) if asked.spine is not None else 0
             with explaining("spine"):
                 reader = cursor.sql(asked.select).to_arrow_reader(GROUP_ROWS)
-            return self._made(asked, reader.schema, self._explained(reader), take), unlabelled
+            counted = functools.partial(unlabelled_before, cursor)
+            return self._made(
+                asked, reader.schema, self._explained(reader), lambda *rows: take(*rows, counted)
+            ), unlabelled
 
         return self._offline.read(read, seconds=self._seconds)
 

@@ -37,7 +37,8 @@ class DatasetVersions:
     def keep(self, built: DatasetVersion) -> DatasetVersion:
         """Number a version and keep it; one whose hash is that of an earlier version of the name is that version."""
         check_name(built.name)
-        self._artifacts.keep({file.sha256 for file in built.files})
+        point = built.basis.resume if built.basis is not None else None
+        self._artifacts.keep({*(file.sha256 for file in built.files), *([point.facts] if point is not None else [])})
 
         def write(tx: Tx) -> int:
             same = tx.one(

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mlbox import __version__
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, TooMany
+from mlbox.errors import InvalidInput, NotFound, TooMany, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import DatasetVersion, check_name
+from mlbox.records import DatasetBasis, DatasetSplit, DatasetVersion, check_name
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.catalog import split_ref
-from mlbox.store.dataset_build import Built, build
-from mlbox.store.dataset_files import GROUP_ROWS
-from mlbox.store.dataset_rows import BUILD_SECONDS, DatasetRows, no_rows
+from mlbox.store.dataset_build import Before, Built, build
+from mlbox.store.dataset_files import GROUP_ROWS, day_named
+from mlbox.store.dataset_reuse import LOOKED_AT, Definition, Reuse
+from mlbox.store.dataset_rows import BUILD_SECONDS, DatasetRows, Take, no_rows
 from mlbox.store.dataset_rows import DatasetFrom as DatasetFrom
 from mlbox.store.dataset_rows import DatasetSpec as DatasetSpec
 from mlbox.store.dataset_versions import DatasetVersions, hash_of
@@ -55,6 +57,7 @@ class Datasets(DatasetVersions):
     ) -> None:
         super().__init__(db, artifacts, clock)
         self._rows = DatasetRows(offline, features, labels, seconds)
+        self._reuse = Reuse(offline, features, labels)
         self._features = features
         self._labels = labels
         self._slots = threading.BoundedSemaphore(AT_ONCE)
@@ -74,11 +77,10 @@ class Datasets(DatasetVersions):
         parts = [("view", split_ref(ref.partition(":")[0])[0]) for ref in features]
         self._db.privacy.shelter("dataset", spec.name, [*parts, *([("label", labels.name)] if labels else [])])
         given = self._known(spec)
-        asked = self._rows.asked(spec, features, labels, as_of)
+        wanted = Definition(spec, features, labels, as_of, software())
+        basis = self._reuse.basis(wanted)
         with self._slot():
-            built, unlabelled = self._rows.read(
-                asked, lambda schema, batches: build(self._artifacts, schema, batches, spec.split)
-            )
+            built, unlabelled = self._going_on(wanted, basis) or self._anew(wanted)
         if not built.rows:
             raise no_rows(unlabelled)
         bundled = [name for name in spec.features if ":" not in name]
@@ -95,8 +97,58 @@ class Datasets(DatasetVersions):
                 feature_service=self._features.service(bundled[0]).ref if bundled else None,
                 views=tuple(dict.fromkeys(feature.partition(":")[0] for feature in features)),
                 as_of=as_of,
+                basis=msgspec.structs.replace(basis, resume=built.resume) if basis is not None else None,
             )
         )
+
+    def _anew(self, wanted: Definition) -> tuple[Built, int]:
+        """All rows, and how many of the spine have no label."""
+        asked = self._rows.asked(wanted.spec, wanted.features, wanted.labels, wanted.as_of)
+        return self._rows.read(asked, self._taking(wanted.spec.split, None))
+
+    def _taking(self, split: DatasetSplit | None, before: Before | None) -> Take[Built]:
+        def take(schema: pa.Schema, batches: Iterator[pa.RecordBatch], unlabelled: Callable[[datetime], int]) -> Built:
+            built = build(self._artifacts, schema, batches, split, before)
+            point = built.resume
+            if point is None or (before is not None and point is before.point):
+                return built
+            count = unlabelled(point.day) + (before.point.unlabelled if before is not None else 0)
+            return built._replace(resume=msgspec.structs.replace(point, unlabelled=count))
+
+        return take
+
+    def _going_on(self, wanted: Definition, basis: DatasetBasis | None) -> tuple[Built, int] | None:
+        """As `_anew`, with the files of an earlier version up to where nothing has come since; None where there is none such."""
+        if basis is None:
+            return None
+        earlier = self._reuse.earlier(wanted, basis, self.versions(wanted.spec.name, limit=LOOKED_AT))
+        before = self._before(earlier) if earlier is not None else None
+        if earlier is None or before is None:
+            return None
+        spec = msgspec.structs.replace(wanted.spec, event_from=before.point.day)
+        try:
+            asked = self._rows.asked(spec, wanted.features, wanted.labels, wanted.as_of, since=before.point.day)
+            built, unlabelled = self._rows.read(asked, self._taking(spec.split, before))
+        except InvalidInput:  # of all rows it may be right, or said in words that fit
+            return None
+        whole = built.rows == sum(file.rows for file in built.files)
+        # What came in meanwhile may be about rows that are taken over.
+        return (built, before.point.unlabelled + unlabelled) if whole and self._reuse.holds(earlier, wanted) else None
+
+    def _before(self, version: DatasetVersion) -> Before | None:
+        """What a version has of the rows before it can be gone on from; None where something of it is gone."""
+        point = version.basis.resume if version.basis is not None else None
+        assert point is not None
+        files = tuple(
+            file
+            for file in version.files
+            if (day := day_named(file.path)) is not None and day < point.begins[file.split]
+        )
+        try:
+            self._artifacts.keep({point.facts, *(file.sha256 for file in files)})
+            return Before(files, version.columns, self._artifacts.verified(point.facts).read_bytes(), point)
+        except (NotFound, Unavailable):
+            return None
 
     def keep_rows(
         self,
@@ -132,9 +184,6 @@ class Datasets(DatasetVersions):
 
     def _record(self, name: str, given: DatasetFrom, built: Built, *, actor: str, job_id: str | None) -> DatasetVersion:
         """What is known of rows that are kept."""
-        import duckdb
-        import pyarrow as pa
-
         return DatasetVersion(
             id=new_id(),
             name=name,
@@ -153,10 +202,18 @@ class Datasets(DatasetVersions):
             description=given.description,
             tags=given.tags,
             statistics=built.statistics,
-            software={"mlbox": __version__, "duckdb": duckdb.__version__, "pyarrow": pa.__version__},
+            software=software(),
             created_by=actor,
             created_at=self._clock.real(),
         )
+
+
+def software() -> dict[str, str]:
+    """The versions of what makes the rows and the files."""
+    import duckdb
+    import pyarrow as pa
+
+    return {"mlbox": __version__, "duckdb": duckdb.__version__, "pyarrow": pa.__version__}
 
 
 def _batches(rows: pa.Table | pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from mlbox.store.offline import Cursor
 
+PAGE_LABELS = 2_000_000
+"""Labels, each time that they count, that are looked at together."""
 KNOWABLE = Column(name="knowable", dtype="TIMESTAMP", description="When this began to count.")
 _STATE = """
 CREATE TABLE IF NOT EXISTS "state:resolved" (
@@ -187,9 +189,28 @@ class LabelHistory(Labels):
                 f"INSERT INTO moments SELECT DISTINCT {item}, {now}::TIMESTAMP FROM {target}; INSERT INTO spoken SELECT DISTINCT"
                 f" {item}, _source, _id FROM {target} EXCEPT SELECT * FROM spoken"
             )
-        added = self._add(cursor, labels, target, state.rows)
-        cursor.execute("DROP TABLE moments; DROP TABLE spoken")
+        added = 0
+        for page in range(self._pages(cursor, item)):
+            cursor.execute(
+                f"CREATE OR REPLACE TEMP TABLE moments AS SELECT * EXCLUDE (_page) FROM paged WHERE _page = {page}"
+            )
+            added += self._add(cursor, labels, target, state.rows + added)
+        cursor.execute("DROP TABLE moments; DROP TABLE spoken; DROP TABLE paged")
         _keep(cursor, labels.name, state._replace(seen=top, rows=state.rows + added, policy=labels.policy_ref))
+
+    @staticmethod
+    def _pages(cursor: Cursor, item: str) -> int:
+        """Make `paged`, the moments of each item in their order, in so many pages; each page looks at a bounded number of labels.
+
+        At each moment of an item all of its labels count, so that an item of very many would take memory by their square.
+        """
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE paged AS SELECT {_of('moments', item)}, _moment,"
+            f" (sum(_labels) OVER (ORDER BY {_of('moments', item)}, _moment) - _labels) // {PAGE_LABELS} AS _page FROM moments"
+            f" JOIN (SELECT {item}, count(*) AS _labels FROM spoken GROUP BY ALL) often ON {_same('often', 'moments', item)}"
+        )
+        found = one(cursor, "SELECT coalesce(max(_page) + 1, 0) FROM paged")
+        return int(found[0]) if found else 0
 
     @staticmethod
     def _moments(cursor: Cursor, target: str, item: str, seen: int) -> None:

@@ -30,6 +30,7 @@ CREATE TABLE IF NOT EXISTS "state:held-label" (
   held_at TIMESTAMP
 );
 CREATE SEQUENCE IF NOT EXISTS "held-label";
+ALTER TABLE "state:held-label" ADD COLUMN IF NOT EXISTS sent_row BIGINT;
 """
 
 
@@ -172,7 +173,7 @@ class LabelRows(LabelSets):
         if count:
             listed = ", ".join(f"{_literal(column.name)}: {_as_sent(column)}" for column in columns_of(labels))
             cursor.execute(
-                "INSERT INTO \"state:held-label\" SELECT nextval('held-label'), ?, ?, sent, _reasons, ?, ?"
+                "INSERT INTO \"state:held-label\" SELECT nextval('held-label'), ?, ?, sent, _reasons, ?, ?, _row"
                 f" FROM (SELECT to_json({{{listed}}})::VARCHAR AS sent, _reasons, _row FROM checked"
                 ' WHERE len(_reasons) > 0) WHERE NOT EXISTS (SELECT 1 FROM "state:held-label" kept WHERE kept.label_set = ?'
                 " AND kept.source = ? AND kept.row_json = sent) ORDER BY _row",
@@ -186,13 +187,21 @@ class LabelRows(LabelSets):
         if not self._offline.used:
             return []
         rows = self._offline.rows(
-            'SELECT id, source, row_json, reasons, by_user, held_at FROM "state:held-label" WHERE label_set = ? AND id > ?'
-            " ORDER BY id LIMIT ?",
+            'SELECT id, source, row_json, reasons, by_user, held_at, sent_row FROM "state:held-label"'
+            " WHERE label_set = ? AND id > ? ORDER BY id LIMIT ?",
             [name, after, limit],
         )
         return [
-            HeldLabel(id=key, source=source, row=msgspec.json.decode(text), reasons=tuple(reasons), by=by, at=_utc(at))
-            for key, source, text, reasons, by, at in rows
+            HeldLabel(
+                id=key,
+                source=source,
+                row=msgspec.json.decode(text),
+                number=number,
+                reasons=tuple(reasons),
+                by=by,
+                at=_utc(at),
+            )
+            for key, source, text, reasons, by, at, number in rows
         ]
 
     def resubmit(

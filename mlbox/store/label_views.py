@@ -33,6 +33,8 @@ from mlbox.store.views import literal, names
 if TYPE_CHECKING:
     from mlbox.store.offline import Cursor
 
+MAX_SHOWN = 100
+"""Claims of an item that are told: those of the most trusted sources, the last ones first."""
 MAX_CLAIMS = 1_000_000
 """Claims that agreement is computed over at most: the last ones."""
 
@@ -70,9 +72,17 @@ class Labels(LabelRows):
         """A SELECT of keys, event_time, value, when it was knowable, and whether it is tied with another value."""
         return decided_sql(labels, self.claims_sql(cursor, labels, at), item_of(labels))
 
-    def claims_sql(self, cursor: Cursor, labels: LabelSet, at: datetime) -> str:
-        """A SELECT of what each source, or each of its annotators, said last of each item, as knowable at a moment."""
-        rows = f"SELECT * FROM {self._ensure(cursor, labels)} WHERE _knowable <= {literal(at)}"
+    def claims_sql(self, cursor: Cursor, labels: LabelSet, at: datetime, *, among: str = "") -> str:
+        """A SELECT of what each source, or each of its annotators, said last of each item, as knowable at a moment.
+
+        With `among`, a relation of items, only labels that ever were about one of those are looked at.
+        """
+        target = self._ensure(cursor, labels)
+        rows = f"SELECT * FROM {target} WHERE _knowable <= {literal(at)}"
+        if among:
+            item = item_of(labels)
+            spoke = f"SELECT _source, _id FROM {target} SEMI JOIN ({among}) wanted USING ({item})"
+            rows = f"SELECT said.* FROM ({rows}) said SEMI JOIN ({spoke}) spoke USING (_source, _id)"
         corrected = f"{rows} QUALIFY row_number() OVER (PARTITION BY _source, _id ORDER BY _seq DESC) = 1"
         return last_words_sql(labels, corrected, item_of(labels))
 
@@ -85,6 +95,31 @@ class Labels(LabelRows):
             return bool(row and row[0])
 
         return self._offline.read(look)
+
+    # -- what has come since ----------------------------------------------------------------------------------------------
+
+    def last(self, labels: LabelSet) -> int:
+        """The number of the last label that came in."""
+
+        def read(cursor: Cursor) -> int:
+            row = one(cursor, f"SELECT coalesce(max(_seq), 0) FROM {self._ensure(cursor, labels)}")
+            return int(row[0]) if row else 0
+
+        return self._offline.read(read)
+
+    def changed_from(
+        self, cursor: Cursor, labels: LabelSet, seen: int, known: tuple[datetime, datetime]
+    ) -> datetime | None:
+        """The first event about which anything else may be known at the second of two moments than was at the first, with what
+        had come in by then; a label that was corrected may have been about another one before.
+        """
+        target = self._ensure(cursor, labels)
+        before, now = (literal(moment) for moment in known)
+        fresh = (
+            f"SELECT _source, _id FROM {target} WHERE _knowable <= {now} AND (_seq > {seen} OR _knowable > {before})"
+        )
+        row = one(cursor, f"SELECT min(event_time) FROM {target} SEMI JOIN ({fresh}) fresh USING (_source, _id)")
+        return row[0].replace(tzinfo=UTC) if row and row[0] is not None else None
 
     # -- items and the review -------------------------------------------------------------------------------------------
 
@@ -154,19 +189,27 @@ class Labels(LabelRows):
         item, value = [*keys, "event_time"], quote(labels.value.name)
         same = " AND ".join(f"wanted.{quote(name)} = claim.{quote(name)}" for name in item)
         listed = ", ".join(f"claim.{quote(name)}" for name in item)
+        cursor.execute(f"CREATE OR REPLACE TEMP TABLE asked AS {wanted}")
+        said = self.claims_sql(cursor, labels, at, among="SELECT * FROM asked")
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE claims AS SELECT claim.* FROM ({said}) claim JOIN asked wanted ON {same}"
+        )
         claims = cursor.execute(
-            f"SELECT {listed}, claim.{value}, claim._source, claim._annotator, claim._claimed FROM ({wanted}) wanted"
-            f" JOIN ({self.claims_sql(cursor, labels, at)}) claim ON {same}"
-            f" ORDER BY claim.event_time DESC, {listed}, claim._rank, claim._annotator"
+            f"SELECT {listed}, claim.{value}, claim._source, claim._annotator, claim._claimed,"
+            f" count(*) OVER (PARTITION BY {listed}) FROM claims claim"
+            f" QUALIFY row_number() OVER (PARTITION BY {listed} ORDER BY claim._rank, claim._claimed DESC, claim._seq DESC)"
+            f" <= {MAX_SHOWN} ORDER BY claim.event_time DESC, {listed}, claim._rank, claim._annotator"
         ).fetchall()
         counts = cursor.execute(
-            f"SELECT {listed}, claim.{value} FROM ({wanted}) wanted"
-            f" JOIN ({self.known_sql(cursor, labels, at)}) claim ON {same}"
+            f"SELECT {item_of(labels)}, {value} FROM ({decided_sql(labels, 'SELECT * FROM claims', item_of(labels))})"
+            " WHERE _tied IS NOT true"
         ).fetchall()
+        cursor.execute("DROP TABLE asked; DROP TABLE claims")
         decided = {tuple(row[: len(item)]): row[len(item)] for row in counts}
+        totals: dict[tuple[Any, ...], int] = {}
         found: dict[tuple[Any, ...], list[Claim]] = {}
         for row in claims:
-            said, source, annotator, claimed = row[len(item) :]
+            said, source, annotator, claimed, totals[tuple(row[: len(item)])] = row[len(item) :]
             found.setdefault(tuple(row[: len(item)]), []).append(
                 Claim(source=source, annotator=annotator, value=said, claimed_at=claimed.replace(tzinfo=UTC))
             )
@@ -176,6 +219,7 @@ class Labels(LabelRows):
                 event_time=key[-1].replace(tzinfo=UTC),
                 value=decided.get(key),
                 claims=tuple(said),
+                claim_count=totals[key],
             )
             for key, said in found.items()
         ]

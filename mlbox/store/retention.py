@@ -301,6 +301,12 @@ class Retention:
                 "SELECT json_extract(file.value, '$.sha256') FROM dataset, json_each(dataset.record, '$.files') AS file"
                 " WHERE dataset.id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
             ),
+            (
+                self._datasets,
+                "SELECT json_extract(record, '$.basis.resume.facts') FROM dataset"
+                " WHERE json_extract(record, '$.basis.resume.facts') IS NOT NULL"
+                " AND id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
+            ),
             (self._datasets, "SELECT sha256 FROM dvc_object"),
             (
                 self._datasets,

@@ -214,6 +214,21 @@ def is_by_row(select: Select) -> bool:
     return not any(node.get("class") in ("WINDOW", "SUBQUERY") for node in _nodes(select.tree))
 
 
+def keeps_column(tree: dict[str, Any], column: str, name: str) -> bool:
+    """Whether a SELECT, by DuckDB's tree of it, yields a column of its source as it is, under a name."""
+    node = tree["statements"][0]["node"]
+    if node["type"] != "SELECT_NODE":
+        return False
+    yielded = [
+        one for one in node["select_list"] if (one.get("alias") or one.get("column_names", [""])[-1]).lower() == name
+    ]
+    return (
+        len(yielded) == 1
+        and yielded[0]["type"] == "COLUMN_REF"
+        and yielded[0]["column_names"][-1].lower() == column.lower()
+    )
+
+
 @contextlib.contextmanager
 def explaining(field: str = "sql", what: str = "The SQL") -> Iterator[None]:
     """What is wrong with a user's SQL, or with the rows that it meets, is the user's to know."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mlbox.records import FeatureView, ViewSpec
+from mlbox.errors import InvalidInput
+from mlbox.records import Column, FeatureView, Source, ViewSpec
 from mlbox.store import asof, views
 from mlbox.store.catalog import digest_of
 from mlbox.store.offline import one, quote
@@ -20,7 +21,7 @@ from mlbox.store.sources import Sources
 from mlbox.store.spine import asked_of
 from mlbox.store.sql_worker import Input, SqlAnswer
 from mlbox.store.tables import arrow_utc
-from mlbox.store.usersql import SEQUENCE, explaining
+from mlbox.store.usersql import SEQUENCE, explaining, keeps_column
 from mlbox.store.vectors import Plan
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ CREATE TABLE IF NOT EXISTS "view:state" (
 );
 """
 _MOST_KEPT = 1000
+EVENT_TIME = "event_time"
 
 
 class Built(NamedTuple):
@@ -240,8 +242,11 @@ class ViewTables(Sources):
             built = Built(todo.stamp, todo.seen if found.by_row else None, batch, batch, found.arrives)
         _note(cursor, view, built)
 
-    def query_sources(self, sql: str, *, known: datetime, dataset: str) -> pa.Table:
-        """What a user's SELECT yields, for a dataset, over what of any sources was known at a moment."""
+    def query_sources(self, sql: str, *, known: datetime, dataset: str, since: datetime | None = None) -> pa.Table:
+        """What a user's SELECT yields, for a dataset, over what of any sources was known at a moment.
+
+        With `since`, over the events from then on: for one that looks at each row alone.
+        """
         declared = self.declarations()
         what: dict[str, Any] = {"sql": sql, "field": "spine", "most_bytes": self._max_sql}
         looked = self._sandbox.look((), (), allowed=tuple(source.name for source in declared), **what)
@@ -252,11 +257,72 @@ class ViewTables(Sources):
             self._offline.write(lambda cursor: [self._ensure_source(cursor, source) for source in read])
             inputs = self._offline.snapshot(
                 lambda cursor: [
-                    hand_over(cursor, folder, one, where=f"{one.arrival} <= {views.literal(known)}")
-                    for one in relations
+                    hand_over(cursor, folder, one, where=_within(source, one, known, since))
+                    for source, one in zip(read, relations, strict=True)
                 ]
             )
             return self._sandbox.run(folder, relations, inputs, **what).rows
+
+    def source_by_row(self, sql: str) -> Source | None:
+        """The source whose rows a user's SELECT looks at one by one and whose event time it yields; None for another SELECT."""
+        declared = {source.name: source for source in self.declarations()}
+        looked = self._sandbox.look((), (), allowed=tuple(declared), sql=sql, field="spine", most_bytes=self._max_sql)
+        source = declared[looked.tables[0]] if len(looked.tables) == 1 else None
+        if source is None or not keeps_column(msgspec.json.decode(looked.tree), source.event_time, EVENT_TIME):
+            return None
+        tried = FeatureView(
+            name="spine",
+            version=0,
+            join_keys=(Column(name=EVENT_TIME, dtype="TIMESTAMP"),),
+            features=(),
+            sql=sql,
+            sources=(source.name,),
+            created_by="",
+            created_at=source.created_at,
+        )
+        relation = views.of_source(source)._replace(says_arrival=None)
+        try:
+            found = self._sandbox.look([relation], [empty(relation)], view=tried, most_bytes=self._max_sql)
+        except InvalidInput:  # whoever runs it says what is wrong with it
+            return None
+        return source if found.by_row else None
+
+    # -- what has come since ----------------------------------------------------------------------------------------------
+
+    def counts_of(self, source: str, view_refs: Sequence[str]) -> tuple[int, dict[str, int]]:
+        """How many rows a source has, and how often each of some views was computed, once they are up to date."""
+        for ref in view_refs:
+            self.refresh(self.view(ref))
+
+        def read(cursor: Cursor) -> tuple[int, dict[str, int]]:
+            built = {ref: built_of(cursor, ref) for ref in view_refs}
+            return self._row_count(cursor, source), {ref: one.batch if one else 0 for ref, one in built.items()}
+
+        return self._offline.snapshot(read)
+
+    def changed_from(
+        self, cursor: Cursor, source: str, rows: int, batches: Mapping[str, int], known: tuple[datetime, datetime]
+    ) -> list[datetime | None] | None:
+        """From which event on each of them may differ from what was known at the first of two moments, when there were so many
+        rows and batches; None where that cannot be told.
+        """
+        found: list[Any] = []
+        if source:
+            declared = self.declared(source)
+            before, now = (views.literal(moment) for moment in known)
+            arrival = views.of_source(declared).arrival
+            found.append(
+                f"SELECT min({quote(declared.event_time)}) FROM {views.source_table(source)}"
+                f" WHERE {arrival} <= {now} AND ({SEQUENCE} > {rows} OR {arrival} > {before})"
+            )
+        for ref, batch in batches.items():
+            built = built_of(cursor, ref)
+            if built is None or built.rebuilt > batch:
+                return None
+            reach = "greatest(_event, coalesce(_arrival, _event))"
+            found.append(f"SELECT min({reach}) FROM {views.view_table(ref)} WHERE _batch > {batch}")
+        moments = [one(cursor, sql) for sql in found]
+        return [row[0].replace(tzinfo=UTC) if row and row[0] is not None else None for row in moments]
 
     # -- point in time --------------------------------------------------------------------------------------------------
 
@@ -350,6 +416,12 @@ def stamp_of(cursor: Cursor, view: FeatureView) -> str:
     appends = dict(cursor.execute('SELECT name, appends FROM "state:source"').fetchall())
     batches = dict(cursor.execute('SELECT ref, batch FROM "view:state"').fetchall())
     return ",".join(f"{name}:{(batches if '@' in name else appends).get(name, 0)}" for name in view.sources)
+
+
+def _within(source: Source, relation: views.Relation, known: datetime, since: datetime | None) -> str:
+    """Which rows of a source a dataset's query is given."""
+    events = f" AND {quote(source.event_time)} >= {views.literal(since)}" if since is not None else ""
+    return f"{relation.arrival} <= {views.literal(known)}{events}"
 
 
 def _is_pushed(cursor: Cursor, name: str) -> bool:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mlbox.errors import AlreadyExists, InvalidInput
 from mlbox.records import Column, ViewSpec
+from mlbox.store import label_history
 from mlbox.store.datasets import DatasetSpec
 from mlbox.store.label_history import resolved_table
 from tests.store.test_datasets import START, USER, House, moment, table
@@ -109,6 +110,18 @@ def test_the_history_is_what_counted_at_every_moment(
         told.say(one, backfill=what == "backfill")
     for at in (told.at(max(0, told.now - back)), told.at(told.now)):
         assert history(shared, at, told.name) == told.counts(at)
+
+
+def test_an_item_of_very_many_labels_is_looked_at_in_pages(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_history, "PAGE_LABELS", 50)
+    house.labels.apply(msgspec.structs.replace(SET, policy="majority"), actor="ann")
+    for at in range(30):
+        house.clock.advance(moment(100 + at))
+        say(house, "crowd", "cat" if at % 3 else "dog", annotator=f"p{at}", id=str(at))
+    labels = house.labels.declared("kind")
+    for at in (moment(100 + second) for second in range(0, 30, 4)):
+        known = house.offline.read(lambda c, at=at: c.execute(house.labels.known_sql(c, labels, at)).fetchall())
+        assert history(house, at) == {(who, event): value for who, event, value in known}
 
 
 def test_nothing_is_added_where_nothing_changed(house: House) -> None:

@@ -255,6 +255,13 @@ def test_held_rows_are_mended_and_sent_again_or_dropped(house: House) -> None:
     assert (fish.reasons, worm.by) == (("its value is none of the classes",), "ann")
 
 
+def test_what_is_held_of_many_says_which_row_it_was(house: House) -> None:
+    values = ["cat", "bird", "dog", "fish"]
+    rows = table(who=list("abcd"), event_time=[1] * 4, **{"is": values})
+    assert house.labels.append("kind", rows, source="vet", actor="ann").quarantined == 2
+    assert [(one.number, one.row["is"]) for one in house.labels.held("kind")] == [(2, "bird"), (4, "fish")]
+
+
 def test_a_label_of_an_entity_that_nobody_knows_is_held(house: House) -> None:
     house.features.append("visits", table(who=["a"], moment=[1]), actor="ann")
     house.labels.apply(msgspec.structs.replace(SET, entities="visits"), actor="ann")
