@@ -68,6 +68,43 @@ def test_a_file_may_leave_out_what_is_optional_and_no_row_is_lost(client: Client
     assert client.get("/api/v1/labels/kind/held", list[dict[str, Any]]) == []
 
 
+def test_what_a_file_may_not_say_is_held_by_row_and_nothing_waits_for_it(client: Client, tmp_path: Path) -> None:
+    columns = [{"name": "who", "dtype": "STRING"}, {"name": "moment", "dtype": "TIMESTAMP"}]
+    client.post("/api/v1/sources", dict, {"name": "people", "columns": columns, "event_time": "moment"})
+    file = tmp_path / "people.csv"
+    file.write_text(f"who,moment\na,{WHEN}\nb,{WHEN}\n")
+    client.upload("POST", "/api/v1/sources/people/rows", file, dict, format="csv")
+    client.post("/api/v1/labels", LabelSet, {**KIND, "name": "known", "entities": "people"})
+    file.write_text(
+        f"who,event_time,is\na,{WHEN},cat\nb,{WHEN},bird\nzz,{WHEN},cat\nb,2999-01-01T00:00:00Z,cat\nb,{WHEN},\n"
+    )
+    send = ("POST", "/api/v1/labels/known/rows", file, Labelled)
+    done = client.upload(*send, format="csv", source="vet")
+    assert (done.rows, done.duplicates, done.quarantined) == (1, 0, 4)
+    held = client.get("/api/v1/labels/known/held", list[dict[str, Any]])
+    assert {one["number"]: one["reasons"] for one in held} == {
+        2: ["its value is none of the classes"],
+        3: ["people knows no such entity"],
+        4: ["the event is still to come"],
+        5: ["it has no value"],
+    }
+    again = client.upload(*send, format="csv", source="vet")
+    assert (again.rows, again.duplicates, again.quarantined) == (0, 1, 4)
+    assert len(client.get("/api/v1/labels/known/held", list[Any])) == 4, "what is held is held once"
+    for text, words in (
+        ("who,event_time,was\na,1,cat\n", "'was'"),
+        ("who,event_time\na,1\n", "'is'"),
+        (f"who,event_time,is,more\na,{WHEN},cat,1\n", "more"),
+    ):
+        file.write_text(text)
+        with pytest.raises(InvalidInput, match=words):
+            client.upload(*send, format="csv", source="vet")
+    file.write_text(f"who,event_time,is\na,{WHEN},dog\n")
+    with pytest.raises(InvalidInput, match="no source 'nobody'"):
+        client.upload(*send, format="csv", source="nobody")
+    assert client.get("/api/v1/labels/known", dict[str, Any])["rows"] == 1
+
+
 def test_label_studios_export_is_a_body(client: Client, tmp_path: Path) -> None:
     file = tmp_path / "export.json"
     file.write_bytes(export(task(1, annotation(1, "cat")), task(2, annotation(2, "dog"))))
