@@ -24,10 +24,10 @@ from mlbox.errors import InvalidInput
 from mlbox.records import DType
 from mlbox.sdk.parquet import opened
 
-CHUNK_BYTES = 10_000_000
+CHUNK_BYTES = 6_000_000
 """What is decoded at a time, at most: less costs time, because each change of threads does."""
-AHEAD = 2
-"""Chunks that are decoded before they are asked for."""
+AHEAD = 1
+"""Chunks that are decoded before they are asked for, besides the one that is at hand."""
 LANES = 3
 """Blocks that are read in turn where they are too large for a pool to hold as many; each open one takes some 15 MB."""
 MOST_OPEN = 32
