@@ -67,8 +67,13 @@ class House:
             db.close()
 
     def kept_bytes(self) -> int:
-        """What all files take."""
-        return sum(file.stat().st_size for file in (self.folder / "artifacts").glob("??/*"))
+        """What the files of all versions take, each once."""
+        files = {file.sha256: file.size for version in self.datasets.versions() for file in version.files}
+        return sum(files.values())
+
+    def aside_bytes(self) -> int:
+        """What is kept beside them, to go on from the last one."""
+        return sum(file.stat().st_size for file in (self.folder / "artifacts").glob("??/*")) - self.kept_bytes()
 
 
 def facts(first: int, count: int, total: int) -> pa.Table:

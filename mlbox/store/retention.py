@@ -301,11 +301,11 @@ class Retention:
                 "SELECT json_extract(file.value, '$.sha256') FROM dataset, json_each(dataset.record, '$.files') AS file"
                 " WHERE dataset.id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
             ),
-            (
+            (  # a dataset goes on from its last version
                 self._datasets,
-                "SELECT json_extract(record, '$.basis.resume.facts') FROM dataset"
-                " WHERE json_extract(record, '$.basis.resume.facts') IS NOT NULL"
-                " AND id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff)",
+                "SELECT facts FROM (SELECT name, max(version), json_extract(record, '$.basis.resume.facts') AS facts"
+                " FROM dataset WHERE id NOT IN (SELECT id FROM dataset_state WHERE deleted_us <= :cutoff) GROUP BY name)"
+                " WHERE facts IS NOT NULL",
             ),
             (self._datasets, "SELECT sha256 FROM dvc_object"),
             (

@@ -124,7 +124,7 @@ def test_of_other_spines_nothing_is_taken_over(spine: str) -> None:
         same(made, house.datasets.create(msgspec.structs.replace(spec, name="whole"), actor="ann"))
 
 
-def test_what_was_counted_stays_as_long_as_its_version_and_is_not_needed() -> None:
+def test_without_what_was_counted_it_is_built_anew() -> None:
     with living() as house:
         visit(house, *range(8))
         house.clock.advance(moment(9 * DAY))

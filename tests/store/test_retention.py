@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from mlbox.errors import Conflict, NotFound
-from mlbox.records import Event, Metric, RunArtifact
+from mlbox.records import Column, Event, Metric, RunArtifact
 from mlbox.settings import Settings
-from mlbox.store.datasets import DatasetFrom
+from mlbox.store import dataset_build, dataset_files
+from mlbox.store.datasets import DatasetFrom, DatasetSpec
 from mlbox.store.registry import NewVersion
 from mlbox.store.retention import KINDS
 from mlbox.web.box import Box
@@ -122,6 +123,28 @@ def test_a_dataset_version_comes_back_whole_or_not_at_all(box: Box) -> None:
     with pytest.raises(NotFound, match="removed for good"):
         box.datasets.restore("d@v2", within=timedelta(days=30), actor="bob")
     assert all(not file.error for file in box.datasets.verify("d@v1"))
+
+
+def test_what_a_dataset_goes_on_from_is_kept_of_its_last_version(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_files, "DAY_ROWS", 4)
+    monkeypatch.setattr(dataset_build, "RESUME_ROWS", 1)
+    columns = (Column(name="who", dtype="STRING"), Column(name="moment", dtype="TIMESTAMP"))
+    box.features.add_source("visits", columns, "moment", None, actor="ann")
+    facts = []
+    for days in (range(1, 5), range(5, 7)):
+        moments = [datetime(2026, 1, day, n, tzinfo=UTC) for day in days for n in range(6)]
+        box.features.append("visits", pa.table({"who": ["a"] * len(moments), "moment": moments}), actor="ann")
+        made = box.datasets.create(
+            DatasetSpec(name="daily", spine="SELECT who, moment AS event_time FROM visits"), actor="ann"
+        )
+        assert made.basis is not None
+        assert made.basis.resume is not None
+        facts.append(made.basis.resume.facts)
+    assert box.retention.collect(older_than=NOW, grace=NOW, actor="root").files == 1
+    assert box.artifacts.path(facts[1]).exists()
+    with pytest.raises(NotFound):
+        box.artifacts.path(facts[0])
+    assert all(not file.error for ref in ("daily@v1", "daily@v2") for file in box.datasets.verify(ref))
 
 
 def test_a_file_that_came_into_use_a_moment_ago_stays(box: Box) -> None:
