@@ -31,17 +31,18 @@ def registering(report: Report, house: House, sizes: Sequence[int]) -> None:
         report.tell(f"registering a Parquet file of {found[-1][0] / 1e9:.2g} GB", found[-1][0] / took / 1e6, "MB/s")
         path.unlink()
         shutil.rmtree(house.folder / str(size))
-    (small, quick, *little), (large, slow, *much) = found[0], found[-1]
+    # Of the smallest, part of what is written is still in the kernel's memory at the end.
+    (small, quick, *little), (large, slow, *much) = found[-2], found[-1]
     times = f"{large / small:.3g} times the size"
-    report.at_most(f"time a byte, of {times} / of the smallest", (slow / large) / (quick / small), 1.25, "times")
+    report.at_most(f"time a byte, of {times} / of the one before", (slow / large) / (quick / small), 1.25, "times")
     for whose, most, least in zip(("server's process", "process that parses"), much, little, strict=True):
         report.tell(f"memory of the {whose}", most / 1e6, "MB")
-        report.at_most(f"memory of the {whose}, of {times} / of the smallest", most / least, 1.2, "times")
+        report.at_most(f"memory of the {whose}, of {times} / of the one before", most / least, 1.2, "times")
 
 
 def _write_file(path: Path, size: int) -> None:
     """A Parquet file of about this size; the same numbers over and over, which is all the same to who reads them."""
-    total = size // 190
+    total = size // 163
     block = facts(0, BLOCK, total)
     with pq.ParquetWriter(path, block.schema, use_dictionary=["who", "city"], compression="zstd") as file:
         for first in range(0, total, BLOCK):
