@@ -136,7 +136,7 @@ class DatasetRows:
                 reader = cursor.sql(asked.select).to_arrow_reader(GROUP_ROWS)
             counted = functools.partial(unlabelled_before, cursor)
             return self._made(
-                asked, reader.schema, self._explained(reader), lambda *rows: take(*rows, counted)
+                asked, reader.schema, self._explained(reader), lambda schema, batches: take(schema, batches, counted)
             ), unlabelled
 
         return self._offline.read(read, seconds=self._seconds)
