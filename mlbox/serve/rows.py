@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import ModelVersion, OnlineRow, Record
+from mlbox.records import Column, ModelVersion, OnlineRow, Record
 from mlbox.store.catalog import suggest
 from mlbox.store.features import FeatureStore
 
@@ -30,7 +30,8 @@ class PredictRow(Record, frozen=True, kw_only=True):
     entity: dict[str, Any] = {}
     """The ids that features are looked up by; kept in the prediction log either way."""
     features: dict[str, Any] | None = None
-    """Numbers, by full reference, or by name where that is unambiguous; None is a missing value."""
+    """Numbers, by full reference, or by name where that is unambiguous; None is a missing value. Those that are left out are
+    looked up, where there is an entity."""
 
 
 def check_rows(rows: Sequence[PredictRow]) -> None:
@@ -74,6 +75,28 @@ class Columns:
         self.places |= {name: place for place, name in enumerate(bare) if bare.count(name) == 1}
 
 
+class Form(NamedTuple):
+    """What a row for a version may be made of."""
+
+    columns: Columns
+    keys: tuple[Column, ...]
+    """What features are looked up by, and what on-demand transforms take with a request."""
+
+    def row(self, values: Mapping[str, Any], key: str) -> PredictRow:
+        """A row of columns by name, each a feature or a part of the entity; raises InvalidInput for one that is neither."""
+        names = {column.name for column in self.keys}
+        features = {name: value for name, value in values.items() if name in self.columns.places}
+        entity = {name: value for name, value in values.items() if name not in features}
+        for name in entity:
+            if name not in names and features:
+                raise InvalidInput(
+                    f"{self.columns.ref} has no feature {name!r:.200}, and none is looked up by it.",
+                    hint=suggest(name[:200], [*self.columns.places, *names]),
+                    field=name[:200],
+                )
+        return PredictRow(key=key, entity=entity, features=features or None)
+
+
 class Inputs:
     """The features of one request's rows. All versions that see a row, and its shadow, see the same look-up."""
 
@@ -88,10 +111,20 @@ class Inputs:
         Raises NotFound for an entity that no view knows, and InvalidInput for odd ids or features, naming row and field.
         """
         given = [self.rows[place].features for place in places]
-        if given[0] is not None:
+        if given[0] is not None and not any(self._is_partial(columns, place) for place in places):
             return [_given(columns, one or {}, place) for one, place in zip(given, places, strict=True)], 0.0
         online, seconds = self._look_up(columns.names)
+        if given[0] is not None:
+            found = [self._known(columns, online[place], place) for place in places]
+            return [
+                _given(columns, self.rows[at].features or {}, at, f) for at, f in zip(places, found, strict=True)
+            ], seconds
         return [self._known(columns, online[place], place) for place in places], seconds
+
+    def _is_partial(self, columns: Columns, place: int) -> bool:
+        """Whether a row has some of the features, and an entity that the others are looked up by."""
+        row = self.rows[place]
+        return bool(row.entity) and len(row.features or ()) < len(columns.names)
 
     def _look_up(self, names: tuple[str, ...]) -> tuple[list[OnlineRow], float]:
         """Of all rows at once, whoever answers them, so that an error's row number is the caller's."""
@@ -112,8 +145,10 @@ class Inputs:
         return [_number(found.values[name], name) for name in columns.names]
 
 
-def _given(columns: Columns, features: Mapping[str, Any], row: int) -> list[float | None]:
-    """Features that the caller gave, in the model's order; all of them must be there, and None is a missing value."""
+def _given(
+    columns: Columns, features: Mapping[str, Any], row: int, found: Sequence[float | None] | None = None
+) -> list[float | None]:
+    """Features in the model's order: what the caller gave, None for a missing value, and beside it what was found."""
     values: dict[int, float | None] = {}
     for name, value in features.items():
         field = f"features.{row}.{name[:200]}"
@@ -131,6 +166,8 @@ def _given(columns: Columns, features: Mapping[str, Any], row: int) -> list[floa
                 field=field,
             )
         values[place] = None if value is None else float(value)
+    if found is not None:
+        return [values.get(place, value) for place, value in enumerate(found)]
     for place, name in enumerate(columns.names):
         if place not in values:
             raise InvalidInput(

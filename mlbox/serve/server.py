@@ -18,7 +18,7 @@ from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, TooMany, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
-from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, Stage, TensorSpec
+from mlbox.records import Column, Event, ModelVersion, Prediction, ServingConfig, Stage, TensorSpec
 from mlbox.serve import naming
 from mlbox.serve.answers import Inferred, Part, groups, joined, taken
 from mlbox.serve.background import Background
@@ -27,7 +27,7 @@ from mlbox.serve.loading import Loader, inputs_of
 from mlbox.serve.predlog import Batch, PredictionLog
 from mlbox.serve.rates import Rates
 from mlbox.serve.routing import Route, Routes
-from mlbox.serve.rows import MAX_ROWS, Inputs, PredictRow, check_rows
+from mlbox.serve.rows import MAX_ROWS, Columns, Form, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor, batch_of, check_inputs
 from mlbox.store.artifacts import Artifacts
@@ -85,6 +85,8 @@ class ModelServer:
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
         self.check_staging: Callable[[str], None] = lambda model: None
         """Raises NotAuthorised unless whoever asks may ask a model's version in Staging."""
+        self._asked_with: dict[tuple[str, ...], tuple[Column, ...]] = {}
+        """By features, which are of a version and so never change, what they are looked up by."""
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 
@@ -248,6 +250,19 @@ class ModelServer:
     def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
         """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
         return self._inputs(*self._named(model, version))
+
+    def form(self, model: str, version: int | None = None) -> Form:
+        """What rows for a model are made of, of the version that `inputs` speaks of; raises as it does."""
+        model, version = self._named(model, version)
+        with asking(None):
+            number = version if version is not None else self._routes_of(model, [""], None)[0].version
+            loaded = self._loader.known(model, number)
+            columns = loaded.columns if loaded is not None else Columns(self._servable(model, number))
+            if columns.names not in self._asked_with:
+                self._asked_with[columns.names] = (
+                    tuple(self._features.asked_with(columns.names)) if columns.names else ()
+                )
+            return Form(columns, self._asked_with[columns.names])
 
     def _inputs(self, model: str, version: int | None) -> tuple[TensorSpec, ...]:
         number = version if version is not None else self._routes_of(model, [""], None)[0].version

@@ -243,6 +243,12 @@ class FeatureStore(Fresh):
         """As `online_features`, as a table: a row for each entity, a column for each feature, and one for its status."""
         return self.online_vectors(features, entities).arrow()
 
+    def asked_with(self, features: Sequence[str]) -> list[Column]:
+        """What an entity has to name for features: the join keys of their views."""
+        views = dict.fromkeys(ref.partition(":")[0] for ref in features)
+        keys = [key for view in views for key in self.view(view).join_keys]
+        return list({key.name: Column(name=key.name, dtype=key.dtype) for key in keys}.values())
+
     def uses_transforms(self, features: Sequence[str]) -> bool:
         """Whether any of the features is made when it is asked for: of those of views none is."""
         return False

@@ -179,15 +179,13 @@ class Transforms(TransformDefinitions):
     def asked_with(self, features: Sequence[str]) -> list[Column]:
         """What an entity has to name for features: join keys, and what transforms take with the request."""
         split = self._split(features)
-        views = dict.fromkeys(ref.partition(":")[0] for ref in split.base)
-        keys = [key for view in views for key in self.view(view).join_keys]
         given = [
-            column
+            Column(name=column.name, dtype=column.dtype)
             for one in split.ready
             for entry, column in zip(one.transform.inputs, one.columns, strict=True)
             if entry.feature is None
         ]
-        return list({column.name: Column(name=column.name, dtype=column.dtype) for column in (*keys, *given)}.values())
+        return list({column.name: column for column in (*super().asked_with(split.base), *given)}.values())
 
     def try_transform(self, spec: TransformSpec, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """A transform's outputs for rows of its inputs, without keeping it."""

@@ -1,23 +1,28 @@
 """Inference over the Open Inference Protocol, whichever wire the request came over.
 
 A request is the model's own tensors, or the entities' ids: one [N] tensor for each join key, and the server looks the features
-up; the answer then is the tensor `score`, FP64 [N]. The request's parameter `key` (or `keys`, one for each row) decides which
-version answers.
+up. It may carry both: a feature by its name, which is then not looked up, or the model's own tensor beside the ids, which then
+are for the log. The answer to ids is the tensor `score`, FP64 [N]. The request's parameter `key` (or `keys`, one for each row)
+decides which version answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
 from mlbox.serve.answers import SCORE, Inferred
-from mlbox.serve.server import ModelServer, PredictRow
-from mlbox.serve.tensors import Tensor
+from mlbox.serve.rows import Form, PredictRow
+from mlbox.serve.server import ModelServer
+from mlbox.serve.tensors import FLOATS, Tensor, check_inputs
 from mlbox.web.api.predict import default_key
 from mlbox.web.v2 import wire
 from mlbox.web.v2.queueing import queueing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Answer(NamedTuple):
@@ -37,9 +42,10 @@ def infer(
     caller: str,
 ) -> Answer:
     """Answer one request; raises as `ModelServer.infer` does."""
-    keys = _keys(asked)
+    keys = keys_of(asked.parameters)
     specs = models.inputs(model, version)
-    if {spec.name for spec in specs}.isdisjoint(tensor.name for tensor in tensors):
+    own = {spec.name for spec in specs}
+    if own.isdisjoint(tensor.name for tensor in tensors) or _are_both(models, model, version, own, tensors):
         found = _by_ids(models, model, version, asked, tensors, keys, caller, specs)
     else:
         outputs = [output.name for output in asked.outputs]
@@ -70,7 +76,7 @@ def _by_ids(
 
     if any(output.name != SCORE for output in asked.outputs):
         raise InvalidInput("By ids the output is `score`.", hint=f"Name {SCORE}, or none.", field="outputs")
-    rows = _rows_of_ids(model, tensors, keys, specs)
+    rows = _rows(models.form(model, version), model, tensors, keys, specs)
     found = models.predict(model, rows=rows, caller=caller, version=version)
     scores = np.array([np.nan if one.score is None else one.score for one in found])
     return Inferred(
@@ -81,10 +87,30 @@ def _by_ids(
     )
 
 
-def _rows_of_ids(
-    model: str, tensors: Sequence[Tensor], keys: Sequence[str], specs: Sequence[TensorSpec]
+def _are_both(models: ModelServer, model: str, version: int | None, own: set[str], tensors: Sequence[Tensor]) -> bool:
+    """Whether there are ids beside the model's own tensor of features."""
+    beside = [tensor.name for tensor in tensors if tensor.name not in own]
+    if not beside:
+        return False
+    keys = {column.name for column in models.form(model, version).keys}
+    return keys.issuperset(beside)
+
+
+def _rows(
+    form: Form, model: str, tensors: Sequence[Tensor], keys: Sequence[str], specs: Sequence[TensorSpec]
 ) -> list[PredictRow]:
+    own = specs[0].name if form.columns.names else None
+    matrix = next((tensor for tensor in tensors if tensor.name == own), None)
+    if matrix is not None:
+        check_inputs(specs, [matrix], model)
+        tensors = [tensor for tensor in tensors if tensor is not matrix]
     count = tensors[0].data.shape[0]
+    if matrix is not None and len(matrix.data) != count:
+        raise InvalidInput(
+            f"The input {matrix.name!r:.80} has {len(matrix.data)} rows, and {tensors[0].name!r:.80} has {count}.",
+            hint="Send one id for each row.",
+            field=tensors[0].name[:200],
+        )
     own = ", ".join(f"{spec.name!r} [{','.join(map(str, spec.shape))}]" for spec in specs)
     seen: set[str] = set()
     for tensor in tensors:
@@ -98,16 +124,38 @@ def _rows_of_ids(
                 field=tensor.name[:200],
             )
         seen.add(tensor.name)
-    columns = {tensor.name: tensor.data.reshape(-1).tolist() for tensor in tensors}
+    columns = {tensor.name: _values(tensor) for tensor in tensors}
+    if matrix is not None:
+        columns |= {
+            name: _values(matrix._replace(data=matrix.data[:, at])) for at, name in enumerate(form.columns.names)
+        }
     if len(keys) > 1 and len(keys) != count:
         raise InvalidInput(f"{len(keys)} keys for {count} rows.", hint="Send one for each row.", field="keys")
     given = list(keys) * count if len(keys) == 1 else list(keys)
     rows = [{name: values[n] for name, values in columns.items()} for n in range(count)]
-    return [PredictRow(key=given[n] if given else default_key(row), entity=row) for n, row in enumerate(rows)]
+    names = {column.name for column in form.keys}
+    entities = [{name: value for name, value in row.items() if name in names} for row in rows]
+    return [form.row(row, given[n] if given else default_key(entities[n])) for n, row in enumerate(rows)]
 
 
-def _keys(asked: wire.Request) -> list[str]:
-    key, keys = asked.parameters.get("key"), asked.parameters.get("keys")
+def _values(tensor: Tensor) -> list[Any]:
+    """The values of a column, None for NaN, which is how rows say that one is missing."""
+    found: list[Any] = readable(tensor).reshape(-1).tolist()
+    return [None if value != value else value for value in found] if tensor.dtype in (*FLOATS, "BF16") else found
+
+
+def readable(tensor: Tensor) -> np.ndarray:
+    """A tensor's numbers: those of BF16, which are bits, as float32."""
+    import numpy as np
+
+    if tensor.dtype != "BF16":
+        return tensor.data
+    return (tensor.data.astype(np.uint32) << 16).view(np.float32)
+
+
+def keys_of(parameters: Mapping[str, Any]) -> list[str]:
+    """What decides which version answers, one for all rows or one for each; empty where the request leaves it open."""
+    key, keys = parameters.get("key"), parameters.get("keys")
     if key is not None:
         keys = [key]
     if keys is None:
