@@ -41,6 +41,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="TCP port of the Open Inference Protocol by gRPC; 0 picks a free one, -1: none.",
         ),
     ] = -1
+    invocations_model: Annotated[
+        str, Meta(description="Model, such as fraud or fraud@staging, that /invocations asks when its path names none.")
+    ] = ""
     allowed_host: Annotated[
         tuple[str, ...],
         Meta(description="Host names, besides localhost and the address listened on, that requests may come in under."),

@@ -35,3 +35,21 @@ def save(model: onnx.ModelProto, folder: Path) -> Path:
     path = folder / "model.onnx"
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def mixed() -> onnx.ModelProto:
+    """Texts and whole numbers in; the same texts and twice the numbers out."""
+    text, whole = TensorProto.STRING, TensorProto.INT64
+    graph = helper.make_graph(
+        [helper.make_node("Identity", ["word"], ["same"]), helper.make_node("Add", ["number", "number"], ["twice"])],
+        "mixed",
+        [
+            helper.make_tensor_value_info("word", text, ["N"]),
+            helper.make_tensor_value_info("number", whole, ["N", 2]),
+        ],
+        [
+            helper.make_tensor_value_info("same", text, ["N"]),
+            helper.make_tensor_value_info("twice", whole, ["N", 2]),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -22,7 +22,17 @@ from mlbox.web.door import Door
 from mlbox.web.problems import refuse
 
 PUBLIC = frozenset(
-    {"/livez", "/readyz", "/health", "/version", "/login", "/login/oidc", "/login/oidc/callback", "/api/v1/login"}
+    {
+        "/livez",
+        "/readyz",
+        "/ping",
+        "/health",
+        "/version",
+        "/login",
+        "/login/oidc",
+        "/login/oidc/callback",
+        "/api/v1/login",
+    }
 )
 PUBLIC_PREFIXES = ("/static/",)
 """The style and scripts of the sign-in page: the same files for everyone."""

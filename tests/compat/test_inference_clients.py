@@ -7,60 +7,25 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
-from mlbox.records import GateResult
-from mlbox.settings import Settings
-from mlbox.web.box import Box
 from mlbox.web.rpc import inference_pb2 as pb
 from tests.compat.conftest import HERE, environment, token_of
 from tests.conftest import Server
-from tests.web.served import open_site
+from tests.web.served import with_mixed
 from tests.web.test_rpc import place_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 Run = Callable[[str, str], str]
 
 
-def mixed() -> onnx.ModelProto:
-    """Texts and whole numbers in; the same texts and twice the numbers out."""
-    text, whole = TensorProto.STRING, TensorProto.INT64
-    graph = helper.make_graph(
-        [helper.make_node("Identity", ["word"], ["same"]), helper.make_node("Add", ["number", "number"], ["twice"])],
-        "mixed",
-        [
-            helper.make_tensor_value_info("word", text, ["N"]),
-            helper.make_tensor_value_info("number", whole, ["N", 2]),
-        ],
-        [
-            helper.make_tensor_value_info("same", text, ["N"]),
-            helper.make_tensor_value_info("twice", whole, ["N", 2]),
-        ],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with `score` in Production, and `mixed` in Staging."""
     folder = tmp_path_factory.mktemp("inference") / "data"
-    made = open_site(folder)
-    try:
-        run = made.post("/api/v1/runs", {"experiment": "e"})["id"]
-        made.put(f"/api/v1/runs/{run}/artifacts/m.onnx", mixed().SerializeToString())
-        made.post("/api/v1/models/mixed/versions", {"run_id": run, "artifact": "m.onnx"})
-    finally:
-        made.server.stop()
-    with closing(Box(Settings(data_dir=str(folder), gpus="none"), url="http://localhost")) as inside:
-        proposed = inside.promotions.propose(inside.registry.version("mixed", 1), actor="ann")
-        passed = GateResult(gate="size", passed=True, required="", measured="", at=datetime.now(UTC))
-        inside.promotions.record_gates(proposed.id, [passed])
+    with_mixed(folder)
     server = Server(folder, "--grpc-port", "0")
     yield server
     server.stop()

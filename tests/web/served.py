@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mlbox.records import GateResult
+from mlbox.settings import Settings
+from mlbox.web.box import Box
 from tests.conftest import Server, wait_for
-from tests.models import linear
+from tests.models import linear, mixed
 
 NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
 KEY = {"name": "who", "dtype": "STRING"}
@@ -106,6 +110,21 @@ def open_site(folder: Path, *flags: str) -> Site:
         server.stop()
         raise
     return made
+
+
+def with_mixed(folder: Path) -> None:
+    """A data directory with `score` in Production, and `mixed`, a model of several tensors, in Staging."""
+    made = open_site(folder)
+    try:
+        run = made.post("/api/v1/runs", {"experiment": "e"})["id"]
+        made.put(f"/api/v1/runs/{run}/artifacts/m.onnx", mixed().SerializeToString())
+        made.post("/api/v1/models/mixed/versions", {"run_id": run, "artifact": "m.onnx"})
+    finally:
+        made.server.stop()
+    with closing(Box(Settings(data_dir=str(folder), gpus="none"), url="http://localhost")) as inside:
+        proposed = inside.promotions.propose(inside.registry.version("mixed", 1), actor="ann")
+        passed = GateResult(gate="size", passed=True, required="", measured="", at=datetime.now(UTC))
+        inside.promotions.record_gates(proposed.id, [passed])
 
 
 def tensor(*values: Any, shape: list[int] | None = None, datatype: str = "FP32", name: str = "input") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from mlbox.web.mlflow import (
     models,
     runlog,
     runs,
+    scoring,
     server_info,
     versions,
     webhooks,
@@ -28,5 +29,6 @@ handlers: list[Any] = [
     *models.handlers,
     *versions.handlers,
     *webhooks.handlers,
+    *scoring.handlers,
 ]
 """Everything that an MLflow client asks."""

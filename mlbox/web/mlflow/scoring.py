@@ -271,7 +271,7 @@ def _tensor(spec: TensorSpec, value: Any) -> Tensor:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    found = []
+    found: list[int] = []
     while isinstance(value, list) and len(found) <= wire.MAX_DIMENSIONS:
         found.append(len(value))
         value = value[0] if value else None
