@@ -190,12 +190,24 @@ def test_malformed_binary_data_is_a_400_that_says_what_is_wrong(
     assert words in answer.json()["error"]
 
 
-@pytest.mark.parametrize("length", ["0", "-1", "x", "99999", "9" * 4000, "\u0663"])
+@pytest.mark.parametrize("length", ["-1", "x", "99999", "9" * 4000, "\u0663"])
 def test_a_length_that_is_none_is_a_400(site: Site, length: str) -> None:
     body = json.dumps({"inputs": [tensor(1.0)]}).encode()
     headers = {"Inference-Header-Content-Length": length.encode(), "Content-Type": "application/json"}
     answer = site.http.post("/v2/models/score/infer", content=body, headers=headers)  # type: ignore[arg-type]
     assert answer.status_code == 400, answer.text
+
+
+def test_a_body_without_json_is_the_one_input_of_one_row(site: Site) -> None:
+    send = lambda content: site.http.post(  # noqa: E731
+        "/v2/models/score/infer", content=content, headers={"Inference-Header-Content-Length": "0"}
+    )
+    answer = send(np.array([2.0], np.float32).tobytes())
+    head = int(answer.headers["inference-header-content-length"])
+    assert json.loads(answer.content[:head])["outputs"][0]["shape"] == [1, 1]
+    assert np.frombuffer(answer.content[head:], np.float32)[0] == pytest.approx(sigmoid(2), rel=1e-5)
+    for wrong in (b"", b"123", b"12345", b"12345678"):
+        assert (send(wrong).status_code, "'input'" in send(wrong).json()["error"]) == (400, True)
 
 
 def test_what_is_compressed_is_read_and_a_bomb_is_not(site: Site) -> None:
@@ -411,3 +423,11 @@ def test_staging_is_for_those_with_the_role_in_the_models_team(site: Site) -> No
     assert ask("score").status_code == 200, "a member somewhere may ask what is in Production"
     refused = ask("score@staging")
     assert (refused.status_code, "a version in Staging" in refused.json()["error"]) == (403, True)
+
+
+def test_shared_memory_that_is_not_there_can_be_taken_out(site: Site) -> None:
+    for kind in ("systemsharedmemory", "cudasharedmemory"):
+        assert ok(site.http.get(f"/v2/{kind}/status")) == ok(site.http.get(f"/v2/{kind}/region/a/status")) == []
+        assert site.http.post(f"/v2/{kind}/unregister").status_code == 200
+        assert site.http.post(f"/v2/{kind}/region/a/unregister").status_code == 200
+        assert site.http.post(f"/v2/{kind}/region/a/register", json={"key": "/a"}).status_code == 404

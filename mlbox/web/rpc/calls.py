@@ -162,12 +162,12 @@ CALLS: dict[str, Call] = {
         "model.read", pb.CudaSharedMemoryStatusRequest, _nothing(pb.CudaSharedMemoryStatusResponse)
     ),
     "CudaSharedMemoryRegister": Call(
-        "model.predict", pb.CudaSharedMemoryRegisterRequest, _not_offered("CUDA shared memory")
+        "model.predict", pb.CudaSharedMemoryRegisterRequest, _not_offered("shared memory")
     ),
     "CudaSharedMemoryUnregister": Call(
         "model.predict", pb.CudaSharedMemoryUnregisterRequest, _nothing(pb.CudaSharedMemoryUnregisterResponse)
     ),
-    "TraceSetting": Call("model.read", pb.TraceSettingRequest, _not_offered("tracing by this protocol")),
-    "LogSettings": Call("model.read", pb.LogSettingsRequest, _not_offered("logging by this protocol")),
+    "TraceSetting": Call("model.read", pb.TraceSettingRequest, _not_offered("tracing or logging by this protocol")),
+    "LogSettings": Call("model.read", pb.LogSettingsRequest, _not_offered("tracing or logging by this protocol")),
 }
 """Every call with one request and one answer; `ModelStreamInfer` is the one with streams."""

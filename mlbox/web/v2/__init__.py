@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlbox.web.v2 import infer, models, repository
+from mlbox.web.v2 import absent, infer, models, repository
 
-handlers: list[Any] = [*models.handlers, *infer.handlers, *repository.handlers]
+handlers: list[Any] = [*models.handlers, *infer.handlers, *repository.handlers, *absent.handlers]

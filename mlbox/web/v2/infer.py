@@ -57,7 +57,7 @@ def answer_of(
     models: ModelServer, asked: Asked, model: str, version: int | None, caller: str, *, most_bytes: int
 ) -> tuple[bytes, dict[str, str]]:
     """From body to body and headers, all of it off the loop: a large request takes milliseconds to read alone."""
-    request, tensors = wire.decode(_plain(asked, most_bytes), asked.head)
+    request, tensors = wire.decode(_plain(asked, most_bytes), asked.head, lambda: models.inputs(model, version))
     found = dataplane.infer(models, model, version, request, tensors, caller)
     body, length = wire.encode(request, model, found.version, found.outputs, found.parameters)
     headers = {} if length is None else {wire.HEADER: str(length)}

@@ -1,7 +1,8 @@
 """Requests and answers of the Open Inference Protocol on the wire: JSON, and binary tensors behind it.
 
 A body is JSON, or with the header `Inference-Header-Content-Length: N` a head of N bytes of JSON and then the bytes of those
-tensors that say `binary_data_size`, in their order. An answer has the same form, for the outputs that asked for it.
+tensors that say `binary_data_size`, in their order. An answer has the same form, for the outputs that asked for it. Where N is 0,
+all of the body is the one input of one row, and all outputs are answered as bytes.
 
 https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md; Triton's docs/protocol,
 extension_binary_data.md.
@@ -12,12 +13,13 @@ from __future__ import annotations
 import math
 import struct
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mlbox.errors import InvalidInput
+from mlbox.records import TensorSpec
 from mlbox.serve.tensors import NUMPY, Tensor
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ INTEGERS = {
 NUMBERS = frozenset({"FP32", "FP64"})
 IN_JSON = frozenset({"BOOL", "BYTES", *NUMBERS, *INTEGERS})
 """What JSON can carry: numbers of half precision are for binary tensors."""
+ITEM = {name: int(kind[-1]) for name, kind in NUMPY.items() if name != "BYTES"}
+"""Bytes of each value."""
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
@@ -64,8 +68,12 @@ class Request(msgspec.Struct):
     outputs: list[OutputTensor] = []
 
 
-def decode(body: bytes, head: str | None) -> tuple[Request, list[Tensor]]:
-    """A request and its tensors; raises InvalidInput, naming the tensor that is wrong."""
+def decode(
+    body: bytes, head: str | None, inputs: Callable[[], Sequence[TensorSpec]] | None = None
+) -> tuple[Request, list[Tensor]]:
+    """A request and its tensors, `inputs` those of a body without JSON; raises InvalidInput, naming the tensor that is wrong."""
+    if head == "0" and inputs is not None:
+        return Request([], parameters={"binary_data_output": True}), [_raw(inputs(), body)]
     length = _head_length(head, len(body))
     text, binary = (body, memoryview(b"")) if length is None else (body[:length], memoryview(body)[length:])
     try:
@@ -95,6 +103,31 @@ def decode(body: bytes, head: str | None) -> tuple[Request, list[Tensor]]:
             field=HEADER,
         )
     return asked, tensors
+
+
+def _raw(specs: Sequence[TensorSpec], body: bytes) -> Tensor:
+    """A body as the only input of a model, of one row; the size that its shape leaves free follows from the body's."""
+    if len(specs) != 1:
+        raise InvalidInput(
+            f"A body without JSON is the one input of a model, and this one has {len(specs)}.",
+            hint="Send JSON, and its length in Inference-Header-Content-Length.",
+            field=HEADER,
+        )
+    (spec,) = specs
+    if spec.dtype == "BYTES":
+        body = struct.pack("<I", len(body)) + body
+    shape = [1 if place == 0 and size == -1 else size for place, size in enumerate(spec.shape)]
+    free = [place for place, size in enumerate(shape) if size == -1]
+    if len(free) > 1 or (free and spec.dtype == "BYTES"):
+        raise InvalidInput(
+            f"The shape {list(spec.shape)!s:.80} of {spec.name!r:.80} does not follow from the size of a body.",
+            hint="Send JSON with the shape, and its length in Inference-Header-Content-Length.",
+            field=spec.name[:200],
+        )
+    if free:
+        width = ITEM[spec.dtype] * math.prod(size for size in shape if size != -1)
+        shape[free[0]] = len(body) // width if width else 0
+    return from_bytes(spec.name, spec.dtype, shape, body)
 
 
 def _head_length(head: str | None, size: int) -> int | None:
