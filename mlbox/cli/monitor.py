@@ -15,7 +15,7 @@ from mlbox.records import DriftResult, DriftSummary, LivePerformance, SkewResult
 app = typer.Typer(no_args_is_help=True, help="What is served: drift, skew, and performance as labels arrive.")
 COLUMNS = (
     *("feature", "statistic", "verdict", "reference_rows", "current_rows"),
-    *("current_missing", "missing_risen", "p_value"),
+    *("current_missing", "missing_risen", "p_adjusted", "reference"),
 )
 SUMMARY_COLUMNS = (
     *("model", "version", "checked_at", "features", "drifting"),

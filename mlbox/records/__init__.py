@@ -112,6 +112,7 @@ from mlbox.records.labels import (
 from mlbox.records.monitoring import (
     Alert,
     AlertState,
+    DriftMeasures,
     DriftResult,
     DriftSummary,
     LabelLag,
@@ -191,6 +192,7 @@ __all__ = [
     "Delivery",
     "Distribution",
     "DivergenceRule",
+    "DriftMeasures",
     "DriftResult",
     "DriftSummary",
     "Endpoint",

@@ -30,6 +30,31 @@ class Prediction(Record, frozen=True, kw_only=True):
 Verdict = Literal["not_enough_data", "ok", "investigate", "alert"]
 
 
+class DriftMeasures(Record, frozen=True, kw_only=True):
+    """What is said of a feature beside D. None of it decides a verdict."""
+
+    psi: float
+    """Population stability index over tenths of the reference, or over categories."""
+    jensen_shannon: float
+    """Distance over the same bins, 0 to 1."""
+    wasserstein: float | None
+    """In the feature's own unit, of the finite values."""
+    chi_square_p: float | None = None
+    """Of categories only: a reference of at most 20 whole numbers."""
+    new_share: float = 0.0
+    """Of categories: the share of served values that training did not have."""
+    new_values: tuple[float, ...] = ()
+    """The first few of them."""
+    out_of_range: float = 0.0
+    """Share of served values below the least or above the greatest of training."""
+    constant_share: float = 0.0
+    """Share of the value that was served most often: 1 where a sensor is stuck or a default is sent."""
+    reference_constant_share: float = 0.0
+    """The same in training."""
+    type_changed: bool = False
+    """Training had whole numbers only, and others are served."""
+
+
 class DriftResult(Record, frozen=True, kw_only=True):
     """Two-sample Kolmogorov-Smirnov test of one feature, served against training."""
 
@@ -47,6 +72,16 @@ class DriftResult(Record, frozen=True, kw_only=True):
     missing_risen: bool = False
     """True when the share of missing values is more than 0.1 above that of the reference."""
     at: datetime
+    start: datetime | None = None
+    """Of the window, in domain time: its oldest row."""
+    reference: Literal["usable", "absent", "empty", "constant", "infinite"] = "usable"
+    """What is odd about the training values: none of this feature, all missing, all the same, some infinite."""
+    p_adjusted: float | None = None
+    """The p-value after Benjamini's and Hochberg's correction for the number of features."""
+    confirmed: bool = False
+    """Whether a D to investigate is told to people: it survives the correction, or lasts for two windows."""
+    measures: DriftMeasures | None = None
+    """None without enough data."""
 
 
 class DriftSummary(Record, frozen=True, kw_only=True):

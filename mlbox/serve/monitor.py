@@ -1,8 +1,9 @@
 """Drift: what is served against what the model in Production learned from, and the alerts that follow.
 
-An alert fires above 0.2 and is resolved at or below 0.1: between the two it stays as it is, so that a value near a threshold does
-not ring all day. Too little data changes nothing. A feature that the version in Production no longer has is resolved, because
-nothing measures it any more.
+An alert of drift fires above 0.2 and is resolved at or below 0.1: between the two it stays as it is, so that a value near a
+threshold does not ring all day. Between them another one, that drift is suspected, fires where that is more than chance. Missing
+values have an alert of their own. Too little data changes nothing. A feature that the version in Production no longer has is
+resolved, because nothing measures it any more.
 
 Invariants
 - Checks take turns: what one finds is on disk before the next begins, so results and alerts follow one order.
@@ -11,22 +12,24 @@ Invariants
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlbox.clock import Clock, to_us
+from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import MlboxError, NotFound, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, ModelVersion, Verdict
-from mlbox.serve import drift
-from mlbox.serve.predlog import PredictionLog, Window
-from mlbox.serve.reference import SCORE, load_reference
+from mlbox.serve import drift, judge
+from mlbox.serve.live_window import LiveWindow
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.reference import load_reference
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database, Tx
@@ -36,13 +39,19 @@ if TYPE_CHECKING:
     import numpy as np
 
 DRIFT = "feature_drift"
+SUSPECTED = "feature_drift_suspected"
+MISSING = "feature_missing"
 SIGNALS: dict[Verdict, Signal] = {
     "alert": "fire",
     "investigate": "hold",
     "not_enough_data": "hold",
     "ok": "resolve",
 }
-"""The hysteresis: what each verdict does to an alert."""
+"""The hysteresis: what each verdict does to an alert of drift."""
+MOST_WINDOWS = 32
+"""Models whose windows are kept in memory; of another one it is read from the log again."""
+LOOKED_BACK = 10_000
+"""Checks of a feature that are looked at for how long it has been suspected."""
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +77,8 @@ class Monitor:
         self._artifacts = artifacts
         self._predictions = predictions
         self._clock = clock
-        self._window = window
+        self._size = window
+        self._windows: dict[str, LiveWindow] = {}
         self._days = timedelta(days=window_days)
         self._minimum = minimum
         self._every = every
@@ -87,13 +97,10 @@ class Monitor:
         """
         with self._checking:
             version = self._in_production(model)
-            reference = self._reference(version)
             now = self._clock.now()
-            served = self._predictions.window(model, limit=self._window, since=now - self._days)
-            results = [
-                self._result(version, name, drift.compare(values, _served(served, name, version)), now)
-                for name, values in reference.items()
-            ]
+            window = self._window(version)
+            window.follow(self._predictions, now - self._days)
+            results = judge.results(window, now, self._minimum, lambda feature: self._suspected_since(model, feature))
             self._db.write(lambda tx: self._save(tx, version, results))
             return results
 
@@ -115,23 +122,24 @@ class Monitor:
                 hint="Restore its artifact from a backup, or register the version anew.",
             ) from err
 
-    def _result(self, version: ModelVersion, feature: str, found: drift.Comparison, at: datetime) -> DriftResult:
-        verdict = drift.verdict(found, minimum=self._minimum)
-        enough = verdict != "not_enough_data"
-        return DriftResult(
-            model=version.model,
-            version=version.version,
-            feature=feature,
-            statistic=found.statistic if enough else None,
-            p_value=found.p_value if enough else None,
-            verdict=verdict,
-            reference_rows=found.reference_rows,
-            current_rows=found.current_rows,
-            reference_missing=found.reference_missing,
-            current_missing=found.current_missing,
-            missing_risen=drift.missing_risen(found, minimum=self._minimum),
-            at=at,
+    def _window(self, version: ModelVersion) -> LiveWindow:
+        """The window of a model, begun anew where another version, or another reference, is in Production."""
+        known = self._windows.pop(version.model, None)
+        if known is None or (known.version.version, known.version.reference) != (version.version, version.reference):
+            known = LiveWindow(version, self._reference(version), self._size)
+        self._windows[version.model] = known
+        if len(self._windows) > MOST_WINDOWS:
+            del self._windows[next(iter(self._windows))]
+        return known
+
+    def _suspected_since(self, model: str, feature: str) -> datetime | None:
+        """The first of the checks, up to the last one, that all found a feature above the lower threshold."""
+        rows = self._db.all(
+            "SELECT at_us, result ->> 'verdict' AS verdict FROM drift WHERE model = ? AND feature = ? ORDER BY id DESC LIMIT ?",
+            (model, feature, LOOKED_BACK),
         )
+        above = list(itertools.takewhile(lambda row: row["verdict"] in ("investigate", "alert"), rows))
+        return from_us(above[-1]["at_us"]) if above else None
 
     def _save(self, tx: Tx, version: ModelVersion, results: Sequence[DriftResult]) -> None:
         check_id = new_id()
@@ -145,17 +153,18 @@ class Monitor:
             "drift.checked", f"model:{version.ref}", "mlbox", features=len(results), worst=worst, missing_risen=risen
         )
         for result in results:
-            self._alerts.apply(
-                tx, DRIFT, _labels(result), SIGNALS[result.verdict], summary=_words(result), value=result.statistic
-            )
-        self._resolve_left_over(tx, version, {r.feature for r in results})
+            for name, signal, words in _signals(result, self._minimum):
+                value = _share(result) if name == MISSING else result.statistic
+                self._alerts.apply(tx, name, _labels(result), signal, summary=words, value=value)
+        self._resolve_left_over(tx, version, {r.feature for r in results if r.reference != "absent"})
 
     def _resolve_left_over(self, tx: Tx, version: ModelVersion, checked: set[str]) -> None:
         """End the alerts of features that a former version had: nothing would ever end them otherwise."""
-        for alert in self._alerts.firing(tx, DRIFT):
-            if alert.labels["model"] == version.model and alert.labels["feature"] not in checked:
-                reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
-                self._alerts.apply(tx, DRIFT, alert.labels, "resolve", summary=reason)
+        for name in (DRIFT, SUSPECTED, MISSING):
+            for alert in self._alerts.firing(tx, name):
+                if alert.labels["model"] == version.model and alert.labels["feature"] not in checked:
+                    reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
+                    self._alerts.apply(tx, name, alert.labels, "resolve", summary=reason)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -226,25 +235,30 @@ class Monitor:
             self._thread.join()
 
 
-def _served(served: Window, name: str, version: ModelVersion) -> np.ndarray:
-    """What was served of a feature; where no row has it, each is missing."""
-    import numpy as np
-
-    if name == SCORE and name not in version.features:
-        # Another version's scores are another distribution.
-        own: np.ndarray = served.scores[served.versions == version.version]
-        return own
-    return served.features.get(name, np.full(served.rows, np.nan))
-
-
 def _labels(result: DriftResult) -> dict[str, str]:
     return {"model": result.model, "feature": result.feature}
+
+
+def _signals(result: DriftResult, minimum: int) -> Iterator[tuple[str, Signal, str]]:
+    """What a result says of each alert of its feature, and in which words."""
+    yield DRIFT, SIGNALS[result.verdict], _words(result)
+    suspected: Signal = "resolve" if result.verdict in ("ok", "alert") else "fire" if result.confirmed else "hold"
+    yield SUSPECTED, suspected, _words(result)
+    few = min(result.reference_rows, result.current_rows) < minimum
+    missing: Signal = "fire" if result.missing_risen else "hold" if few else "resolve"
+    before = result.reference_missing / result.reference_rows if result.reference_rows else 0.0
+    shares = f"{_share(result):.1%} of its values are missing, {before:.1%} were in training"
+    yield MISSING, missing, f"{result.feature} of {result.model}: {shares}"
+
+
+def _share(result: DriftResult) -> float:
+    return result.current_missing / result.current_rows if result.current_rows else 0.0
 
 
 def _words(result: DriftResult) -> str:
     """A result as an alert says it."""
     value = "unknown" if result.statistic is None else f"{result.statistic:.3f}"
-    verb = "drifts" if result.verdict == "alert" else f"is {result.verdict}"
+    verb = {"alert": "drifts", "investigate": "may drift", "ok": "is ok"}.get(result.verdict, "has not enough data")
     return f"{result.feature} of {result.model} {verb}: D = {value} over {result.current_rows:,} rows"
 
 

@@ -38,11 +38,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Window:
-    """The last served predictions of a model: a float64 array per feature, NaN for missing, the scores, who gave them."""
+    """The last served predictions, oldest first: a float64 array per feature, NaN for missing, the scores, who gave them."""
 
     features: dict[str, np.ndarray]
     scores: np.ndarray
     versions: np.ndarray
+    ids: Sequence[str] = ()
+    domain_us: np.ndarray | Sequence[int] = ()
 
     @property
     def rows(self) -> int:
@@ -233,8 +235,25 @@ class PredictionLog:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def window(self, model: str, *, limit: int = 10_000, since: datetime | None = None) -> Window:
-        """The last predictions that users were given, of all the model's versions; no shadows."""
+    def flushed_upto(self, model: str) -> int:
+        """The number of the last flush of a model."""
+        with self._writing:
+            return max((file.last for file in self._files.of(model)), default=0)
+
+    def window(
+        self,
+        model: str,
+        *,
+        limit: int = 10_000,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: int = 0,
+    ) -> Window:
+        """The last predictions that users were given, of all the model's versions; no shadows.
+
+        `since` and `until` are domain time. With `after`, of what was flushed after that number; a file that was merged
+        meanwhile may hold rows from before it as well.
+        """
         import numpy as np
         import pyarrow as pa
 
@@ -244,6 +263,8 @@ class PredictionLog:
             columns=("id", "version", "role", "domain_us", "score"),
             shadows=False,
             since_us=None if since is None else to_us(since),
+            until_us=None if until is None else to_us(until),
+            after=after,
         )
         if not parts:
             return Window({}, np.empty(0), np.empty(0, np.int64))
@@ -254,7 +275,13 @@ class PredictionLog:
             if name.startswith(FEATURE)
         }
         scores = rows.column("score").to_numpy(zero_copy_only=False).astype(np.float64)
-        return Window(features, scores, rows.column("version").to_numpy())
+        return Window(
+            features,
+            scores,
+            rows.column("version").to_numpy(),
+            rows.column("id").to_pylist(),
+            rows.column("domain_us").to_numpy(),
+        )
 
     def recent(self, model: str, limit: int = 100, *, after: str | None = None) -> list[Prediction]:
         """The last predictions of a model, newest first, from below the id `after`."""
@@ -301,6 +328,8 @@ class PredictionLog:
         shadows: bool = True,
         before: str | None = None,
         since_us: int | None = None,
+        until_us: int | None = None,
+        after: int = 0,
     ) -> list[pa.Table]:
         """The last rows, a table for each file that has some of them.
 
@@ -315,11 +344,13 @@ class PredictionLog:
         with self._writing:
             self._flush_safely()
             for file in self._files.of(model):
+                if file.last <= after:
+                    break
                 if since_us is not None and _is_older(file, "domain_us", since_us):
                     break
                 if len(newest) == limit and _is_older(file, "id", newest[-1]):
                     break
-                kept = _kept(file.read(columns), shadows, before, since_us)
+                kept = _kept(file.read(columns), shadows, before, (since_us, until_us))
                 if kept.num_rows:
                     parts.append(kept)
                     newest = heapq.nlargest(limit, [*newest, *kept.column("id").to_pylist()])
@@ -340,15 +371,18 @@ class PredictionLog:
             self._flush_safely()
 
 
-def _kept(table: pa.Table, shadows: bool, before: str | None, since_us: int | None) -> pa.Table:
+def _kept(table: pa.Table, shadows: bool, before: str | None, span: tuple[int | None, int | None]) -> pa.Table:
     import pyarrow.compute as pc
 
     if not shadows:
         table = table.filter(pc.field("role") != "shadow")
     if before is not None:
         table = table.filter(pc.field("id") < before)
+    since_us, until_us = span
     if since_us is not None:
         table = table.filter(pc.field("domain_us") >= since_us)
+    if until_us is not None:
+        table = table.filter(pc.field("domain_us") < until_us)
     return table
 
 

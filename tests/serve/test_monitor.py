@@ -13,8 +13,9 @@ import pytest
 from mlbox.clock import Clock, SystemClock
 from mlbox.errors import NotFound, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import ModelVersion, Prediction
-from mlbox.serve.monitor import DRIFT, Monitor
+from mlbox.records import Alert, DriftResult, ModelVersion, Prediction
+from mlbox.serve.judge import LEVEL
+from mlbox.serve.monitor import DRIFT, MISSING, SUSPECTED, Monitor
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.serve.server import PredictRow
 from mlbox.store.alerts import Alerts
@@ -72,6 +73,14 @@ def watching(house: House, *, clock: Clock | None = None, **settings: float) -> 
     )
 
 
+def checked(house: House) -> dict[str, DriftResult]:
+    return {result.feature: result for result in house.monitor.check("score")}
+
+
+def drifting(house: House) -> list[Alert]:
+    return [alert for alert in house.monitor.alerts() if alert.name == DRIFT]
+
+
 def by_feature(house: House) -> dict[str, str]:
     return {result.feature: result.verdict for result in house.monitor.check("score")}
 
@@ -108,16 +117,81 @@ def test_between_the_thresholds_an_alert_stays_as_it_is(serving: House) -> None:
     rng = np.random.default_rng(3)
     serve(serving, rng.normal(loc=0.4, size=3000))
     assert by_feature(serving)[FEATURES[0]] == "investigate"
-    assert serving.monitor.alerts() == [], "none fires, and none begins"
+    assert drifting(serving) == [], "none fires, and none begins"
 
     serving.later(days=31)
     serve(serving, rng.normal(loc=2, size=300))
     assert by_feature(serving)[FEATURES[0]] == "alert"
-    (alert,) = serving.monitor.alerts()
+    (alert,) = drifting(serving)
     serving.later(days=31)
     serve(serving, rng.normal(loc=0.4, size=3000))
     assert by_feature(serving)[FEATURES[0]] == "investigate"
-    assert serving.monitor.alerts() == [alert], "one fires, and goes on"
+    assert drifting(serving) == [alert], "one fires, and goes on"
+
+
+def test_what_is_to_investigate_is_told_where_it_is_more_than_chance(serving: House) -> None:
+    serving.serve_one()
+    rng = np.random.default_rng(3)
+    serve(serving, rng.normal(loc=0.4, size=3000))
+    found = checked(serving)[FEATURES[0]]
+    assert (found.verdict, found.confirmed) == ("investigate", True)
+    (alert,) = serving.monitor.alerts(state="firing")
+    assert (alert.name, alert.labels["feature"]) == (SUSPECTED, FEATURES[0])
+    serving.later(days=31)
+    serve(serving, rng.normal(size=3000))
+    assert checked(serving)[FEATURES[0]].verdict == "ok"
+    assert serving.monitor.alerts(state="firing") == []
+
+
+def test_what_may_be_chance_is_told_when_it_lasts_for_two_windows(serving: House) -> None:
+    serving.serve_one()
+    rng = np.random.default_rng(2)
+    verdicts = []
+    for _ in range(3):
+        serve(serving, rng.normal(loc=0.25, size=101))
+        found = checked(serving)[FEATURES[0]]
+        verdicts.append((found.verdict, found.confirmed))
+        assert found.p_adjusted is not None
+        assert found.p_adjusted > LEVEL
+        serving.later(days=20)
+        checked(serving)  # half of what it sees it saw the time before
+        serving.later(days=20)
+    assert verdicts == [("investigate", False), ("investigate", True), ("investigate", True)]
+
+
+def test_a_check_reads_what_came_since_the_last_one_only(serving: House) -> None:
+    serving.serve_one()
+    rng = np.random.default_rng(5)
+    for number in range(34):  # more than are merged into one file
+        serve(serving, rng.normal(loc=number / 10, size=40))
+        found = checked(serving)
+        fresh = {result.feature: result for result in watching(serving).check("score")}
+        assert found == {name: msgspec.structs.replace(result, at=found[name].at) for name, result in fresh.items()}
+        serving.later(days=1)
+    assert found[FEATURES[0]].current_rows == 31 * 40
+
+
+def test_a_feature_that_the_reference_lacks_has_a_state_and_stops_no_other(serving: House) -> None:
+    serving.serve_one()
+    odd = {FEATURES[0]: np.full(300, np.nan)}
+    version = replace_reference(serving, make_reference(pa.table(odd), [FEATURES[0]]))
+    serving.log.put(batches([a_prediction(serving, version, 0.0) for _ in range(200)]))
+    found = checked(serving)
+    assert {name: result.reference for name, result in found.items()} == {
+        FEATURES[0]: "empty",
+        FEATURES[1]: "absent",
+    }
+    assert {result.verdict for result in found.values()} == {"not_enough_data"}
+
+
+@pytest.mark.parametrize(("values", "state"), [([7.0] * 300, "constant"), ([np.inf, 1.0, 2.0] * 100, "infinite")])
+def test_odd_references_are_compared_and_named(serving: House, values: list[float], state: str) -> None:
+    serving.serve_one()
+    version = replace_reference(serving, make_reference(pa.table(dict.fromkeys(FEATURES, values)), FEATURES))
+    serving.log.put(batches([a_prediction(serving, version, 7.0) for _ in range(200)]))
+    found = checked(serving)[FEATURES[0]]
+    assert (found.reference, found.statistic) == (state, 0.0 if state == "constant" else pytest.approx(2 / 3))
+    assert found.measures is not None
 
 
 def test_the_window_ends_where_the_days_do(serving: House) -> None:
@@ -166,9 +240,15 @@ def test_shadows_are_not_in_the_window(serving: House) -> None:
 def test_missing_values_are_counted_and_a_rise_is_flagged(serving: House) -> None:
     version = serving.serve_one()
     serving.log.put(batches([a_prediction(serving, version, None if n < 30 else 0.0) for n in range(200)]))
-    found = {result.feature: result for result in serving.monitor.check("score")}
+    found = checked(serving)
     assert (found[FEATURES[0]].current_missing, found[FEATURES[0]].missing_risen) == (30, True)
     assert found[FEATURES[1]].missing_risen is False
+    (alert,) = [alert for alert in serving.monitor.alerts(state="firing") if alert.name == MISSING]
+    assert alert.value == 0.15
+    assert "15.0% of its values are missing" in alert.summary
+    serving.log.put(batches([a_prediction(serving, version, 0.0) for _ in range(200)]))
+    serving.monitor.check("score")
+    assert MISSING not in {alert.name for alert in serving.monitor.alerts(state="firing")}
 
 
 def test_a_feature_that_no_row_has_is_missing_in_all(serving: House) -> None:

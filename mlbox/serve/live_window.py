@@ -1,0 +1,89 @@
+"""The current window of a version in Production, kept up with the prediction log: each check reads only what came since the last.
+
+The log is the truth and this is its memory: it costs a request nothing, and after a restart it is read again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from mlbox.clock import from_us, to_us
+from mlbox.records import ModelVersion
+from mlbox.serve.cells import Grid, Ring
+from mlbox.serve.predlog import PredictionLog, Window
+from mlbox.serve.reference import SCORE
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class LiveWindow:
+    """The last rows that users were given by a model, against one version's reference. One thread at a time may use it."""
+
+    def __init__(self, version: ModelVersion, reference: dict[str, np.ndarray], size: int) -> None:
+        self.version = version
+        self.names = tuple(reference)
+        self.grids = [Grid(values) for values in reference.values()]
+        self.ring = Ring(self.grids, size)
+        self._size = size
+        self._rows: deque[tuple[str, int]] = deque()
+        """Id and domain time of each row in the ring, in its order."""
+        self._ids: set[str] = set()
+        self._floor = ""
+        """The highest id that was in the ring and is no more."""
+        self._number = 0
+        """Of the last flush that was read."""
+
+    @property
+    def start(self) -> datetime | None:
+        """The domain time of the oldest row."""
+        return from_us(self._rows[0][1]) if self._rows else None
+
+    def follow(self, log: PredictionLog, since: datetime) -> None:
+        """Take what was logged meanwhile, and forget what is from before `since`."""
+        number = log.flushed_upto(self.version.model)  # what is flushed in between is read twice, and known by its id
+        found = log.window(self.version.model, limit=self._size, since=since, after=self._number)
+        self._number = number
+        self._take(found)
+        self._expire(to_us(since))
+
+    def _expire(self, oldest: int) -> None:
+        before = len(self._rows)
+        while self._rows and self._rows[0][1] < oldest:
+            self._forget()
+        self.ring.drop(before - len(self._rows))
+
+    def _take(self, found: Window) -> None:
+        import numpy as np
+
+        # A file that was merged has rows again that are in the ring, or were in it.
+        fresh = [at for at, own in enumerate(found.ids) if own > self._floor and own not in self._ids]
+        if not fresh:
+            return
+        values = np.stack([self._column(found, name)[fresh] for name in self.names])
+        asked = np.ones(values.shape, bool)
+        if self._is_score(SCORE):
+            # Another version's scores are another distribution.
+            asked[self.names.index(SCORE)] = (found.versions == self.version.version)[fresh]
+        self.ring.push(values, asked)
+        for at in fresh:
+            self._rows.append((found.ids[at], int(found.domain_us[at])))
+            self._ids.add(found.ids[at])
+        while len(self._rows) > self._size:
+            self._forget()
+
+    def _forget(self) -> None:
+        own, _ = self._rows.popleft()
+        self._ids.remove(own)
+        self._floor = max(self._floor, own)
+
+    def _column(self, found: Window, name: str) -> np.ndarray:
+        """What was served of a feature; where no row has it, each is missing."""
+        import numpy as np
+
+        return found.scores if self._is_score(name) else found.features.get(name, np.full(found.rows, np.nan))
+
+    def _is_score(self, name: str) -> bool:
+        return name == SCORE and name in self.names and name not in self.version.features
