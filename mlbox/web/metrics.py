@@ -32,8 +32,13 @@ MOST_VERSIONS = 500
 MOST_FEATURES = 2000
 """Features with drift gauges; a box with more shows those that drift or are missing most."""
 OTHER = "other"
-SCORE_BUCKETS = tuple(n / 20 for n in range(1, 21))
+Seen = Callable[[tuple[str, str]], bool]
+"""Whether the series of a model and version are shown."""
+SCORE_BUCKETS = tuple(n / 10 for n in range(1, 10))
 LATENCY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0)
+
+VERSION, FEATURE = ("model_name", "model_version"), ("model_name", "feature_name")
+"""Labels. Drift is of the version in Production, so that a series goes on when another one comes there."""
 
 
 class Family(NamedTuple):
@@ -47,28 +52,31 @@ class Family(NamedTuple):
 FAMILIES: Mapping[str, Family] = {
     "ml_predictions_total": Family(
         "counter",
-        ("model", "version", "role", "outcome"),
+        VERSION,
+        "Rows since the start that were scored, in whatever role: a shadow's too.",
+    ),
+    "ml_prediction_outcomes_total": Family(
+        "counter",
+        (*VERSION, "role", "outcome"),
         "Rows since the start by outcome: ok where they were scored, error where the model failed on their request.",
     ),
-    "ml_prediction_score": Family(
-        "histogram", ("model", "version"), "Scores that were given to users: every role but shadow."
-    ),
+    "ml_prediction_score": Family("histogram", VERSION, "Scores that were given to users: every role but shadow."),
     "ml_prediction_latency_seconds": Family(
         "histogram",
-        ("model", "version"),
+        VERSION,
         "Seconds from the look-up of features to the scores, by row: each row of a request counts the whole of it.",
     ),
     "ml_feature_drift_ks_statistic": Family(
         "gauge",
-        ("model", "version", "feature"),
+        FEATURE,
         "Kolmogorov-Smirnov D of served against training values, 0 to 1, at the last check; absent without enough data.",
     ),
     "ml_feature_missing_ratio": Family(
-        "gauge", ("model", "version", "feature"), "Share of served values that were missing, 0 to 1, at the last check."
+        "gauge", FEATURE, "Share of served values that were missing, 0 to 1, at the last check."
     ),
     "ml_feature_skew_equal_ratio": Family(
         "gauge",
-        ("model", "feature"),
+        FEATURE,
         "Share of served values that are what the offline history says, 0 to 1, at the last check; absent without enough data.",
     ),
     "mlbox_alerts_firing": Family("gauge", ("name",), "Alerts that fire now, up to 1,000."),
@@ -117,11 +125,11 @@ class Histogram:
                 counts[bisect_left(self._buckets, value)] += 1
             self._sums[key] = self._sums.get(key, 0.0) + sum(finite)
 
-    def family(self, name: str, seen: Callable[[str], bool] = lambda _: True) -> Metric:
-        """What was counted of the models that may be seen, cumulated as Prometheus wants it."""
+    def family(self, name: str, seen: Seen = lambda _: True) -> Metric:
+        """What was counted of the versions that are to be seen, cumulated as Prometheus wants it."""
         family = HistogramMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
         with self._lock:
-            found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items() if seen(key[0])]
+            found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items() if seen(key)]
         bounds = [*map(repr, self._buckets[:-1]), "+Inf"]
         for key, counts, total in found:
             upto = [sum(counts[: n + 1]) for n in range(len(counts))]
@@ -175,10 +183,11 @@ class _BoxCollector:
     def collect(self) -> Iterator[Metric]:
         """Every family; of a store that is down, none."""
         yield _gauge("mlbox_build_info", [((__version__,), 1)])
-        yield self._scores.family("ml_prediction_score", self._box.registry.visible)
-        yield self._latency.family("ml_prediction_latency_seconds", self._box.registry.visible)
+        seen = self._seen()
+        yield self._scores.family("ml_prediction_score", seen)
+        yield self._latency.family("ml_prediction_latency_seconds", seen)
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
-        yield self._predictions()
+        yield from self._predictions(seen)
         yield from self._inference()
         sources: dict[str, Callable[[], list[Metric]]] = {
             "drift": self._drift,
@@ -195,26 +204,27 @@ class _BoxCollector:
                 up.append(((source,), 0))
         yield _gauge("mlbox_metrics_source_up", up)
 
-    def _predictions(self) -> Metric:
+    def _seen(self) -> Seen:
+        """Which series are shown: of models that may be seen, and not of versions that were retired."""
+        try:
+            retired = {(version.model, str(version.version)) for version in self._box.registry.in_stage("Archived")}
+        except Unavailable:  # the registry is down; what is counted is known all the same
+            retired = set()
+        return lambda key: key not in retired and self._box.registry.visible(key[0])
+
+    def _predictions(self, seen: Seen) -> Iterator[Metric]:
         shown: dict[tuple[str, str], None] = {}
-        totals: Tally[tuple[str, ...]] = Tally()
+        outcomes: Tally[tuple[str, ...]] = Tally()
+        scored: Tally[tuple[str, ...]] = Tally()
         for (model, version, role), (rows, errors) in self._box.predictions.counters().items():
             labels = bounded((model, str(version)), shown)
             shown.setdefault(labels)
-            totals[(*labels, role, "ok")] += rows
-            totals[(*labels, role, "error")] += errors
-        seen = [(labels, count) for labels, count in sorted(totals.items()) if self._box.registry.visible(labels[0])]
-        return _counter("ml_predictions_total", seen)
-
-    def _inference(self) -> Iterator[Metric]:
-        known: dict[tuple[str, str], None] = {}
-
-        def shown(model: str, version: str) -> tuple[str, str]:
-            labels = bounded((model, version), known)
-            known.setdefault(labels)
-            return labels
-
-        yield from metrics_inference.families(self._box.models, self._box.registry.visible, shown)
+            if seen(labels):
+                scored[labels] += rows
+                outcomes[(*labels, role, "ok")] += rows
+                outcomes[(*labels, role, "error")] += errors
+        yield _counter("ml_predictions_total", sorted(scored.items()))
+        yield _counter("ml_prediction_outcomes_total", sorted(outcomes.items()))
 
     def _drift(self) -> list[Metric]:
         serving = self._box.registry.in_stage("Production")
@@ -242,7 +252,7 @@ class _BoxCollector:
 
 
 def _of(result: DriftResult) -> tuple[str, ...]:
-    return result.model, str(result.version), result.feature
+    return result.model, result.feature
 
 
 def _missing(result: DriftResult) -> float:

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox import __version__
+from mlbox.store.registry import NewVersion
 from mlbox.web import metrics
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
@@ -53,24 +54,48 @@ def test_predictions_scores_and_latencies_are_counted_as_they_are_logged(box: Bo
     served(box, [2.0], score=0.9, role="canary", version=2)
     served(box, [2.0], score=0.9, role="shadow", version=3)
     box.predictions.record_error("delay", 2, "canary")
-    champion, canary = {"model": "delay", "version": "1"}, {"model": "delay", "version": "2"}
-    assert value(found, "ml_predictions_total", **champion, role="champion", outcome="ok") == 2
-    assert value(found, "ml_predictions_total", **canary, role="canary", outcome="error") == 1
-    assert value(found, "ml_predictions_total", model="delay", version="3", role="shadow", outcome="ok") == 1
+    champion, canary = {"model_name": "delay", "model_version": "1"}, {"model_name": "delay", "model_version": "2"}
+    assert value(found, "ml_prediction_outcomes_total", **champion, role="champion", outcome="ok") == 2
+    assert value(found, "ml_prediction_outcomes_total", **canary, role="canary", outcome="error") == 1
+    assert (
+        value(found, "ml_prediction_outcomes_total", model_name="delay", model_version="3", role="shadow", outcome="ok")
+        == 1
+    )
+    assert value(found, "ml_predictions_total", **champion) == 2
     assert value(found, "ml_prediction_score_count", **champion) == 2
     assert value(found, "ml_prediction_score_sum", **champion) == pytest.approx(0.84)
     assert value(found, "ml_prediction_score_bucket", **champion, le="0.4") == 0
-    assert value(found, "ml_prediction_score_bucket", **champion, le="0.45") == 2
+    assert value(found, "ml_prediction_score_bucket", **champion, le="0.5") == 2
     assert value(found, "ml_prediction_score_count", **canary) == 1
-    assert value(found, "ml_prediction_score_count", model="delay", version="3") is None, "users saw no shadow"
+    assert value(found, "ml_prediction_score_count", model_name="delay", model_version="3") is None, (
+        "users saw no shadow"
+    )
     assert value(found, "ml_prediction_latency_seconds_bucket", **champion, le="0.002") == 0
     assert value(found, "ml_prediction_latency_seconds_bucket", **champion, le="0.005") == 2
+
+
+def test_the_names_that_dashboards_are_built_on_do_not_change() -> None:
+    assert SCORE_BUCKETS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    told = {name: (family.kind, family.labels) for name, family in FAMILIES.items()}
+    assert told["ml_prediction_score"] == ("histogram", ("model_name", "model_version"))
+    assert told["ml_predictions_total"] == ("counter", ("model_name", "model_version"))
+    assert told["ml_feature_drift_ks_statistic"] == ("gauge", ("model_name", "feature_name"))
+
+
+def test_the_series_of_a_version_that_was_retired_go(box: Box) -> None:
+    found = Metrics(box)
+    version = box.registry.register(NewVersion(model="delay", features=FEATURES, trained_by="ann", submitted_by="ann"))
+    served(box, [0.0, 1.0])
+    labels = {"model_name": "delay", "model_version": "1"}
+    assert value(found, "ml_predictions_total", **labels) == value(found, "ml_prediction_score_count", **labels) == 2
+    box.registry.archive("delay", version.version, actor="ann")
+    assert not [name for name, of in scrape(found) if ("model_version", "1") in of and name.startswith("ml_")]
 
 
 def test_drift_and_alerts_are_those_of_the_last_check(box: Box) -> None:
     found = Metrics(box)
     in_production(box)
-    labels = {"model": "delay", "version": "1", "feature": FEATURES[0]}
+    labels = {"model_name": "delay", "feature_name": FEATURES[0]}
     assert value(found, "ml_feature_drift_ks_statistic", **labels) is None
     served(box, [None] * 50 + [50.0] * 150)
     box.monitor.check("delay")
@@ -151,9 +176,14 @@ def test_the_number_of_series_has_a_bound(box: Box, monkeypatch: pytest.MonkeyPa
     served(box, [0.0], version=1)
     series = {labels for name, labels in scrape(found) if name == "ml_prediction_score_count"}
     assert len(series) == 3
-    assert value(found, "ml_prediction_score_count", model="delay", version="1") == 2
-    assert value(found, "ml_prediction_score_count", model=OTHER, version=OTHER) == 3
-    assert value(found, "ml_predictions_total", model=OTHER, version=OTHER, role="champion", outcome="ok") == 3
+    assert value(found, "ml_prediction_score_count", model_name="delay", model_version="1") == 2
+    assert value(found, "ml_prediction_score_count", model_name=OTHER, model_version=OTHER) == 3
+    assert (
+        value(
+            found, "ml_prediction_outcomes_total", model_name=OTHER, model_version=OTHER, role="champion", outcome="ok"
+        )
+        == 3
+    )
 
 
 def test_of_many_features_the_worst_are_shown(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +193,7 @@ def test_of_many_features_the_worst_are_shown(box: Box, monkeypatch: pytest.Monk
     served(box, np.full(200, 50.0))
     box.monitor.check("delay")
     (shown,) = [dict(labels) for name, labels in scrape(found) if name == "ml_feature_drift_ks_statistic"]
-    assert shown["feature"] == FEATURES[0]
+    assert shown["feature_name"] == FEATURES[0]
 
 
 @given(st.lists(st.integers(0, 9)))

@@ -173,7 +173,10 @@ def test_skew_is_checked_kept_and_shown(box: Box) -> None:
     assert "served 8, history 7" in page
     assert "differs from its history: 0 of 50 served values are equal" in page
     assert "is not served as its history has it" in site.get("/audit").text
-    assert 'ml_feature_skew_equal_ratio{feature="weather@v1:temp",model="delay"} 0.0' in site.get("/metrics").text
+    assert (
+        'ml_feature_skew_equal_ratio{feature_name="weather@v1:temp",model_name="delay"} 0.0'
+        in site.get("/metrics").text
+    )
 
 
 def token(box: Box) -> str:

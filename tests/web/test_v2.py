@@ -376,7 +376,7 @@ def test_metrics_are_what_prometheus_reads(site: Site) -> None:
     assert checked == {"spend@v1:amount", "score"}, "the score's own drift is watched like a feature's"
     text = site.http.get("/metrics").text
     samples = {sample.name: sample for family in text_string_to_metric_families(text) for sample in family.samples}
-    assert samples["ml_predictions_total"].labels.keys() == {"model", "version", "role", "outcome"}
+    assert samples["ml_predictions_total"].labels.keys() == {"model_name", "model_version"}
     assert samples["ml_prediction_score_count"].value >= 200
     assert samples["ml_prediction_latency_seconds_count"].value >= 200
     assert {"mlbox_jobs", "mlbox_build_info"} <= samples.keys()
