@@ -7,10 +7,13 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show
-from mlbox.records import Alert, AlertState
+from mlbox.cli.output import Output, OutputOption, note, show
+from mlbox.cli.quantities import seconds
+from mlbox.errors import InvalidInput
+from mlbox.records import Alert, AlertState, Delivery, Silence
 
-app = typer.Typer(no_args_is_help=True, help="Alerts.")
+app = typer.Typer(no_args_is_help=True, help="Alerts, silences and channels.")
+SILENCE_COLUMNS = ("id", "labels", "author", "reason", "created_at", "expires_at")
 
 
 @app.command("ls", epilog="Example: mlbox alert ls --state firing")
@@ -29,3 +32,56 @@ def ls(
 def firing(output: OutputOption = Output.table) -> None:
     """Show the alerts that fire."""
     ls("firing", 1000, output)
+
+
+@app.command(epilog='Example: mlbox alert silence model=flight-delay --for 2h --reason "backfill"')
+def silence(
+    labels: Annotated[list[str], typer.Argument(help="LABEL=VALUE that an alert must have; alertname is its name.")],
+    hold: Annotated[str, typer.Option("--for", help="For how long, such as 2h or 7d.")],
+    reason: Annotated[str, typer.Option(help="Why, for whoever wonders.")],
+    output: OutputOption = Output.table,
+) -> None:
+    """Tell nobody of some alerts for a while."""
+    wanted = dict(part.split("=", 1) for part in labels if "=" in part)
+    if len(wanted) != len(labels):
+        raise InvalidInput("A label is written LABEL=VALUE.", hint="Such as model=flight-delay.", field="labels")
+    body = {"labels": wanted, "for_seconds": seconds(hold, field="for"), "reason": reason}
+    with connect() as client:
+        show(client.post("/api/v1/silences", Silence, body), SILENCE_COLUMNS, output)
+
+
+@app.command(epilog="Example: mlbox alert silences")
+def silences(
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 30, output: OutputOption = Output.table
+) -> None:
+    """List silences, newest first."""
+    with connect() as client:
+        show(client.get("/api/v1/silences", list[Silence], limit=limit), SILENCE_COLUMNS, output)
+
+
+@app.command(epilog="Example: mlbox alert unsilence 0197f2a0c0de7000a000000000000001")
+def unsilence(silence_id: Annotated[str, typer.Argument(metavar="SILENCE", help="Its id.")]) -> None:
+    """End a silence now."""
+    with connect() as client:
+        client.delete(f"/api/v1/silences/{silence_id}")
+    note(f"Ended {silence_id}.")
+
+
+@app.command(epilog="Example: mlbox alert test ops")
+def test(channel: Annotated[str, typer.Argument(help="A channel of the alert rules.")]) -> None:
+    """Send a made-up message over a channel."""
+    with connect() as client:
+        client.post(f"/api/v1/alerts/channels/{channel}/test", Delivery)
+    note(f"Queued; `mlbox alert deliveries {channel}` says what became of it.")
+
+
+@app.command(epilog="Example: mlbox alert deliveries ops")
+def deliveries(
+    channel: Annotated[str, typer.Argument(help="A channel of the alert rules.")],
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 30,
+    output: OutputOption = Output.table,
+) -> None:
+    """List what was sent over a channel, newest first."""
+    with connect() as client:
+        found = client.get(f"/api/v1/alerts/channels/{channel}/deliveries", list[Delivery], limit=limit)
+        show(found, ("created_at", "state", "status", "tries", "text"), output)

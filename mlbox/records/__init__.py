@@ -119,6 +119,7 @@ from mlbox.records.monitoring import (
     LivePerformance,
     Prediction,
     ServeRole,
+    Silence,
     SkewResult,
     Verdict,
 )
@@ -262,6 +263,7 @@ __all__ = [
     "ServeRole",
     "ServiceSpec",
     "ServingConfig",
+    "Silence",
     "SkewResult",
     "Source",
     "SourceCounts",

@@ -153,7 +153,7 @@ class SkewResult(Record, frozen=True, kw_only=True):
     at: datetime
 
 
-AlertState = Literal["firing", "resolved"]
+AlertState = Literal["pending", "firing", "resolved"]
 
 
 class Alert(Record, frozen=True, kw_only=True):
@@ -166,4 +166,18 @@ class Alert(Record, frozen=True, kw_only=True):
     summary: str
     value: float | None
     fired_at: datetime
+    """Of one that is pending: since when its condition holds."""
     resolved_at: datetime | None = None
+
+
+class Silence(Record, frozen=True, kw_only=True):
+    """Alerts that nobody is told of for a while."""
+
+    id: str
+    labels: dict[str, str]
+    """Those that an alert must have; `alertname` is its name."""
+    author: str
+    reason: str
+    created_at: datetime
+    expires_at: datetime
+    """Domain time, as the beginning is."""

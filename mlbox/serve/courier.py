@@ -20,6 +20,7 @@ from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.events import EventBus
 from mlbox.loop import Loop
+from mlbox.serve.notifier import PREFIX, Notifier, Post
 from mlbox.store.outbox import Message, Outbox, place_of
 
 if TYPE_CHECKING:
@@ -54,10 +55,12 @@ class Courier:
         bus: EventBus,
         *,
         told_by: tuple[str, ...],
+        channels: Notifier | None = None,
     ) -> None:
         self._outboxes = outboxes
         self._outgoing = functools.cache(outgoing)
         self._mail = mail
+        self._channels = channels
         self._clock = clock
         self._loop = Loop(
             self._deliver_all, name="mlbox-courier", failed="Messages could not be sent", again=IDLE_SECONDS
@@ -92,7 +95,7 @@ class Courier:
 
     def _send(self, outbox: Outbox, message: Message) -> None:
         try:
-            status, taken, final = (self._by_mail if message.address.startswith("mailto:") else self._by_post)(message)
+            status, taken, final = self._try(message)
         except InvalidInput as err:
             status, taken, final = str(err), False, True
         except MlboxError as err:
@@ -104,10 +107,18 @@ class Courier:
         else:
             outbox.again(message, status, to_us(self._clock.real()))
 
-    def _by_post(self, message: Message) -> tuple[str, bool, bool]:
+    def _try(self, message: Message) -> tuple[str, bool, bool]:
         """The status in words, whether it was taken, and whether another try makes no sense."""
+        if self._channels is not None and message.address.startswith(PREFIX):
+            to = self._channels.address(message)
+            return self._by_mail(message._replace(address=to)) if to else self._by_post(self._channels.request(message))
+        if message.address.startswith("mailto:"):
+            return self._by_mail(message)
         headers = {"Content-Type": "application/json", "X-Mlbox-Delivery": message.id}
-        answer = self._outgoing().post(message.address, msgspec.json.encode(message.body), headers)
+        return self._by_post(Post(message.address, msgspec.json.encode(message.body), headers))
+
+    def _by_post(self, post: Post) -> tuple[str, bool, bool]:
+        answer = self._outgoing().post(post.url, post.body, post.headers)
         code = answer.status_code
         return str(code), code < 300, 300 <= code < 500 and code not in AGAIN
 

@@ -30,6 +30,7 @@ from mlbox.serve import drift, judge
 from mlbox.serve.live_window import LiveWindow
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.reference import load_reference
+from mlbox.store.alert_rules import DEFAULT, Rules
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database, Tx
@@ -70,9 +71,10 @@ class Monitor:
         window_days: float = 30,
         minimum: int = drift.MINIMUM,
         every: float = 0,
+        rules: Rules = DEFAULT,
     ) -> None:
         self._db = db
-        self._alerts = Alerts(db)
+        self._alerts = Alerts(db, rules)
         self._registry = registry
         self._artifacts = artifacts
         self._predictions = predictions

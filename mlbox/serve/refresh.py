@@ -10,6 +10,7 @@ from mlbox.errors import MlboxError
 from mlbox.events import EventBus
 from mlbox.records import Event, FeatureView
 from mlbox.serve.landing import Landing
+from mlbox.store.alert_rules import DEFAULT, Rules
 from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database, Tx
 from mlbox.store.features import FeatureStore
@@ -22,11 +23,20 @@ _log = logging.getLogger(__name__)
 class Refresher:
     """Looks at the schedules every so many seconds, and as soon as a source was added to."""
 
-    def __init__(self, features: FeatureStore, landing: Landing, db: Database, bus: EventBus, *, every: float) -> None:
+    def __init__(
+        self,
+        features: FeatureStore,
+        landing: Landing,
+        db: Database,
+        bus: EventBus,
+        *,
+        every: float,
+        rules: Rules = DEFAULT,
+    ) -> None:
         self._features = features
         self._landing = landing
         self._db = db
-        self._alerts = Alerts(db)
+        self._alerts = Alerts(db, rules)
         self._every = every
         self.beside: list[Callable[[], object]] = []
         """What else follows schedules, and is asked at each look."""

@@ -25,6 +25,7 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
 from mlbox.records import Column, ModelVersion, Prediction, SkewResult
 from mlbox.serve.predlog import PredictionLog
+from mlbox.store.alert_rules import DEFAULT, Rules
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.asking import asking
 from mlbox.store.casting import arrow_type
@@ -68,9 +69,10 @@ class Skew:
         sample: int = 500,
         limit: float = 0.99,
         minimum: int = MINIMUM,
+        rules: Rules = DEFAULT,
     ) -> None:
         self._db = db
-        self._alerts = Alerts(db)
+        self._alerts = Alerts(db, rules)
         self._registry = registry
         self._features = features
         self._predictions = predictions

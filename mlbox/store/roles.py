@@ -114,6 +114,8 @@ ACTIONS: dict[str, Action] = {
     "model.rehearse": Action("member", "owner", "ask a version in Staging, before it is in Production"),
     "monitor.read": Action("viewer", "any", "read drift, alerts and predictions"),
     "monitor.check": Action("member", "owner", "check drift now"),
+    "alert.silence": Action("member", "any", "silence alerts for a while, and end a silence"),
+    "alert.test": Action("admin", "box", "send a test over a channel, and see what became of what was sent"),
 }
 
 

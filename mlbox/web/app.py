@@ -19,6 +19,7 @@ from mlbox.records import Principal
 from mlbox.web import dvc, events_stream, feast, metrics, mlflow, oidc, ops, pages, v2
 from mlbox.web.api import (
     accounts,
+    alerts,
     catalogue,
     crons,
     datasets,
@@ -61,6 +62,7 @@ ADAPTERS: tuple[Any, ...] = (
     login,
     oidc,
     accounts,
+    alerts,
     identities,
     box_api,
     teams,

@@ -40,6 +40,7 @@ from mlbox.serve.benching import Benches
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
+from mlbox.serve.notifier import Notifier
 from mlbox.serve.outcomes import Outcomes
 from mlbox.serve.performance import Performance
 from mlbox.serve.predlog import PredictionLog
@@ -54,7 +55,7 @@ from mlbox.serve.stages import Stages
 from mlbox.serve.view_jobs import ViewJobs
 from mlbox.serve.webhooks import Deliverer
 from mlbox.settings import MIB, Settings, secret_in
-from mlbox.store import migrations
+from mlbox.store import alert_rules, migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking, who
@@ -95,6 +96,7 @@ from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
 from mlbox.store.serving import ServingConfigs
 from mlbox.store.sharing import Sharing
+from mlbox.store.silences import Silences
 from mlbox.store.teams import Teams
 from mlbox.store.tracking import Tracker
 from mlbox.store.webhooks import Webhooks
@@ -167,6 +169,7 @@ class Box:
             self.divergence.start(self.jobs)
             self.crons.start()
             self.courier.start()
+            self.notifier.start()
             self._stack = opening.pop_all()
 
     def _open_tracking(self, opening: contextlib.ExitStack) -> None:
@@ -365,7 +368,15 @@ class Box:
         mail = Mail(
             settings.smtp_url, settings.smtp_from, secret_in(settings.smtp_password_file, "smtp_password_file") or ""
         )
-        self.courier = Courier([self.outbox], self._outgoing, mail, self.clock, self.bus, told_by=("job.",))
+        self.courier = Courier(
+            [self.outbox, self.alert_outbox],
+            self._outgoing,
+            mail,
+            self.clock,
+            self.bus,
+            told_by=("job.", "alert.notified"),
+            channels=self.notifier,
+        )
         opening.callback(self.courier.close)
 
     def _room_for_models(self, held: int) -> float:
@@ -400,6 +411,7 @@ class Box:
             self.teams.require(principal, "model.rehearse", name=model)
 
     def _open_monitoring(self, opening: contextlib.ExitStack) -> None:
+        rules = alert_rules.load(self.settings.alert_rules)
         self.monitor = Monitor(
             self._open(opening, "monitoring", migrations.monitoring),
             self.registry,
@@ -410,6 +422,7 @@ class Box:
             window_days=self.settings.drift_days,
             minimum=self.settings.drift_minimum,
             every=self.settings.drift_seconds,
+            rules=rules,
         )
         opening.callback(self.monitor.close)
         self.skew = Skew(
@@ -420,6 +433,7 @@ class Box:
             self.clock,
             sample=self.settings.skew_sample,
             limit=self.settings.skew_limit,
+            rules=rules,
         )
         self.monitor.beside.append(self.skew.check)
         self.landing = Landing(self.features, self.uploads)
@@ -429,10 +443,15 @@ class Box:
             self._databases["monitoring"],
             self.bus,
             every=self.settings.refresh_seconds,
+            rules=rules,
         )
         opening.callback(self.refresher.close)
         self.refresher.start()
         self.monitor.start()
+        db = self._databases["monitoring"]
+        self.silences, self.alert_outbox = Silences(db), Outbox(db)
+        self.notifier = Notifier(db, rules, self.clock, self.bus, url=self.url)
+        opening.callback(self.notifier.close)
 
     def _open_view_jobs(self) -> None:
         self.view_runs = ViewRuns(self._databases["features"], self.features, self.clock)

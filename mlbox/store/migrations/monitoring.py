@@ -3,6 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from mlbox.store import outbox, silences
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 monitoring = Migrations("monitoring")
@@ -48,5 +49,23 @@ def m003_skew(db: Database) -> None:
         ) STRICT;
         CREATE INDEX skew_feature ON skew (model, feature, id);
         CREATE INDEX skew_check ON skew (model, check_id);
+        """,
+    )
+
+
+@migration(monitoring)
+def m004_notices(db: Database) -> None:
+    """Alerts that wait until they have lasted; who was told of which; silences; what is to be sent."""
+    run_script(
+        db,
+        outbox.TABLE
+        + silences.TABLE
+        + """
+        CREATE UNIQUE INDEX alert_pending ON alert (name, labels) WHERE state = 'pending';
+        CREATE TABLE notice (
+          alert_id TEXT NOT NULL, channel TEXT NOT NULL, state TEXT NOT NULL, at_us INTEGER NOT NULL,
+          PRIMARY KEY (alert_id, channel)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX notice_firing ON notice (alert_id) WHERE state = 'firing';
         """,
     )

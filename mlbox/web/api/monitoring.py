@@ -43,7 +43,7 @@ async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> li
 @get("/api/v1/alerts", action="monitor.read")
 async def alerts(
     box: Box,
-    alert_state: Annotated[str | None, QueryParameter(name="state", description="firing or resolved")] = None,
+    alert_state: Annotated[str | None, QueryParameter(name="state", description="pending, firing or resolved")] = None,
     limit: Limit = 100,
     after: str | None = None,
 ) -> list[Alert]:
@@ -55,7 +55,9 @@ def _state(text: str | None) -> AlertState | None:
     # Litestar keeps the argument name `state` to itself, and its own check would name the argument, not the field.
     found = next((state for state in get_args(AlertState) if state == text), None)
     if text and found is None:
-        raise InvalidInput(f"{text[:40]!r} is no state of an alert.", hint="Use firing or resolved.", field="state")
+        raise InvalidInput(
+            f"{text[:40]!r} is no state of an alert.", hint="Use pending, firing or resolved.", field="state"
+        )
     return found
 
 

@@ -21,7 +21,7 @@ State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
 HISTORY = 500
 BINS = 24
-STATES: tuple[AlertState, ...] = ("firing", "resolved")
+STATES: tuple[AlertState, ...] = ("pending", "firing", "resolved")
 
 
 def _list(view: View, state: str | None, after: str | None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def _state(text: str | None) -> AlertState | None:
     for state in STATES:
         if state == text:
             return state
-    raise InvalidInput(f"{text[:40]!r} is no state of an alert.", hint="firing or resolved.", field="state")
+    raise InvalidInput(f"{text[:40]!r} is no state of an alert.", hint="pending, firing or resolved.", field="state")
 
 
 @get("/monitoring", include_in_schema=False, action="monitor.read")
