@@ -16,6 +16,7 @@ import typer
 from mlbox import errors, settings
 from mlbox.cli.main import COMMANDS, INTERRUPTED, app, load
 from mlbox.cli.output import PIPE_CLOSED
+from mlbox.web import observability
 
 REFERENCE = Path(__file__).parent / "reference"
 WIDTH = 100
@@ -199,6 +200,8 @@ def main() -> None:
     REFERENCE.mkdir(exist_ok=True)
     for name, page in PAGES.items():
         (REFERENCE / name).write_text(NOTE + page())
+    for name, file in observability.FILES.items():
+        (REFERENCE / name).write_text(file())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import sqlite3
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
@@ -23,6 +25,7 @@ from mlbox.store.registry import NewVersion
 from mlbox.web import metrics
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
+from mlbox.web.observability import FILES, PANELS, RECORDS, RULES, dashboard, rules
 from tests.conftest import Server
 from tests.web.monitored import FEATURES, in_production, served, with_history
 from tests.web.site import Site, open_box
@@ -146,6 +149,29 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     assert ours == set(FAMILIES)
     assert all(kinds[name] == FAMILIES[name].kind for name in ours)
     assert all(labels[name] == set(FAMILIES[name].labels) for name in ours)
+
+
+def test_dashboard_and_rules_name_metrics_that_there_are() -> None:
+    recorded = {record.name for record in RECORDS}
+    told = [*(panel.expr for panel in PANELS), *(record.expr for record in RECORDS), *(rule.expr for rule in RULES)]
+    named = {
+        name for expr in told for name in re.findall(r"[a-z][\w:]*_[\w:]*", re.sub(r"by \(.*?\)|\{.*?\}", "", expr))
+    }
+    bare = {re.sub(r"_(bucket|count|sum)$", "", name) for name in named} - {"histogram_quantile"}
+    assert len(bare) > 10
+    assert bare - recorded - {"process_resident_memory_bytes"} <= set(FAMILIES)
+    assert recorded <= bare, "what is recorded is looked at"
+    labels = {label for expr in told for group in re.findall(r"by \((.*?)\)", expr) for label in group.split(", ")}
+    assert labels <= {label for family in FAMILIES.values() for label in family.labels} | {"le"}
+
+
+def test_dashboard_and_rules_are_shipped_as_they_are_defined() -> None:
+    for name, made in FILES.items():
+        assert (PAGE.parent / name).read_text() == made(), "Run `python -m docs.generate`."
+    panels = json.loads(dashboard())["panels"]
+    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(PANELS)
+    (group,) = yaml.safe_load(rules())["groups"]
+    assert [rule.get("alert") for rule in group["rules"] if "alert" in rule] == [rule.alert for rule in RULES]
 
 
 def test_a_store_that_is_down_takes_its_own_families_only(box: Box) -> None:

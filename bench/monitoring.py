@@ -1,0 +1,173 @@
+"""Monitoring: what it costs to record a prediction, to check many features and to write the log, beside the peer.
+
+Recording is what a request's thread spends on handing 30 features over, and what all threads spend until they are on disk and
+in the window; the textbook way appends to a list per feature and asks scipy for each. A check is of 300 features x 10,000
+values against 10,000: D alone, and all that is reported beside it. The peer is Evidently's drift preset on the same data, in
+a venv of its own that `--setup` makes; where it is missing, that figure is skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from bench.harness import Report, median, options
+from mlbox.clock import from_us
+from mlbox.ids import new_id
+from mlbox.records import ModelVersion
+from mlbox.serve.cells import Grid, Ring
+from mlbox.serve.judge import results
+from mlbox.serve.live_window import LiveWindow
+from mlbox.serve.predlog import Batch, PredictionLog
+
+FEATURES, ROWS = 300, 10_000
+RECORDED = 30
+PEER = Path(".venvs") / "evidently"
+PEER_SIDE = """
+import json, sys, time, numpy as np, pandas as pd
+from evidently import Report
+from evidently.presets import DataDriftPreset
+a, b = (np.load(f"{sys.argv[1]}/{side}.npy") for side in ("reference", "current"))
+frames = [pd.DataFrame(side.T, columns=[f"f{n}" for n in range(len(side))]) for side in (b, a)]
+began = time.perf_counter()
+Report([DataDriftPreset(method="ks")]).run(*frames)
+print(json.dumps(time.perf_counter() - began))
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    chosen = options(__doc__ or "", arguments)
+    if chosen.setup:
+        return _setup()
+    predictions = 20_000 if chosen.quick else 200_000
+    report = Report(
+        "monitoring",
+        conditions={
+            "check": f"{FEATURES} features x {ROWS:,} against {ROWS:,}",
+            "recorded": f"{predictions:,} predictions of {RECORDED} features, in batches of 1 and of 64",
+        },
+    )
+    _record(report, predictions)
+    _check(report, 3 if chosen.quick else 9)
+    return report.finish()
+
+
+def _setup() -> int:
+    subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+    return subprocess.run([str(PEER / "bin" / "pip"), "install", "-q", "evidently>=0.7,<0.8"], check=False).returncode
+
+
+# -- recording ----------------------------------------------------------------------------------------------------------
+
+
+def _record(report: Report, predictions: int) -> None:
+    rows = np.random.default_rng(0).normal(size=(predictions, RECORDED))
+    names = tuple(f"v@v1:f{n}" for n in range(RECORDED))
+    for size in (1, 64):
+        batches = [_batch(names, rows[at : at + size]) for at in range(0, predictions - size + 1, size)]
+        count = sum(len(batch.ids) for batch in batches)
+        with tempfile.TemporaryDirectory() as folder:
+            log = PredictionLog(Path(folder), queue_limit=predictions + 1)
+            cpu, began = time.process_time(), time.perf_counter()
+            own = time.thread_time()
+            for batch in batches:
+                log.put([batch])
+            own = time.thread_time() - own
+            log.flush()
+            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
+            log.close()
+        name = f"batches of {size}"
+        if size == 1:
+            report.at_most("recording on the request's thread", own / count * 1e6, 5, "µs/prediction")
+        else:
+            report.tell(f"recording on the request's thread, {name}", own / count * 1e6, "µs/prediction")
+        report.tell(f"recording in all threads, {name}", cpu / count * 1e6, "µs/prediction")
+        if size == 64:
+            report.at_most("recording in all threads", cpu / count * 1e6, 20, "µs/prediction")
+            report.at_least("log, written and fsynced", count / wall, 20_000, "predictions/s")
+
+
+def _batch(names: tuple[str, ...], values: np.ndarray) -> Batch:
+    now = from_us(1_800_000_000_000_000)
+    ids = [new_id() for _ in values]
+    return Batch("m", 1, "champion", now, now, "ann", 1.0, ids, [0.5] * len(ids), names, values)
+
+
+# -- checking -----------------------------------------------------------------------------------------------------------
+
+
+def _check(report: Report, repeats: int) -> None:
+    rng = np.random.default_rng(1)
+    reference = rng.normal(size=(FEATURES, ROWS))
+    current = rng.normal(loc=rng.uniform(0, 0.5, size=(FEATURES, 1)), size=(FEATURES, ROWS))
+    ring = Ring([Grid(values) for values in reference], ROWS)
+    began = time.process_time()
+    ring.push(current)
+    report.tell("reducing values to cells", (time.process_time() - began) / current.size * 1e6, "µs/value")
+    distances = median([_cpu(lambda: [ring.compare(n) for n in range(FEATURES)]) for _ in range(repeats)])
+    report.at_most("D of all features", distances * 1000, 100, "ms")
+    window = _window(reference, current)
+    at = from_us(1_800_000_000_000_000)
+    full = median([_cpu(lambda: results(window, at, 100, lambda _: None)) for _ in range(repeats)])
+    report.at_most("full report", full * 1000, 1000, "ms")
+    some = 20
+    theirs = (
+        _cpu(lambda: [stats.ks_2samp(reference[n], current[n], method="asymp") for n in range(some)]) / some * FEATURES
+    )
+    report.tell("scipy ks_2samp of all features, from a part", theirs * 1000, "ms")
+    report.tell("scipy / D of all features", theirs / distances, "times")
+    _beside_the_peer(report, reference, current, full)
+
+
+def _window(reference: np.ndarray, current: np.ndarray) -> LiveWindow:
+    names = tuple(f"v@v1:f{n}" for n in range(FEATURES))
+    version = ModelVersion(
+        id="m",
+        model="m",
+        version=1,
+        stage="Production",
+        run_id=None,
+        features=names,
+        trained_by="",
+        submitted_by="",
+        created_at=from_us(1_800_000_000_000_000),
+    )
+    window = LiveWindow(version, dict(zip(names, reference, strict=True)), ROWS)
+    window.ring.push(current)
+    return window
+
+
+def _cpu(call: Callable[[], object]) -> float:
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def _beside_the_peer(report: Report, reference: np.ndarray, current: np.ndarray, ours: float) -> None:
+    python = PEER / "bin" / "python"
+    if not python.exists():
+        report.skip("Evidently / full report", "Evidently is not installed; run with --setup")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(f"{folder}/reference.npy", reference)
+        np.save(f"{folder}/current.npy", current)
+        done = subprocess.run([str(python), "-c", PEER_SIDE, folder], capture_output=True, text=True, check=False)
+    if done.returncode:
+        report.skip("Evidently / full report", (done.stderr.strip().splitlines() or ["it failed"])[-1][:200])
+        return
+    theirs = float(json.loads(done.stdout.splitlines()[-1]))
+    report.tell("Evidently's drift preset", theirs, "s")
+    report.at_least("Evidently / full report", theirs / ours, 20, "times")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
