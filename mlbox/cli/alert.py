@@ -47,7 +47,7 @@ def silence(
         raise InvalidInput("A label is written LABEL=VALUE.", hint="Such as model=flight-delay.", field="labels")
     body = {"labels": wanted, "for_seconds": seconds(hold, field="for"), "reason": reason}
     with connect() as client:
-        show(client.post("/api/v1/silences", Silence, body), SILENCE_COLUMNS, output)
+        show([client.post("/api/v1/silences", Silence, body)], SILENCE_COLUMNS, output)
 
 
 @app.command(epilog="Example: mlbox alert silences")

@@ -160,4 +160,6 @@ def _known(name: str, names: tuple[str, ...], field: str) -> None:
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"One of: {', '.join(names) or 'none is defined'}."
-        raise InvalidInput(f"{name[:80]!r} is not known.", hint=hint, field=field)
+        raise InvalidInput(
+            f"The alert rules name {name[:80]!r} at {field}, which is not known.", hint=hint, field=field
+        )

@@ -161,7 +161,7 @@ def test_the_cause_silences_what_follows_from_it(desk: Desk) -> None:
         ({"channel": {"a": {"type": "pigeon"}}}, "pigeon"),
         ({"channel": {"a": {"type": "email"}}}, "has no to"),
         ({"channel": {"a": {"type": "slack"}}}, "has no url"),
-        ({"inhibit": [{"source": "x", "target": []}]}, "'x' is not known"),
+        ({"inhibit": [{"source": "x", "target": []}]}, "'x' at inhibit.0"),
     ],
 )
 def test_a_rule_that_is_wrong_is_named(content: dict[str, Any], words: str) -> None:
