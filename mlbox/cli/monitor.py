@@ -10,7 +10,7 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show
 from mlbox.errors import InvalidInput
-from mlbox.records import DriftResult, DriftSummary, LivePerformance, SkewResult
+from mlbox.records import DriftResult, DriftSummary, EstimatedPerformance, LivePerformance, SkewResult
 
 app = typer.Typer(no_args_is_help=True, help="What is served: drift, skew, and performance as labels arrive.")
 COLUMNS = (
@@ -44,6 +44,24 @@ def show_latest(model: Model, output: OutputOption = Output.table) -> None:
     """Show the last check."""
     with connect() as client:
         _show(client.get(f"/api/v1/monitoring/{model}", list[DriftResult]), output)
+
+
+@app.command(epilog="Example: mlbox monitor estimate flight-delay")
+def estimate(model: Model, output: OutputOption = Output.table) -> None:
+    """Show how well a classifier does by its own scores, before the labels are there."""
+    with connect() as client:
+        found = client.get(f"/api/v1/monitoring/{model}/estimate", EstimatedPerformance)
+    if output is not Output.table:
+        show([found], (), output)
+        return
+    rows = [
+        {"metric": name, **msgspec.structs.asdict(metric), "training": found.training.get(name)}
+        for name, metric in found.metrics.items()
+    ]
+    show(rows, ("metric", "value", "low", "high", "training"), output)
+    note(
+        f"Over the last {found.predictions:,} predictions of {model}/{found.version}, if its scores are probabilities."
+    )
 
 
 @app.command(epilog="Example: mlbox monitor skew flight-delay --check")

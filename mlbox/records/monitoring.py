@@ -134,6 +134,29 @@ class LivePerformance(Record, frozen=True, kw_only=True):
     """The same metrics as the version's run measured them."""
 
 
+class EstimatedMetric(Record, frozen=True, kw_only=True):
+    """A metric that is expected, before the labels are there."""
+
+    value: float
+    low: float
+    """Of the interval that holds 95 of 100 figures of labels drawn from the scores."""
+    high: float
+
+
+class EstimatedPerformance(Record, frozen=True, kw_only=True):
+    """How well a classifier does by how sure it is of itself; right as long as its scores are probabilities."""
+
+    model: str
+    version: int
+    predictions: int
+    """Scored rows that it is over: the window of drift."""
+    metrics: dict[str, EstimatedMetric] = {}
+    """accuracy, auc, log_loss, brier; empty below 100 predictions."""
+    training: dict[str, float] = {}
+    """The same metrics as the version's run measured them."""
+    at: datetime
+
+
 class SkewResult(Record, frozen=True, kw_only=True):
     """How much of what a model was served of one feature is what the offline history says of the same moments."""
 

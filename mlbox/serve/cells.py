@@ -58,7 +58,7 @@ class Grid:
         if not self.values:
             return np.where(np.isnan(values), MISSING, 0)
         at = np.searchsorted(self.points, values)
-        found = 2 * at + (self.points[np.minimum(at, len(self.points) - 1)] == values)
+        found: np.ndarray = 2 * at + (self.points[np.minimum(at, len(self.points) - 1)] == values)
         found[np.isnan(values)] = MISSING
         return found
 

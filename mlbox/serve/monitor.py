@@ -23,10 +23,19 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlbox.clock import Clock, from_us, to_us
-from mlbox.errors import MlboxError, NotFound, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, Unavailable
 from mlbox.ids import new_id
-from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, ModelVersion, Verdict
+from mlbox.records import (
+    Alert,
+    AlertState,
+    DriftResult,
+    DriftSummary,
+    EstimatedPerformance,
+    ModelVersion,
+    Verdict,
+)
 from mlbox.serve import drift, judge
+from mlbox.serve.estimate import estimate
 from mlbox.serve.live_window import LiveWindow
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.reference import load_reference
@@ -167,6 +176,30 @@ class Monitor:
                 if alert.labels["model"] == version.model and alert.labels["feature"] not in checked:
                     reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
                     self._alerts.apply(tx, name, alert.labels, "resolve", summary=reason)
+
+    def estimate(self, model: str) -> EstimatedPerformance:
+        """How well the version in Production does by its own scores, over the window of drift.
+
+        Raises NotFound when nothing serves, InvalidInput for scores that are no probabilities.
+        """
+        version = self._in_production(model)
+        found = self._predictions.window(model, limit=self._size, since=self._clock.now() - self._days)
+        scores = found.scores[found.versions == version.version]
+        scores = scores[scores == scores]
+        if len(scores) and not ((scores >= 0) & (scores <= 1)).all():
+            raise InvalidInput(
+                f"The scores of {version.ref} are no probabilities: they go from {scores.min():g} to {scores.max():g}.",
+                hint="Only a classifier's performance can be estimated; `mlbox monitor performance` measures by labels.",
+                field="model",
+            )
+        return EstimatedPerformance(
+            model=version.model,
+            version=version.version,
+            predictions=len(scores),
+            metrics=estimate(scores),
+            training=version.metrics,
+            at=self._clock.now(),
+        )
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -133,8 +133,8 @@ def parse(content: Mapping[str, Any]) -> Rules:
         ) from err
     for name, rule in rules.rule.items():
         _known(name, (*NAMES, "default"), f"rule.{name}")
-        for channel in rule.channels:
-            _known(channel, tuple(rules.channel), f"rule.{name}.channels")
+        for named in rule.channels:
+            _known(named, tuple(rules.channel), f"rule.{name}.channels")
         duration(rule.hold, f"rule.{name}.for")
         if not duration(rule.repeat, f"rule.{name}.repeat"):
             raise InvalidInput("Nobody can be told every 0 seconds.", hint="Such as 1d.", field=f"rule.{name}.repeat")

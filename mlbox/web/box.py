@@ -368,7 +368,7 @@ class Box:
         mail = Mail(
             settings.smtp_url, settings.smtp_from, secret_in(settings.smtp_password_file, "smtp_password_file") or ""
         )
-        self.courier = Courier(
+        self.courier: Courier = Courier(
             [self.outbox, self.alert_outbox],
             self._outgoing,
             mail,

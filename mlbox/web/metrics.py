@@ -226,6 +226,16 @@ class _BoxCollector:
         yield _counter("ml_predictions_total", sorted(scored.items()))
         yield _counter("ml_prediction_outcomes_total", sorted(outcomes.items()))
 
+    def _inference(self) -> Iterator[Metric]:
+        known: dict[tuple[str, str], None] = {}
+
+        def shown(model: str, version: str) -> tuple[str, str]:
+            labels = bounded((model, version), known)
+            known.setdefault(labels)
+            return labels
+
+        yield from metrics_inference.families(self._box.models, self._box.registry.visible, shown)
+
     def _drift(self) -> list[Metric]:
         serving = self._box.registry.in_stage("Production")
         found = [result for version in serving for result in self._box.monitor.latest(version.model)]

@@ -10,7 +10,7 @@ from mlbox.serve.server import ModelServer
 from mlbox.serve.statistics import Totals
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 10_000)
-LABELS = ("model", "version")
+LABELS = ("model_name", "model_version")
 COUNTERS: Mapping[str, tuple[str, Callable[[Totals], float]]] = {
     "mlbox_inference_requests_total": (
         "Requests that a version answered; one of several versions counts for each.",

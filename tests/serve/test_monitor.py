@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from mlbox.clock import Clock, SystemClock
-from mlbox.errors import NotFound, Unavailable
+from mlbox.errors import InvalidInput, NotFound, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import Alert, DriftResult, ModelVersion, Prediction
 from mlbox.serve.judge import LEVEL
@@ -379,3 +379,15 @@ def test_a_model_that_serves_nothing_is_not_found(serving: House) -> None:
     serving.register()
     with pytest.raises(NotFound, match="in Production"):
         serving.monitor.check("score")
+
+
+def test_performance_is_estimated_from_scores_that_are_probabilities(serving: House) -> None:
+    version = serving.serve_one()
+    scores = np.random.default_rng(1).beta(2, 2, size=300)
+    serving.log.put(batches([a_prediction(serving, version, 0.0, score=float(score)) for score in scores]))
+    found = serving.monitor.estimate("score")
+    assert found.predictions == 300
+    assert found.metrics["accuracy"].value == pytest.approx(np.maximum(scores, 1 - scores).mean())
+    serving.log.put(batches([a_prediction(serving, version, 0.0, score=1.5)]))
+    with pytest.raises(InvalidInput, match="no probabilities"):
+        serving.monitor.estimate("score")

@@ -103,7 +103,7 @@ def test_requests_and_batches_are_counted_on_the_metrics_page(site: Site) -> Non
             sample.name: sample.value
             for family in read_text(page)
             for sample in family.samples
-            if sample.labels.get("model") == "score" and "le" not in sample.labels
+            if sample.labels.get("model_name") == "score" and "le" not in sample.labels
         }
 
     assert site.infer(tensor(1.0)).status_code == 200

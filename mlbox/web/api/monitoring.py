@@ -8,7 +8,7 @@ from litestar import get, post
 from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, Principal
+from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, EstimatedPerformance, Principal
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
@@ -40,6 +40,12 @@ async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> li
     return await box.call(box.monitor.history, model, feature.removeprefix("/"), limit)
 
 
+@get("/api/v1/monitoring/{model:str}/estimate", action="monitor.read")
+async def estimate(box: Box, model: str) -> EstimatedPerformance:
+    """How well a classifier in Production does, by its own scores, before the labels are there."""
+    return await box.call(box.monitor.estimate, model)
+
+
 @get("/api/v1/alerts", action="monitor.read")
 async def alerts(
     box: Box,
@@ -61,4 +67,4 @@ def _state(text: str | None) -> AlertState | None:
     return found
 
 
-handlers: list[Any] = [summaries, check, latest, history, alerts]
+handlers: list[Any] = [summaries, check, latest, history, estimate, alerts]
