@@ -90,9 +90,10 @@ def _record(report: Report, predictions: int) -> None:
             report.at_most("recording on the request's thread", own / count * 1e6, 5, "µs/prediction")
         else:
             report.tell(f"recording on the request's thread, {name}", own / count * 1e6, "µs/prediction")
-        report.tell(f"recording in all threads, {name}", cpu / count * 1e6, "µs/prediction")
-        if size == 64:
+        if size == 1:
             report.at_most("recording in all threads", cpu / count * 1e6, 20, "µs/prediction")
+        else:
+            report.tell(f"recording in all threads, {name}", cpu / count * 1e6, "µs/prediction")
             report.at_least("log, written and fsynced", count / wall, 20_000, "predictions/s")
 
 
