@@ -26,6 +26,7 @@ def of(values: list[float]) -> np.ndarray:
     return np.array(values, np.float64)
 
 
+@settings(deadline=None)
 @given(columns, st.lists(columns, max_size=5), st.integers(1, 60), st.integers(0, 5))
 def test_a_ring_says_of_its_rows_what_comparing_them_says(
     reference: list[float], pushed: list[list[float]], size: int, dropped: int
@@ -111,6 +112,7 @@ def test_measures_are_scipys(before: list[int], now: list[float]) -> None:
     assert found.constant_share == np.unique(b, return_counts=True)[1].max() / len(b)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=6))
 def test_chi_square_is_scipys(table: list[tuple[int, int]]) -> None:
     before, now = np.array(table).T
@@ -121,6 +123,7 @@ def test_chi_square_is_scipys(table: list[tuple[int, int]]) -> None:
     assert chi_square(before, now) == pytest.approx(theirs, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
 def test_the_correction_is_scipys(p_values: list[float]) -> None:
     assert adjusted(p_values) == pytest.approx(stats.false_discovery_control(p_values), abs=1e-12)
