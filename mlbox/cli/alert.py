@@ -12,7 +12,7 @@ from mlbox.cli.quantities import seconds
 from mlbox.errors import InvalidInput
 from mlbox.records import Alert, AlertState, Delivery, Silence
 
-app = typer.Typer(no_args_is_help=True, help="Alerts, silences and channels.")
+app = typer.Typer(no_args_is_help=True, help="Alerts.")
 SILENCE_COLUMNS = ("id", "labels", "author", "reason", "created_at", "expires_at")
 
 
