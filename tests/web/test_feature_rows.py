@@ -99,6 +99,7 @@ def test_many_entities_come_as_a_table(box: Server) -> None:
         ({"rows": [{**FIRST, "bought": "yesterday"}]}, 400, "rows.0.bought"),
         ({"rows": [FIRST] * 10_001}, 413, "rows"),
         ({"rows": [FIRST], "to": "nowhere"}, 400, "to"),
+        ({"rows": [FIRST, {"bought": "2026-01-01T00:00Z", "amount": 1.0}]}, 400, "who"),
     ],
 )
 def test_a_push_that_does_not_fit_is_refused_as_a_whole(
