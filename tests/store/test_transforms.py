@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import math
 import struct
 from datetime import UTC, datetime, timedelta
@@ -72,6 +73,7 @@ _FLOAT = [
 ]
 
 
+@functools.cache  # a strategy is costly to make, and the same each time
 def expressions(dtype: DType, depth: int) -> st.SearchStrategy[str]:
     """Texts of expressions that give a type."""
     names = st.sampled_from([name for name, kind in INPUTS.items() if kind == dtype])
@@ -137,7 +139,7 @@ typed = st.sampled_from(INPUTS_TYPES).flatmap(lambda dtype: st.tuples(expression
 
 
 @given(typed, st.lists(rows, min_size=1, max_size=12))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_one_row_and_many_give_the_same_bits_and_those_of_a_plain_interpreter(
     made: tuple[str, DType], given_rows: list[dict[str, Any]]
 ) -> None:
