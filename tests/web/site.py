@@ -250,7 +250,7 @@ def _run(box: Box, name: str, own: str) -> str:
         experiment=f"{own}churn",
         user="ada",
         name=name,
-        dataset=f"{own}churn@v1",
+        datasets=(f"{own}churn@v1",),
         params={"lr": "0.1", NASTY[:200]: NASTY},
     )
     now = box.clock.real()
