@@ -16,7 +16,7 @@ from mlbox.errors import AlreadyExists, MlboxError, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.loop import Loop
 from mlbox.records import Cron, CronSpec, Firing, Job, JobSpec
-from mlbox.store.cron_times import next_after
+from mlbox.store.cron_times import next_times
 from mlbox.store.crons import STORES, Crons, Due
 from mlbox.store.db import Database
 
@@ -87,11 +87,7 @@ class CronRunner:
 
     def preview(self, schedule: str, timezone: str, count: int) -> list[str]:
         """The next times that a schedule asks for, ISO 8601 in UTC; raises InvalidInput."""
-        at, found = self._clock.real(), []
-        for _ in range(count):
-            at = next_after(schedule, at, timezone=timezone)
-            found.append(at.isoformat())
-        return found
+        return [at.isoformat() for at in next_times(schedule, self._clock.real(), count, timezone=timezone)]
 
     # -- the thread -------------------------------------------------------------------------------------------------
 

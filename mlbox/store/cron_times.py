@@ -29,6 +29,15 @@ def next_after(expression: str, moment: datetime, *, timezone: str = "UTC", fiel
     return found.astimezone(UTC)
 
 
+def next_times(expression: str, moment: datetime, count: int, *, timezone: str = "UTC") -> list[datetime]:
+    """The first times after a moment that it asks for, in UTC; raises as `next_after` does."""
+    found: list[datetime] = []
+    while len(found) < count:
+        moment = next_after(expression, moment, timezone=timezone)
+        found.append(moment)
+    return found
+
+
 def in_words(expression: str) -> str:
     """An expression in English; raises InvalidInput."""
     return str(_times(expression, datetime(2026, 1, 1, tzinfo=UTC), "UTC", "schedule").explain())

@@ -19,6 +19,7 @@ from mlbox.clock import parse_time
 from mlbox.ids import new_id
 from mlbox.records import (
     Column,
+    CronSpec,
     Expectation,
     GateResult,
     JobSpec,
@@ -138,6 +139,7 @@ class Filled:
     run: str
     other_run: str
     job: str
+    cron: str
     waiting: Promotion
 
     def pages(self) -> list[str]:
@@ -152,7 +154,7 @@ class Filled:
                 "/labels/left",
                 "/labels/left/review",
             ),
-            *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}"),
+            *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
             *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing"),
@@ -161,7 +163,7 @@ class Filled:
 
 
 EMPTY_PAGES = [
-    *("/", "/features", "/datasets", "/labels", "/jobs", "/runs", "/models", "/approvals"),
+    *("/", "/features", "/datasets", "/labels", "/jobs", "/crons", "/runs", "/models", "/approvals"),
     *("/endpoints", "/monitoring", "/audit", "/admin", "/account", "/api"),
 ]
 
@@ -180,10 +182,12 @@ def fill(box: Box, own: str = "") -> Filled:
     spec = JobSpec(command=command, name=f"{own}job", team=box.teams.team_of(own), experiment=f"{own}churn")
     job = box.scheduler.submit(spec, user="ada")
     wait_for(lambda: box.scheduler.job(job.id).ended_at, what="the job to end")
+    cron = box.crons.add(CronSpec(name=f"{own}nightly", job=spec, schedule="0 3 * * *"), owner="ada")
+    box.crons.fire(cron.id, actor="ada")
     waiting = _models(box, run, own)
     _predictions(box, own)
     box.monitor.check(f"{own}churn")
-    return Filled(run, other, job.id, waiting)
+    return Filled(run, other, job.id, cron.id, waiting)
 
 
 def _data(box: Box, own: str) -> None:

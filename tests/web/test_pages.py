@@ -365,3 +365,19 @@ def test_a_name_that_is_markup_stays_text(site: Site, filled: Filled) -> None:
     text = site.get(f"/runs/{filled.other_run}").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert NASTY[:20] not in text
+
+
+def test_a_cron_says_when_it_comes_and_offers_what_one_may_do(box: Box, site: Site, filled: Filled) -> None:
+    page = site.get(f"/crons/{filled.cron}")
+    assert "At 03:00 every day" in page.text
+    assert page.text.count("03:00:00 UTC") == 5
+    assert f'action="/api/v1/crons/{filled.cron}/pause"' in page.text
+    assert "submitted" in page.text
+    box.crons.pause(filled.cron, True, actor="ada")
+    listed = site.get("/crons").text
+    assert f'action="/api/v1/crons/{filled.cron}/resume"' in listed
+    assert ">paused<" in listed
+    assert "Next times" not in site.get(f"/crons/{filled.cron}").text
+    box.crons.pause(filled.cron, False, actor="ada")
+    box.access.create_user("guest", "viewer", actor="admin")
+    assert f"/api/v1/crons/{filled.cron}/pause" not in Site(box, "guest").get("/crons").text

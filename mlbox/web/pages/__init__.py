@@ -10,6 +10,7 @@ from mlbox.web.pages import (
     api_docs,
     approvals,
     audit,
+    crons,
     datasets,
     deleted,
     endpoints,
@@ -27,7 +28,7 @@ from mlbox.web.pages import (
 )
 
 PAGES = (
-    *(signin, static, overview, features, datasets, deleted, labels, jobs, runs, secrets),
+    *(signin, static, overview, features, datasets, deleted, labels, jobs, crons, runs, secrets),
     *(models, approvals, endpoints, monitoring, audit, teams, account, admin, api_docs),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import jinja2
 from markupsafe import Markup
@@ -18,6 +19,9 @@ STATE_KINDS: dict[str, str] = {
     **dict.fromkeys(("healthy", "up", "champion", "approve"), "ok"),
     **dict.fromkeys(("running", "starting", "RUNNING", "Staging", "testing", "shadow", "canary", "control"), "run"),
     **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval"), "wait"),
+    **dict.fromkeys(("submitted",), "ok"),
+    **dict.fromkeys(("due",), "wait"),
+    **dict.fromkeys(("refused",), "bad"),
     **dict.fromkeys(("stopping", "investigate", "timed_out", "OUTSIDE_MAX_AGE"), "warn"),
     **dict.fromkeys(
         ("failed", "FAILED", "lost", "rejected", "rolled_back", "alert", "firing", "down", "reject"), "bad"
@@ -144,6 +148,11 @@ def moment(value: datetime | None) -> Markup:
     return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, iso, value.strftime("%Y-%m-%d %H:%M"))
 
 
+def in_zone(at: datetime, zone: str) -> str:
+    """A moment by the clocks of a time zone."""
+    return at.astimezone(ZoneInfo(zone)).strftime("%a %Y-%m-%d %H:%M")
+
+
 def short(text: str | None, length: int = 8) -> str:
     """The tail of an id, where sortable ids differ; or the head of a hash."""
     return "–" if not text else text[-length:]
@@ -161,5 +170,22 @@ def shape(dimensions: Iterable[int]) -> str:
 
 FILTERS = {
     f.__name__: f
-    for f in (kind, words, count, number, fixed, percent, size, span, millis, utc, when, moment, short, head, shape)
+    for f in (
+        kind,
+        words,
+        count,
+        number,
+        fixed,
+        percent,
+        size,
+        span,
+        millis,
+        utc,
+        when,
+        moment,
+        in_zone,
+        short,
+        head,
+        shape,
+    )
 }

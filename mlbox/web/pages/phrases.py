@@ -150,9 +150,9 @@ PAGES = {
     "view": "/features",
 }
 PAGES |= {"source": "/sources", "user": "/admin", "team": "/teams", "secret": "/secrets"}
-PAGES |= {"alert": "/monitoring", "service": "/features"}
+PAGES |= {"alert": "/monitoring", "service": "/features", "cron": "/crons"}
 MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?Z")
-NESTED = {"model", "job", "run", "dataset", "label", "view", "source"}
+NESTED = {"model", "job", "run", "dataset", "label", "view", "source", "cron"}
 
 
 class _Lenient(dict[str, Any]):
@@ -173,7 +173,7 @@ def _words(value: Any) -> Any:
 def phrase(event: Event) -> str:
     """What happened, after the actor's name."""
     noun, _, name = event.subject.partition(":")
-    if noun in {"job", "run"}:
+    if noun in {"job", "run", "cron"}:
         name = str(event.data.get("name") or name[-8:])
     known = PHRASES.get(event.type)
     if known is None:

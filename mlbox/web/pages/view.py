@@ -33,7 +33,15 @@ HTML = "text/html"
 NAV: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (
     ("", (("/", "Overview", "home"),)),
     ("Data", (("/features", "Features", "layers"), ("/datasets", "Datasets", "table"), ("/labels", "Labels", "tag"))),
-    ("Train", (("/jobs", "Jobs", "queue"), ("/runs", "Runs", "curve"), ("/secrets", "Secrets", "key"))),
+    (
+        "Train",
+        (
+            ("/jobs", "Jobs", "queue"),
+            ("/crons", "Crons", "clock"),
+            ("/runs", "Runs", "curve"),
+            ("/secrets", "Secrets", "key"),
+        ),
+    ),
     ("Ship", (("/models", "Models", "cube"), ("/approvals", "Approvals", "check"))),
     ("Serve", (("/endpoints", "Endpoints", "bolt"), ("/monitoring", "Monitoring", "pulse"))),
     (
