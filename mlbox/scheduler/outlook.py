@@ -18,9 +18,9 @@ MOST_EXPLAINED = 50
 MOST_NAMED = 1000
 
 
-def plan_of(job: Job, state: State, now: datetime) -> JobPlan:
+def plan_of(job: Job, state: State, now: datetime, jobs: Jobs) -> JobPlan:
     """What would come of a job that waits in a state."""
-    told = explain(state, job.id, now)
+    told = explain(state, job.id, now, names=_Names(state, jobs))
     start = next((start for start in decide(state, now).starts if start.job_id == job.id), None)
     indices = {device.id: device.index for device in state.box.devices}
     return JobPlan(

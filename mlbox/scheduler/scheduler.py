@@ -46,6 +46,9 @@ LOOK_SECONDS = 30.0
 """A look at everything that often, whatever was or was not heard."""
 ENDING_SECONDS = 0.2
 """And that often while a job is to end: it may not have been there yet to be told."""
+LONG_SECONDS = 0.01
+"""A decision that takes longer than this is followed by a pause of the same length."""
+MOST_PAUSE_SECONDS = 0.2
 TAKEN_SECONDS = 2.0
 """And that often while a job waits and someone else uses a GPU."""
 RULES = Rules()
@@ -115,7 +118,7 @@ class Scheduler:
         self._jobs.check_name(spec)
         now = self._clock.real()
         job = Job(id=new_id(), user=user, spec=spec, state="queued", created_at=now)
-        return plan_of(job, self._seen_with(job), now)
+        return plan_of(job, self._seen_with(job), now, self._jobs)
 
     def why(self, job_id: str) -> Outlook:
         """What a job waits for, or who waits for it; raises NotFound."""
@@ -283,10 +286,14 @@ class Scheduler:
         self._attempts.refuse(self._builds.look(self._roster.builds))
         now = self._clock.real()
         self._seen = state = self._state(now)
+        began = time.monotonic()
         decision = decide(state, now)
+        took = time.monotonic() - began
         self._attempts.begin(decision.starts, state)
         self._attempts.preempt(decision.preemptions)
         self._accounts.hold([self._attempts.running(job) for job in self._roster.active.values()])
+        if took > LONG_SECONDS:  # a queue of thousands: whoever submits more of them has every other moment
+            time.sleep(min(took, MOST_PAUSE_SECONDS))
         look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
         ending = any(job.state == "stopping" for job in self._roster.active.values())
         taken = bool(state.waiting) and any(device.taken for device in state.box.devices)

@@ -19,7 +19,7 @@ import psutil
 from mlbox.records import JobSpec
 from mlbox.scheduler.devices import Devices, Ledger
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
-from mlbox.scheduler.executors.local import cgroups, containers, processes, shim
+from mlbox.scheduler.executors.local import cgroups, containers, outputs, processes
 from mlbox.scheduler.executors.local.environment import environment
 from mlbox.scheduler.executors.local.folder import Claim, Folder, link_modules, readable
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
@@ -227,7 +227,7 @@ class Local:
 
     def log_start(self, ref: Ref, *, lines: int | None = None, since: datetime | None = None) -> int:
         """Found in the file, and in the marks beside it."""
-        log, marks = str(self._folder(ref).log), str(self._folder(ref).path / shim.MARKS)
+        log, marks = str(self._folder(ref).log), str(self._folder(ref).path / outputs.MARKS)
         starts = [0]
         if since is not None:
             starts.append(printed_since(log, marks, since.timestamp()))

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mlbox.errors import InvalidInput
 from mlbox.scheduler.executors.base import Ended, Launch, Mount, Ref
-from mlbox.scheduler.executors.local import processes, shim
+from mlbox.scheduler.executors.local import outputs, processes
 from mlbox.scheduler.isolation import OWN, Isolation
 from mlbox.store.artifacts import check_path, make_below, open_below
 from mlbox.store.datadir import write_atomic
@@ -27,7 +27,7 @@ DATASETS = "datasets"
 """The folder of the versions that the job named: `NAME@vN/`, and `NAME@vN.json`, which the SDK knows them by."""
 CHECKPOINTS = "checkpoints"
 """The folder of a job, beside those of its attempts, that they all share."""
-KEPT = frozenset((shim.CLAIM, shim.LOG, shim.MARKS, shim.STATUS))
+KEPT = frozenset((outputs.CLAIM, outputs.LOG, outputs.MARKS, outputs.STATUS))
 """What stays of an attempt when all else is removed."""
 GOING = ".going-"
 """How the name of a folder begins that is being removed."""
@@ -101,7 +101,7 @@ class Folder:
     @property
     def log(self) -> Path:
         """What the command printed."""
-        return self.path / shim.LOG
+        return self.path / outputs.LOG
 
     def prepare(self, launch: Launch, isolation: Isolation, site: Path | None = None) -> dict[str, Any]:
         """Begin to lay out the folder; what the shim is to know of it, which makes the rest. To do it again changes nothing.
@@ -139,7 +139,7 @@ class Folder:
     def claim(self) -> Claim | None:
         """Who took the attempt, if it was taken."""
         try:
-            pid, start, boot = os.readlink(self.path / shim.CLAIM).split()
+            pid, start, boot = os.readlink(self.path / outputs.CLAIM).split()
         except OSError:
             return None
         return Claim(int(pid), int(start), boot)
@@ -147,7 +147,7 @@ class Folder:
     def ended(self) -> Ended | None:
         """How it ended, if it did."""
         try:
-            status = json.loads((self.path / shim.STATUS).read_bytes())
+            status = json.loads((self.path / outputs.STATUS).read_bytes())
         except FileNotFoundError:
             return None
         known = {name: status[name] for name in Ended.__dataclass_fields__ if name in status}
@@ -196,7 +196,7 @@ class Folder:
     def complaint(self) -> str:
         """The last thing that the shim said of itself."""
         try:
-            lines = (self.path / shim.ERRORS).read_text(errors="replace").splitlines()
+            lines = (self.path / outputs.ERRORS).read_text(errors="replace").splitlines()
         except OSError:
             lines = []
         return lines[-1] if lines else f"it left no word in {self.path}"
