@@ -99,7 +99,7 @@ class Crons:
 
         def write(tx: Tx) -> None:
             tx.run("DELETE FROM cron WHERE id = ?", (cron.id,))
-            tx.emit("cron.removed", f"cron:{cron.id}", actor, name=cron.spec.name)
+            tx.emit("cron.removed", f"cron:{cron.id}", actor, name=cron.spec.name, team=cron.spec.job.team)
 
         self._db.write(write)
 
@@ -110,7 +110,8 @@ class Crons:
         def write(tx: Tx) -> None:
             after = None if paused else _next_us(cron.spec, now)
             tx.run("UPDATE cron SET paused = ?, next_us = ? WHERE id = ?", (paused, after, cron.id))
-            tx.emit("cron.paused" if paused else "cron.resumed", f"cron:{cron.id}", actor, name=cron.spec.name)
+            done = "cron.paused" if paused else "cron.resumed"
+            tx.emit(done, f"cron:{cron.id}", actor, name=cron.spec.name, team=cron.spec.job.team)
 
         if cron.paused != paused:
             self._db.write(write)
@@ -184,7 +185,8 @@ class Crons:
             tx.run("UPDATE firing SET outcome = ?, reason = ? WHERE id = ?", (outcome, reason, due.id))
             if outcome != "submitted":
                 name = due.cron.spec.name
-                tx.emit(f"cron.{outcome}", f"cron:{due.cron.id}", "mlbox", name=name, reason=reason)
+                team = due.cron.spec.job.team
+                tx.emit(f"cron.{outcome}", f"cron:{due.cron.id}", "mlbox", name=name, reason=reason, team=team)
 
         self._db.write(write)
 

@@ -574,8 +574,8 @@ class Box:
             return rest in seen[noun]
         if noun == "alert":
             return self.teams.visible("model", event.data.get("labels", {}).get("model"))
-        if noun == "secret":
-            return self.teams.visible("team", event.data.get("team"))
+        if noun in ("secret", "cron"):
+            return self.teams.visible("team", event.data.get("team", ""))
         # An experiment's name may have any character, and stands there alone.
         return self.teams.visible(noun, rest if noun == "experiment" else re.split("[@/]", rest, maxsplit=1)[0])
 

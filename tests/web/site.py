@@ -182,7 +182,7 @@ def fill(box: Box, own: str = "") -> Filled:
     spec = JobSpec(command=command, name=f"{own}job", team=box.teams.team_of(own), experiment=f"{own}churn")
     job = box.scheduler.submit(spec, user="ada")
     wait_for(lambda: box.scheduler.job(job.id).ended_at, what="the job to end")
-    cron = box.crons.add(CronSpec(name=f"{own}nightly", job=spec, schedule="0 3 * * *"), owner="ada")
+    cron = box.crons.add(CronSpec(name=f"{own}every-night", job=spec, schedule="0 3 * * *"), owner="ada")
     box.crons.fire(cron.id, actor="ada")
     waiting = _models(box, run, own)
     _predictions(box, own)
