@@ -126,6 +126,7 @@ def test_versions_are_swapped_under_clients(house: House, bus: EventBus, policy:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_hundred_swaps_under_64_clients(house: House, bus: EventBus) -> None:
     asked = swaps(house, bus, AT_ONCE, number=100, clients=64)
     assert asked.failed == []
@@ -208,6 +209,7 @@ def cycles(house: House, number: int, settle: int, width: int) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_five_hundred_loads_and_unloads_leave_memory_as_it_was(house: House) -> None:
     assert cycles(house, 500, 20, 3600) < 0.05  # 52 MB
 
