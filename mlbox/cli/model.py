@@ -9,7 +9,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from mlbox.cli import model_convert, model_serving
+from mlbox.cli import model_convert, model_score, model_serving
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.errors import InvalidInput, NotFound
@@ -18,6 +18,7 @@ from mlbox.records import Model, ModelVersion, Promotion, PromotionPolicy, Tenur
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
 model_serving.register(app)
 model_convert.register(app)
+model_score.register(app)
 
 Ref = Annotated[str, typer.Argument(metavar="MODEL/VERSION", help="For example flight-delay/3, or flight-delay@3.")]
 Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it stays in the record.")]

@@ -111,6 +111,8 @@ ACTIONS: dict[str, Action] = {
     "model.configure": Action("member", "owner", "set how a model's requests are joined, queued and limited"),
     "model.policy": Action("admin", "owner", "set what a model's versions must pass"),
     "model.predict": Action("member", "any", "ask a model for predictions"),
+    "model.score": Action("member", "owner", "have a dataset scored by a version, in a job"),
+    "model.scoring": Action("member", "any", "read what a job that scores a dataset scores with", job=True),
     "model.rehearse": Action("member", "owner", "ask a version in Staging, before it is in Production"),
     "monitor.read": Action("viewer", "any", "read drift, alerts and predictions"),
     "monitor.check": Action("member", "owner", "check drift now"),
