@@ -225,6 +225,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Which requests get a line in the log: on is all, errors those refused or failed, off none.",
         ),
     ] = "on"
+    fast_path: Annotated[
+        str,
+        Meta(
+            pattern="^(on|off)$",
+            description="Whether single predictions and online reads may pass by the router, with the same answers: on or off.",
+        ),
+    ] = "on"
     secret_key_file: Annotated[
         str,
         Meta(description="File with the key that secrets are encrypted with; none means keys/secret.key in data_dir."),

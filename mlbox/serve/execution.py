@@ -86,11 +86,13 @@ class Execution:
         session = loaded.session
         if loaded.inputs is not asked.specs:
             check_inputs(loaded.inputs, tensors, asked.model)
-        own = [spec.name for spec in session.outputs]
+        own = session.output_types
         outputs = () if route.role == "shadow" else asked.outputs
-        beside = session.tabular and SCORE not in own
-        wanted = [name for name in outputs if not (beside and name == SCORE)] if outputs else own
-        check_outputs(session.outputs, wanted, asked.model)
+        wanted = list(own)
+        if outputs:
+            beside = session.tabular and SCORE not in own
+            wanted = [name for name in outputs if not (beside and name == SCORE)]
+            check_outputs(session.outputs, wanted, asked.model)
         self.recent.note(asked.model, tensors)
         work = Work(
             tensors,
@@ -109,7 +111,7 @@ class Execution:
         loaded, work = running.loaded, running.work
         ran = self._ran(running)
         session, version = loaded.session, loaded.version
-        types = {spec.name: spec.dtype for spec in session.outputs}
+        types = session.output_types
         answers = {name: Tensor(name, types[name], data) for name, data in zip(work.wanted, ran.outputs, strict=True)}
         if ran.scores is not None:
             answers.setdefault(SCORE, Tensor(SCORE, "FP64", ran.scores))

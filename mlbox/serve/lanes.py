@@ -303,10 +303,10 @@ class Lane:
         self._usual_seconds += _SMOOTHING * (took / len(works) - self._usual_seconds)
         self._statistics.executed(
             *self._name,
-            rows=sum(work.rows or 1 for work in works),
-            requests=sum(work.state == "running" for work in works),
+            rows=sum([work.rows or 1 for work in works]),
+            requests=sum([work.state == "running" for work in works]),
             infer_ns=int(took * 1e9),
-            queue_ns=int(sum(began - work.queued for work in works) * 1e9),
+            queue_ns=int(sum([began - work.queued for work in works]) * 1e9),
         )
         for work, ran in zip(works, rans, strict=True):
             self._settle(work, ran)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlbox.clock import from_us, to_us
+from mlbox.clock import from_us
 from mlbox.errors import Unavailable
 from mlbox.records import Prediction
 from mlbox.store.datadir import sync_folder
@@ -97,7 +97,7 @@ class Files:
         self._unmergeable: set[Path] = set()
         self._number = max((file.last for files in self._folders.values() for file in files), default=0)
 
-    def append(self, model: str, version: int, rows: Sequence[Prediction]) -> None:
+    def append(self, model: str, version: int, rows: pa.Table) -> None:
         """Write rows as the next file of a version, on disk when this returns."""
         folder = self._root / f"model={model}" / f"version={version}"
         if folder not in self._folders:
@@ -106,7 +106,7 @@ class Files:
                 sync_folder(made)
             self._folders[folder] = []
         self._number += 1
-        self._folders[folder].append(_write(folder, self._number, self._number, to_table(rows)))
+        self._folders[folder].append(_write(folder, self._number, self._number, rows))
         self._merge_safely(folder)
 
     def of(self, model: str) -> list[LogFile]:
@@ -187,27 +187,6 @@ def _sweep(folder: Path) -> list[LogFile]:
 
 
 # -- rows and tables ----------------------------------------------------------------------------------------------------
-
-
-def to_table(rows: Sequence[Prediction]) -> pa.Table:
-    """Predictions as a table: their fields, and a float64 column for each feature."""
-    import pyarrow as pa
-
-    features = dict.fromkeys(name for row in rows for name in row.features)
-    columns: dict[str, Any] = {
-        "id": [row.id for row in rows],
-        "model": [row.model for row in rows],
-        "version": pa.array([row.version for row in rows], pa.int64()),
-        "role": [row.role for row in rows],
-        "at_us": pa.array([to_us(row.at) for row in rows], pa.int64()),
-        "domain_us": pa.array([to_us(row.domain_at) for row in rows], pa.int64()),
-        "caller": [row.caller for row in rows],
-        "entity": [msgspec.json.encode(row.entity).decode() for row in rows],
-        "score": pa.array([row.score for row in rows], pa.float64()),
-        "latency_ms": pa.array([row.latency_ms for row in rows], pa.float64()),
-    }
-    columns |= {FEATURE + name: pa.array([row.features.get(name) for row in rows], pa.float64()) for name in features}
-    return pa.table(columns)
 
 
 def from_table(table: pa.Table) -> Iterator[Prediction]:

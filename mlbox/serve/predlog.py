@@ -13,7 +13,7 @@ import heapq
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Role = tuple[str, int, ServeRole]
+_json = msgspec.json.Encoder().encode
 LATENCIES = 1000
 _log = logging.getLogger(__name__)
 
@@ -52,8 +53,7 @@ class Window:
         return len(self.scores)
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True, eq=False):
     """Rows that one version answered in one run, as they come off the request path: what they have in common is said once.
 
     What becomes of each row is worked out where they are written.
@@ -140,13 +140,19 @@ class PredictionLog:
         with self._lock:
             for batch in batches:
                 rows = len(batch.ids)
-                count = self._counts.setdefault((batch.model, batch.version, batch.role), Count())
+                count = self._count((batch.model, batch.version, batch.role))
                 count.rows += rows
                 count.latencies.extend([batch.latency_ms] * min(rows, LATENCIES))
                 self._hold(batch)
         for batch in batches:
             for observer in self._observers:
                 observer(batch)
+
+    def _count(self, role: Role) -> Count:
+        count = self._counts.get(role)
+        if count is None:
+            count = self._counts[role] = Count()
+        return count
 
     def _hold(self, batch: Batch) -> None:
         if self._held + len(batch.ids) > self._limit:
@@ -158,7 +164,7 @@ class PredictionLog:
     def record_error(self, model: str, version: int, role: ServeRole, *, rows: int = 1) -> None:
         """A version failed on this many rows; they count like those that it answered, or large requests would hide."""
         with self._lock:
-            self._counts.setdefault((model, version, role), Count()).errors += rows
+            self._count((model, version, role)).errors += rows
 
     def on_prediction(self, observer: Observer) -> None:
         """Have a function told of all rows, in the thread that put them; it must return at once."""
@@ -224,7 +230,7 @@ class PredictionLog:
     def _append(self, model: str, version: int, batches: Sequence[Batch]) -> None:
         """One odd batch must not hold up the log for ever: what is not the disk's fault is dropped, counted and told."""
         try:
-            self._files.append(model, version, [row for batch in batches for row in batch.predictions()])
+            self._files.append(model, version, table_of(batches))
         except OSError:
             raise
         except Exception:
@@ -369,6 +375,48 @@ class PredictionLog:
         self._thread.join()
         with self._writing:
             self._flush_safely()
+
+
+def table_of(batches: Sequence[Batch]) -> pa.Table:
+    """The rows of one version's batches, as `from_table` reads them: their fields, and a float64 column for each feature."""
+    import pyarrow as pa
+
+    alike: dict[tuple[str, ...], list[Batch]] = {}
+    for batch in batches:
+        alike.setdefault(batch.names if batch.values is not None else (), []).append(batch)
+    return pa.concat_tables([_alike(names, some) for names, some in alike.items()], promote_options="default")
+
+
+def _alike(names: tuple[str, ...], batches: Sequence[Batch]) -> pa.Table:
+    """Of batches with the same features: column by column, which takes a fraction of what rows do."""
+    import numpy as np
+    import pyarrow as pa
+
+    counts = [len(batch.ids) for batch in batches]
+
+    def each(values: Iterable[Any], kind: Any = None) -> pa.Array:
+        return pa.array([value for value, count in zip(values, counts, strict=True) for _ in range(count)], kind)
+
+    columns: dict[str, Any] = {
+        "id": pa.array([own for batch in batches for own in batch.ids], pa.string()),
+        "model": each(batch.model for batch in batches),
+        "version": each((batch.version for batch in batches), pa.int64()),
+        "role": each(batch.role for batch in batches),
+        "at_us": each((to_us(batch.at) for batch in batches), pa.int64()),
+        "domain_us": each((to_us(batch.domain_at) for batch in batches), pa.int64()),
+        "caller": each(batch.caller for batch in batches),
+        "entity": pa.array([entity for batch in batches for entity in _entities(batch)], pa.string()),
+        "score": pa.array([score for batch in batches for score in batch.scores], pa.float64()),
+        "latency_ms": each((batch.latency_ms for batch in batches), pa.float64()),
+    }
+    if names:
+        values = np.concatenate([np.asarray(batch.values, np.float64) for batch in batches])
+        columns |= {FEATURE + name: pa.array(values[:, at], from_pandas=True) for at, name in enumerate(names)}
+    return pa.table(columns)
+
+
+def _entities(batch: Batch) -> list[str]:
+    return [_json(entity).decode() for entity in batch.entities] if batch.entities else ["{}"] * len(batch.ids)
 
 
 def _kept(table: pa.Table, shadows: bool, before: str | None, span: tuple[int | None, int | None]) -> pa.Table:

@@ -128,6 +128,13 @@ class Rollouts:
             )
         return choose(key, champion, self._candidates.get(model))
 
+    def versions(self, model: str) -> tuple[int, ...]:
+        """Every version that may answer some key now; none when nothing of the model serves."""
+        champion, promotion = self._champions.get(model), self._candidates.get(model)
+        if champion is None:
+            return ()
+        return (champion,) if promotion is None or promotion.state == "shadow" else (champion, promotion.version)
+
     def endpoints(self) -> list[Endpoint]:
         """What serves, by model, with the traffic since the candidate's present step began."""
         serving = sorted(self._champions.items())

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mlbox.records import ServeRole
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(NamedTuple):
     """The version that answers, the role it answers in, and the version that only watches."""
 
     version: int
@@ -23,6 +22,9 @@ class Routes(Protocol):
 
     def route(self, model: str, key: str) -> Route:
         """Who answers this key; raises NotFound when nothing of the model serves."""
+
+    def versions(self, model: str) -> tuple[int, ...]:
+        """Every version that may answer some key now; none when nothing of the model serves."""
 
 
 @dataclass(frozen=True)

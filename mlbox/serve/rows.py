@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Column, ModelVersion, OnlineRow, Record
@@ -103,7 +103,7 @@ class Inputs:
     def __init__(self, store: FeatureStore, rows: Sequence[PredictRow]) -> None:
         self.rows = rows
         self._store = store
-        self._found: dict[tuple[str, ...], tuple[list[OnlineRow], float]] = {}
+        self._found: dict[tuple[str, ...], tuple[_Looked, float]] = {}
 
     def of(self, columns: Columns, places: Sequence[int]) -> tuple[Values, float]:
         """The features of the rows at these places, and the seconds that the look-up took.
@@ -115,34 +115,65 @@ class Inputs:
             return [_given(columns, one or {}, place) for one, place in zip(given, places, strict=True)], 0.0
         online, seconds = self._look_up(columns.names)
         if given[0] is not None:
-            found = [self._known(columns, online[place], place) for place in places]
+            found = [self._known(columns, online, place) for place in places]
             return [
                 _given(columns, self.rows[at].features or {}, at, f) for at, f in zip(places, found, strict=True)
             ], seconds
-        return [self._known(columns, online[place], place) for place in places], seconds
+        return [self._known(columns, online, place) for place in places], seconds
 
     def _is_partial(self, columns: Columns, place: int) -> bool:
         """Whether a row has some of the features, and an entity that the others are looked up by."""
         row = self.rows[place]
         return bool(row.entity) and len(row.features or ()) < len(columns.names)
 
-    def _look_up(self, names: tuple[str, ...]) -> tuple[list[OnlineRow], float]:
+    def _look_up(self, names: tuple[str, ...]) -> tuple[_Looked, float]:
         """Of all rows at once, whoever answers them, so that an error's row number is the caller's."""
         if names not in self._found:
             began = time.perf_counter()
-            online = self._store.online_features(names, [row.entity for row in self.rows])
-            self._found[names] = online, time.perf_counter() - began
+            entities = [row.entity for row in self.rows]
+            if self._store.uses_transforms(names):
+                found: _Looked = _Records(names, self._store.online_features(names, entities))
+            else:
+                found = self._store.online_vectors(names, entities)
+            self._found[names] = found, time.perf_counter() - began
         return self._found[names]
 
-    def _known(self, columns: Columns, found: OnlineRow, place: int) -> list[float | None]:
-        if all(status == "NOT_FOUND" for status in found.statuses.values()):
-            views = dict.fromkeys(name.partition(":")[0] for name in found.statuses)
+    def _known(self, columns: Columns, found: _Looked, place: int) -> list[float | None]:
+        if found.is_unknown(place):
+            views = dict.fromkeys(name.partition(":")[0] for name in columns.names)
             raise NotFound(
                 f"No view knows the entity {self.rows[place].entity!r:.200}: it is not in {', '.join(views)}.",
                 hint="Check its ids, or materialize the views.",
                 field=f"entities.{place}",
             )
-        return [_number(found.values[name], name) for name in columns.names]
+        return [
+            value if type(value) is float else _number(value, name)
+            for value, name in zip(found.values(place), columns.names, strict=True)
+        ]
+
+
+class _Looked(Protocol):
+    """Features of entities, as far as they were found."""
+
+    def values(self, entity: int, /) -> Sequence[Any]:
+        """One entity's, in the order in which they were asked for."""
+
+    def is_unknown(self, entity: int, /) -> bool:
+        """No view knows it."""
+
+
+class _Records:
+    """Those that come as records, as they do where transforms are among them."""
+
+    def __init__(self, names: Sequence[str], rows: Sequence[OnlineRow]) -> None:
+        self._names = names
+        self._rows = rows
+
+    def values(self, entity: int) -> Sequence[Any]:
+        return [self._rows[entity].values[name] for name in self._names]
+
+    def is_unknown(self, entity: int) -> bool:
+        return all(status == "NOT_FOUND" for status in self._rows[entity].statuses.values())
 
 
 def _given(

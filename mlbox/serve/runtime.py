@@ -62,6 +62,8 @@ class Session:
         """Where it runs, in order of preference."""
         self.inputs = _specs(self._session.get_inputs(), "input")
         self.outputs = _specs(self._session.get_outputs(), "output")
+        self.output_types = {spec.name: spec.dtype for spec in self.outputs}
+        """By name, in the model's order."""
         self._bits = any(spec.dtype == "BF16" for spec in (*self.inputs, *self.outputs))
         problem = not_tabular(self.inputs, self.outputs)
         self.tabular = problem is None
@@ -78,7 +80,7 @@ class Session:
 
         Whoever gives `run_options` may end the run from another thread; then it raises.
         """
-        names = list(wanted) or [spec.name for spec in self.outputs]
+        names = list(wanted or self.output_types)
         if self._bits:
             return self._run_bits(feeds, names, options)
         found: list[np.ndarray] = self._session.run(names, feeds, options)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -196,14 +196,23 @@ class ModelServer:
                 self.statistics.failed(model, number, reason="rate_limit")
             raise
 
-    def quick(self, model: str, version: int | None, rows: int) -> bool:
-        """Whether a request of so many rows costs less than a thread to answer it in: `infer` may then be called on the loop."""
-        try:
-            number = version if version is not None else self._routes.route(model, "").version
-        except NotFound:
-            return False
-        loaded = self._loader.known(model, number)
-        return loaded is not None and loaded.lane.quick(rows)
+    def is_at_hand(self, model: str, rows: int, tensors: Collection[str] | None) -> bool:
+        """Whether an answer of so many rows costs less than a thread to make it in: it may be made on the event loop.
+
+        Whoever may answer is in memory and quick. Features that are looked up, as they are unless one of the tensors is the
+        model's own, are at hand as well; None says that none are. A model that is named in another way is not found here.
+        """
+        loaded = [self._loader.known(model, number) for number in self._routes.versions(model)]
+        return bool(loaded) and all(
+            one is not None
+            and one.lane.quick(rows)
+            and (
+                tensors is None
+                or any(spec.name in tensors for spec in one.inputs)
+                or self._features.is_at_hand(one.version.features, rows)
+            )
+            for one in loaded
+        )
 
     def _is_at_hand(self, model: str) -> bool:
         try:
@@ -230,7 +239,11 @@ class ModelServer:
         if len(keys) > 1 and len(keys) != found:
             raise InvalidInput(f"{len(keys)} keys for {rows} rows.", hint="Send one for each row.", field="keys")
         asked = Asked(model, tensors, outputs, rows, found is not None, caller, priority, timeout_ms, specs)
-        return asked, self._routes_of(model, keys or [new_id()], version)
+        return asked, self._routes_of(model, keys or [self._any_key(model)], version)
+
+    def _any_key(self, model: str) -> str:
+        """For a request that may meet any version, a new key, as far as there are several to meet."""
+        return new_id() if len(self._routes.versions(model)) > 1 else ""
 
     def _begin(self, asked: Asked, routes: Sequence[Route], route: Route, places: Sequence[int]) -> Running:
         """Have a route's version answer its rows."""

@@ -65,19 +65,28 @@ class Statistics:
     ) -> None:
         """A run of the model answered so many requests with so many rows together."""
         with self._lock:
-            totals = self._totals.setdefault((model, version), Totals())
+            totals = self._known(model, version)
             totals.rows += rows
             totals.executions += 1
             totals.last_ms = time.time_ns() // 1_000_000
             totals.success.add(infer_ns * requests + queue_ns, requests)
             totals.queue.add(queue_ns, requests)
             totals.infer.add(infer_ns * requests, requests)
-            totals.batches.setdefault(rows, Duration()).add(infer_ns)
+            if rows not in totals.batches:
+                totals.batches[rows] = Duration()
+            totals.batches[rows].add(infer_ns)
+
+    def _known(self, model: str, version: int) -> Totals:
+        """One version's figures, to add to: made when they are not there, since making them costs as much as a run."""
+        totals = self._totals.get((model, version))
+        if totals is None:
+            totals = self._totals[model, version] = Totals()
+        return totals
 
     def failed(self, model: str, version: int, *, reason: str, ns: int = 0) -> None:
         """A request was not answered."""
         with self._lock:
-            totals = self._totals.setdefault((model, version), Totals())
+            totals = self._known(model, version)
             totals.last_ms = time.time_ns() // 1_000_000
             totals.fail.add(ns)
             totals.reasons[reason] = totals.reasons.get(reason, 0) + 1

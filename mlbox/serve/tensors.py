@@ -51,6 +51,9 @@ def fits(spec: tuple[int, ...], shape: Sequence[int]) -> bool:
 
 def check_inputs(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], model: str) -> None:
     """Raise InvalidInput, naming the tensor, unless a request gives each input of a model once, of its type and shape."""
+    if len(specs) == len(tensors) == 1 and specs[0].name == tensors[0].name:
+        _check_one(specs[0], tensors[0], model)
+        return
     by_name = {spec.name: spec for spec in specs}
     given: set[str] = set()
     for tensor in tensors:

@@ -46,13 +46,18 @@ class Recent:
 
     def __init__(self) -> None:
         self._kept: dict[str, deque[Sequence[Tensor]]] = {}
+        self._last: dict[str, tuple[tuple[int, ...], ...]] = {}
+        """The shapes of the latest request of each model, which are most often those of the next."""
 
     def note(self, model: str, tensors: Sequence[Tensor]) -> None:
         """Keep a request, unless it is large; each shape once."""
+        shape = tuple([tensor.data.shape for tensor in tensors])
+        if self._last.get(model) == shape:
+            return
+        self._last[model] = shape
         kept = self._kept.setdefault(model, deque(maxlen=RECORDED))
-        shape = [tensor.data.shape for tensor in tensors]
         if any(
-            [tensor.data.shape for tensor in other] == shape for other in list(kept)
+            tuple([tensor.data.shape for tensor in other]) == shape for other in list(kept)
         ):  # others note at the same time
             return
         if sum(tensor.data.nbytes for tensor in tensors) <= RECORDED_BYTES:

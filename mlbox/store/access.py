@@ -122,15 +122,23 @@ class Access(Accounts):
 
     def recall(self, credential: bytes) -> Principal | None:
         """Whose credential this is, if it was verified within the last minute and nothing has changed since."""
+        return self.recall_key(self.key_of(credential))
+
+    def key_of(self, credential: bytes) -> bytes:
+        """What `recall_key` knows a credential by, as long as this process runs."""
         # Its own key, made at start: the digests of guessed passwords say nothing of what is in here.
-        known = self._verified.get(_sha256(self._key + credential).digest())
+        return _sha256(self._key + credential).digest()
+
+    def recall_key(self, key: bytes) -> Principal | None:
+        """As `recall`, for who keeps the key of a credential."""
+        known = self._verified.get(key)
         return known[0] if known is not None and self._clock.real() < known[1] else None
 
     def remember(self, ticket: Verified, credential: bytes, principal: Principal, until: datetime) -> None:
         """Keep a verified credential for a minute, or until it ends."""
         if len(ticket) >= MOST_KEPT:
             ticket.clear()
-        ticket[hashlib.sha256(self._key + credential).digest()] = (principal, min(until, self._clock.real() + KEPT))
+        ticket[self.key_of(credential)] = (principal, min(until, self._clock.real() + KEPT))
 
     def bootstrap(self, root: Path) -> str:
         """Make sure of an admin and its token file; returns the admin's token."""

@@ -6,8 +6,6 @@ nobody asks (the scheduler, the gates, the monitor), everything is seen.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
 
 from mlbox.records import Principal
@@ -28,11 +26,16 @@ def set_asking(principal: Principal) -> None:
     _asking.set(principal)
 
 
-@contextlib.contextmanager
-def asking(principal: Principal | None) -> Iterator[None]:
+class asking:
     """Work for a principal, or with None for the box itself, for the length of a block."""
-    before = _asking.set(principal)
-    try:
-        yield
-    finally:
-        _asking.reset(before)
+
+    __slots__ = ("_before", "_principal")
+
+    def __init__(self, principal: Principal | None) -> None:
+        self._principal = principal
+
+    def __enter__(self) -> None:
+        self._before = _asking.set(self._principal)
+
+    def __exit__(self, *_: object) -> None:
+        _asking.reset(self._before)

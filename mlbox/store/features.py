@@ -253,6 +253,10 @@ class FeatureStore(Fresh):
         """Whether any of the features is made when it is asked for: of those of views none is."""
         return False
 
+    def is_at_hand(self, features: Sequence[str], entities: int) -> bool:
+        """Whether an online read costs so little that a thread of its own would cost more: not as far as is known here."""
+        return False
+
     def with_transforms(self, features: Sequence[str], table: pa.Table, *, last: str | None = None) -> pa.Table:
         """Rows of `historical_sql` with what is made of them: nothing here."""
         return table

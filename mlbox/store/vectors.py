@@ -79,6 +79,10 @@ class Vectors:
         values = found[0][entity].values if len(found) == 1 else [v for view in found for v in view[entity].values]
         return values if plan.is_whole else [values[place] for place in plan.places]
 
+    def is_unknown(self, entity: int) -> bool:
+        """Whether no view knows an entity."""
+        return all(view[entity].status == "NOT_FOUND" for view in self._found)
+
     def statuses(self, entity: int) -> list[Status]:
         """How each of an entity's values was found."""
         statuses = [self._found[view][entity].status for view in self._plan.view_of]

@@ -99,9 +99,13 @@ class AccessLog:
 
     def begin(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """The id of the request that this context works for from here on: its own, or a new one."""
-        own = given_id(headers) or f"{_PREFIX}-{next(self._count):x}"
+        own = given_id(headers) or self.new_id()
         request_id.set(own)
         return own
+
+    def new_id(self) -> str:
+        """An id for a request that came without one."""
+        return f"{_PREFIX}-{next(self._count):x}"
 
     def note(self, request: Request) -> None:
         """Have a line written for a request that was answered, where its status wants one."""

@@ -17,6 +17,7 @@ from litestar.types import ASGIApp
 from mlbox import __version__
 from mlbox.records import Principal
 from mlbox.web import dvc, events_stream, feast, metrics, mlflow, oidc, ops, pages, v2
+from mlbox.web.access_log import AccessLog
 from mlbox.web.api import (
     accounts,
     alerts,
@@ -54,6 +55,7 @@ from mlbox.web.auth import AuthMiddleware
 from mlbox.web.authorise import Asking, check_handlers, guard
 from mlbox.web.box import Box
 from mlbox.web.edge import Edge
+from mlbox.web.fast.answering import FastPath
 from mlbox.web.limits import check_request, limited
 from mlbox.web.pages.errors import ErrorHandler
 from mlbox.web.pages.headers import add_headers
@@ -100,7 +102,8 @@ ADAPTERS: tuple[Any, ...] = (
     events_stream,
     pages,
 )
-"""Everything that answers over one box: each module has a list `handlers`."""
+"""Everything that answers over one box: each module has a list `handlers`, and some a list `fast` of those among them that have
+a fast path."""
 
 
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
@@ -125,6 +128,11 @@ def _one_guard(*guards: Guard) -> Guard:
 def create_app(box: Box) -> Edge:
     """The app over an opened box; closing the box is the caller's."""
     return Edge(AuthMiddleware(Asking(cast(ASGIApp, create_router(box))), box.door), box.settings)
+
+
+def create_fast_path(box: Box, edge: Edge, log: AccessLog) -> FastPath:
+    """The fast path beside the app, through the same layers."""
+    return FastPath(box, edge, log, [fast for adapter in ADAPTERS for fast in getattr(adapter, "fast", ())])
 
 
 def create_router(box: Box) -> Litestar:

@@ -13,6 +13,7 @@ import logging
 import math
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
@@ -158,8 +159,9 @@ class Box:
             self.models.give_room(self._room_for_models)
             with contextlib.suppress(Unavailable):
                 self.models.warm()
-            self._pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
-            opening.callback(self._pool.shutdown, cancel_futures=True)
+            self.fast_path = Counter[str](fast=0, app=0)
+            self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
+            opening.callback(self.pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
             self._open_webhooks(opening)
             self.access.bootstrap(self.data_dir.root)
@@ -588,7 +590,7 @@ class Box:
     async def call(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call on the bounded pool, off the event loop."""
         work = functools.partial(contextvars.copy_context().run, fn, *args, **kwargs)  # with it goes who asks
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
 
     def checks(self) -> dict[str, Callable[[], None]]:
         """A real query per store, by name; each raises when its store is down."""

@@ -30,6 +30,8 @@ ALWAYS = frozenset({"/livez"})
 ORIGIN, SITE, HOST = b"origin", b"sec-fetch-site", b"host"
 ONCE_ONLY = (HOST, ORIGIN, b"content-length", b"content-type", b"authorization")
 """Headers of which a second one would let two programs read the same request in two ways."""
+Field = tuple[bytes, bytes]
+ALLOWED = b"access-control-allow-origin"
 PREFLIGHT = (
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE"),
     (b"access-control-allow-headers", b"authorization, content-type, last-event-id"),
@@ -61,26 +63,45 @@ class Edge:
         if str(scope["type"]) == "lifespan":
             await self._app(scope, receive, send)
             return
-        if self._proxies:
-            forwarded.rewrite(scope, self._proxies)
         asked: Any = scope
-        headers = dict(asked["headers"])
         try:
-            self._check(scope, headers)
+            more = self.judge(scope)
         except MlboxError as err:
             await refuse(send, err, path=asked["path"])
             return
+        if more and more[0][0] == ALLOWED and _is_preflight(asked):
+            await _preflight(send, more[0])
+            return
+        await self._count(scope, receive, _adding(send, *more) if more else send)
+
+    def judge(self, scope: Any) -> tuple[Field, ...]:
+        """Put what a trusted proxy says into a scope; raise what is wrong with it, or say what headers its answer has besides."""
+        if self._proxies:
+            forwarded.rewrite(scope, self._proxies)
+        headers = dict(scope["headers"])
+        self._check(scope, headers)
+        more: tuple[Field, ...] = ()
         if ORIGIN in headers and headers[ORIGIN] in self._origins:
-            if asked["method"] == "OPTIONS" and b"access-control-request-method" in headers:
-                await _preflight(send, headers[ORIGIN])
-                return
-            send = _adding(send, (b"access-control-allow-origin", headers[ORIGIN]), VARY, EXPOSED)
+            more = ((ALLOWED, headers[ORIGIN]), VARY, EXPOSED)
         if self._hsts and scope["scheme"] == "https":
-            send = _adding(send, (b"strict-transport-security", self._hsts))
-        await self._count(scope, receive, send)
+            more = (*more, (b"strict-transport-security", self._hsts))
+        return more
+
+    @property
+    def is_full(self) -> bool:
+        """As many requests are in hand as may be."""
+        return self._in_hand >= self._most_requests
+
+    def enter(self) -> None:
+        """A request is in hand, until `leave`."""
+        self._in_hand += 1
+
+    def leave(self) -> None:
+        """It is answered."""
+        self._in_hand -= 1
 
     async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._in_hand >= self._most_requests and scope["path"] not in ALWAYS:
+        if self.is_full and scope["path"] not in ALWAYS:
             err = TooMany(
                 f"{self._most_requests:,} requests are being answered already.",
                 hint="Try again in a moment; the setting max_requests says how many.",
@@ -89,11 +110,11 @@ class Edge:
             err.retry_seconds = 1
             await refuse(send, err, path=scope["path"])
             return
-        self._in_hand += 1
+        self.enter()
         try:
             await self._app(scope, receive, send)
         finally:
-            self._in_hand -= 1
+            self.leave()
 
     def _check(self, scope: Any, headers: Mapping[bytes, bytes]) -> None:
         if len(headers) != len(scope["headers"]):
@@ -173,7 +194,7 @@ def _with_status(status: int, message: str, setting: str) -> TooLarge:
     return err
 
 
-def _adding(send: Send, *more: tuple[bytes, bytes]) -> Send:
+def _adding(send: Send, *more: Field) -> Send:
     async def wrapped(message: Message) -> None:
         if message["type"] == "http.response.start":
             message["headers"] = [*message["headers"], *more]
@@ -182,8 +203,13 @@ def _adding(send: Send, *more: tuple[bytes, bytes]) -> Send:
     return wrapped
 
 
-async def _preflight(send: Send, origin: bytes) -> None:
+def _is_preflight(scope: Any) -> bool:
+    asks = any(name == b"access-control-request-method" for name, _ in scope["headers"])
+    return asks and scope["method"] == "OPTIONS"
+
+
+async def _preflight(send: Send, allowed: Field) -> None:
     """Tell a browser what a page of a configured origin may send. Never with cookies: such a page has a token of its own."""
-    headers = [(b"access-control-allow-origin", origin), VARY, *PREFLIGHT]
+    headers = [allowed, VARY, *PREFLIGHT]
     await send({"type": "http.response.start", "status": 204, "headers": headers})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

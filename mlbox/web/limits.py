@@ -8,7 +8,7 @@ that takes more says so with `accepts=(...)` in its decorator.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -40,7 +40,7 @@ def check_request(settings: Settings) -> Callable[[Connection, BaseRouteHandler]
         if connection.scope["query_string"]:
             _check_page(connection.scope["query_string"], most_rows)
         if connection.scope["method"] not in SAFE_METHODS and isinstance(handler, HTTPRouteHandler):  # type: ignore[typeddict-item]
-            _check_type(connection, handler)
+            check_type(connection.headers, handler)
 
     return check
 
@@ -53,7 +53,7 @@ def limited(settings: Settings) -> type[Request[Any, Any, Any]]:
         async def body(self) -> bytes:
             fresh = not isinstance(self._body, bytes)
             body = await super().body()
-            if fresh and self._is_json() and not is_flat(body, most):
+            if fresh and is_json(self.headers) and not is_flat(body, most):
                 raise InvalidInput(
                     f"The body is nested more than {most} deep, or its brackets do not match.",
                     hint="Send flatter JSON; the setting max_depth says how deep it may be.",
@@ -61,12 +61,13 @@ def limited(settings: Settings) -> type[Request[Any, Any, Any]]:
                 )
             return body
 
-        def _is_json(self) -> bool:
-            headers = self.headers
-            plain = headers.get("content-encoding", "identity") == "identity" and BINARY not in headers
-            return plain and headers.get("content-type", JSON).startswith(JSON)
-
     return LimitedRequest
+
+
+def is_json(headers: Mapping[str, str]) -> bool:
+    """Whether a body with these headers is JSON and nothing else."""
+    plain = headers.get("content-encoding", "identity") == "identity" and BINARY not in headers
+    return plain and headers.get("content-type", JSON).startswith(JSON)
 
 
 # -- the body ---------------------------------------------------------------------------------------------------------------
@@ -106,8 +107,8 @@ def accepted(handler: HTTPRouteHandler) -> tuple[str, ...]:
     return (JSON, *more)
 
 
-def _check_type(connection: Connection, handler: HTTPRouteHandler) -> None:
-    headers = connection.headers
+def check_type(headers: Mapping[str, str], handler: HTTPRouteHandler) -> None:
+    """Raise WrongType for a body that a handler does not take, by what the headers say of it."""
     if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
         return
     if headers.get("content-encoding", "identity") not in ("identity", *handler.opt.get("encodings", ())):

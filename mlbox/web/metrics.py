@@ -84,6 +84,11 @@ FAMILIES: Mapping[str, Family] = {
     "mlbox_prediction_log_dropped_total": Family(
         "counter", (), "Predictions that found the log's queue full, and are not in it."
     ),
+    "mlbox_fast_path_requests_total": Family(
+        "counter",
+        ("way",),
+        "Whole, plain requests for single predictions and online reads by who answered them: fast, or app where it had to.",
+    ),
     "mlbox_metrics_source_up": Family(
         "gauge", ("source",), "1 when what these metrics are read from could be read, 0 when its families are absent."
     ),
@@ -117,13 +122,15 @@ class Histogram:
 
     def observe(self, model: str, version: str, values: Sequence[float]) -> None:
         """Count values, each in the first bucket that is not below it; what is no finite number is left out."""
-        finite = [value for value in values if math.isfinite(value)]
         with self._lock:
             key = bounded((model, version), self._counts)
-            counts = self._counts.setdefault(key, [0] * len(self._buckets))
-            for value in finite:
-                counts[bisect_left(self._buckets, value)] += 1
-            self._sums[key] = self._sums.get(key, 0.0) + sum(finite)
+            counts = self._counts.get(key)
+            if counts is None:
+                counts, self._sums[key] = self._counts.setdefault(key, [0] * len(self._buckets)), 0.0
+            for value in values:
+                if math.isfinite(value):
+                    counts[bisect_left(self._buckets, value)] += 1
+                    self._sums[key] += value
 
     def family(self, name: str, seen: Seen = lambda _: True) -> Metric:
         """What was counted of the versions that are to be seen, cumulated as Prometheus wants it."""
@@ -189,6 +196,7 @@ class _BoxCollector:
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
         yield from self._predictions(seen)
         yield from self._inference()
+        yield _counter("mlbox_fast_path_requests_total", [((way,), n) for way, n in self._box.fast_path.items()])
         sources: dict[str, Callable[[], list[Metric]]] = {
             "drift": self._drift,
             "skew": self._skew,

@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple, cast
 
 import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from mlbox.errors import InvalidInput, MlboxError, TooLarge, TooMany
 from mlbox.settings import Settings
+from mlbox.web.fast.protocol import FastProtocol
 from mlbox.web.problems import body_of
 
 MIN_RATE = 500
@@ -43,7 +44,7 @@ class Bounds(NamedTuple):
         return cls(settings.max_header, settings.max_connections, settings.read_timeout, settings.write_timeout)
 
 
-class WatchedProtocol(HttpToolsProtocol):
+class WatchedProtocol(FastProtocol):
     """One connection."""
 
     def __init__(self, *args: Any, bounds: Bounds, **kwargs: Any) -> None:
@@ -168,6 +169,7 @@ class WatchedProtocol(HttpToolsProtocol):
 
     def _end(self, err: MlboxError, *, retry: bool = False) -> None:
         """Say why, unless an answer is on its way already, and close."""
+        self.hand_over()
         busy = self.cycle is not None and not self.cycle.response_complete
         if not (busy and self.cycle.response_started):
             body = msgspec.json.encode(body_of(err))

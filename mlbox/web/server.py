@@ -22,8 +22,9 @@ import uvicorn
 from mlbox.errors import StartupError
 from mlbox.settings import Settings
 from mlbox.web.access_log import AccessLog
-from mlbox.web.app import create_app
+from mlbox.web.app import create_app, create_fast_path
 from mlbox.web.box import Box
+from mlbox.web.fast.answering import FastPath
 from mlbox.web.logs import formatter_of, logging_to
 from mlbox.web.protocol import Bounds, WatchedProtocol, watch
 from mlbox.web.tls import is_open_to_others, server_context
@@ -43,9 +44,17 @@ Listener = tuple[socket.socket, ssl.SSLContext | None]
 class _Server(uvicorn.Server):
     """Tells the box's streams to end as soon as a signal arrives."""
 
-    def __init__(self, config: uvicorn.Config, box: Box, listeners: Sequence[Listener], rpc: RpcServer | None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        box: Box,
+        listeners: Sequence[Listener],
+        rpc: RpcServer | None,
+        fast_path: FastPath | None,
+    ) -> None:
         super().__init__(config)
         self._rpc = rpc
+        self._fast_path = fast_path
         self._box = box
         self._listeners = listeners
         self._bounds = Bounds.of(box.settings)
@@ -59,6 +68,7 @@ class _Server(uvicorn.Server):
         make = functools.partial(
             WatchedProtocol,
             bounds=self._bounds,
+            fast_path=self._fast_path,
             config=self.config,
             server_state=self.server_state,
             app_state=self.lifespan.state,
@@ -131,7 +141,8 @@ def serve(settings: Settings) -> None:
         stack.callback(box.close)
         _allow_files(settings.max_connections + SPARE_FILES)
         _announce(box, local_url(listeners[0][0], "https" if tls else "http"))
-        app = AccessLog(create_app(box), sink, formatter_of(settings), settings.access_log)
+        edge = create_app(box)
+        app = AccessLog(edge, sink, formatter_of(settings), settings.access_log)
         stack.callback(app.close)
         config = uvicorn.Config(
             app,
@@ -145,7 +156,8 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=GRACE_SECONDS,
             lifespan="on",
         )
-        server = _Server(config, box, listeners, _rpc(box, app))
+        fast_path = create_fast_path(box, edge, app) if settings.fast_path == "on" else None
+        server = _Server(config, box, listeners, _rpc(box, app), fast_path)
         _settle_memory()
         server.run(sockets=[listener for listener, _ in listeners])
         if not server.started:

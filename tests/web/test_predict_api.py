@@ -84,7 +84,7 @@ def test_a_model_that_does_not_serve_says_what_there_is(site: Site) -> None:
     assert (unknown.status_code, unknown.json()["error"]["message"]) == (404, "There is no model 'nope'.")
     version = site.register(2.0)["version"]
     answer = site.http.post(PATH, json={"features": [{"amount": 1}], "version": version})
-    assert (answer.status_code, "is in stage None" in answer.json()["error"]["message"]) == (404, True)
+    assert (answer.status_code, "is in stage None" in answer.json()["error"]["message"]) == (403, True)
     assert site.http.get(LOG, params={"model": "nope"}).status_code == 404
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import QueryParameter
 
@@ -17,6 +18,7 @@ from mlbox.store.features import EVENT_TIME
 from mlbox.store.tables import table_of
 from mlbox.web.api.features import Rows
 from mlbox.web.box import Box
+from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.uploads import receive_rows
 
 if TYPE_CHECKING:
@@ -125,18 +127,39 @@ async def freshness(box: Box, ref: str) -> Freshness:
 async def online(box: Box, request: Request[Any, Any, Any], data: OnlineRequest) -> list[OnlineRow] | Response[bytes]:
     """The latest values of each entity, as of domain time; with `Accept: application/vnd.apache.arrow.stream` as a table."""
     as_arrow = ARROW in request.headers.get("accept", "")
-    most = MAX_ENTITIES_ARROW if as_arrow else MAX_ENTITIES
-    if len(data.entities) > most:
-        raise InvalidInput(
-            f"{len(data.entities):,} entities are too many for one request.",
-            hint=f"Ask for {most:,} at most{'' if as_arrow else f', or for {MAX_ENTITIES_ARROW:,} as {ARROW}'}.",
-            field="entities",
-        )
+    _check_entities(data, as_arrow)
     if not as_arrow:
         if box.features.is_at_hand(data.features, len(data.entities)):
             return box.features.online_features(data.features, data.entities)
         return await box.call(box.features.online_features, data.features, data.entities)
     return Response(await box.call(_online_arrow, box, data.features, data.entities), media_type=ARROW, status_code=200)
+
+
+def _check_entities(asked: OnlineRequest, as_arrow: bool) -> None:
+    most = MAX_ENTITIES_ARROW if as_arrow else MAX_ENTITIES
+    if len(asked.entities) > most:
+        raise InvalidInput(
+            f"{len(asked.entities):,} entities are too many for one request.",
+            hint=f"Ask for {most:,} at most{'' if as_arrow else f', or for {MAX_ENTITIES_ARROW:,} as {ARROW}'}.",
+            field="entities",
+        )
+
+
+_decode_online = msgspec.json.Decoder(OnlineRequest).decode
+
+
+def _is_at_hand(box: Box, call: Call) -> bool:
+    call.read = asked = _decode_online(call.body)
+    as_arrow = ARROW in call.headers.get("accept", "")
+    _check_entities(asked, as_arrow)
+    return not as_arrow and box.features.is_at_hand(asked.features, len(asked.entities))
+
+
+def _fast_online(box: Box, call: Call) -> Reply:
+    asked: OnlineRequest = call.read
+    if ARROW in call.headers.get("accept", ""):
+        return Reply(_online_arrow(box, asked.features, asked.entities), ARROW)
+    return Reply(msgspec.json.encode(box.features.online_features(asked.features, asked.entities)))
 
 
 def _online_arrow(box: Box, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> bytes:
@@ -196,3 +219,4 @@ def _moment(text: str | None, field: str) -> datetime | None:
 
 
 handlers: list[Any] = [push, write_online, materialize, materializing, freshness, online, historical]
+fast = [Fast(online, _is_at_hand, _fast_online)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from litestar import get, post
 from litestar.params import Parameter
 
@@ -12,6 +13,7 @@ from mlbox.ids import new_id
 from mlbox.records import Prediction, Principal, Record
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.web.box import Box
+from mlbox.web.fast.routes import Call, Fast, Reply
 
 
 class PredictRequest(Record, frozen=True, kw_only=True):
@@ -74,6 +76,21 @@ async def predict(box: Box, principal: Principal, model: str, data: PredictReque
     return await box.call(answers_of, box.models, model, data, principal.name)
 
 
+_decode = msgspec.json.Decoder(PredictRequest).decode
+
+
+def _is_at_hand(box: Box, call: Call) -> bool:
+    call.read = asked = _decode(call.body)
+    rows = max(len(asked.entities), len(asked.features))
+    own = None if asked.features and not asked.entities else ()
+    return asked.version is None and box.models.is_at_hand(call.parameters["model"], rows, own)
+
+
+def _fast(box: Box, call: Call) -> Reply:
+    answers = answers_of(box.models, call.parameters["model"], call.read, call.principal.name)
+    return Reply(msgspec.json.encode(answers))
+
+
 @get("/api/v1/predictions", action="monitor.read")
 async def list_predictions(
     box: Box, model: str, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100, after: str | None = None
@@ -84,3 +101,4 @@ async def list_predictions(
 
 
 handlers: list[Any] = [predict, list_predictions]
+fast = [Fast(predict, _is_at_hand, _fast)]

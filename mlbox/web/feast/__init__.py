@@ -8,3 +8,4 @@ from mlbox.web.feast import online, writes
 
 handlers: list[Any] = [*online.handlers, *writes.handlers]
 """Everything that Feast's SDK asks of a feature server, under /feast."""
+fast = online.fast

@@ -14,6 +14,7 @@ from mlbox.errors import InvalidInput
 from mlbox.store.catalog import split_ref
 from mlbox.store.vectors import Vectors
 from mlbox.web.box import Box
+from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.feast.wire import EPOCH, PREFIX, moment_text, row_count
 
 MAX_ENTITIES = 10_000
@@ -29,6 +30,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     include_feature_view_version_metadata: bool = False
 
 
+_decode = msgspec.json.Decoder(Asked).decode
+
+
 class Result(msgspec.Struct, frozen=True):
     """One column of the answer."""
 
@@ -40,15 +44,20 @@ class Result(msgspec.Struct, frozen=True):
 @post(f"{PREFIX}/get-online-features", status_code=200, include_in_schema=False, action="view.read")
 async def get_online_features(box: Box, data: Asked) -> Response[bytes]:
     """The latest values of features of entities, as of domain time."""
-    if row_count(data.entities, "entities") > MAX_ENTITIES:
+    content = _answer(box, data) if _is_at_hand(box, data) else await box.call(_answer, box, data)
+    return Response(content, media_type=MediaType.JSON, status_code=200)
+
+
+def _is_at_hand(box: Box, asked: Asked) -> bool:
+    """Whether to answer where it was read; raises InvalidInput for columns of entities that do not fit, or are too long."""
+    count = row_count(asked.entities, "entities")
+    if count > MAX_ENTITIES:
         raise InvalidInput(
             f"More than {MAX_ENTITIES:,} entities are too many for one request.",
             hint="Ask in parts.",
             field="entities",
         )
-    at_hand = box.features.is_at_hand(_named(data), next(map(len, data.entities.values())))
-    content = _answer(box, data) if at_hand else await box.call(_answer, box, data)
-    return Response(content, media_type=MediaType.JSON, status_code=200)
+    return box.features.is_at_hand(_named(asked), count)
 
 
 def _named(asked: Asked) -> list[str]:
@@ -120,4 +129,10 @@ async def health() -> Response[None]:
     return Response(None, status_code=200)
 
 
+def _fast_is_at_hand(box: Box, call: Call) -> bool:
+    call.read = _decode(call.body)
+    return _is_at_hand(box, call.read)
+
+
 handlers: list[Any] = [get_online_features, health]
+fast = [Fast(get_online_features, _fast_is_at_hand, lambda box, call: Reply(_answer(box, call.read)))]

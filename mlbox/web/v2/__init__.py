@@ -10,3 +10,4 @@ from typing import Any
 from mlbox.web.v2 import absent, infer, models, repository
 
 handlers: list[Any] = [*models.handlers, *infer.handlers, *repository.handlers, *absent.handlers]
+fast = infer.fast

@@ -56,6 +56,8 @@ def infer(
 
 def _shown(asked: wire.Request, outputs: Sequence[Tensor]) -> list[Tensor]:
     """The outputs, those as texts of their largest values that were asked for so."""
+    if not asked.outputs:
+        return list(outputs)
     ranks = {output.name: output.parameters.get("classification") for output in asked.outputs}
     return [
         tensor if ranks.get(tensor.name) is None else wire.classified(tensor, ranks[tensor.name]) for tensor in outputs

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 from litestar import Request, Response, post
 
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import Principal
-from mlbox.serve.server import ModelServer
 from mlbox.web.box import Box
+from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.v2 import dataplane, wire
 from mlbox.web.v2.models import problem
 
-
-class Asked(NamedTuple):
-    """One request as it came in."""
-
-    body: bytes
-    head: str | None
-    """The header with the length of the JSON, where binary data follows."""
-    encoding: str
-    """In which it is compressed: identity, gzip or deflate."""
-    accepts: str
-    """In which the answer may be."""
+MOST_AT_HAND = 16 * 1024
+"""Bytes of a request that are read on the loop."""
 
 
 @post(
@@ -40,43 +32,47 @@ async def infer(
     request: Request[Any, Any, Any], box: Box, principal: Principal, model: str, version: int | None = None
 ) -> Response[bytes]:
     """Run a model on tensors, or on the features of entities."""
-    headers = request.headers
-    asked = Asked(
-        await request.body(),
+    body, headers = await request.body(), request.headers
+    reply = await box.call(_reply, box, body, headers, model, version, principal.name)
+    return Response(reply.body, media_type=reply.kind, headers=dict(reply.headers))
+
+
+def _reply(
+    box: Box,
+    body: bytes,
+    headers: Mapping[str, str],
+    model: str,
+    version: int | None,
+    caller: str,
+    read: wire.Read | None = None,
+) -> Reply:
+    """From body to body; a large one takes milliseconds to read alone. `read` is what it says, where that is known already."""
+    request, tensors = read or wire.decode(
+        _plain(body, headers, box.settings.max_body),
         headers.get(wire.HEADER),
-        headers.get("content-encoding", "identity"),
-        headers.get("accept-encoding", ""),
+        lambda: box.models.inputs(model, version),
     )
-    most = box.settings.max_body
-    body, given = await box.call(answer_of, box.models, asked, model, version, principal.name, most_bytes=most)
-    kind = "application/octet-stream" if wire.HEADER in given else "application/json"
-    return Response(body, media_type=kind, headers=given)
-
-
-def answer_of(
-    models: ModelServer, asked: Asked, model: str, version: int | None, caller: str, *, most_bytes: int
-) -> tuple[bytes, dict[str, str]]:
-    """From body to body and headers, all of it off the loop: a large request takes milliseconds to read alone."""
-    request, tensors = wire.decode(_plain(asked, most_bytes), asked.head, lambda: models.inputs(model, version))
-    found = dataplane.infer(models, model, version, request, tensors, caller)
-    body, length = wire.encode(request, model, found.version, found.outputs, found.parameters)
-    headers = {} if length is None else {wire.HEADER: str(length)}
-    return _packed(body, asked.accepts, headers)
+    found = dataplane.infer(box.models, model, version, request, tensors, caller)
+    answer, length = wire.encode(request, model, found.version, found.outputs, found.parameters)
+    more = {} if length is None else {wire.HEADER: str(length)}
+    kind = "application/json" if length is None else "application/octet-stream"
+    return _packed(Reply(answer, kind, more), headers.get("accept-encoding", ""))
 
 
 # -- compression --------------------------------------------------------------------------------------------------------------
 
 
-def _plain(asked: Asked, most: int) -> bytes:
+def _plain(body: bytes, headers: Mapping[str, str], most: int) -> bytes:
     """The body as it was before it was compressed; raises TooLarge past the size that a body may have, before it is unpacked."""
-    if asked.encoding == "identity":
-        return asked.body
-    unpack = zlib.decompressobj(wbits=31 if asked.encoding == "gzip" else 15)
+    encoding = headers.get("content-encoding", "identity")
+    if encoding == "identity":
+        return body
+    unpack = zlib.decompressobj(wbits=31 if encoding == "gzip" else 15)
     try:
-        found = unpack.decompress(asked.body, most + 1)
+        found = unpack.decompress(body, most + 1)
     except zlib.error as err:
         raise InvalidInput(
-            f"The body is no {asked.encoding}: {err}.", hint="Send it as it is.", field="content-encoding"
+            f"The body is no {encoding}: {err}.", hint="Send it as it is.", field="content-encoding"
         ) from err
     if len(found) > most:
         raise TooLarge(
@@ -85,18 +81,36 @@ def _plain(asked: Asked, most: int) -> bytes:
             field="max_body",
         )
     if not unpack.eof:
-        raise InvalidInput(f"The {asked.encoding} of the body is cut off.", hint="Send all of it.", field="body")
+        raise InvalidInput(f"The {encoding} of the body is cut off.", hint="Send all of it.", field="body")
     return found
 
 
-def _packed(body: bytes, accepts: str, headers: dict[str, str]) -> tuple[bytes, dict[str, str]]:
+def _packed(reply: Reply, accepts: str) -> Reply:
     """Compressed only for who asks for exactly one way, as tritonclient does; browsers and httpx name several."""
     wanted = accepts.strip().lower()
-    if wanted == "gzip":
-        return gzip.compress(body, compresslevel=1, mtime=0), {**headers, "content-encoding": "gzip"}
-    if wanted == "deflate":
-        return zlib.compress(body, 1), {**headers, "content-encoding": "deflate"}
-    return body, headers
+    if wanted not in ("gzip", "deflate"):
+        return reply
+    body = gzip.compress(reply.body, compresslevel=1, mtime=0) if wanted == "gzip" else zlib.compress(reply.body, 1)
+    return Reply(body, reply.kind, {**reply.headers, "content-encoding": wanted})
+
+
+# -- the fast path ------------------------------------------------------------------------------------------------------------
+
+
+def _is_at_hand(box: Box, call: Call) -> bool:
+    """A small request to a quick model is answered where it was read; one of ids, as far as its features are at hand."""
+    if len(call.body) > MOST_AT_HAND or "version" in call.parameters:
+        return False
+    _, tensors = call.read = wire.decode(call.body, call.headers.get(wire.HEADER))
+    return box.models.is_at_hand(
+        call.parameters["model"], tensors[0].data.shape[0], [tensor.name for tensor in tensors]
+    )
+
+
+def _fast(box: Box, call: Call) -> Reply:
+    model, version = call.parameters["model"], call.parameters.get("version")
+    return _reply(box, call.body, call.headers, model, version, call.principal.name, call.read)
 
 
 handlers: list[Any] = [infer]
+fast = [Fast(infer, _is_at_hand, _fast)]

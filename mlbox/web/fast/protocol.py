@@ -1,0 +1,210 @@
+"""The fast path on the wire: between uvicorn's protocol and ours.
+
+A request whose head is plain is held back from the app until it is whole. Then it is answered with one write, or handed over: the
+app gets head and body as if they had only just come. While a fast request is open, `cycle` is a stand-in that says so to the rest
+of the protocol; one whose client hangs up or is too slow before it is whole is handed over as well, and ends as the app says.
+
+A head that comes again, byte for byte, on the same connection is not parsed again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from mlbox.web.fast.answering import Answer, Asked, FastPath, Head
+
+MOST_HEADS, MOST_HEAD = 64, 1024
+"""How many heads a connection remembers, and how long one of them may be: clients send as many as their bodies have lengths."""
+
+
+class _Nobody:
+    """Whom a stand-in tells that something happened."""
+
+    def set(self) -> None:
+        """Nothing waits."""
+
+
+class Cycle:
+    """Stands for a request that is not the app's, towards uvicorn's protocol."""
+
+    __slots__ = ("disconnected", "keep_alive", "response_complete")
+    response_started = False
+    message_event = _Nobody()
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+        self.response_complete = False
+        self.disconnected = False
+
+
+class FastProtocol(HttpToolsProtocol):
+    """One connection; without a fast path, uvicorn's own."""
+
+    def __init__(self, *args: Any, fast_path: FastPath | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._fast_path = fast_path
+        self._between = True
+        """No part of a request has been read."""
+        self._head: Head | None = None
+        """Of the request that is held back."""
+        self._parts: list[bytes] = []
+        """Of its body."""
+        self._start = b""
+        """What was read, where a request begins with it whose head is not whole yet."""
+        self._raw = b""
+        """The held back request's head, where it may be remembered."""
+        self._heads: dict[bytes, Head] = {}
+        self._answered = 0.0
+        """When the last fast answer went out."""
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes: a whole request with a head that is known at once, anything else through the parser."""
+        if self._between:
+            if self._heads and self._repeated(data):
+                return
+            self._start = data
+        else:
+            self._start = b""
+        super().data_received(data)
+
+    def _repeated(self, data: bytes) -> bool:
+        end = data.find(b"\r\n\r\n") + 4
+        head = self._heads.get(data[:end])
+        if head is None or len(data) - end != head.length or not self._is_free():
+            return False
+        return self._take(head, data[end:], Cycle(True))
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._between = False
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Hold a plain request back; the app gets any other."""
+        self._head = self._judge()
+        if self._head is None:
+            super().on_headers_complete()
+        else:
+            self._parts = []
+            self.cycle = cast(Any, Cycle(self.parser.should_keep_alive()))
+
+    def on_body(self, body: bytes) -> None:
+        """A part of the body."""
+        if self._head is None:
+            super().on_body(body)
+        else:
+            self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        """The request is whole: answer it, or have the app do so."""
+        self._between = True
+        head, raw = self._head, self._raw
+        if head is not None:
+            if self._take(head, b"".join(self._parts), cast(Any, self.cycle)):
+                if raw:
+                    self._remember(raw, head)
+                return
+            self.hand_over()
+        super().on_message_complete()
+
+    def _judge(self) -> Head | None:
+        start, self._start, self._raw = self._start, b"", b""
+        if self._fast_path is None or not self._is_free():
+            return None
+        parser = self.parser
+        found = self._fast_path.find(parser.get_method(), self.url)
+        if found is None or parser.get_http_version() != "1.1" or parser.should_upgrade():
+            return None
+        scope: Any = {**self.scope, "method": parser.get_method().decode(), "path": self.url.decode()}
+        scope |= {"raw_path": self.url, "query_string": b""}
+        head = self._fast_path.judge(found, scope)
+        if head is not None and head.given_id is None and parser.should_keep_alive():
+            self._raw = _head_of(start)
+        return head
+
+    def _remember(self, raw: bytes, head: Head) -> None:
+        if len(self._heads) >= MOST_HEADS:
+            self._heads.clear()
+        self._heads[raw] = head
+
+    def _is_free(self) -> bool:
+        """No answer is on its way, and the client takes what it is sent."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and not self.flow.write_paused and not self.transport.is_closing()
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+
+    def _take(self, head: Head, body: bytes, cycle: Cycle) -> bool:
+        """Answer a request; False, and nothing has happened, where the app is to."""
+        assert self._fast_path is not None
+        asked = self._fast_path.begin(head, body)
+        if asked is None:
+            return False
+        self._head = None
+        if asked.at_hand:
+            self._send(asked, self._fast_path.answer(asked), cycle)
+        else:
+            self.cycle = cast(Any, cycle)
+            work = self.loop.run_in_executor(self._fast_path.pool, self._fast_path.answer, asked)
+            self._fast_path.edge.enter()
+            work.add_done_callback(lambda done: self._made(asked, done.result(), cycle))
+        return True
+
+    def _made(self, asked: Asked, answer: Answer, cycle: Cycle) -> None:
+        assert self._fast_path is not None
+        self._fast_path.edge.leave()
+        self._send(asked, answer, cycle)
+
+    def _send(self, asked: Asked, answer: Answer, cycle: Cycle) -> None:
+        assert self._fast_path is not None
+        cycle.response_complete = True
+        if not cycle.disconnected:
+            end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
+            own = self._fast_path.own_fields(self.server_state.default_headers)
+            self.transport.write(b"".join((STATUS_LINE[answer.status], own, answer.fields, end, answer.body)))
+            if not cycle.keep_alive:
+                self.transport.close()
+        self._fast_path.note(asked, answer.status)
+        self._answered = self.loop.time()
+        if self.pipeline or self.timeout_keep_alive_task is None:
+            self.on_response_complete()
+        else:
+            self.server_state.total_requests += 1
+
+    def hand_over(self) -> None:
+        """Give a request that was held back to the app."""
+        if self._head is None:
+            return
+        held, self._head, self.cycle = self.cycle, None, cast(Any, None)
+        super().on_headers_complete()
+        if not held.keep_alive:  # the server has begun to end meanwhile
+            self.cycle.keep_alive = False
+        for part in self._parts:
+            super().on_body(part)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self.hand_over()
+        super().connection_lost(exc)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close what is idle. A fast answer leaves the timer as it is, which costs less than a new one: it may be early."""
+        left = self._answered + self.timeout_keep_alive - self.loop.time()
+        self.timeout_keep_alive_task = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            return  # the end of its answer sets the next
+        if left > 0:
+            self.timeout_keep_alive_task = self.loop.call_later(left, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
+
+
+def _head_of(start: bytes) -> bytes:
+    """The head that bytes begin with, if it may be remembered: its end is where the parser sees it, too."""
+    end = start.find(b"\r\n\r\n") + 4
+    raw = start[:end]
+    return raw if 4 < end <= MOST_HEAD and raw[:1].isalpha() and raw.count(b"\n") == raw.count(b"\r\n") else b""
