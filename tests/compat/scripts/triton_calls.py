@@ -103,8 +103,8 @@ def fails(client, box):
     """What is wrong is told in the words of the protocol."""
     call = lambda name, *inputs, **more: partial(box.infer, name, list(inputs), **more)  # noqa: E731
     right = tensor(client, "input", ROWS, "FP32")
-    raises("not", call("nope", right))
-    raises("version", call("score", right, model_version="9"))
+    raises("no model 'nope'", call("nope", right))
+    raises("9", call("score", right, model_version="9"))
     raises("data-type is 'FP64'", call("score", tensor(client, "input", ROWS.astype(np.float64), "FP64")))
     raises("unexpected shape for input 'input'", call("score", tensor(client, "input", ROWS.T, "FP32")))
     raises("unexpected inference output", call("score", right, outputs=[client.InferRequestedOutput("zzz")]))
