@@ -28,6 +28,7 @@ from mlbox.records import (
     DatasetVersion,
     DriftResult,
     Endpoint,
+    Guard,
     Job,
     ModelVersion,
     OnlineRow,
@@ -61,7 +62,7 @@ DEMO_POLICY = PromotionPolicy(
         RampStep(percent=25, hold_seconds=14 * 86_400, min_predictions=20),
         RampStep(percent=100, hold_seconds=0),
     ),
-    max_latency_ratio=100,
+    guards=(Guard(kind="errors", stop=1), Guard(kind="invalid", stop=1), Guard(kind="latency", stop=100)),
 )
 
 

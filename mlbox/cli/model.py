@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 import msgspec
 import typer
 
-from mlbox.cli import model_convert, model_score, model_serving
+from mlbox.cli import canary, model_convert, model_score, model_serving
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
-from mlbox.errors import InvalidInput, NotFound
+from mlbox.cli.refs import Comment, Ref, act, newest, split
+from mlbox.errors import InvalidInput
 from mlbox.records import Model, ModelVersion, Promotion, PromotionPolicy, Tenure
 
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
 model_serving.register(app)
 model_convert.register(app)
 model_score.register(app)
+canary.register(app)
 
-Ref = Annotated[str, typer.Argument(metavar="MODEL/VERSION", help="For example flight-delay/3, or flight-delay@3.")]
-Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it stays in the record.")]
 VERSION_COLUMNS = ("version", "stage", "trained_by", "dataset", "metrics", "created_at")
-
-
-def split(ref: str) -> tuple[str, int]:
-    """`MODEL/VERSION` or `MODEL@VERSION` as its parts; raises InvalidInput."""
-    model, _, version = ref.replace("@", "/").rpartition("/")
-    if not model or not version.isdigit():
-        raise InvalidInput(f"{ref!r} is not MODEL/VERSION.", hint="For example flight-delay/3.", field="ref")
-    return model, int(version)
 
 
 @app.command("ls", epilog="Example: mlbox model ls -o json")
@@ -67,11 +60,11 @@ def promote(ref: Ref, output: OutputOption = Output.table) -> None:
 def status(ref: Ref, output: OutputOption = Output.table) -> None:
     """Show where a version's promotion stands, gate by gate."""
     with connect() as client:
-        promotion = _promotion(ref, client.get("/api/v1/promotions", list[Promotion], model=split(ref)[0]))
+        promotion = newest(ref, client.get("/api/v1/promotions", list[Promotion], model=split(ref)[0]))
     if output is not Output.table:
         show_one(promotion, output)
         return
-    show([promotion], ("model", "version", "state", "percent", "state_since", "reason"), output)
+    show([promotion], ("model", "version", "state", "percent", "hold", "state_since", "reason"), output)
     show(promotion.gates, ("gate", "passed", "required", "measured"), output)
     show(promotion.approvals, ("approver", "decision", "comment", "at"), output)
 
@@ -91,13 +84,13 @@ def reject(ref: Ref, comment: Comment = "") -> None:
 @app.command(epilog="Example: mlbox model withdraw flight-delay/3")
 def withdraw(ref: Ref, comment: Comment = "") -> None:
     """End a promotion that nobody wants any more."""
-    _act(ref, "withdraw", comment)
+    act(ref, "withdraw", comment)
 
 
 @app.command("rollback", epilog="Example: mlbox model rollback flight-delay/3 -m 'complaints'")
 def roll_back(ref: Ref, comment: Comment = "rolled back by hand") -> None:
     """Take a candidate's traffic away at once."""
-    _act(ref, "roll-back", comment)
+    act(ref, "roll-back", comment)
 
 
 @app.command(epilog="Example: mlbox model archive flight-delay/1")
@@ -187,10 +180,12 @@ def delete(what: Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="
     typer.echo(f"{what} is deleted.", err=True)
 
 
-@app.command(epilog="Example: mlbox model policy flight-delay --set policy.json")
+@app.command(epilog="Example: mlbox model policy flight-delay --set policy.toml")
 def policy(
     model: str,
-    set_file: Annotated[Path | None, typer.Option("--set", help="JSON file with a new policy; for admins.")] = None,
+    set_file: Annotated[
+        Path | None, typer.Option("--set", help="TOML or JSON file with a new policy; for admins.")
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show or set what a model's versions must pass."""
@@ -204,21 +199,25 @@ def policy(
 
 
 def _read_policy(path: Path) -> PromotionPolicy:
+    """A policy out of a file; what it does not name has the house's default."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=PromotionPolicy)
-    except (OSError, msgspec.MsgspecError) as err:
+        if path.suffix == ".toml":
+            found = tomllib.loads(path.read_text())
+        else:
+            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
+        policy = msgspec.convert(found, type=PromotionPolicy)
+    except (OSError, ValueError, msgspec.MsgspecError) as err:
         raise InvalidInput(
             f"{path} holds no policy: {err}.", hint="Begin with `mlbox model policy MODEL -o json`.", field="set"
         ) from err
-
-
-def _promotion(ref: str, found: list[Promotion]) -> Promotion:
-    """A version's newest promotion."""
-    version = split(ref)[1]
-    of_version = [promotion for promotion in found if promotion.version == version]
-    if not of_version:
-        raise NotFound(f"{ref} was never proposed.", hint=f"`mlbox model promote {ref}` does that.", field="ref")
-    return of_version[0]
+    odd = [name for name in found if name not in PromotionPolicy.__struct_fields__]
+    if odd:
+        raise InvalidInput(
+            f"{path} has {odd[0]!r}, which a policy does not know.",
+            hint="`mlbox model policy MODEL -o json` shows what it knows.",
+            field="set",
+        )
+    return policy
 
 
 def _decide(ref: str, decision: str, comment: str) -> None:
@@ -226,11 +225,4 @@ def _decide(ref: str, decision: str, comment: str) -> None:
     with connect() as client:
         path = f"/api/v1/models/{model}/versions/{version}/{decision}"
         after = client.post(path, Promotion, {"comment": comment})
-    typer.echo(f"{ref} is {after.state}.", err=True)
-
-
-def _act(ref: str, action: str, comment: str) -> None:
-    with connect() as client:
-        promotion = _promotion(ref, client.get("/api/v1/promotions", list[Promotion], model=split(ref)[0]))
-        after = client.post(f"/api/v1/promotions/{promotion.id}/{action}", Promotion, {"comment": comment})
     typer.echo(f"{ref} is {after.state}.", err=True)

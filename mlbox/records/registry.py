@@ -147,12 +147,121 @@ class Approval(Record, frozen=True, kw_only=True):
     at: datetime
 
 
+CanaryHold = Literal["", "paused", "undecided", "frozen"]
+"""Why a canary does not go on by itself: someone paused it, its evidence asks for a person, or it is kept without traffic."""
+
+
 class RampStep(Record, frozen=True, kw_only=True):
     """A share of traffic, how long it must hold and how many predictions it must see before the next step."""
 
     percent: float
     hold_seconds: float
     min_predictions: int = 0
+
+
+GuardKind = Literal["errors", "invalid", "latency", "scores"]
+
+
+class Guard(Record, frozen=True, kw_only=True):
+    """One thing in which a canary is compared with the champion, more being worse.
+
+    | kind | compared | `stop` | `margin` |
+    |---|---|---|---|
+    | errors | share of runs that failed, with all of the champion's at the time | ratio | difference |
+    | invalid | share of scores that are null or not finite, with the control group | ratio | difference |
+    | latency | the quantile of the runs' time, with the control group | ratio | ratio |
+    | scores | the Kolmogorov-Smirnov distance of the scores, to the control group | distance | distance |
+    """
+
+    kind: GuardKind
+    stop: float
+    """Shown to be worse than this, at any time, it ends the canary."""
+    margin: float | None = None
+    """Before a step ends it must be shown to be no worse than this; None asks for nothing to be shown."""
+    quantile: float = 0.95
+    then: Literal["roll_back", "ask", "watch"] = "roll_back"
+    """What follows when it is worse: back at once, a person is asked, or it is only told."""
+
+    @property
+    def name(self) -> str:
+        """As people call it."""
+        return f"latency p{self.quantile * 100:g}" if self.kind == "latency" else self.kind
+
+
+class Finding(Record, frozen=True, kw_only=True):
+    """What one guard says at one look. Numbers that are not there yet are None."""
+
+    guard: str
+    state: Literal["worse", "holds", "undecided", "too_little"]
+    statistic: float | None = None
+    """In the units of the guard's `stop`."""
+    bound: float | None = None
+    """What the evidence must pass for the guard to be worse; an evidence or a lower end."""
+    evidence: float | None = None
+    low: float | None = None
+    high: float | None = None
+    """The always-valid interval, in the units of the guard's `margin`."""
+    words: str = ""
+
+
+class Side(Record, frozen=True, kw_only=True):
+    """What one group of keys saw since a step began."""
+
+    runs: int = 0
+    """Of the model, answered or failed."""
+    errors: int = 0
+    """Runs that failed."""
+    rows: int = 0
+    invalid: int = 0
+    """Rows whose score is null or not finite."""
+    latency: dict[int, int] = {}
+    """Runs by bucket of their time (see `sequential`)."""
+    scores: bytes = b""
+    """The first finite scores, as float64."""
+    last: str = ""
+    """How the last runs ended, oldest first: `.` well, `x` not."""
+
+
+class Samples(Record, frozen=True, kw_only=True):
+    """All that a verdict looks at beside the policy and the time."""
+
+    state: Literal["shadow", "canary"]
+    step: int = -1
+    since: datetime
+    hold: CanaryHold = ""
+    candidate: Side = Side()
+    control: Side = Side()
+    champion: Side = Side()
+    """All of the champion's, the control group among it."""
+
+
+class RolloutDecision(Record, frozen=True, kw_only=True):
+    """One decision about a candidate's traffic, with all that it was made from, so that it can be made again."""
+
+    id: str = ""
+    promotion: str = ""
+    at: datetime
+    """Domain time, as the verdict saw it."""
+    actor: str = "mlbox"
+    rule: int
+    """Version of the rule."""
+    action: Literal["wait", "advance", "roll_back", "ask"]
+    reason: str
+    findings: tuple[Finding, ...] = ()
+    samples: Samples
+    done: str = ""
+    """What was then done: the action itself, or what a person chose."""
+    comment: str = ""
+    """Of the person who decided."""
+
+
+class Recomputed(Record, frozen=True, kw_only=True):
+    """A decision, and what the rule says of the same inputs now."""
+
+    decision: RolloutDecision
+    same: bool
+    action: str
+    reason: str
 
 
 class PromotionPolicy(Record, frozen=True, kw_only=True):
@@ -176,7 +285,18 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
         RampStep(percent=100, hold_seconds=0),
     )
     max_error_rate: float = 0.01
-    max_latency_ratio: float = 1.5
+    """Of a shadow's runs."""
+    guards: tuple[Guard, ...] = (
+        Guard(kind="errors", stop=1.0, margin=0.01),
+        Guard(kind="invalid", stop=1.0, margin=0.01),
+        Guard(kind="latency", stop=1.5, margin=1.5),
+        Guard(kind="scores", stop=0.1),
+    )
+    """What a canary is compared in; without any, time and traffic alone let it go on."""
+    false_stops: float = 0.05
+    """How many of all good canaries may be stopped, over all guards and looks together."""
+    patience_seconds: float = 24 * 3600
+    """How long a canary may gather evidence past its hold before a person is asked."""
     lifetime_days: float = 365
     """How long after its first approval a model must be looked at again, where nobody said otherwise."""
     unserved: Literal["approval", "gates"] = "approval"
@@ -199,6 +319,7 @@ class Promotion(Record, frozen=True, kw_only=True):
     policy: PromotionPolicy
     step: int = -1
     """Index of the policy's ramp step while in canary; -1 before."""
+    hold: CanaryHold = ""
     gates: tuple[GateResult, ...] = ()
     approvals: tuple[Approval, ...] = ()
     reason: str = ""
@@ -206,7 +327,7 @@ class Promotion(Record, frozen=True, kw_only=True):
     @property
     def percent(self) -> float:
         """Share of traffic that the candidate takes now."""
-        return self.policy.steps[self.step].percent if self.state == "canary" else 0.0
+        return self.policy.steps[self.step].percent if self.state == "canary" and self.hold != "frozen" else 0.0
 
 
 class Endpoint(Record, frozen=True, kw_only=True):
@@ -221,6 +342,9 @@ class Endpoint(Record, frozen=True, kw_only=True):
     """Share of traffic that the candidate answers."""
     standing: str = ""
     """What the candidate waits for, in words."""
+    hold: CanaryHold = ""
+    findings: tuple[Finding, ...] = ()
+    """What each guard of a canary says now."""
     champion_predictions: int = 0
     champion_errors: int = 0
     champion_p95_ms: float | None = None

@@ -102,6 +102,7 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
 
 
 Observer = Callable[[Batch], None]
+ErrorObserver = Callable[[str, int, ServeRole], None]
 
 
 @dataclass
@@ -127,6 +128,7 @@ class PredictionLog:
         self.dropped = 0
         """Rows that are not in the log: they found the queue full, or could not be written as Parquet."""
         self._observers: list[Observer] = []
+        self._error_observers: list[ErrorObserver] = []
         self._files = Files(root)
         self._writing = threading.Lock()
         self._stopping = threading.Event()
@@ -165,10 +167,17 @@ class PredictionLog:
         """A version failed on this many rows; they count like those that it answered, or large requests would hide."""
         with self._lock:
             self._count((model, version, role)).errors += rows
+            self._counts.setdefault((model, version, role), Count()).errors += rows
+        for observer in self._error_observers:
+            observer(model, version, role)
 
     def on_prediction(self, observer: Observer) -> None:
         """Have a function told of all rows, in the thread that put them; it must return at once."""
         self._observers.append(observer)
+
+    def on_error(self, observer: ErrorObserver) -> None:
+        """Have a function told of each run that failed: model, version and role; it must return at once."""
+        self._error_observers.append(observer)
 
     # -- figures ----------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""From shadow to 100 %: what a candidate's traffic says, and who answers a request.
+"""From shadow to 100 %: who answers a request, and what becomes of a candidate.
 
-`verdict` is pure: a promotion, what the candidate and the control group did since the present step began, and the domain
-time. `Rollouts` applies it and answers the router's question.
+`choose` is pure, and so is the verdict (`verdict.py`) on what the candidate and the champion beside it did since the present step
+began (`evidence.py`). `Rollouts` answers the router's question, looks at the evidence, and does what the verdict says.
 """
 
 from __future__ import annotations
@@ -9,65 +9,23 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+import time
 
 from mlbox.clock import Clock
-from mlbox.errors import Conflict, MlboxError, NotFound, Unavailable
+from mlbox.errors import Conflict, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import Endpoint, Event, Promotion, ServeRole
-from mlbox.serve.routing import Route, Traffic, TrafficSource, bucket
+from mlbox.records import CanaryHold, Endpoint, Event, Promotion, Samples, ServeRole
+from mlbox.serve.evidence import Evidence
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.routing import Route, bucket
+from mlbox.serve.verdict import Verdict, decided, verdict
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry
+from mlbox.store.rollout_log import RolloutLog
 
 _log = logging.getLogger(__name__)
-FEW = 20
-"""Below this many predictions a rate says nothing."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What to do now, and why, in words."""
-
-    action: Literal["wait", "advance", "roll_back"]
-    reason: str
-
-
-def verdict(promotion: Promotion, candidate: Traffic, control: Traffic, now: datetime) -> Verdict:
-    """Decide about a candidate in shadow or canary from its own traffic and the control group's."""
-    policy = promotion.policy
-    seen = candidate.count + candidate.errors
-    if seen >= FEW and candidate.errors / seen > policy.max_error_rate:
-        return Verdict("roll_back", f"{candidate.errors} of {seen} predictions failed, {policy.max_error_rate:.1%} may")
-    slow = _slowdown(candidate, control)
-    if promotion.state == "canary" and slow is not None and slow > policy.max_latency_ratio:
-        return Verdict("roll_back", f"p95 is {slow:.2f} times the control's, {policy.max_latency_ratio:.2f} may be")
-    if promotion.state == "shadow":
-        hold, least = policy.shadow_seconds, policy.shadow_min_predictions
-    else:
-        step = policy.steps[promotion.step]
-        hold, least = step.hold_seconds, step.min_predictions
-    held = (now - promotion.state_since).total_seconds()
-    if held < hold:
-        return Verdict("wait", f"held {span(held)} of {span(hold)}")
-    if candidate.count < least:
-        return Verdict("wait", f"saw {candidate.count} of {least} predictions")
-    return Verdict("advance", f"held {span(held)} and {candidate.count} predictions, {candidate.errors} failed")
-
-
-def span(seconds: float) -> str:
-    """A length of time in the unit that a person would choose."""
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.3g} s"
-
-
-def _slowdown(candidate: Traffic, control: Traffic) -> float | None:
-    if min(candidate.count, control.count) < FEW or not candidate.p95_ms or not control.p95_ms:
-        return None
-    return candidate.p95_ms / control.p95_ms
+KEEP_SECONDS = 60.0
+"""How often a candidate's evidence is written down: what a kill -9 may lose of it."""
 
 
 def choose(key: str, champion: int, promotion: Promotion | None) -> Route:
@@ -79,7 +37,7 @@ def choose(key: str, champion: int, promotion: Promotion | None) -> Route:
         return Route(version=champion, role="champion", shadow=None)
     if promotion.state == "shadow":
         return Route(version=champion, role="champion", shadow=promotion.version)
-    place = bucket(key)
+    place = bucket(key, promotion.id)
     if place < promotion.percent:
         return Route(version=promotion.version, role="canary", shadow=None)
     role: ServeRole = "control" if place >= 100 - min(promotion.percent, 100 - promotion.percent) else "champion"
@@ -93,24 +51,28 @@ class Rollouts:
         self,
         registry: Registry,
         promotions: Promotions,
-        source: TrafficSource,
+        kept: RolloutLog,
+        predictions: PredictionLog,
         clock: Clock,
         bus: EventBus,
         every: float,
     ) -> None:
         self._registry = registry
         self._promotions = promotions
-        self._source = source
+        self._kept = kept
+        self._predictions = predictions
         self._clock = clock
         self._every = every
         self._lock = threading.Lock()
         self._champions: dict[str, int] = {}
         self._candidates: dict[str, Promotion] = {}
-        self._starts: dict[tuple[str, str, int], tuple[Traffic, Traffic]] = {}
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._bus = bus
+        self._last_kept = time.monotonic()
+        self._evidence = Evidence(self._wake.set)
+        predictions.on_prediction(self._evidence.answered)
+        predictions.on_error(self._evidence.failed)
         self._unsubscribe = bus.subscribe(self._on_event)
         with contextlib.suppress(Unavailable):  # the next tick tries again
             self._refresh()
@@ -143,7 +105,7 @@ class Rollouts:
     def _endpoint(self, model: str, champion: int) -> Endpoint:
         promotion = self._candidates.get(model)
         if promotion is None:
-            alone = self._source.traffic(model, champion, "champion")
+            alone = self._predictions.traffic(model, champion, "champion")
             return Endpoint(
                 model=model,
                 champion=champion,
@@ -151,7 +113,9 @@ class Rollouts:
                 champion_errors=alone.errors,
                 champion_p95_ms=alone.p95_ms,
             )
-        candidate, control = self._traffic_of(promotion)
+        found = self.standing(promotion)
+        beside = self._predictions.traffic(model, champion, "champion" if promotion.state == "shadow" else "control")
+        own = self._predictions.traffic(model, promotion.version, _role_of(promotion))
         return Endpoint(
             model=model,
             champion=champion,
@@ -159,13 +123,15 @@ class Rollouts:
             promotion=promotion.id,
             state=promotion.state,
             percent=promotion.percent,
-            standing=verdict(promotion, candidate, control, self._clock.now()).reason,
-            champion_predictions=control.count,
-            champion_errors=control.errors,
-            champion_p95_ms=control.p95_ms,
-            candidate_predictions=candidate.count,
-            candidate_errors=candidate.errors,
-            candidate_p95_ms=candidate.p95_ms,
+            standing=found.reason,
+            hold=promotion.hold,
+            findings=found.findings,
+            champion_predictions=beside.count,
+            champion_errors=beside.errors,
+            champion_p95_ms=beside.p95_ms,
+            candidate_predictions=own.count,
+            candidate_errors=own.errors,
+            candidate_p95_ms=own.p95_ms,
         )
 
     def _on_event(self, event: Event) -> None:
@@ -178,10 +144,7 @@ class Rollouts:
         with self._lock:
             self._champions = {v.model: v.version for v in self._registry.in_stage("Production") if v.servable}
             self._candidates = {p.model: p for p in self._promotions.open() if p.state in ("shadow", "canary")}
-            here = {(p.id, p.state, p.step) for p in self._candidates.values()}
-            self._starts = {key: start for key, start in self._starts.items() if key in here}
-        for promotion in list(self._candidates.values()):
-            self._traffic_of(promotion)
+            self._evidence.watch(self._candidates, self._kept.kept)
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 
@@ -191,32 +154,62 @@ class Rollouts:
 
     def standing(self, promotion: Promotion) -> Verdict:
         """What the verdict would be now, without doing anything."""
-        candidate, control = self._traffic_of(promotion)
-        return verdict(promotion, candidate, control, self._clock.now())
+        return verdict(self._evidence.samples(promotion), promotion.policy, self._clock.now())
 
     def _judge(self, promotion: Promotion) -> Verdict:
-        found = self.standing(promotion)
+        samples, now = self._evidence.samples(promotion), self._clock.now()
+        found = verdict(samples, promotion.policy, now)
+        decision = decided(samples, found, now)
         try:
             if found.action == "roll_back":
-                self._promotions.roll_back(promotion.id, found.reason)
+                self._promotions.roll_back(promotion.id, found.reason, decision=decision)
+            elif found.action == "ask" and not promotion.hold:
+                self._promotions.set_hold(promotion.id, "undecided", found.reason, decision=decision)
             elif found.action == "advance" and promotion.state == "shadow":
-                self._promotions.shadow_done(promotion.id, found.reason)
+                self._promotions.shadow_done(promotion.id, found.reason, decision=decision)
             elif found.action == "advance":
-                self._promotions.next_step(promotion.id, found.reason)
+                self._promotions.next_step(promotion.id, found.reason, decision=decision)
         except Conflict:
-            return Verdict("wait", "someone else moved it first")
+            return Verdict(action="wait", reason="someone else moved it first")
         return found
 
-    def _traffic_of(self, promotion: Promotion) -> tuple[Traffic, Traffic]:
-        """Candidate's and control's traffic since the present step began, which the first look, at its event, marks."""
-        role: ServeRole = "shadow" if promotion.state == "shadow" else "canary"
-        beside: ServeRole = "champion" if promotion.state == "shadow" else "control"
-        now = (
-            self._source.traffic(promotion.model, promotion.version, role),
-            self._source.traffic(promotion.model, promotion.champion or 0, beside),
-        )
-        start = self._starts.setdefault((promotion.id, promotion.state, promotion.step), now)
-        return now[0].since(start[0]), now[1].since(start[1])
+    # -- people -----------------------------------------------------------------------------------------------------
+
+    def hold(self, promotion_id: str, hold: CanaryHold, *, actor: str, comment: str) -> Promotion:
+        """Pause, freeze or resume a canary."""
+        promotion = self._promotions.get(promotion_id)
+        samples, now = self._evidence.samples(promotion), self._clock.now()
+        found = verdict(samples, promotion.policy, now)
+        decision = decided(samples, found, now, actor=actor, done=hold or "resumed", comment=comment)
+        reason = f"{hold or 'resumed'} by {actor}" + (f": {comment}" if comment else "")
+        return self._promotions.set_hold(promotion_id, hold, reason, actor=actor, decision=decision)
+
+    def advance(self, promotion_id: str, *, actor: str, comment: str) -> Promotion:
+        """A person lets a canary go on: out of what is undecided, or before its hold ends where all guards hold.
+
+        Raises Refused where the evidence does not allow it, and for who made the version or, before the hold's end,
+        approved it.
+        """
+        promotion = self._promotions.get(promotion_id)
+        samples, now = self._evidence.samples(promotion), self._clock.now()
+        found = verdict(samples, promotion.policy, now)
+        if promotion.state == "canary" and promotion.hold != "undecided":
+            _check_all_hold(promotion, samples, found)
+        decision = decided(samples, found, now, actor=actor, done="advance", comment=comment)
+        reason = f"advanced by {actor}, {found.reason}" + (f": {comment}" if comment else "")
+        return self._promotions.next_step(promotion_id, reason, actor=actor, decision=decision)
+
+    def roll_back(self, promotion_id: str, *, actor: str, comment: str) -> Promotion:
+        """A person takes a candidate's traffic away."""
+        promotion = self._promotions.get(promotion_id)
+        samples, now = self._evidence.samples(promotion), self._clock.now()
+        decision = None
+        if promotion.state in ("shadow", "canary"):
+            found = verdict(samples, promotion.policy, now)
+            decision = decided(samples, found, now, actor=actor, done="roll_back", comment=comment)
+        return self._promotions.roll_back(promotion_id, comment, actor=actor, decision=decision)
+
+    # -- the thread -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Judge every so many seconds of real time, and when domain time moves, until closed."""
@@ -234,8 +227,15 @@ class Rollouts:
         """A store that is down must not end the judging: the next tick tries again."""
         try:
             self.tick()
+            if time.monotonic() - self._last_kept >= KEEP_SECONDS:
+                self.keep()
         except MlboxError as err:
             _log.warning("The candidates could not be judged: %s", err)
+
+    def keep(self) -> None:
+        """Write the evidence of all candidates down, so that a restart goes on from it."""
+        self._last_kept = time.monotonic()
+        self._kept.keep({p.id: self._evidence.samples(p) for p in list(self._candidates.values())})
 
     def close(self) -> None:
         """Stop judging."""
@@ -244,3 +244,25 @@ class Rollouts:
         self._wake.set()
         if self._thread:
             self._thread.join()
+        with contextlib.suppress(MlboxError):  # a store that is down keeps what it had
+            self.keep()
+
+
+def _role_of(promotion: Promotion) -> ServeRole:
+    return "shadow" if promotion.state == "shadow" else "canary"
+
+
+def _check_all_hold(promotion: Promotion, samples: Samples, found: Verdict) -> None:
+    """Raise Refused unless every guard shows what it must, and something was seen at all."""
+    name = f"{promotion.model}/{promotion.version}"
+    if promotion.hold:
+        raise Conflict(f"{name} is {promotion.hold}.", hint="`mlbox model resume` lets it go on.")
+    needed = zip(promotion.policy.guards, found.findings, strict=True)
+    open_ = [finding.words for guard, finding in needed if guard.margin is not None and finding.state != "holds"]
+    if not samples.candidate.rows:
+        open_.append("no prediction was seen")
+    if found.action in ("roll_back", "ask") or open_:
+        raise Refused(
+            f"The hold of {name} may be shortened when all its guards hold: {'; '.join(open_) or found.reason}.",
+            hint="Wait for more traffic, or roll it back.",
+        )

@@ -35,19 +35,11 @@ class Traffic:
     errors: int = 0
     p95_ms: float | None = None
 
-    def since(self, start: Traffic) -> Traffic:
-        """What came after an earlier reading."""
-        return Traffic(self.count - start.count, self.errors - start.errors, self.p95_ms)
 
+def bucket(key: str, salt: str = "") -> float:
+    """A key's fixed place in 0..100, uniform over keys: the same key meets the same version in every process.
 
-class TrafficSource(Protocol):
-    """Where the figures come from: the prediction log."""
-
-    def traffic(self, model: str, version: int, role: ServeRole) -> Traffic:
-        """All that this role of this version did since the server started."""
-
-
-def bucket(key: str) -> float:
-    """A key's fixed place in 0..100, uniform over keys: the same key meets the same version in every process."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    The salt is the promotion's id: other promotions put other keys first.
+    """
+    digest = hashlib.blake2b(key.encode(), digest_size=8, key=salt.encode()).digest()
     return int.from_bytes(digest, "big") / 2**64 * 100

@@ -7,6 +7,10 @@ does not pass, whoever changed it and by which way.
 
 from __future__ import annotations
 
+import msgspec
+
+from mlbox.ids import new_id
+from mlbox.records import RolloutDecision
 from mlbox.store.db import Database, Tx
 
 
@@ -30,3 +34,11 @@ def stands(db: Database, promotion_id: str) -> bool:
         (promotion_id,),
     )
     return row is not None
+
+
+def note_rollout(tx: Tx, promotion_id: str, decision: RolloutDecision | None) -> None:
+    """Write what was decided about a candidate's traffic down, in the transaction that carries it out."""
+    if decision is None:
+        return
+    named = msgspec.structs.replace(decision, id=new_id(), promotion=promotion_id)
+    tx.run("INSERT INTO rollout_decision VALUES (?,?,?)", (named.id, promotion_id, named.to_json().decode()))

@@ -14,7 +14,16 @@ import msgspec
 from mlbox.clock import from_us
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused
 from mlbox.ids import new_id
-from mlbox.records import Approval, GateResult, ModelVersion, Promotion, PromotionPolicy, PromotionState
+from mlbox.records import (
+    Approval,
+    CanaryHold,
+    GateResult,
+    ModelVersion,
+    Promotion,
+    PromotionPolicy,
+    PromotionState,
+    RolloutDecision,
+)
 from mlbox.store import decisions
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.registry import Registry, note_stage
@@ -30,6 +39,13 @@ MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
     "withdrawn": (),
 }
 """From each state, where a promotion may go."""
+HOLD_MOVES: dict[CanaryHold, tuple[CanaryHold, ...]] = {
+    "": ("paused", "undecided", "frozen"),
+    "paused": ("", "frozen"),
+    "undecided": ("", "frozen"),
+    "frozen": (),
+}
+"""Within a canary: what holds it, and what may come next; "" goes on by itself."""
 HOW_TO_SERVE = "To serve it, convert it with `mlbox.export_onnx` and register the ONNX file with `run.register`."
 OPEN: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if targets)
 _OPEN_SQL = f"promotion.state IN ({', '.join(repr(s) for s in OPEN)})"
@@ -168,9 +184,9 @@ class Promotions:
         self._db.write(write)
         return self.get(promotion_id)
 
-    def shadow_done(self, promotion_id: str, reason: str) -> Promotion:
+    def shadow_done(self, promotion_id: str, reason: str, *, decision: RolloutDecision | None = None) -> Promotion:
         """The shadow has seen enough: a human is next."""
-        return self._leave(promotion_id, ("shadow",), "waiting_approval", "mlbox", reason)
+        return self._leave(promotion_id, ("shadow",), "waiting_approval", "mlbox", reason, decision=decision)
 
     def decide(
         self, promotion_id: str, *, approver: str, decision: Literal["approve", "reject"], comment: str = ""
@@ -199,34 +215,79 @@ class Promotions:
         self._db.write(write)
         return self.get(promotion_id)
 
-    def next_step(self, promotion_id: str, reason: str) -> Promotion:
-        """Give a canary its next share of traffic; the last share is Production."""
+    def next_step(
+        self, promotion_id: str, reason: str, *, actor: str = "mlbox", decision: RolloutDecision | None = None
+    ) -> Promotion:
+        """Give a canary its next share of traffic; the last share is Production. A person may not have made the version."""
 
         def write(tx: Tx) -> None:
             promotion = _load(tx, promotion_id, "canary")
+            if promotion.hold == "frozen" or (promotion.hold and actor == "mlbox"):
+                raise Conflict(f"{promotion.model}/{promotion.version} is {promotion.hold}.", hint="Resume it first.")
+            if actor != "mlbox":
+                _check_approver(tx, promotion, actor)
+                _check_second(promotion, actor)
+            decisions.note_rollout(tx, promotion_id, decision)
             step = promotion.step + 1
             if promotion.policy.steps[step].percent >= 100:
-                _complete(tx, promotion, "mlbox", reason)
+                _complete(tx, promotion, actor, reason)
                 return
             tx.run(
-                "UPDATE promotion SET step = ?, since_us = ?, reason = ? WHERE id = ?",
+                "UPDATE promotion SET step = ?, since_us = ?, reason = ?, hold = '', hold_us = NULL WHERE id = ?",
                 (step, tx.domain_us, reason, promotion_id),
             )
             percent = promotion.policy.steps[step].percent
-            tx.emit(
-                "promotion.step",
-                f"model:{promotion.model}/{promotion.version}",
-                "mlbox",
-                percent=percent,
-                reason=reason,
-            )
+            subject = f"model:{promotion.model}/{promotion.version}"
+            tx.emit("promotion.step", subject, actor, percent=percent, reason=reason)
 
         self._db.write(write)
         return self.get(promotion_id)
 
-    def roll_back(self, promotion_id: str, reason: str, *, actor: str = "mlbox") -> Promotion:
+    def set_hold(
+        self,
+        promotion_id: str,
+        hold: CanaryHold,
+        reason: str,
+        *,
+        actor: str = "mlbox",
+        decision: RolloutDecision | None = None,
+    ) -> Promotion:
+        """Pause, freeze or resume a canary. The time of a pause is none of the step's; one that was undecided gets its
+        patience anew."""
+
+        def write(tx: Tx) -> None:
+            promotion = _load(tx, promotion_id, "canary")
+            if hold not in HOLD_MOVES[promotion.hold]:
+                raise Conflict(
+                    f"{promotion.model}/{promotion.version} is {promotion.hold or 'not held'}.",
+                    hint="`mlbox model status` shows where it stands.",
+                )
+            decisions.note_rollout(tx, promotion_id, decision)
+            tx.run(
+                "UPDATE promotion SET hold = :hold, hold_us = :now, reason = :reason, since_us = CASE"
+                " WHEN :hold = '' AND hold = 'paused' THEN since_us + :now - hold_us"
+                " WHEN :hold = '' THEN :now - :held ELSE since_us END WHERE id = :id",
+                {
+                    "hold": hold,
+                    "now": tx.domain_us,
+                    "reason": reason,
+                    "held": round(promotion.policy.steps[promotion.step].hold_seconds * 1_000_000),
+                    "id": promotion_id,
+                },
+            )
+            subject = f"model:{promotion.model}/{promotion.version}"
+            tx.emit(f"promotion.{hold or 'resumed'}", subject, actor, promotion=promotion_id, reason=reason)
+
+        self._db.write(write)
+        return self.get(promotion_id)
+
+    def roll_back(
+        self, promotion_id: str, reason: str, *, actor: str = "mlbox", decision: RolloutDecision | None = None
+    ) -> Promotion:
         """Take a candidate's traffic away; the version leaves Staging."""
-        return self._leave(promotion_id, ("shadow", "canary"), "rolled_back", actor, reason, stage="None")
+        return self._leave(
+            promotion_id, ("shadow", "canary"), "rolled_back", actor, reason, stage="None", decision=decision
+        )
 
     def withdraw(self, promotion_id: str, *, actor: str, reason: str = "") -> Promotion:
         """End a promotion that nobody wants any more."""
@@ -241,9 +302,11 @@ class Promotions:
         reason: str,
         *,
         stage: Literal["None"] | None = None,
+        decision: RolloutDecision | None = None,
     ) -> Promotion:
         def write(tx: Tx) -> None:
             promotion = _load(tx, promotion_id, *sources)
+            decisions.note_rollout(tx, promotion_id, decision)
             _move(tx, promotion, target, actor, reason)
             if stage:
                 _set_stage(tx, promotion, stage, actor, reason)
@@ -269,7 +332,7 @@ def _load(tx: Tx, promotion_id: str, *expected: PromotionState) -> Promotion:
 def _move(tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reason: str, *, step: int = -1) -> None:
     assert target in MOVES[promotion.state], (promotion.state, target)
     tx.run(
-        "UPDATE promotion SET state = ?, since_us = ?, step = ?, reason = ? WHERE id = ?",
+        "UPDATE promotion SET state = ?, since_us = ?, step = ?, reason = ?, hold = '', hold_us = NULL WHERE id = ?",
         (target, tx.domain_us, step, reason, promotion.id),
     )
     subject = f"model:{promotion.model}/{promotion.version}"
@@ -326,6 +389,15 @@ def _check_approver(tx: Tx, promotion: Promotion, approver: str) -> None:
         )
 
 
+def _check_second(promotion: Promotion, approver: str) -> None:
+    """A hold is shortened by someone who did not approve the canary; what is undecided, by any approver."""
+    if not promotion.hold and approver in {approval.approver for approval in promotion.approvals}:
+        raise Refused(
+            f"{approver} approved {promotion.model}/{promotion.version}, and shortening its hold takes a second approver.",
+            hint="Ask someone else with the role approver.",
+        )
+
+
 def _listed(words: Sequence[str]) -> str:
     """Words as one would say them: a, b and c."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
@@ -345,6 +417,7 @@ def _promotion(row: Row) -> Promotion:
         state_since=from_us(row["since_us"]),
         policy=msgspec.json.decode(row["policy"], type=PromotionPolicy),
         step=row["step"],
+        hold=row["hold"],
         gates=tuple(
             GateResult(
                 gate=g["gate"],

@@ -27,6 +27,7 @@ from mlbox.records import (
     check_name,
 )
 from mlbox.store.db import Database, Row, Tx
+from mlbox.store.policies import check_policy
 
 _VERSION_SQL = """
 SELECT model_version.*, model.name AS model,
@@ -342,20 +343,6 @@ class Registry:
 
 def _no_model(name: str) -> NotFound:
     return NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
-
-
-def check_policy(policy: PromotionPolicy) -> None:
-    """A ramp rises to 100 % and nothing is negative; raises InvalidInput with the field."""
-    percents = [step.percent for step in policy.steps]
-    if not percents or percents[-1] != 100 or sorted(set(percents)) != percents or percents[0] <= 0:
-        raise InvalidInput(
-            "The ramp's steps must rise and end at 100 %.", hint="For example 5, 25, 100.", field="steps"
-        )
-    negative = [f for f in ("margin", "shadow_seconds", "parity_tolerance", "max_error_rate") if getattr(policy, f) < 0]
-    if negative or any(step.hold_seconds < 0 for step in policy.steps):
-        raise InvalidInput(
-            f"{(negative or ['hold_seconds'])[0]} is negative.", hint="Use 0 or more.", field=(negative or ["steps"])[0]
-        )
 
 
 def _model_id(tx: Tx, name: str) -> str | None:

@@ -92,6 +92,7 @@ from mlbox.store.registry import Registry
 from mlbox.store.remains import Cleaning
 from mlbox.store.retention import Retention
 from mlbox.store.roles import ACTIONS, at_least
+from mlbox.store.rollout_log import RolloutLog
 from mlbox.store.run_inputs import input_of
 from mlbox.store.runsearch import RunSearch
 from mlbox.store.secrets import Secrets
@@ -251,8 +252,15 @@ class Box:
             self.outcomes, self.offline, self.registry, self.datasets, self.labels, self.clock
         )
         self._stores["predictions"] = self.predictions.check
+        self.rollout_log = RolloutLog(db, self.promotions)
         self.rollouts = Rollouts(
-            self.registry, self.promotions, self.predictions, self.clock, self.bus, self.settings.rollout_seconds
+            self.registry,
+            self.promotions,
+            self.rollout_log,
+            self.predictions,
+            self.clock,
+            self.bus,
+            self.settings.rollout_seconds,
         )
         opening.callback(self.rollouts.close)
         self.models = ModelServer(

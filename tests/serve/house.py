@@ -24,12 +24,14 @@ from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.rollout_log import RolloutLog
 from tests.models import linear
 
 FEATURES = ("spend@v1:amount", "spend@v1:visits")
 POLICY = PromotionPolicy(
     shadow_seconds=0,
     shadow_min_predictions=1,
+    guards=(),
     steps=(RampStep(percent=50, hold_seconds=0, min_predictions=1), RampStep(percent=100, hold_seconds=0)),
 )
 
@@ -47,7 +49,8 @@ class House:
         self.registry = Registry(self.dbs["registry"])
         self.promotions = Promotions(self.dbs["registry"], self.registry)
         self.log = PredictionLog(folder / "predictions", flush_seconds=3600)
-        self.rollouts = Rollouts(self.registry, self.promotions, self.log, clock, bus, every=3600)
+        kept = RolloutLog(self.dbs["registry"], self.promotions)
+        self.rollouts = Rollouts(self.registry, self.promotions, kept, self.log, clock, bus, every=3600)
         self.server = ModelServer(self.registry, self.artifacts, self.features, self.rollouts, self.log, clock)
         self.monitor = Monitor(self.dbs["monitoring"], self.registry, self.artifacts, self.log, clock)
         self.registry.set_policy("score", POLICY, actor="admin")

@@ -1,4 +1,4 @@
-"""Who answers, and when a candidate goes on or back."""
+"""Who answers, and what becomes of a candidate over a real registry, prediction log and clock."""
 
 from __future__ import annotations
 
@@ -7,20 +7,25 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbox.clock import ManualClock
-from mlbox.errors import NotFound
+from mlbox.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import GateResult, Promotion, PromotionPolicy, RampStep, ServeRole
-from mlbox.serve.rollout import FEW, Rollouts, choose, verdict
-from mlbox.serve.routing import Traffic, bucket
+from mlbox.records import GateResult, Guard, Promotion, PromotionPolicy, RampStep, ServeRole
+from mlbox.serve.predlog import Batch, PredictionLog
+from mlbox.serve.rollout import Rollouts, choose
+from mlbox.serve.routing import bucket
+from mlbox.serve.verdict import RULE, recompute
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.rollout_log import RolloutLog
+from tests.conftest import wait_for
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -45,52 +50,6 @@ SHADOW = Promotion(
     policy=POLICY,
 )
 CANARY = msgspec.structs.replace(SHADOW, state="canary", step=0)
-WELL = Traffic(count=1000, errors=0, p95_ms=1.0)
-
-
-# -- verdict, pure --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("promotion", [SHADOW, CANARY])
-def test_it_waits_for_its_hold_then_for_its_predictions_then_goes_on(promotion: Promotion) -> None:
-    assert verdict(promotion, WELL, WELL, NOW + HOUR - timedelta(seconds=1)).action == "wait"
-    few = Traffic(count=10, p95_ms=1.0)
-    assert verdict(promotion, few, WELL, NOW + HOUR).reason.startswith("saw 10 of")
-    assert verdict(promotion, WELL, WELL, NOW + HOUR).action == "advance"
-
-
-@pytest.mark.parametrize("promotion", [SHADOW, CANARY])
-def test_errors_above_the_policys_rate_roll_back_before_the_hold_ends(promotion: Promotion) -> None:
-    found = verdict(promotion, Traffic(count=90, errors=10), WELL, NOW)
-    assert (found.action, found.reason) == ("roll_back", "10 of 100 predictions failed, 1.0% may")
-
-
-def test_a_slow_canary_rolls_back_and_a_slow_shadow_only_watches() -> None:
-    slow = Traffic(count=1000, p95_ms=2.0)
-    assert verdict(CANARY, slow, WELL, NOW).action == "roll_back"
-    assert verdict(SHADOW, slow, WELL, NOW + HOUR).action == "advance"
-
-
-traffics = st.builds(
-    Traffic, count=st.integers(0, 2000), errors=st.integers(0, 50), p95_ms=st.none() | st.floats(0.01, 100)
-)
-
-
-@given(candidate=traffics, control=traffics, seconds=st.integers(0, 7200), shadow=st.booleans())
-def test_it_never_goes_on_early_or_with_too_many_errors(
-    candidate: Traffic, control: Traffic, seconds: int, shadow: bool
-) -> None:
-    promotion = SHADOW if shadow else CANARY
-    found = verdict(promotion, candidate, control, NOW + timedelta(seconds=seconds))
-    assert found.reason
-    if found.action == "advance":
-        assert seconds >= 3600
-        assert candidate.count >= (100 if shadow else 50)
-        assert candidate.errors <= 0.01 * (candidate.count + candidate.errors)
-    if found.action == "roll_back":
-        assert candidate.count + candidate.errors >= FEW
-
-
 # -- routing, pure --------------------------------------------------------------------------------------------------------
 
 
@@ -115,17 +74,16 @@ def test_the_share_is_kept_and_the_control_group_is_as_large() -> None:
     assert all((route.version == 2) == (route.role == "canary") for route in routes)
 
 
+def test_another_promotion_puts_other_keys_first() -> None:
+    other = msgspec.structs.replace(CANARY, id="q")
+    keys = [f"flight {n}" for n in range(5000)]
+    first = {key for key in keys if choose(key, 1, CANARY).role == "canary"}
+    second = {key for key in keys if choose(key, 1, other).role == "canary"}
+    assert len(first & second) < len(first) / 4
+    assert {key for key in keys if choose(key, 1, CANARY).role == "canary"} == first
+
+
 # -- the controller over a real registry ----------------------------------------------------------------------------------
-
-
-class Counts:
-    """The seam to the prediction log: figures set by hand."""
-
-    def __init__(self) -> None:
-        self.seen: dict[tuple[int, str], Traffic] = {}
-
-    def traffic(self, model: str, version: int, role: ServeRole) -> Traffic:
-        return self.seen.get((version, role), Traffic())
 
 
 class House:
@@ -134,9 +92,20 @@ class House:
         self.db = Database(folder / "registry.sqlite", migrations.registry, clock, bus)
         self.registry = Registry(self.db)
         self.promotions = Promotions(self.db, self.registry)
-        self.counts = Counts()
+        self.log = PredictionLog(folder / "predictions", flush_seconds=3600)
         self.registry.set_policy("delay", POLICY, actor="admin")
-        self.rollouts = Rollouts(self.registry, self.promotions, self.counts, clock, bus, every=3600)
+        self.bus = bus
+        self.kept = RolloutLog(self.db, self.promotions)
+        self.open()
+
+    def open(self) -> None:
+        """A server's rollouts; again, after a restart."""
+        self.rollouts = Rollouts(self.registry, self.promotions, self.kept, self.log, self.clock, self.bus, every=3600)
+
+    def close(self) -> None:
+        self.rollouts.close()
+        self.log.close()
+        self.db.close()
 
     def propose(self) -> Promotion:
         version = self.registry.register(NewVersion(model="delay", trained_by="ann", submitted_by="ann"))
@@ -146,16 +115,44 @@ class House:
     def approve(self, promotion: Promotion) -> Promotion:
         return self.promotions.decide(promotion.id, approver="bea", decision="approve")
 
-    def later(self, hours: int) -> None:
+    def later(self, hours: float) -> None:
         self.clock.advance(self.clock.now() + hours * HOUR)
+
+    def serve(
+        self, version: int, role: ServeRole, n: int, *, errors: int = 0, score: float = 0.0, ms: float = 1.0
+    ) -> None:
+        """So many runs of one row each, some of which fail."""
+        scores = np.random.default_rng(n).random(n) + score
+        now = self.clock.now()
+        self.log.put(
+            [Batch("delay", version, role, now, now, "carl", ms, [f"{i}"], [float(s)]) for i, s in enumerate(scores)]
+        )
+        for _ in range(errors):
+            self.log.record_error("delay", version, role)
+
+    def shadowed(self) -> Promotion:
+        """Version 2 after a good shadow, waiting for a person."""
+        self.approve(self.propose())
+        promotion = self.propose()
+        self.serve(2, "shadow", 100)
+        self.later(1)
+        self.rollouts.tick()
+        return self.promotions.get(promotion.id)
+
+    def canary(self) -> Promotion:
+        return self.approve(self.shadowed())
+
+    def well(self, n: int = 1500) -> None:
+        """Traffic in which the canary does as the champion does."""
+        self.serve(2, "canary", n)
+        self.serve(1, "control", n)
 
 
 @pytest.fixture
 def house(tmp_path: Path, clock: ManualClock, bus: EventBus) -> Iterator[House]:
     built = House(tmp_path, clock, bus)
     yield built
-    built.rollouts.close()
-    built.db.close()
+    built.close()
 
 
 def test_nothing_serves_before_a_version_is_in_production(house: House) -> None:
@@ -165,43 +162,177 @@ def test_nothing_serves_before_a_version_is_in_production(house: House) -> None:
     assert house.rollouts.route("delay", "k").version == 1
 
 
-def test_a_candidate_goes_from_shadow_to_production_on_its_own_figures(house: House) -> None:
+def test_a_candidate_goes_from_shadow_to_production_on_its_own_evidence(house: House) -> None:
     house.approve(house.propose())
     promotion = house.propose()
     assert house.rollouts.route("delay", "k").shadow == 2
-    house.counts.seen = {(2, "shadow"): WELL, (1, "champion"): WELL}
+    house.serve(2, "shadow", 100)
     assert house.rollouts.tick()[0][1].action == "wait"
     house.later(1)
     house.rollouts.tick()
     promotion = house.approve(house.promotions.get(promotion.id))
     assert (promotion.state, promotion.percent) == ("canary", 5)
     for percent in (25, 0):
-        house.counts.seen = {
-            (2, "canary"): Traffic(count=house.counts.traffic("delay", 2, "canary").count + 60, p95_ms=1),
-            (1, "control"): Traffic(count=60, p95_ms=1),
-        }
+        house.well()
         house.later(1)
         house.rollouts.tick()
         assert house.promotions.get(promotion.id).percent == percent
     assert house.registry.model("delay").stages == {"Production": 2, "Archived": 1}
     assert house.rollouts.route("delay", "k").version == 2
+    made = house.kept.of(promotion.id)
+    assert [(one.done, one.samples.state) for one in made] == [
+        ("advance", "shadow"),
+        ("advance", "canary"),
+        ("advance", "canary"),
+    ]
+    assert all(recompute(one, promotion.policy).same for one in made)
+    assert made[1].samples.candidate.rows == 1500
 
 
 def test_a_step_counts_only_what_came_after_it_began(house: House) -> None:
     house.approve(house.propose())
-    house.counts.seen = {(2, "shadow"): WELL}
+    house.serve(2, "shadow", 1000)
     promotion = house.propose()
     house.later(2)
-    assert house.rollouts.standing(promotion).reason == "saw 0 of 100 predictions"
+    assert house.rollouts.standing(promotion).reason == "too little traffic: saw 0 of 100 predictions"
 
 
-def test_a_failing_canary_loses_its_traffic(house: House) -> None:
-    house.approve(house.propose())
-    promotion = house.propose()
-    house.promotions.shadow_done(promotion.id, "seen")
-    house.approve(promotion)
-    house.counts.seen = {(2, "canary"): Traffic(count=50, errors=50)}
+def test_what_was_asked_for_by_its_version_is_no_evidence(house: House) -> None:
+    promotion = house.canary()
+    house.serve(2, "champion", 500, errors=500)
+    house.serve(7, "champion", 500)
+    assert house.rollouts.standing(promotion).findings[0].words == "0 of 0 runs failed, the champion's 0 of 0"
+
+
+def test_a_failing_canary_loses_its_traffic_and_leaves_the_reason(house: House) -> None:
+    promotion = house.canary()
+    house.serve(1, "champion", 1000)
+    house.serve(2, "canary", 20, errors=30)
     house.rollouts.tick()
     assert house.promotions.get(promotion.id).state == "rolled_back"
     assert {house.rollouts.route("delay", str(n)).version for n in range(200)} == {1}
     assert house.rollouts.endpoints()[0].candidate is None
+    made = house.kept.of(promotion.id)[-1]
+    assert (made.action, made.rule, made.samples.candidate.errors) == ("roll_back", RULE, 30)
+    assert recompute(made, promotion.policy).same
+
+
+def test_gross_failure_is_looked_at_at_once(house: House) -> None:
+    promotion = house.canary()
+    house.rollouts.start()  # whose next look is an hour away
+    house.serve(2, "canary", 0, errors=20)
+    wait_for(lambda: house.promotions.get(promotion.id).state == "rolled_back", what="the rollback")
+
+
+def test_a_restart_goes_on_from_the_evidence_that_was_there(house: House) -> None:
+    promotion = house.canary()
+    house.well()
+    house.rollouts.close()
+    house.open()
+    house.later(1)
+    house.rollouts.tick()
+    assert house.promotions.get(promotion.id).percent == 25
+    assert house.rollouts.standing(house.promotions.get(promotion.id)).action == "wait"  # and the next step begins anew
+
+
+def test_a_pause_counts_for_no_hold_and_is_still_guarded(house: House) -> None:
+    promotion = house.canary()
+    house.well()
+    assert house.rollouts.hold(promotion.id, "paused", actor="carl", comment="a sale").hold == "paused"
+    house.later(5)
+    house.rollouts.tick()
+    assert house.promotions.get(promotion.id).percent == 5
+    assert (
+        house.rollouts.hold(promotion.id, "", actor="carl", comment="").state_since == promotion.state_since + 5 * HOUR
+    )
+    house.later(0.5)
+    house.rollouts.tick()
+    assert house.promotions.get(promotion.id).percent == 5
+    house.rollouts.hold(promotion.id, "paused", actor="carl", comment="again")
+    house.serve(2, "canary", 0, errors=200)
+    house.rollouts.tick()
+    assert house.promotions.get(promotion.id).state == "rolled_back"
+
+
+def test_a_frozen_canary_has_no_traffic_and_ends_by_a_rollback_only(house: House) -> None:
+    promotion = house.canary()
+    frozen = house.rollouts.hold(promotion.id, "frozen", actor="carl", comment="post-mortem")
+    assert (frozen.state, frozen.percent) == ("canary", 0)
+    assert {house.rollouts.route("delay", str(n)).version for n in range(200)} == {1}
+    for act in (
+        lambda: house.rollouts.hold(promotion.id, "", actor="carl", comment=""),
+        lambda: house.rollouts.advance(promotion.id, actor="dora", comment=""),
+    ):
+        with pytest.raises(Conflict, match="frozen"):
+            act()
+    house.later(500)
+    house.rollouts.tick()
+    assert house.rollouts.roll_back(promotion.id, actor="carl", comment="done").state == "rolled_back"
+    assert [one.done for one in house.kept.of(promotion.id)][-2:] == ["frozen", "roll_back"]
+
+
+def test_an_undecided_canary_goes_to_a_person_who_did_not_make_it(house: House) -> None:
+    promotion = house.canary()
+    house.well(200)
+    house.later(30)
+    house.rollouts.tick()
+    asked = house.promotions.get(promotion.id)
+    assert (asked.hold, asked.percent) == ("undecided", 5)
+    assert "undecided: " in asked.reason
+    with pytest.raises(Refused, match="ann trained"):
+        house.rollouts.advance(promotion.id, actor="ann", comment="mine")
+    assert house.rollouts.advance(promotion.id, actor="bea", comment="looked at it").percent == 25
+
+
+def test_resuming_what_is_undecided_gives_it_its_patience_anew(house: House) -> None:
+    promotion = house.canary()
+    house.well(200)
+    house.later(30)
+    house.rollouts.tick()
+    house.rollouts.hold(promotion.id, "", actor="bea", comment="more traffic comes")
+    house.rollouts.tick()
+    assert house.promotions.get(promotion.id).hold == ""
+
+
+def test_a_hold_is_shortened_by_a_second_approver_and_only_where_all_guards_hold(house: House) -> None:
+    promotion = house.canary()
+    with pytest.raises(Refused, match="when all its guards hold: 0 of 0 runs failed"):
+        house.rollouts.advance(promotion.id, actor="dora", comment="")
+    house.well()
+    with pytest.raises(Refused, match="takes a second approver"):
+        house.rollouts.advance(promotion.id, actor="bea", comment="")
+    assert house.rollouts.advance(promotion.id, actor="dora", comment="holds").percent == 25
+    made = house.kept.of(promotion.id)[-1]
+    assert (made.actor, made.action, made.done) == ("dora", "wait", "advance")
+    assert recompute(made, promotion.policy).same
+
+
+def test_decisions_are_never_changed(house: House) -> None:
+    house.canary()
+    for change in ("UPDATE rollout_decision SET decision = ''", "DELETE FROM rollout_decision"):
+        with pytest.raises(Unavailable, match="refused the write"):
+            house.db.write(lambda tx, change=change: tx.run(change).rowcount)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"guards": (Guard(kind="errors", stop=0.5),)}, "1 is as good as the champion"),
+        ({"guards": (Guard(kind="latency", stop=1.5, margin=1.0),)}, "No evidence shows that little"),
+        ({"guards": (Guard(kind="errors", stop=1, margin=0.0),)}, "No evidence shows that little"),
+        ({"guards": (Guard(kind="scores", stop=0.1, margin=0.01),)}, "No evidence shows that little"),
+        ({"guards": (Guard(kind="latency", stop=2, quantile=1.0),)}, "between 0 and 1"),
+        ({"guards": (Guard(kind="errors", stop=1), Guard(kind="errors", stop=2))}, "two guards errors"),
+        ({"minimum": 1.2}, "never above 1"),
+        ({"margin": float("nan")}, "margin is nan"),
+        ({"max_latency_ms_p95": 0.0}, "Allow some"),
+        ({"false_stops": 0.0}, "share between 0 and 1"),
+        ({"lifetime_days": 0.01}, "looked at again"),
+        ({"shadow_seconds": -1.0}, "negative"),
+    ],
+)
+def test_a_policy_that_can_never_pass_is_refused(house: House, change: dict[str, object], words: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        house.registry.set_policy("delay", msgspec.structs.replace(POLICY, **change), actor="admin")
+    assert words in f"{refused.value.message} {refused.value.hint}"
+    assert refused.value.field

@@ -308,3 +308,26 @@ def m008_measurements(db: Database) -> None:
         BEGIN SELECT RAISE(ABORT, 'a measurement is immutable'); END;
         """,
     )
+
+
+@migration(registry)
+def m009_rollouts(db: Database) -> None:
+    """What canaries are held for, what every decision about their traffic was made from, and evidence that outlives a restart."""
+    run_script(
+        db,
+        """
+        ALTER TABLE promotion ADD COLUMN hold TEXT NOT NULL DEFAULT '';
+        ALTER TABLE promotion ADD COLUMN hold_us INTEGER;
+        CREATE TABLE rollout_decision (
+          id TEXT PRIMARY KEY, promotion_id TEXT NOT NULL REFERENCES promotion (id), decision TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX rollout_decision_promotion ON rollout_decision (promotion_id, id);
+        CREATE TABLE rollout_evidence (
+          promotion_id TEXT PRIMARY KEY REFERENCES promotion (id), samples TEXT NOT NULL
+        ) STRICT;
+        CREATE TRIGGER rollout_decision_stays BEFORE UPDATE ON rollout_decision
+        BEGIN SELECT RAISE(ABORT, 'a decision is immutable'); END;
+        CREATE TRIGGER rollout_decision_kept BEFORE DELETE ON rollout_decision
+        BEGIN SELECT RAISE(ABORT, 'a decision is kept'); END;
+        """,
+    )

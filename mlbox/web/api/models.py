@@ -132,7 +132,7 @@ async def withdraw(box: Box, principal: Principal, promotion_id: str, data: Comm
 @post("/api/v1/promotions/{promotion_id:str}/roll-back", status_code=200, action="model.promote")
 async def roll_back(box: Box, principal: Principal, promotion_id: str, data: Comment) -> Promotion:
     """Take a candidate's traffic away at once."""
-    return await box.call(box.promotions.roll_back, promotion_id, data.comment, actor=principal.name)
+    return await box.call(box.rollouts.roll_back, promotion_id, actor=principal.name, comment=data.comment)
 
 
 @get("/api/v1/endpoints", action="model.read")

@@ -138,6 +138,7 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
     underway = any(p.state in ("testing", "shadow", "waiting_approval", "canary") for p in promotions)
     return {
         "version": version,
+        "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],
         "nodes": _nodes(version, version.stage == "Production" and version.servable),
         "how_to_serve": HOW_TO_SERVE,
         "promotions": [(p, steps(p)) for p in promotions],

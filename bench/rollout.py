@@ -1,0 +1,222 @@
+"""Canaries by simulation, with the real verdict on the real counts: how often a good one is stopped, how soon a bad one is.
+
+A day of traffic at 2 requests a second with a canary of 5 %, looked at every 5 minutes. Of the champion 2 % of the runs fail, its
+latency is lognormal, its scores are beta. The peer is what a z-test at 5 % on the errors does at each of the same looks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+
+from bench.harness import Report, median, options
+from mlbox.records import Promotion, PromotionPolicy, RampStep, Samples, Side
+from mlbox.serve.evidence import Evidence
+from mlbox.serve.predlog import Batch
+from mlbox.serve.rollout import choose
+from mlbox.serve.sequential import EPOCHS, GROWTH
+from mlbox.serve.verdict import RECENT, verdict
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+LOOKS, MINUTES, RATE, SHARE = 288, 5, 2, 5
+ALL = RATE * 60 * MINUTES
+CANARY = ALL * SHARE // 100
+ERRORS, INVALID = 0.02, 0.001
+KEYS, CALLS = 100_000, 200_000
+POLICY = PromotionPolicy()
+
+
+class World(NamedTuple):
+    """How a canary behaves; the champion is as the defaults."""
+
+    errors: float = ERRORS
+    slower: float = 1.0
+    shift: float = 0.0
+    """Of the scores: KS distance to the champion's, as that of a uniform moved by so much."""
+
+
+class Group:
+    """One side's traffic of a whole day, counted look by look as `Evidence` does."""
+
+    def __init__(self, rng: np.random.Generator, world: World, per_look: int) -> None:
+        n = LOOKS * per_look
+        self.per_look = per_look
+        self.failed = rng.random(n) < world.errors
+        self.invalid = (rng.random(n) < INVALID) & ~self.failed
+        latency = rng.lognormal(1.0, 0.5, n) * world.slower
+        self.buckets = np.floor(np.log(latency) / math.log(GROWTH)).astype(int)
+        self.scores = rng.random(n) + world.shift
+        self.latency: Counter[int] = Counter()
+        self.seen = 0
+
+    def side(self, look: int) -> Side:
+        """The counts at a look, which must be asked for in order."""
+        n = (look + 1) * self.per_look
+        fresh = slice(self.seen, n)
+        self.latency.update(self.buckets[fresh][~self.failed[fresh]].tolist())
+        self.seen = n
+        scored = ~self.failed[:n] & ~self.invalid[:n]
+        return Side(
+            runs=n,
+            errors=int(self.failed[:n].sum()),
+            rows=int((~self.failed[:n]).sum()),
+            invalid=int(self.invalid[:n].sum()),
+            latency=dict(self.latency),
+            scores=self.scores[:n][scored][: EPOCHS[-1]].tobytes(),
+            last="".join("x" if failed else "." for failed in self.failed[max(0, n - RECENT) : n]),
+        )
+
+
+class Outcome(NamedTuple):
+    """How a day went: the first look at which the canary was stopped, and at which the z-test would have; or none."""
+
+    stopped: int | None
+    by_z: int | None
+    advanced: bool
+
+
+def day(seed: int, world: World, looks: int = LOOKS) -> Outcome:
+    """One canary's day."""
+    rng = np.random.default_rng(seed)
+    canary, control = Group(rng, world, CANARY), Group(rng, World(), CANARY)
+    others = np.cumsum(rng.binomial(ALL - 2 * CANARY, ERRORS, LOOKS))
+    by_z, found = None, None
+    for look in range(looks):
+        ours, theirs = canary.side(look), control.side(look)
+        rest = (look + 1) * (ALL - 2 * CANARY)
+        champion = Side(runs=theirs.runs + rest, errors=theirs.errors + int(others[look]))
+        if by_z is None and z_of(ours, champion) > 1.645:
+            by_z = look
+        samples = Samples(state="canary", step=0, since=START, candidate=ours, control=theirs, champion=champion)
+        found = verdict(samples, POLICY, START + timedelta(minutes=MINUTES * (look + 1)))
+        if found.action == "roll_back":
+            return Outcome(look, by_z, False)
+    return Outcome(None, by_z, found is not None and found.action == "advance")
+
+
+def z_of(one: Side, other: Side) -> float:
+    """The usual statistic of two proportions, one-sided."""
+    pooled = (one.errors + other.errors) / (one.runs + other.runs)
+    spread = math.sqrt(pooled * (1 - pooled) * (1 / one.runs + 1 / other.runs))
+    return (one.errors / one.runs - other.errors / other.runs) / spread if spread else 0.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print."""
+    chosen = options(__doc__ or "", arguments)
+    if chosen.setup:
+        return 0
+    good, bad = (60, 21) if chosen.quick else (400, 51)
+    report = Report("rollout", conditions={"good canaries": str(good), "bad ones of each kind": str(bad)})
+    the_good(report, good)
+    the_bad(report, bad)
+    routing(report)
+    return report.finish()
+
+
+def the_good(report: Report, runs: int) -> None:
+    """Canaries that are as the champion."""
+    days = [day(seed, World()) for seed in range(runs)]
+    report.at_most("good canaries stopped", 100 * sum(d.stopped is not None for d in days) / runs, 5, "%")
+    report.tell("the same by a z-test on errors at each look", 100 * sum(d.by_z is not None for d in days) / runs, "%")
+    report.tell("good canaries that go on right after 24 h", 100 * sum(d.advanced for d in days) / runs, "%")
+
+
+def the_bad(report: Report, runs: int) -> None:
+    """Canaries that are worse in one thing."""
+    minutes = after(runs, World(errors=0.04))
+    report.at_most("errors of 4 % instead of 2 % caught, median", minutes / 60, 2.5, "h")
+    report.at_most("errors of 10 % caught, median", after(runs, World(errors=0.1)), 30, "min")
+    report.at_most("all runs fail: caught, median", after(runs, World(errors=1.0)), MINUTES, "min")
+    report.at_most("gross failure caught", float(gross()), 20, "canary requests")
+    moved = after(runs, World(shift=0.25)) / MINUTES * CANARY
+    report.at_most("KS shift of 0.25 caught, median", moved, 1000, "canary requests")
+    report.tell("p95 twice as long caught, median", after(runs, World(slower=2.0)) / 60, "h")
+
+
+def after(runs: int, world: World) -> float:
+    """Minutes until the median canary of a kind was stopped; a day where it was not."""
+    stopped = [day(seed, world).stopped for seed in range(10_000, 10_000 + runs)]
+    return statistics.median(MINUTES * (LOOKS if look is None else look + 1) for look in stopped)
+
+
+def gross() -> int:
+    """How many requests a canary that fails always gets, until the alarm makes the verdict look at once."""
+    alarms: list[int] = []
+    evidence = Evidence(lambda: alarms.append(1))
+    promotion = running()
+    evidence.watch({promotion.model: promotion}, lambda _: None)
+    requests = 0
+    while not alarms:
+        requests += 1
+        evidence.failed(promotion.model, promotion.version, "canary")
+    assert verdict(evidence.samples(promotion), POLICY, START).action == "roll_back"
+    return requests
+
+
+def running() -> Promotion:
+    """A canary in its first step."""
+    return Promotion(
+        id="01a2098aec3c7006877ae943298ca8fc",
+        model="churn",
+        version=2,
+        champion=1,
+        state="canary",
+        requested_by="ada",
+        created_at=START,
+        state_since=START,
+        policy=POLICY,
+        step=0,
+    )
+
+
+def routing(report: Report) -> None:
+    """What a request pays, and whom it meets."""
+    promotion = running()
+    keys = [f"customer-{n}" for n in range(KEYS)]
+    bare, routed = (
+        loop(keys, lambda key: hashlib.blake2b(key.encode(), digest_size=8)),
+        loop(keys, lambda key: choose(key, 1, promotion)),
+    )
+    report.tell("one hash of the key", bare, "µs")
+    report.at_most("routing a key", routed, 3, "µs")
+    evidence = Evidence(lambda: None)
+    evidence.watch({promotion.model: promotion}, lambda _: None)
+    batch = Batch("churn", 2, "canary", START, START, "carl", 1.5, ["x"], [0.5])
+    report.at_most("counting a canary's run", loop([batch] * KEYS, evidence.answered), 3, "µs")
+    for step in POLICY.steps[:-1]:
+        at = Promotion(
+            **{name: getattr(promotion, name) for name in promotion.__struct_fields__} | {"policy": only(step)}
+        )
+        roles = Counter(choose(key, 1, at).role for key in keys)
+        off = max(abs(100 * roles[role] / KEYS - step.percent) for role in ("canary", "control"))
+        report.at_most(f"split at {step.percent:g} %, off by", off, 0.5, "points")
+
+
+def only(step: RampStep) -> PromotionPolicy:
+    """The policy with this step as its first."""
+    return PromotionPolicy(steps=(step, RampStep(percent=100, hold_seconds=0)))
+
+
+def loop(items: list[object], act: Callable[[object], object]) -> float:
+    """Microseconds of one call, the median of five rounds."""
+    rounds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        for item in items:
+            act(item)
+        rounds.append((time.perf_counter() - began) / len(items) * 1e6)
+    return median(rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

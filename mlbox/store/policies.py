@@ -1,0 +1,91 @@
+"""What a promotion policy may say: one that nothing can pass, or that says nothing, is refused before it counts."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from mlbox.errors import InvalidInput
+from mlbox.records import Guard, PromotionPolicy
+
+BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", "average_precision"})
+"""Metrics that are never above 1."""
+LEAST_DISTANCE = 0.06
+"""With the most scores that are compared, D is not shown to be smaller than this."""
+DAY = 86_400
+
+
+def check_policy(policy: PromotionPolicy) -> None:
+    """Raise InvalidInput, naming the field, for a policy that is not one or that no version can pass."""
+    _check_numbers(policy)
+    _check_steps(policy)
+    _check_gates(policy)
+    names = [guard.name for guard in policy.guards]
+    for guard in policy.guards:
+        _check_guard(guard)
+        if names.count(guard.name) > 1:
+            raise InvalidInput(f"There are two guards {guard.name}.", hint="Keep one.", field="guards")
+
+
+def _check_numbers(policy: PromotionPolicy) -> None:
+    """Every number is finite and not below zero, of the policy and of its parts."""
+    for name, value in _numbers(msgspec.to_builtins(policy)):
+        if not math.isfinite(value):
+            raise InvalidInput(f"{name} is {value}.", hint="Use a number.", field=name.partition(".")[0])
+        if value < 0 and name != "minimum":
+            raise InvalidInput(f"{name} is negative.", hint="Use 0 or more.", field=name.partition(".")[0])
+
+
+def _numbers(value: object, name: str = "") -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [found for key, part in value.items() for found in _numbers(part, f"{name}.{key}".strip("."))]
+    if isinstance(value, list | tuple):
+        return [found for part in value for found in _numbers(part, name)]
+    return [(name, value)] if isinstance(value, int | float) and not isinstance(value, bool) else []
+
+
+def _check_steps(policy: PromotionPolicy) -> None:
+    percents = [step.percent for step in policy.steps]
+    if not percents or percents[-1] != 100 or sorted(set(percents)) != percents or percents[0] <= 0:
+        raise InvalidInput(
+            "The ramp's steps must rise and end at 100 %.", hint="For example 5, 25, 100.", field="steps"
+        )
+    holds = policy.shadow_seconds + sum(step.hold_seconds for step in policy.steps[:-1])
+    if holds >= policy.lifetime_days * DAY:
+        raise InvalidInput(
+            f"Shadow and canary hold {holds / DAY:.3g} days, and a model is to be looked at again after"
+            f" {policy.lifetime_days:g}.",
+            hint="No version can pass that: hold less, or live longer.",
+            field="steps",
+        )
+
+
+def _check_gates(policy: PromotionPolicy) -> None:
+    if policy.minimum is not None and policy.minimum > 1 and policy.metric in BOUNDED and policy.higher_is_better:
+        raise _never(f"{policy.metric} of at least {policy.minimum:g}", "It is never above 1.", "minimum")
+    for name in ("max_artifact_bytes", "max_latency_ms_p95"):
+        if getattr(policy, name) == 0:
+            raise _never(f"{name} of 0", "Allow some.", name)
+    if not 0 < policy.false_stops < 1:
+        raise InvalidInput(
+            "false_stops is a share between 0 and 1.", hint="0.05 stops one good canary in 20.", field="false_stops"
+        )
+
+
+def _check_guard(guard: Guard) -> None:
+    if guard.kind == "latency" and not 0 < guard.quantile < 1:
+        raise InvalidInput("A quantile is between 0 and 1.", hint="For example 0.95.", field="guards")
+    if guard.kind != "scores" and guard.stop < 1:
+        raise _never(f"the guard {guard.name} with stop {guard.stop:g}", "1 is as good as the champion.", "guards")
+    least = {"latency": 1.0, "scores": LEAST_DISTANCE}.get(guard.kind, 0.0)
+    if guard.margin is not None and guard.margin <= least:
+        raise _never(
+            f"the guard {guard.name} with margin {guard.margin:g}",
+            f"No evidence shows that little: use more than {least:g}, or no margin.",
+            "guards",
+        )
+
+
+def _never(what: str, hint: str, field: str) -> InvalidInput:
+    return InvalidInput(f"No version can pass {what}.", hint=hint, field=field)
