@@ -159,6 +159,73 @@ class RampStep(Record, frozen=True, kw_only=True):
     min_predictions: int = 0
 
 
+ComparedMetric = Literal["auc", "accuracy", "precision", "recall", "f1", "log_loss", "brier", "mae", "mse", "rmse"]
+ComparisonOutcome = Literal["better", "non_inferior", "worse", "undecided"]
+
+
+class CompareSpec(Record, frozen=True, kw_only=True):
+    """On which rows two versions are compared, and in what."""
+
+    dataset: str
+    """`NAME@vN`: rows that neither was trained on."""
+    hash: str = ""
+    """Its content hash, which the rows must have; a policy's is filled in when it is set."""
+    label: str
+    """The column with the truth: 0 and 1 for a metric of classes."""
+    metric: ComparedMetric = "auc"
+    margin: float = 0.0
+    """How much worse is no worse."""
+    entity: tuple[str, ...] = ()
+    """Columns that name whom a row is about, where several rows are about the same one."""
+    segments: tuple[str, ...] = ()
+    """Columns by whose values it is compared as well."""
+
+
+class Compared(Record, frozen=True, kw_only=True):
+    """What a comparison of two versions found, on all rows or on a segment's."""
+
+    segment: str = ""
+    """`column=value`; empty for all rows."""
+    rows: int
+    outcome: ComparisonOutcome
+    first: float | None = None
+    second: float | None = None
+    difference: float | None = None
+    """Of the metric, second less first."""
+    low: float | None = None
+    high: float | None = None
+    """The difference's interval of 95 %."""
+    p_value: float | None = None
+    method: str = ""
+    rows_to_decide: int | None = None
+    """How many rows of such a difference would decide; only where it is undecided."""
+    note: str = ""
+
+
+class Comparison(Record, frozen=True, kw_only=True):
+    """Two versions on the same rows."""
+
+    model: str
+    first: int
+    second: int
+    spec: CompareSpec
+    found: tuple[Compared, ...]
+    """All rows first, then each segment."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The finding over all rows, as one would say it."""
+        one = self.found[0]
+        if one.difference is None or one.low is None or one.high is None:
+            return f"{one.outcome.replace('_', '-')}: {one.note}"
+        needs = f", {one.rows_to_decide:,} rows would decide" if one.rows_to_decide else ""
+        return (
+            f"{one.outcome.replace('_', '-')}: {self.spec.metric} {one.second:.4f}, the champion's {one.first:.4f},"
+            f" {one.difference:+.4f} ({one.low:+.4f} to {one.high:+.4f}; {one.method}, {one.rows:,} rows{needs})"
+        )
+
+
 GuardKind = Literal["errors", "invalid", "latency", "scores"]
 
 
@@ -286,6 +353,8 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     )
     max_error_rate: float = 0.01
     """Of a shadow's runs."""
+    compare: CompareSpec | None = None
+    """Rows on which a candidate must be shown to be no worse than the champion before it has any traffic."""
     guards: tuple[Guard, ...] = (
         Guard(kind="errors", stop=1.0, margin=0.01),
         Guard(kind="invalid", stop=1.0, margin=0.01),

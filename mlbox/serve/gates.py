@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from mlbox.records import DatasetVersion, GateResult, Model, ModelVersion, PromotionPolicy, Record, Run
+from mlbox.records import Comparison, DatasetVersion, GateResult, Model, ModelVersion, PromotionPolicy, Record, Run
 from mlbox.store.promotions import HOW_TO_SERVE
 
 
@@ -33,6 +33,9 @@ class Evidence(Record, frozen=True, kw_only=True):
     """Largest absolute difference to the source model's outputs over the registered sample."""
     scores: tuple[float, float] | None = None
     """Least and greatest score over the training sample, or answer to the registered one; NaN when one was not finite."""
+    """Least and greatest score over the training sample; NaN when a score was not finite."""
+    comparison: Comparison | None = None
+    """With the champion, on the policy's rows."""
     problems: Mapping[str, str] = {}
 
 
@@ -113,6 +116,21 @@ def _metric_bounds(evidence: Evidence) -> list[tuple[str, float]]:
     return bounds
 
 
+def comparison(evidence: Evidence) -> Outcome:
+    """Shown to be no worse than the champion by more than the margin, on the rows that the policy names."""
+    spec, champion, found = evidence.policy.compare, evidence.champion, evidence.comparison
+    if spec is None:
+        return Outcome(True, "nothing: the policy names no rows", "not compared")
+    required = f"{spec.metric} shown to be no worse by more than {spec.margin:g} on {spec.dataset}"
+    if champion is None:
+        return Outcome(True, required, "there is no champion to be compared with")
+    if found is None:
+        return Outcome(False, required, evidence.problems.get("comparison", "not compared"))
+    worst = [part.segment for part in found.found[1:] if part.outcome == "worse"]
+    words = found.words + (f"; worse in {', '.join(worst)}" if worst else "")
+    return Outcome(found.found[0].outcome in ("better", "non_inferior"), required, " ".join([words, *found.notes]))
+
+
 def latency(evidence: Evidence) -> Outcome:
     """The 95th percentile of single predictions, measured on this machine."""
     required = f"p95 at most {evidence.policy.max_latency_ms_p95:.1f} ms"
@@ -189,6 +207,7 @@ GATES: dict[str, Gate] = {
     "signature": signature,
     "size": size,
     "metric": metric,
+    "comparison": comparison,
     "latency": latency,
     "parity": parity,
     "sanity": sanity,

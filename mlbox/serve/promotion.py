@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TimedOut
-from mlbox.records import DatasetVersion, GateResult, ModelVersion, Promotion, Run
+from mlbox.records import Comparison, DatasetVersion, GateResult, ModelVersion, Promotion, Run
 from mlbox.serve import gates
 from mlbox.serve.check import Comparison, compare_onnx, measure_latency, score_onnx
+from mlbox.serve.comparison import Comparer
 from mlbox.serve.reference import load_reference
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
@@ -45,7 +46,9 @@ class Promoter:
         datasets: Datasets,
         artifacts: Artifacts,
         clock: Clock,
+        comparer: Comparer,
     ) -> None:
+        self._comparer = comparer
         self._registry = registry
         self._promotions = promotions
         self._tracker = tracker
@@ -123,11 +126,18 @@ class Promoter:
             run=attempt("lineage", self._run),
             dataset=attempt("lineage", self._dataset),
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
+            comparison=attempt("comparison", lambda version: self._compared(promotion)),
             p95_ms=attempt("latency", self._latency) if version.servable else None,
             parity=attempt("parity", self._parity) if version.servable else None,
             scores=attempt("sanity", self._scores if version.features else self._answers) if version.servable else None,
             problems=problems,
         )
+
+    def _compared(self, promotion: Promotion) -> Comparison | None:
+        spec, champion = promotion.policy.compare, promotion.champion
+        if spec is None or champion is None:
+            return None
+        return self._comparer.compare(promotion.model, champion, promotion.version, spec)
 
     def _run(self, version: ModelVersion) -> Run | None:
         return self._tracker.run(version.run_id) if version.run_id else None

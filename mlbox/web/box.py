@@ -38,6 +38,7 @@ from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.scheduler.sweeper import Sweeper
 from mlbox.serve.benching import Benches
+from mlbox.serve.comparison import Comparer
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
@@ -229,8 +230,9 @@ class Box:
         self.serving = ServingConfigs(db, self.registry)
         self.benches = Benches(self.registry, self.serving, Measurements(db), self.artifacts, self.clock)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)
+        self.comparer = Comparer(self.registry, self.datasets, self.artifacts)
         self.promoter = Promoter(
-            self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock
+            self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock, self.comparer
         )
         opening.callback(self.promoter.close)
         self.addresses = Addresses(self.logged_models)

@@ -8,7 +8,17 @@ from litestar import get, post, put
 from litestar.params import Parameter
 
 from mlbox.errors import NotAuthorised
-from mlbox.records import Endpoint, Model, ModelVersion, Principal, Promotion, PromotionPolicy, Record
+from mlbox.records import (
+    CompareSpec,
+    Comparison,
+    Endpoint,
+    Model,
+    ModelVersion,
+    Principal,
+    Promotion,
+    PromotionPolicy,
+    Record,
+)
 from mlbox.serve.registration import Registration
 from mlbox.web.box import Box
 
@@ -26,6 +36,14 @@ class Comment(Record, frozen=True, kw_only=True):
     """Why."""
 
     comment: str = ""
+
+
+class Versions(Record, frozen=True, kw_only=True):
+    """Two versions to compare, and on what."""
+
+    first: int
+    second: int
+    spec: CompareSpec
 
 
 @get("/api/v1/models", action="model.read")
@@ -84,13 +102,20 @@ async def get_policy(box: Box, model: str) -> PromotionPolicy:
 @put("/api/v1/models/{model:str}/policy", action="model.policy")
 async def set_policy(box: Box, principal: Principal, model: str, data: PromotionPolicy) -> PromotionPolicy:
     """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
-    return await box.call(box.registry.set_policy, model, data, actor=principal.name)
+    policy = await box.call(box.comparer.freeze, data)
+    return await box.call(box.registry.set_policy, model, policy, actor=principal.name)
 
 
 @post("/api/v1/models/{model:str}/versions/{version:int}/promote", action="model.promote")
 async def promote(box: Box, principal: Principal, model: str, version: int) -> Promotion:
     """Propose a version and begin to test it."""
     return await box.call(box.promoter.promote, model, version, actor=principal.name)
+
+
+@post("/api/v1/models/{model:str}/compare", status_code=200, action="model.predict")
+async def compare(box: Box, model: str, data: Versions) -> Comparison:
+    """Score two versions on the same rows, and say how much better the second is and how sure that is."""
+    return await box.call(box.comparer.compare, model, data.first, data.second, data.spec)
 
 
 @get("/api/v1/promotions", action="model.read")
@@ -143,6 +168,6 @@ async def list_endpoints(box: Box) -> list[Endpoint]:
 
 handlers: list[Any] = [
     *(list_models, create_model, get_model, list_versions, get_version, register, archive),
-    *(get_policy, set_policy, promote, list_promotions, get_promotion),
+    *(get_policy, set_policy, promote, compare, list_promotions, get_promotion),
     *(approve, reject, withdraw, roll_back, list_endpoints),
 ]
