@@ -90,7 +90,14 @@ def withdraw(ref: Ref, comment: Comment = "") -> None:
 
 @app.command("rollback", epilog="Example: mlbox model rollback flight-delay/3 -m 'complaints'")
 def roll_back(ref: Ref, comment: Comment = "rolled back by hand") -> None:
-    """Take a candidate's traffic away at once."""
+    """Take a candidate's traffic away at once; or, of an archived version that was in Production, put it back there."""
+    model, version = split(ref)
+    path = f"/api/v1/models/{model}/versions/{version}"
+    with connect() as client:
+        if client.get(path, ModelVersion).stage == "Archived":
+            found = client.post(f"{path}/reinstate", ModelVersion, {"comment": comment})
+            typer.echo(f"{found.ref} is in {found.stage} again.", err=True)
+            return
     act(ref, "roll-back", comment)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from mlbox.records.base import Record
 
 Stage = Literal["None", "Staging", "Production", "Archived"]
@@ -296,9 +298,9 @@ class Samples(Record, frozen=True, kw_only=True):
     step: int = -1
     since: datetime
     hold: CanaryHold = ""
-    candidate: Side = Side()
-    control: Side = Side()
-    champion: Side = Side()
+    candidate: Side = msgspec.field(default_factory=Side)
+    control: Side = msgspec.field(default_factory=Side)
+    champion: Side = msgspec.field(default_factory=Side)
     """All of the champion's, the control group among it."""
 
 

@@ -289,6 +289,11 @@ class Promotions:
             promotion_id, ("shadow", "canary"), "rolled_back", actor, reason, stage="None", decision=decision
         )
 
+    def end_for_another_champion(self, promotion_id: str, *, actor: str) -> Promotion:
+        """End a promotion whose champion is replaced: what it was compared with is gone."""
+        reason = "its champion was rolled back: propose it again"
+        return self._leave(promotion_id, OPEN, "withdrawn", actor, reason, stage="None")
+
     def withdraw(self, promotion_id: str, *, actor: str, reason: str = "") -> Promotion:
         """End a promotion that nobody wants any more."""
         return self._leave(promotion_id, OPEN, "withdrawn", actor, reason, stage="None")

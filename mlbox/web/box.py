@@ -90,6 +90,7 @@ from mlbox.store.passwords import Passwords
 from mlbox.store.promotions import Promotions
 from mlbox.store.quota import Quota
 from mlbox.store.registry import Registry
+from mlbox.store.reinstate import Reinstatement
 from mlbox.store.remains import Cleaning
 from mlbox.store.retention import Retention
 from mlbox.store.roles import ACTIONS, at_least
@@ -227,6 +228,7 @@ class Box:
         self.registry = Registry(db)
         self.datasets.used_by = lambda ref: self.registry.in_use_of(ref, self.tracker.ids_reading(ref))
         self.promotions = Promotions(db, self.registry)
+        self.reinstatement = Reinstatement(db, self.registry, self.promotions)
         self.serving = ServingConfigs(db, self.registry)
         self.benches = Benches(self.registry, self.serving, Measurements(db), self.artifacts, self.clock)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)

@@ -16,11 +16,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import Conflict, InvalidInput, Refused, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
+from mlbox.records import CanaryHold, GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.promotions import MOVES, OPEN, Promotions
 from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.reinstate import Reinstatement
 
 
 @pytest.fixture
@@ -111,6 +112,40 @@ def test_a_rollback_takes_the_candidate_out_of_staging(registry: Registry, promo
     assert registry.model("delay").stages == {"Production": 1, "None": 2}
 
 
+def test_production_goes_back_at_once_to_a_version_that_was_there(
+    db: Database, registry: Registry, promotions: Promotions
+) -> None:
+    back = Reinstatement(db, registry, promotions)
+    to_production(registry, promotions, register(registry))
+    to_production(registry, promotions, register(registry))
+    candidate = promotions.record_gates(promotions.propose(register(registry), actor="ann").id, [gate()])
+    assert back.to("delay", 1, actor="carl", reason="complaints").stage == "Production"
+    assert registry.model("delay").stages == {"Production": 1, "Archived": 2, "None": 3}
+    assert promotions.get(candidate.id).reason == "its champion was rolled back: propose it again"
+    assert back.to("delay", 2, actor="carl").stage == "Production"
+    changes = db.all(
+        "SELECT stage, reason FROM stage_change WHERE version_id = ? ORDER BY id", (registry.version("delay", 1).id,)
+    )
+    assert [tuple(row) for row in changes][-2:] == [
+        ("Production", "complaints"),
+        ("Archived", "rolled back to version 2"),
+    ]
+    assert [event.data["former"] for event in db.events(type="model.rolled_back")] == [1, 2]
+
+
+def test_production_goes_back_to_no_version_that_never_was_there(
+    db: Database, registry: Registry, promotions: Promotions
+) -> None:
+    to_production(registry, promotions, register(registry))
+    back = Reinstatement(db, registry, promotions)
+    registry.archive("delay", register(registry).version, actor="ann")
+    for number, words in ((1, "is in stage Production"), (2, "was never in Production")):
+        with pytest.raises(Refused, match=words):
+            back.to("delay", number, actor="ann")
+    with pytest.raises(Unavailable, match="refused the write"):
+        db.write(lambda tx: tx.run("UPDATE model_version SET stage = 'Production' WHERE stage = 'Archived'").rowcount)
+
+
 def test_one_promotion_of_a_model_at_a_time(registry: Registry, promotions: Promotions) -> None:
     first = promotions.propose(register(registry), actor="ann")
     with pytest.raises(Conflict, match="delay/1 is on its way"):
@@ -184,11 +219,14 @@ class Road(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._home = tempfile.TemporaryDirectory()
-        clock = ManualClock(parse_time("2026-01-01T00:00Z"))
-        self.db = Database(Path(self._home.name) / "r.sqlite", migrations.registry, clock, EventBus())
+        self.clock = ManualClock(parse_time("2026-01-01T00:00Z"))
+        self._open()
+        self.versions: list[ModelVersion] = []
+
+    def _open(self) -> None:
+        self.db = Database(Path(self._home.name) / "r.sqlite", migrations.registry, self.clock, EventBus())
         self.registry = Registry(self.db)
         self.promotions = Promotions(self.db, self.registry)
-        self.versions: list[ModelVersion] = []
 
     people = st.sampled_from(["ann", "bea", "carl"])
 
@@ -217,6 +255,22 @@ class Road(RuleBasedStateMachine):
     @rule()
     def next_step(self) -> None:
         self._on_open(lambda p: self.promotions.next_step(p.id, "held"))
+
+    @rule(hold=st.sampled_from(["", "paused", "undecided", "frozen"]))
+    def hold(self, hold: CanaryHold) -> None:
+        self._on_open(lambda p: self.promotions.set_hold(p.id, hold, "why"))
+
+    @precondition(lambda self: self.versions)
+    @rule(data=st.data(), actor=people)
+    def reinstate(self, data: st.DataObject, actor: str) -> None:
+        number = data.draw(st.sampled_from(self.versions)).version
+        self._try(lambda: Reinstatement(self.db, self.registry, self.promotions).to("delay", number, actor=actor))
+
+    @rule()
+    def crash(self) -> None:
+        """What is on disk is all that is left."""
+        self.db.close()
+        self._open()
 
     @rule()
     def roll_back(self) -> None:
@@ -247,6 +301,8 @@ class Road(RuleBasedStateMachine):
     def states_are_known(self) -> None:
         assert {p.state for p in self.promotions.page()} <= set(MOVES)
         assert all(p.state in OPEN for p in self.promotions.open())
+        assert all(p.state == "canary" or not p.hold for p in self.promotions.page())
+        assert all(p.percent == 0 for p in self.promotions.page() if p.hold == "frozen")
 
     def teardown(self) -> None:
         self.db.close()

@@ -21,7 +21,7 @@ from mlbox.web.box import Box
 from tests.web.site import Site, open_box, routes_of
 
 NOW = parse_time("2026-01-01T00:00Z")
-STATES = ("nothing", "failed gates", "no approval")
+STATES = ("nothing", "archived", "failed gates", "no approval")
 SPEC = {"dataset": "d@v1", "label": "y"}
 STAGES = [{"stage": stage} for stage in ("Production", "Staging", "Archived", "None")]
 COMMENT = [{"comment": "fine by me"}]
@@ -43,6 +43,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "POST /api/v1/models/{model}/versions/{version}/stage": [*STAGES, {**STAGES[0], "archive_others": True}],
     "POST /api/v1/models/{model}/versions/{version}/approve": COMMENT,
     "POST /api/v1/models/{model}/versions/{version}/reject": COMMENT,
+    "POST /api/v1/models/{model}/versions/{version}/reinstate": COMMENT,
     "PUT /api/v1/models/{model}/policy": [{"minimum": 0, "guards": [], "shadow_seconds": 0}],
     "PATCH /api/v1/models/{model}/serving": [{"stage": "Production"}, {"version": 1}],
     "POST /api/v1/models/{model}/compare": [{"first": 1, "second": 1, "spec": SPEC}],
@@ -159,7 +160,9 @@ def test_the_trainers_approval_changes_nothing_and_anothers_is_what_it_takes(box
 def make(box: Box, model: str, state: str) -> tuple[ModelVersion, str]:
     """A version that ada trained, so far on its way, and its promotion."""
     version = box.registry.register(NewVersion(model=model, trained_by="ada", submitted_by="ada"))
-    if state == "nothing":
+    if state in ("nothing", "archived"):
+        if state == "archived":
+            version = box.registry.archive(model, 1, actor="ada")
         return version, "0" * 32
     promotion = box.promotions.propose(version, actor="ada")
     passed = state != "failed gates"

@@ -331,3 +331,9 @@ def m009_rollouts(db: Database) -> None:
         BEGIN SELECT RAISE(ABORT, 'a decision is kept'); END;
         """,
     )
+
+
+@migration(registry)
+def m009_reinstatement(db: Database) -> None:
+    """An archived version may go back to Production; the other triggers still ask for its completed promotion and decision."""
+    run_script(db, "INSERT INTO stage_move VALUES ('Archived', 'Production');")

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import get, post
 
-from mlbox.records import Principal, Promotion, Recomputed, RolloutDecision
+from mlbox.records import ModelVersion, Principal, Promotion, Recomputed, RolloutDecision
 from mlbox.serve.verdict import recompute
 from mlbox.web.api.models import Comment
 from mlbox.web.box import Box
@@ -36,6 +36,12 @@ async def advance(box: Box, principal: Principal, promotion_id: str, data: Comme
     return await box.call(box.rollouts.advance, promotion_id, actor=principal.name, comment=data.comment)
 
 
+@post("/api/v1/models/{model:str}/versions/{version:int}/reinstate", status_code=200, action="model.promote")
+async def reinstate(box: Box, principal: Principal, model: str, version: int, data: Comment) -> ModelVersion:
+    """Take Production back to this version at once; it must have been there before."""
+    return await box.call(box.reinstatement.to, model, version, actor=principal.name, reason=data.comment)
+
+
 @get("/api/v1/promotions/{promotion_id:str}/decisions", action="model.read")
 async def decisions(box: Box, promotion_id: str) -> list[RolloutDecision]:
     """What was decided about a candidate's traffic, oldest first, each with its inputs, statistics, bounds and rule."""
@@ -53,4 +59,4 @@ def _recomputed(box: Box, promotion_id: str) -> list[Recomputed]:
     return [recompute(decision, policy) for decision in box.rollout_log.of(promotion_id)]
 
 
-handlers: list[Any] = [pause, resume, freeze, advance, decisions, recomputed]
+handlers: list[Any] = [reinstate, pause, resume, freeze, advance, decisions, recomputed]

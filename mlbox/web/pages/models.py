@@ -142,6 +142,9 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
         "nodes": _nodes(version, version.stage == "Production" and version.servable),
         "how_to_serve": HOW_TO_SERVE,
         "promotions": [(p, steps(p)) for p in promotions],
+        "may_reinstate": view.may("member", name=version.model)
+        and version.stage == "Archived"
+        and any(p.state == "completed" for p in promotions),
         "may_promote": view.may("member", name=version.model) and version.stage in ("None", "Staging") and not underway,
     }
 

@@ -111,6 +111,7 @@ PHRASES: dict[str, str] = {
     "model.created": "began the model {name}",
     "model.registered": "registered {name}, trained by {trained_by}",
     "model.stage": "moved {name} to {stage}",
+    "model.rolled_back": "took Production back to {name}: {reason}",
     "model.archived": "archived {name}",
     "model.tagged": "tagged {name} with {key}",
     "model.untagged": "took the tag {key} off {name}",
