@@ -76,14 +76,16 @@ def _losses(metric: str, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """What each row adds to a metric that is a mean."""
     import numpy as np
 
+    found: np.ndarray
     if metric == "accuracy":
-        return ((scores >= THRESHOLD) == (labels == 1)).astype(float)
-    if metric == "log_loss":
-        likely = np.clip(np.where(labels == 1, scores, 1 - scores), _TINY, 1 - _TINY)
-        return -np.log(likely)
-    if metric == "mae":
-        return np.abs(scores - labels)
-    return (scores - labels) ** 2
+        found = ((scores >= THRESHOLD) == (labels == 1)).astype(float)
+    elif metric == "log_loss":
+        found = -np.log(np.clip(np.where(labels == 1, scores, 1 - scores), _TINY, 1 - _TINY))
+    elif metric == "mae":
+        found = np.abs(scores - labels)
+    else:
+        found = (scores - labels) ** 2
+    return found
 
 
 def _weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Weighted:

@@ -13,6 +13,7 @@ from mlbox.serve import compare as tests
 from mlbox.serve.check import score_onnx
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
+from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import Registry
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Comparer:
     def __init__(self, registry: Registry, datasets: Datasets, artifacts: Artifacts) -> None:
         self._registry = registry
         self._datasets = datasets
-        self._artifacts = artifacts
+        self._folders = ModelFolders(artifacts)
 
     def freeze(self, policy: PromotionPolicy) -> PromotionPolicy:
         """A policy whose comparison names the rows by their hash; raises NotFound, and InvalidInput for columns that are not."""
@@ -93,7 +94,7 @@ class Comparer:
                 field="dataset",
             )
         rows = np.stack([_numbers(table, name) for name in version.features], axis=1).astype(np.float32)
-        return score_onnx(self._artifacts.path(version.artifact), rows)
+        return score_onnx(self._folders.of_version(self._registry, version), rows)
 
 
 def _other_rows(spec: CompareSpec, found: str) -> Conflict:

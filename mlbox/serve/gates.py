@@ -33,7 +33,6 @@ class Evidence(Record, frozen=True, kw_only=True):
     """Largest absolute difference to the source model's outputs over the registered sample."""
     scores: tuple[float, float] | None = None
     """Least and greatest score over the training sample, or answer to the registered one; NaN when one was not finite."""
-    """Least and greatest score over the training sample; NaN when a score was not finite."""
     comparison: Comparison | None = None
     """With the champion, on the policy's rows."""
     problems: Mapping[str, str] = {}
@@ -119,8 +118,7 @@ def _metric_bounds(evidence: Evidence) -> list[tuple[str, float]]:
 def comparison(evidence: Evidence) -> Outcome:
     """Shown to be no worse than the champion by more than the margin, on the rows that the policy names."""
     spec, champion, found = evidence.policy.compare, evidence.champion, evidence.comparison
-    if spec is None:
-        return Outcome(True, "nothing: the policy names no rows", "not compared")
+    assert spec is not None
     required = f"{spec.metric} shown to be no worse by more than {spec.margin:g} on {spec.dataset}"
     if champion is None:
         return Outcome(True, required, "there is no champion to be compared with")
@@ -207,7 +205,6 @@ GATES: dict[str, Gate] = {
     "signature": signature,
     "size": size,
     "metric": metric,
-    "comparison": comparison,
     "latency": latency,
     "parity": parity,
     "sanity": sanity,
@@ -221,7 +218,7 @@ UNSERVED: dict[str, Gate] = {"lineage": declared, "size": size, "facts": stated,
 def gates_for(evidence: Evidence) -> dict[str, Gate]:
     """The gates that apply to a version."""
     if evidence.version.servable:
-        return GATES
+        return GATES | {"comparison": comparison} if evidence.policy.compare else GATES
     return UNSERVED | {"metric": metric} if evidence.policy.unserved == "gates" else UNSERVED
 
 

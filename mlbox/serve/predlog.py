@@ -167,7 +167,6 @@ class PredictionLog:
         """A version failed on this many rows; they count like those that it answered, or large requests would hide."""
         with self._lock:
             self._count((model, version, role)).errors += rows
-            self._counts.setdefault((model, version, role), Count()).errors += rows
         for observer in self._error_observers:
             observer(model, version, role)
 

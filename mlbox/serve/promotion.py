@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TimedOut
-from mlbox.records import Comparison, DatasetVersion, GateResult, ModelVersion, Promotion, Run
+from mlbox.records import Comparison as WithChampion
+from mlbox.records import DatasetVersion, GateResult, ModelVersion, Promotion, Run
 from mlbox.serve import gates
 from mlbox.serve.check import Comparison, compare_onnx, measure_latency, score_onnx
 from mlbox.serve.comparison import Comparer
@@ -126,14 +127,14 @@ class Promoter:
             run=attempt("lineage", self._run),
             dataset=attempt("lineage", self._dataset),
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
-            comparison=attempt("comparison", lambda version: self._compared(promotion)),
+            comparison=attempt("comparison", lambda version: self._with_champion(promotion)),
             p95_ms=attempt("latency", self._latency) if version.servable else None,
             parity=attempt("parity", self._parity) if version.servable else None,
             scores=attempt("sanity", self._scores if version.features else self._answers) if version.servable else None,
             problems=problems,
         )
 
-    def _compared(self, promotion: Promotion) -> Comparison | None:
+    def _with_champion(self, promotion: Promotion) -> WithChampion | None:
         spec, champion = promotion.policy.compare, promotion.champion
         if spec is None or champion is None:
             return None

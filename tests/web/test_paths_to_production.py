@@ -44,6 +44,8 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "POST /api/v1/models/{model}/versions/{version}/approve": COMMENT,
     "POST /api/v1/models/{model}/versions/{version}/reject": COMMENT,
     "POST /api/v1/models/{model}/versions/{version}/reinstate": COMMENT,
+    "POST /api/v1/models/{model}/versions/{version}/bench": [{}],
+    "POST /api/v1/models/{model}/versions/{version}/score": [{"dataset": "d@v1", "stage": "Production"}],
     "PUT /api/v1/models/{model}/policy": [{"minimum": 0, "guards": [], "shadow_seconds": 0}],
     "PATCH /api/v1/models/{model}/serving": [{"stage": "Production"}, {"version": 1}],
     "POST /api/v1/models/{model}/compare": [{"first": 1, "second": 1, "spec": SPEC}],
@@ -109,13 +111,17 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     box.close()
 
 
-def paths(box: Box) -> set[str]:
-    """Every route that changes, or may change, something of models."""
+READING = ("model.read", "model.predict")
+"""Who may only do these may change nothing; the routes for them that are known to be asked with versions are tried, too."""
+
+
+def paths(box: Box, *but: str) -> set[str]:
+    """Every route that may change something of models, but for what these actions let do."""
     return {
         f"{method} {_plain(route.path)}"
         for route in routes_of(box)
         for handler in route.route_handlers
-        if str(handler.opt.get("action", "")).startswith("model.")
+        if str(handler.opt.get("action", "")).startswith("model.") and handler.opt["action"] not in but
         for method in handler.http_methods
         if method not in ("GET", "HEAD", "OPTIONS")
     }
@@ -126,7 +132,7 @@ def _plain(path: str) -> str:
 
 
 def test_every_path_is_tried(box: Box) -> None:
-    assert paths(box) == set(BODIES)
+    assert paths(box, *READING) <= set(BODIES) <= paths(box)
 
 
 @pytest.mark.parametrize("state", STATES)

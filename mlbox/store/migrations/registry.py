@@ -334,6 +334,6 @@ def m009_rollouts(db: Database) -> None:
 
 
 @migration(registry)
-def m009_reinstatement(db: Database) -> None:
+def m010_reinstatement(db: Database) -> None:
     """An archived version may go back to Production; the other triggers still ask for its completed promotion and decision."""
     run_script(db, "INSERT INTO stage_move VALUES ('Archived', 'Production');")
