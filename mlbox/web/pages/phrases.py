@@ -143,9 +143,18 @@ PHRASES: dict[str, str] = {
     "skew.checked": "compared what {name} was served with its history, at least {lowest} of it is equal",
     "alert.fired": "raised an alert: {about} {verb}",
     "alert.resolved": "resolved the alert on {about}",
+    "alert.notified": "told the channel {name} of alerts",
+    "alert.silenced": "silenced alerts of {about} until {until}: {reason}",
+    "alert.unsilenced": "ended a silence of {about}",
 }
 """By event type, after the actor's name; a type that is not here is written out as it is."""
 
+VERBS = {
+    "training_serving_skew": "is not served as its history has it",
+    "feature_missing": "goes missing",
+    "feature_drift_suspected": "may drift",
+}
+"""By an alert's name, what it says of a feature."""
 PAGES = {
     "model": "/models",
     "job": "/jobs",
@@ -187,7 +196,7 @@ def phrase(event: Event) -> str:
     fields = {key: _words(value) for key, value in event.data.items()}
     labels = event.data.get("labels") or {}
     about = " of ".join(str(labels[key]) for key in ("feature", "model") if key in labels)
-    verb = "is not served as its history has it" if event.data.get("name") == "training_serving_skew" else "drifts"
+    verb = VERBS.get(event.data.get("name", ""), "drifts")
     return known.format_map(_Lenient(fields, name=name, subject=name, about=about, verb=verb))
 
 
