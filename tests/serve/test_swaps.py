@@ -28,11 +28,13 @@ from tests.web.site import open_box
 AT_ONCE = PromotionPolicy(
     shadow_seconds=0,
     shadow_min_predictions=0,
-    steps=(RampStep(percent=0.001, hold_seconds=0), RampStep(percent=100, hold_seconds=0)),
+    guards=(),
+    steps=(RampStep(percent=5, hold_seconds=0), RampStep(percent=100, hold_seconds=0)),
 )
 HALVES = PromotionPolicy(
     shadow_seconds=0,
     shadow_min_predictions=0,
+    guards=(),
     steps=(RampStep(percent=50, hold_seconds=0), RampStep(percent=100, hold_seconds=0)),
 )
 
@@ -70,7 +72,9 @@ class Clients:
                 self.failed.append(repr(err))
 
     def _check(self, rows: np.ndarray, number: int) -> None:
-        found = self._server.infer("score", [Tensor("input", "FP32", rows)], caller="carl", keys=[str(number)])
+        found = self._server.infer(
+            "score", [Tensor("input", "FP32", rows)], caller="carl", keys=[f"{number}-{self.count}"]
+        )
         (version,) = set(found.versions)
         expected = 1 / (1 + np.exp(-(rows @ np.full(2, version, np.float32))))
         if not np.allclose(found.outputs[0].data[:, 0], expected, atol=1e-5):
