@@ -229,7 +229,9 @@ class Promotions:
                 _check_second(promotion, actor)
             decisions.note_rollout(tx, promotion_id, decision)
             step = promotion.step + 1
-            if promotion.policy.steps[step].percent >= 100:
+            if (
+                promotion.percent >= 100 or promotion.policy.steps[step].percent >= 100
+            ):  # a ramp of 100 % alone is one step
                 _complete(tx, promotion, actor, reason)
                 return
             tx.run(

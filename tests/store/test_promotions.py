@@ -88,6 +88,14 @@ def test_a_later_version_stays_in_staging_until_its_canary_took_all(registry: Re
     assert registry.model("delay").stages == {"Production": 2, "Archived": 1}
 
 
+def test_a_ramp_of_one_step_is_over_with_it(registry: Registry, promotions: Promotions) -> None:
+    to_production(registry, promotions, register(registry))
+    at_once = PromotionPolicy(steps=(RampStep(percent=100, hold_seconds=60),))
+    registry.set_policy("delay", at_once, actor="admin")
+    assert to_production(registry, promotions, register(registry)).state == "completed"
+    assert registry.model("delay").stages == {"Production": 2, "Archived": 1}
+
+
 def test_a_failed_gate_rejects_and_the_version_stays_out(registry: Registry, promotions: Promotions) -> None:
     promotion = promotions.propose(register(registry), actor="ann")
     promotion = promotions.record_gates(promotion.id, [gate(), gate(passed=False, name="auc")])
