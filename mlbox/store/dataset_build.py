@@ -46,11 +46,13 @@ def build(
     batches: Iterable[pa.RecordBatch],
     split: DatasetSplit | None,
     before: Before | None = None,
+    *,
+    resumable: bool = False,
 ) -> Built:
     """Keep rows as files, in their order, and count what they hold; memory is bounded where they come one by one.
 
-    With `before`, the rows are those from its day on. Raises InvalidInput for columns or a split that cannot be, and whatever is
-    raised by who hands them over.
+    With `before`, the rows are those from its day on; what is `resumable` keeps where a later build can go on. Raises
+    InvalidInput for columns or a split that cannot be, and whatever is raised by who hands them over.
     """
     import pyarrow as pa
 
@@ -68,7 +70,8 @@ def build(
             files.add(table)
             counted.add(table, files.begun)
         made = _joined(before, files.finish(), split)
-        return Built(made, columns, counted.rows, counted.facts.found(), counted.resume(files.begun, artifacts))
+        resume = counted.resume(files.begun, artifacts) if resumable else None
+        return Built(made, columns, counted.rows, counted.facts.found(), resume)
 
 
 def _joined(before: Before | None, files: tuple[DataFile, ...], split: DatasetSplit | None) -> tuple[DataFile, ...]:

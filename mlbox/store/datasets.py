@@ -80,7 +80,7 @@ class Datasets(DatasetVersions):
         wanted = Definition(spec, features, labels, as_of, software())
         basis = self._reuse.basis(wanted)
         with self._slot():
-            built, unlabelled = self._going_on(wanted, basis) or self._anew(wanted)
+            built, unlabelled = self._going_on(wanted, basis) or self._anew(wanted, resumable=basis is not None)
         if not built.rows:
             raise no_rows(unlabelled)
         bundled = [name for name in spec.features if ":" not in name]
@@ -101,14 +101,14 @@ class Datasets(DatasetVersions):
             )
         )
 
-    def _anew(self, wanted: Definition) -> tuple[Built, int]:
+    def _anew(self, wanted: Definition, *, resumable: bool) -> tuple[Built, int]:
         """All rows, and how many of the spine have no label."""
         asked = self._rows.asked(wanted.spec, wanted.features, wanted.labels, wanted.as_of)
-        return self._rows.read(asked, self._taking(wanted.spec.split, None))
+        return self._rows.read(asked, self._taking(wanted.spec.split, None, resumable=resumable))
 
-    def _taking(self, split: DatasetSplit | None, before: Before | None) -> Take[Built]:
+    def _taking(self, split: DatasetSplit | None, before: Before | None, *, resumable: bool) -> Take[Built]:
         def take(schema: pa.Schema, batches: Iterator[pa.RecordBatch], unlabelled: Callable[[datetime], int]) -> Built:
-            built = build(self._artifacts, schema, batches, split, before)
+            built = build(self._artifacts, schema, batches, split, before, resumable=resumable)
             point = built.resume
             if point is None or (before is not None and point is before.point):
                 return built
@@ -128,7 +128,7 @@ class Datasets(DatasetVersions):
         spec = msgspec.structs.replace(wanted.spec, event_from=before.point.day)
         try:
             asked = self._rows.asked(spec, wanted.features, wanted.labels, wanted.as_of, since=before.point.day)
-            built, unlabelled = self._rows.read(asked, self._taking(spec.split, before))
+            built, unlabelled = self._rows.read(asked, self._taking(spec.split, before, resumable=True))
         except InvalidInput:  # of all rows it may be right, or said in words that fit
             return None
         whole = built.rows == sum(file.rows for file in built.files)
