@@ -202,14 +202,21 @@ def test_what_appears_between_two_jobs_is_there_for_the_second(box: Server) -> N
     assert run(box, f"print(open({str(root / 'late' / 'file')!r}).read())") == "seen\n"
 
 
-def test_shared_rules_follow_what_is_there_and_close_what_they_opened(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "beside").mkdir()
-    ground = confine.Ground({"closed": [str(tmp_path / "data")], "fixed": [], "writable": []})
+@pytest.fixture
+def apart() -> Iterator[Path]:
+    """A folder with few beside it: of a crowd no rules are kept open."""
+    with tempfile.TemporaryDirectory(dir=Path.home(), prefix=".isolated-") as folder:
+        yield Path(folder)
+
+
+def test_shared_rules_follow_what_is_there_and_close_what_they_opened(apart: Path) -> None:
+    (apart / "data").mkdir()
+    (apart / "beside").mkdir()
+    ground = confine.Ground({"closed": [str(apart / "data")], "fixed": [], "writable": []})
     before = len(os.listdir("/proc/self/fd"))
     ground.prepare()
     count = len(ground.rules)
-    (tmp_path / "late").mkdir()
+    (apart / "late").mkdir()
     ground.prepare()
     assert (len(ground.rules), len(os.listdir("/proc/self/fd"))) == (count + 1, before + count + 1)
     ground.rest()

@@ -126,7 +126,7 @@ REGISTRIES = st.builds(
 )
 
 
-@settings(max_examples=150, suppress_health_check=list(HealthCheck), deadline=None)
+@settings(max_examples=40, suppress_health_check=list(HealthCheck), deadline=None)
 @given(made=REGISTRIES)
 def test_any_registry_becomes_a_file_that_reads_back_and_can_be_planned(
     store: FeatureDefinitions, made: feast.Registry

@@ -182,6 +182,7 @@ def writing(box: Server) -> list[tuple[str, str]]:
     return [(method.upper(), path) for path, methods in paths.items() for method in methods if method != "get"]
 
 
+UNTYPED = ("/v2/repository/", "/v2/systemsharedmemory/", "/v2/cudasharedmemory/")
 STREAMED = ("/rows", "/snapshots", "/artifacts/{path}", "/features/historical", "/{tail}")
 
 
@@ -193,6 +194,8 @@ def test_every_route_that_takes_json_takes_nothing_else(box: Server) -> None:
             headers = {"Content-Type": kind} if kind else {}
             answer = box.http.request(method, path, content=b"{}", headers=headers)
             if answer.status_code == 404 and method == "POST":  # whose it is comes before what it is
+                continue
+            if not kind and path.startswith(UNTYPED):  # Triton's client names no type there
                 continue
             assert answer.status_code in (404, 415), (method, path, kind, answer.text)
 

@@ -285,7 +285,7 @@ def is_int(parameter: dict[str, Any]) -> bool:
     return any(one.get("type") == "integer" for one in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ())))
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_number_past_64_bits_is_a_4xx_wherever_a_number_goes(
     full: Site, operations: list[Operation], filled: dict[str, str]
 ) -> None:
