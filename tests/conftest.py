@@ -14,11 +14,15 @@ from typing import TypeVar
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
 from mlbox.store import migrations
 from mlbox.store.db import Database
+
+# How long an example takes says what else the machine does. CI has a profile of its own, without deadlines too.
+settings.register_profile("default", settings.default, deadline=None)
 
 T = TypeVar("T")
 MLBOX = Path(sys.executable).with_name("mlbox")
