@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from docs import generate
 from mlbox import errors
 from mlbox.cli.main import COMMANDS, load
+
+HOME = Path(__file__).parents[1]
 
 
 # Litestar 2 asks to prepare for its version 3, which our requirement keeps out.
@@ -62,3 +65,12 @@ def test_every_endpoint_of_mlflows_is_in_its_reference() -> None:
             f"`{noun}" in page and all(word in page for word in verb.split("/") if word[0] != "{")
         )
         assert named, path
+
+
+def test_every_page_is_in_the_index_and_no_link_is_broken() -> None:
+    index = (HOME / "docs" / "README.md").read_text()
+    for page in (HOME / "docs").glob("*/*.md"):
+        assert f"({page.relative_to(HOME / 'docs')})" in index, page
+    for page in (HOME / "README.md", *(HOME / "docs").rglob("*.md")):
+        for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+            assert "://" in link or (page.parent / link).exists(), (page, link)
