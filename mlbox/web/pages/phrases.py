@@ -140,7 +140,7 @@ PHRASES: dict[str, str] = {
     "promotion.rolled_back": "rolled {name} back: {reason}",
     "promotion.withdrawn": "withdrew {name}",
     "drift.checked": "checked {features} features of {name} for drift, the worst has D {worst}",
-    "skew.checked": "compared what {name} was served with its history, at least {lowest} of it is equal",
+    "skew.checked": "compared what {name} was served with its history: the lowest share of equal values is {lowest}",
     "alert.fired": "raised an alert: {about} {verb}",
     "alert.resolved": "resolved the alert on {about}",
     "alert.notified": "told the channel {name} of alerts",
