@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from litestar import Response, get, post
+from litestar import MediaType, Response, get, post
 
 from mlbox.web.v2.models import problem
 from mlbox.web.v2.repository import UNTYPED
@@ -25,6 +25,7 @@ async def regions(region: str | None = None) -> list[dict[str, Any]]:
 @post(
     [f"/v2/{kind}{region}/unregister" for kind in MEMORY for region in ("", "/region/{region:str}")],
     status_code=200,
+    media_type=MediaType.TEXT,
     accepts=UNTYPED,
     exception_handlers={Exception: problem},
     action="model.predict",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from litestar import Response, post
+from litestar import MediaType, Response, post
 
 from mlbox.errors import Refused
 from mlbox.records import ModelVersion, Principal, Record
@@ -65,6 +65,7 @@ def _servable(box: Box) -> list[ModelVersion]:
 @post(
     "/v2/repository/models/{model:str}/load",
     status_code=200,
+    media_type=MediaType.TEXT,
     accepts=UNTYPED,
     exception_handlers={Exception: problem},
     action="model.write",
@@ -90,6 +91,7 @@ async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
 @post(
     "/v2/repository/models/{model:str}/unload",
     status_code=200,
+    media_type=MediaType.TEXT,
     accepts=UNTYPED,
     exception_handlers={Exception: problem},
     action="model.write",
