@@ -52,8 +52,12 @@ def with_bus(house: House, bus: EventBus, **more: Any) -> ModelServer:
     )
 
 
+PAUSE, LONG = 0.05, 300.0
+"""Seconds between two requests of a client, so that swaps get a turn in this one process; and how long those may take."""
+
+
 class Clients:
-    """Threads that ask without a pause, and look at every answer: the weights of version N are N, so each tells who it is of."""
+    """Threads that ask all the time, and look at every answer: the weights of version N are N, so each tells who it is of."""
 
     def __init__(self, server: ModelServer, number: int) -> None:
         self._server = server
@@ -65,7 +69,7 @@ class Clients:
 
     def _ask(self, number: int) -> None:
         rng = np.random.default_rng(number)
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE):
             try:
                 self._check(rng.normal(size=(rng.integers(1, 5), 2)).astype(np.float32) / 100, number)
             except Exception as err:
@@ -98,10 +102,10 @@ def swap(house: House, clients: Clients, number: int) -> None:
     version = house.register(float(number), float(number))
     assert version.version == number
     promotion = house.promote(version)
-    wait_for(lambda: ticked(house, promotion) == "waiting_approval", what="the shadow's end")
+    wait_for(lambda: ticked(house, promotion) == "waiting_approval", what="the shadow's end", seconds=LONG)
     house.approve(promotion)
-    wait_for(lambda: ticked(house, promotion) == "completed", what="the swap")
-    wait_for(lambda: number in clients.versions or clients.failed, what="the new version to answer")
+    wait_for(lambda: ticked(house, promotion) == "completed", what="the swap", seconds=LONG)
+    wait_for(lambda: number in clients.versions or clients.failed, what="the new version to answer", seconds=LONG)
 
 
 def ticked(house: House, promotion: str) -> str:
