@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, TooMany, Unavailable
@@ -20,9 +20,6 @@ from mlbox.serve.rows import Inputs, as_matrix
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor, check_inputs, check_outputs
 from mlbox.serve.warmup import Recent
-
-if TYPE_CHECKING:
-    from concurrent.futures import Future
 
 
 class Asked(NamedTuple):
@@ -52,11 +49,6 @@ class Running(NamedTuple):
     named: Sequence[str]
     """The outputs of the answer, in their order."""
     caller: str
-
-    @property
-    def future(self) -> Future[Ran] | None:
-        """To wait for; None where it is done."""
-        return self.work.future
 
 
 class Execution:
@@ -159,7 +151,7 @@ class Execution:
     # -- either -----------------------------------------------------------------------------------------------------------------
 
     def _ran(self, running: Running) -> Ran:
-        work, future = running.work, running.future
+        work, future = running.work, running.work.future
         try:
             ran = work.result() if future is None else future.result()
             if work.key:

@@ -5,7 +5,6 @@ It knows no wire protocol: `web` has an adapter for each over this one object.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import logging
@@ -149,38 +148,6 @@ class ModelServer:
             running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
             return self._finish(asked, routes, [self._execution.end(one) for one in running])
 
-    async def infer_async(
-        self,
-        model: str,
-        tensors: Sequence[Tensor],
-        *,
-        caller: str,
-        version: int | None = None,
-        outputs: Sequence[str] = (),
-        keys: Sequence[str] = (),
-        priority: int = 0,
-        timeout_ms: float = math.inf,
-    ) -> Inferred:
-        """As `infer`, on an event loop: a quick model runs right here, others are waited for without a thread."""
-        at_hand = version is None and self._is_at_hand(model)
-        if at_hand:
-            self._registry.see(model)
-        else:
-            model, version = await asyncio.to_thread(self._named, model, version)
-        self._admit(model, version, caller)
-        with asking(None):
-            given = (model, tensors, outputs, caller, version, keys, priority, timeout_ms)
-            asked, routes = self._ask(*given) if at_hand else await asyncio.to_thread(self._ask, *given)
-            for route in dict.fromkeys(routes):
-                if self._loader.known(model, route.version) is None:
-                    await asyncio.to_thread(self._execution.load, model, route, asked.rows)
-            running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
-            for one in running:
-                if one.future is not None:
-                    with contextlib.suppress(MlboxError):  # told below
-                        await asyncio.wrap_future(one.future)
-            return self._finish(asked, routes, [self._execution.end(one) for one in running])
-
     def _admit(self, model: str, version: int | None, caller: str) -> None:
         """Raise TooMany where whoever asks has asked too often."""
         config = self._loader.config(model)
@@ -213,12 +180,6 @@ class ModelServer:
             )
             for one in loaded
         )
-
-    def _is_at_hand(self, model: str) -> bool:
-        try:
-            return self._loader.known(model, self._routes.route(model, "").version) is not None
-        except NotFound:
-            return False
 
     def _ask(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,26 +138,6 @@ def test_a_hundred_swaps_under_64_clients(house: House, bus: EventBus) -> None:
     asked = swaps(house, bus, AT_ONCE, number=100, clients=64)
     assert asked.failed == []
     assert asked.versions == set(range(1, 102))
-
-
-def test_on_a_loop_many_ask_at_once_and_are_answered_without_threads(house: House) -> None:
-    house.serve_one(1.0, 1.0)
-
-    async def ask(value: float) -> float:
-        rows = np.full((1, 2), value, np.float32)
-        found = await house.server.infer_async("score", [Tensor("input", "FP32", rows)], caller="carl")
-        return float(found.outputs[0].data[0, 0])
-
-    async def all_of_them() -> list[float]:
-        return await asyncio.gather(*(ask(n / 50) for n in range(100)))
-
-    expected = [1 / (1 + np.exp(-2 * n / 50)) for n in range(100)]
-    assert asyncio.run(all_of_them()) == pytest.approx(expected, rel=1e-4)
-    with pytest.raises(Exception, match="'nothing'"):
-        asyncio.run(house.server.infer_async("nothing", [], caller="carl"))
-
-
-# -- memory -------------------------------------------------------------------------------------------------------------------
 
 
 def test_what_has_no_room_makes_the_longest_unused_give_way(house: House) -> None:
