@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mlbox
 from mlbox import settings
 from mlbox.errors import InvalidInput, MlboxError, StartupError
 from mlbox.settings import Settings, load
@@ -118,7 +119,7 @@ def test_the_defaults_are_within_their_own_bounds() -> None:
 
 
 def test_every_setting_does_something() -> None:
-    code = "".join(path.read_text() for path in Path(settings.__file__).parent.rglob("*.py"))
+    code = "".join(path.read_text() for path in Path(mlbox.__file__).parent.rglob("*.py"))
     idle = [name for name in settings.Settings.__struct_fields__ if f"settings.{name}" not in code]
     assert idle == []
 
