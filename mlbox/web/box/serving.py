@@ -1,0 +1,152 @@
+"""The registry, the way to Production, the model server, and what watches it."""
+
+from __future__ import annotations
+
+import contextlib
+
+from mlbox.errors import Unavailable
+from mlbox.serve.benching import Benches
+from mlbox.serve.comparison import Comparer
+from mlbox.serve.landing import Landing
+from mlbox.serve.monitor import Monitor
+from mlbox.serve.notifier import Notifier
+from mlbox.serve.outcomes import Outcomes
+from mlbox.serve.performance import Performance
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.promotion import Promoter
+from mlbox.serve.refresh import Refresher
+from mlbox.serve.registration import Registrar
+from mlbox.serve.rollout import Rollouts
+from mlbox.serve.server import ModelServer
+from mlbox.serve.skew import Skew
+from mlbox.serve.sources import Addresses, SourceRegistrar
+from mlbox.serve.stages import Stages
+from mlbox.store import alert_rules, migrations
+from mlbox.store.asking import who
+from mlbox.store.curation import Curation
+from mlbox.store.history import History
+from mlbox.store.measurements import Measurements
+from mlbox.store.model_search import ModelSearch
+from mlbox.store.outbox import Outbox
+from mlbox.store.promotions import Promotions
+from mlbox.store.registry import Registry
+from mlbox.store.reinstate import Reinstatement
+from mlbox.store.rollout_log import RolloutLog
+from mlbox.store.serving import ServingConfigs
+from mlbox.store.silences import Silences
+from mlbox.web.box.data import Data
+
+
+class Serving(Data):
+    """Models, from their registration to their predictions and alerts."""
+
+    def _open_serving(self, opening: contextlib.ExitStack) -> None:
+        db = self._open(opening, "registry", migrations.registry)
+        self.registry = Registry(db)
+        self.datasets.used_by = lambda ref: self.registry.in_use_of(ref, self.tracker.ids_reading(ref))
+        self.promotions = Promotions(db, self.registry)
+        self.reinstatement = Reinstatement(db, self.registry, self.promotions)
+        self.serving = ServingConfigs(db, self.registry)
+        self.benches = Benches(self.registry, self.serving, Measurements(db), self.artifacts, self.clock)
+        self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)
+        self.comparer = Comparer(self.registry, self.datasets, self.artifacts)
+        self.promoter = Promoter(
+            self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock, self.comparer
+        )
+        opening.callback(self.promoter.close)
+        self.addresses = Addresses(self.logged_models)
+        self.sources = SourceRegistrar(
+            self.registry, self.registrar, self.tracker, self.addresses, self.datasets, self.artifacts
+        )
+        self.stages = Stages(self.registry, self.promotions, self.promoter)
+        self.curation = Curation(db, self.registry)
+        self.history = History(db, self.registry)
+        self.model_search = ModelSearch(self.registry)
+        self.predictions = PredictionLog(
+            self.data_dir.root / "predictions",
+            queue_limit=self.settings.log_queue,
+            flush_seconds=self.settings.log_flush,
+        )
+        opening.callback(self.predictions.close)
+        self.outcomes = Outcomes(self.offline, self.labels, self.predictions)
+        self.performance = Performance(
+            self.outcomes, self.offline, self.registry, self.datasets, self.labels, self.clock
+        )
+        self._stores["predictions"] = self.predictions.check
+        self.rollout_log = RolloutLog(db, self.promotions)
+        self.rollouts = Rollouts(
+            self.registry,
+            self.promotions,
+            self.rollout_log,
+            self.predictions,
+            self.clock,
+            self.bus,
+            self.settings.rollout_seconds,
+        )
+        opening.callback(self.rollouts.close)
+        self.models = ModelServer(
+            self.registry,
+            self.artifacts,
+            self.features,
+            self.rollouts,
+            self.predictions,
+            self.clock,
+            bus=self.bus,
+            configs=self.serving.latest,
+            threads=self.settings.infer_threads,
+            most_loaded=self.settings.max_models,
+        )
+        self.models.check_staging = self._check_staging
+        opening.callback(self.models.close)
+        self._open_monitoring(opening)
+        with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
+            self.promoter.resume()
+        self.rollouts.start()
+
+    def _check_staging(self, model: str) -> None:
+        principal = who()
+        if principal is not None:
+            self.teams.require(principal, "model.rehearse", name=model)
+
+    def _open_monitoring(self, opening: contextlib.ExitStack) -> None:
+        rules = alert_rules.load(self.settings.alert_rules)
+        self.monitor = Monitor(
+            self._open(opening, "monitoring", migrations.monitoring),
+            self.registry,
+            self.artifacts,
+            self.predictions,
+            self.clock,
+            window=self.settings.drift_window,
+            window_days=self.settings.drift_days,
+            minimum=self.settings.drift_minimum,
+            every=self.settings.drift_seconds,
+            rules=rules,
+        )
+        opening.callback(self.monitor.close)
+        self.skew = Skew(
+            self._databases["monitoring"],
+            self.registry,
+            self.features,
+            self.predictions,
+            self.clock,
+            sample=self.settings.skew_sample,
+            limit=self.settings.skew_limit,
+            rules=rules,
+        )
+        self.monitor.beside.append(self.skew.check)
+        self.landing = Landing(self.features, self.uploads)
+        self.refresher = Refresher(
+            self.features,
+            self.landing,
+            self._databases["monitoring"],
+            self.bus,
+            every=self.settings.refresh_seconds,
+            rules=rules,
+        )
+        opening.callback(self.refresher.close)
+        self.refresher.start()
+        self.monitor.start()
+        db = self._databases["monitoring"]
+        self.silences, self.alert_outbox = Silences(db), Outbox(db)
+        self.notifier = Notifier(db, rules, self.clock, self.bus, url=self.url)
+        opening.callback(self.notifier.close)
