@@ -24,6 +24,10 @@ from mlbox.store.db import Database
 # How long an example takes says what else the machine does. CI has a profile of its own, without deadlines too.
 settings.register_profile("default", settings.default, deadline=None)
 
+# Each server, job and command of the tests is a new process, which would compile all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 T = TypeVar("T")
 MLBOX = Path(sys.executable).with_name("mlbox")
 
