@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -266,6 +267,10 @@ def _pump(one: socket.socket, other: socket.socket, breaks_at: int, damaged_at: 
         for end in (one, other):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # which ends the other thread's wait, as closing alone would not
+                if sent >= breaks_at:
+                    # Reset, as by a line that fails: a sender who has just filled the window would wait for ever after a FIN.
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    end.close()
 
 
 @pytest.fixture
