@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import select
@@ -63,16 +64,26 @@ def _base64_forms(raw: bytes) -> set[bytes]:
 class Masker:
     """Replaces secrets in a stream, however it is cut into pieces. Give it each piece, and `finish` it.
 
-    It holds back no more than what may be the beginning of a secret.
+    It holds back no more than what may be the beginning of a secret. What it looks for is made with the first piece: much of
+    what runs prints nothing.
     """
 
     def __init__(self, secrets: Mapping[str, str]) -> None:
-        names = {form: name for name, value in secrets.items() for line in lines_of(value) for form in forms(line)}
-        self._patterns = sorted(names.items(), key=lambda item: len(item[0]))
-        self._longest = max(map(len, names), default=0)
+        self._secrets = secrets
         self._held = b""
         self._covered = 0
         """So many of the held bytes belong to a secret whose mask was written already."""
+
+    @functools.cached_property
+    def _patterns(self) -> list[tuple[bytes, str]]:
+        """What is looked for, shortest first, and the name that replaces it."""
+        secrets = self._secrets.items()
+        names = {form: name for name, value in secrets for line in lines_of(value) for form in forms(line)}
+        return sorted(names.items(), key=lambda item: len(item[0]))
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max((len(form) for form, _ in self._patterns), default=0)
 
     def feed(self, piece: bytes) -> bytes:
         """What of the stream so far is safe to write and was not written yet."""
@@ -81,6 +92,8 @@ class Masker:
 
     def finish(self) -> bytes:
         """What was held back, when no more comes."""
+        if not self._held:
+            return b""
         return self._write(self._held, len(self._held))
 
     def _write(self, text: bytes, end: int) -> bytes:

@@ -12,6 +12,7 @@ Sources: Linux, Documentation/userspace-api/landlock.rst; capabilities(7).
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import os
 import select
@@ -37,6 +38,10 @@ SCOPES = 0b11
 
 MOST_OPEN = 600
 """Paths of shared rules that are kept open: a process may have 1,024 files."""
+FIRST_OPEN = 300
+"""They have the numbers from here on, if they are free: then a shim closes them all with one call."""
+RULE = struct.Struct("=Qi")
+"""Rights, and the file that they are for."""
 SURE_NS = 100_000_000
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty", "ptmx", "pts", "shm", "fd", "stdin", "stdout", "stderr")
 DEVICE_PREFIXES = ("nvidia", "dri", "kfd", "infiniband")
@@ -130,12 +135,13 @@ def apply(rules: dict[str, int], abi: int, opened: Iterable[bytes] = ()) -> None
     rights = ALL[min(abi, 3)]
     attributes = struct.pack("=QQQ", rights, 0, SCOPES)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
     ruleset = _call(libc.syscall, CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    add = _adder(libc, ruleset)
     for rule in opened:
-        _add(libc, ruleset, rule)
+        add(rule)
     for path, wanted in rules.items():
         file, rule = _open(path, wanted & rights)
         if rule:
-            _add(libc, ruleset, rule)
+            add(rule)
         if file >= 0:
             os.close(file)
     _call(libc.prctl, NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -156,11 +162,14 @@ def _open(path: str, rights: int) -> tuple[int, bytes]:
     mode = os.fstat(file).st_mode
     if not stat.S_ISDIR(mode):  # a link is a way to what is allowed, or not, where it is
         rights &= 0 if stat.S_ISLNK(mode) else OF_FILES
-    return file, struct.pack("=Qi", rights, file) if rights else b""
+    return file, RULE.pack(rights, file) if rights else b""
 
 
-def _add(libc: Any, ruleset: int, rule: bytes) -> None:
-    _call(libc.syscall, ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(PATH_BENEATH), rule, ctypes.c_uint32(0))
+def _adder(libc: Any, ruleset: int) -> Callable[[bytes], object]:
+    """Adds a rule. There may be hundreds of them for each attempt, so what they have in common is made once."""
+    call, number = libc.syscall, ctypes.c_long(ADD_RULE)
+    into, kind, flags = ctypes.c_int(ruleset), ctypes.c_int(PATH_BENEATH), ctypes.c_uint32(0)
+    return lambda rule: _call(call, number, into, kind, rule, flags)
 
 
 @functools.cache
@@ -210,16 +219,19 @@ class Ground:
         for path, wanted in rules.items():
             file, rule = _open(path, wanted & rights)
             if rule:
-                self._files.append(file)
-                self.rules.append(rule)
-            elif file >= 0:
+                self._files.append(fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, FIRST_OPEN))
+                self.rules.append(RULE.pack(RULE.unpack(rule)[0], self._files[-1]))
+            if file >= 0:
                 os.close(file)
 
     def rest(self) -> None:
         """Close what is open."""
-        for file in self._files:
-            os.close(file)
-        self._files, self.rules = [], []
+        files, self._files, self.rules = self._files, [], []
+        if files and files[-1] - files[0] == len(files) - 1:
+            os.closerange(files[0], files[-1] + 1)
+        else:
+            for file in files:
+                os.close(file)
 
     def _names_in(self, folder: str) -> list[str]:
         self._changed(folder)  # looked at first: what is made while it is listed is seen the next time

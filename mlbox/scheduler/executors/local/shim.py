@@ -27,6 +27,8 @@ from typing import Any
 CANNOT_START = 127
 BLOCKED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 """What the zygote blocks before it forks, so that nothing is missed."""
+IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""What Python ignores, and a command would go on to ignore; signals with a handler are the command's own again by themselves."""
 READ_BYTES = 1 << 18
 WATCH_SECONDS = 0.5
 """Between two looks at the memory of a job that no control group holds to it."""
@@ -47,7 +49,7 @@ class Parts:
 
 def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
     """Run the attempt that a spec describes. The signals are blocked, and the process is in a session of its own."""
-    os.makedirs(spec["folder"], exist_ok=True)
+    make(spec["folder"], 0o777)
     os.chdir(spec["folder"])
     null = os.open(os.devnull, os.O_RDWR)
     errors = os.open(parts.outputs.ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -66,14 +68,32 @@ def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
         ended = mounted(spec, parts) or Attempt(spec, parts, tell).run()
     except Exception as err:  # whatever it is, the attempt has an end
         ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
-    shutil.rmtree(spec["tmp"], ignore_errors=True)
+    remove(spec["tmp"])
     status.write({**ended, "ended": time.time()})
 
 
 def lay_out(spec: dict[str, Any]) -> None:
     """Make the folders of the attempt that are not there yet."""
     for folder in spec["folders"]:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        make(folder, 0o700)
+
+
+def make(folder: str, mode: int) -> None:
+    """Make a folder that may be there; mostly the one above it is."""
+    try:
+        os.mkdir(folder, mode)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        os.makedirs(folder, mode, exist_ok=True)
+
+
+def remove(folder: str) -> None:
+    """Remove a folder, which is mostly empty; what cannot be removed stays."""
+    try:
+        os.rmdir(folder)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def claim(parts: Parts) -> bool:
@@ -186,9 +206,8 @@ class Attempt:
         os.dup2(output, 2)
         env: dict[str, str] = {**spec["env"], **(ranked(spec, rank) if spec["procs"] > 1 else {})}
         os.chdir(spec["cwd"])
-        for number in BLOCKED:
+        for number in IGNORED:
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         if spec.get("confine"):
             self._parts.confine.confine(spec["confine"], self._parts.ground)
