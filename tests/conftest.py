@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +17,7 @@ from typing import TypeVar
 
 import httpx
 import pytest
+from httpx._config import DEFAULT_TIMEOUT_CONFIG
 from hypothesis import settings
 
 from mlbox.clock import ManualClock, parse_time
@@ -24,12 +28,18 @@ from mlbox.store.db import Database
 # How long an example takes says what else the machine does. CI has a profile of its own, without deadlines too.
 settings.register_profile("default", settings.default, deadline=None)
 
+# Five seconds, httpx's own, are not enough for some answer on a machine that does much else.
+for _phase in ("connect", "read", "write", "pool"):
+    setattr(DEFAULT_TIMEOUT_CONFIG, _phase, 60.0)
+
 # Each server, job and command of the tests is a new process, which would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 T = TypeVar("T")
 MLBOX = Path(sys.executable).with_name("mlbox")
+OVERDUE = "graceful shutdown exceeded"
+"""What a server logs when it has to cut off what would not end."""
 
 
 class Server:
@@ -55,7 +65,7 @@ class Server:
             )
         try:
             self.url = self._wait_for_url()
-            self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=30)
+            self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
             wait_for(self._is_ready if ready else self._is_live, what="the server to be ready")
         except BaseException:
             self._end()
@@ -102,7 +112,7 @@ class Server:
     def stop(self, sig: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             self.process.send_signal(sig)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         self.http.close()
         return code
 
@@ -116,6 +126,19 @@ def wait_for(condition: Callable[[], T | None], *, what: str, seconds: float = 6
             return value
         time.sleep(0.02)
     raise AssertionError(f"Waited {seconds} s in vain for {what}.")
+
+
+def unclaimed_port() -> int:
+    """A port for a program that must be told one: below those that the system gives to whoever asks for any.
+
+    Of those it might hand out this one to another test, or to a client's end of a connection, before the program has it.
+    """
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for _ in range(1000):
+        port = random.SystemRandom().randrange(lowest // 2, lowest)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError(f"No port below {lowest} is free.")
 
 
 def _servers(folder: Path) -> Iterator[Callable[..., Server]]:

@@ -33,7 +33,7 @@ class Strange(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
         if path == "/slow":
-            self.release.wait(30)
+            self.release.wait(60)
             return  # the client has hung up
         status, body = {"/html": (200, b"<html>"), "/down": (502, b"<html>proxy</html>")}.get(path, (302, b""))
         headers = {"Location": "/sso"} if status == 302 else {}

@@ -74,12 +74,12 @@ def test_long_work_sees_that_it_is_to_stop_and_nobody_waits_longer_than_they_hav
 
     def work() -> float:
         begun.set()
-        go.wait(30)
+        go.wait(60)
         return 0.0 if loop.stopping else LONG
 
     loop = Loop(work, name="t", failed="It failed")
     loop.start()
-    assert begun.wait(30)
+    assert begun.wait(60)
     loop.close(0.01)
     assert loop.stopping
     go.set()

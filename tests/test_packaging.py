@@ -223,7 +223,7 @@ def test_a_person_without_rights_installs_and_serves(wheel: Path, person: Person
         finally:
             server.send_signal(signal.SIGTERM)
             said = server.stderr.read()
-        assert server.wait(timeout=30) == 0, said
+        assert server.wait(timeout=60) == 0, said
     owner = data.stat().st_uid
     assert owner == (NOBODY if os.getuid() == 0 else os.getuid())
     assert data.stat().st_mode & 0o077 == 0
@@ -231,7 +231,7 @@ def test_a_person_without_rights_installs_and_serves(wheel: Path, person: Person
 
 def _status(url: str) -> int:
     try:
-        with urlopen(url, timeout=10) as answer:
+        with urlopen(url, timeout=60) as answer:
             return int(answer.status)
     except OSError:
         return 0

@@ -88,6 +88,6 @@ def test_ctrl_c_ends_with_130_and_no_traceback() -> None:
         maps = Path(f"/proc/{process.pid}/maps")
         wait_for(lambda: "msgspec" in maps.read_text(), what="the command to run")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said in {"", "mlbox: interrupted.\n"}

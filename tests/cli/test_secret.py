@@ -88,7 +88,7 @@ def test_at_a_terminal_the_value_is_asked_for_twice_and_not_shown(server: Server
             while prompt not in shown:
                 shown += os.read(master, 1000)
             os.write(master, VALUE.encode() + b"\n")
-        assert asked.wait(30) == 0
+        assert asked.wait(60) == 0
     shown += os.read(master, 1000)
     os.close(master)
     assert VALUE.encode() not in shown

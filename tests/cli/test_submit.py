@@ -50,7 +50,7 @@ def test_ctrl_c_lets_the_job_go_on_and_says_how_to_look_again(
     assert process.stdout is not None
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The job goes on: `mlbox logs -f " in said
     assert job(box, "long")["state"] == "running"
@@ -149,7 +149,7 @@ def test_watched_jobs_are_told_as_they_change(box: Callable[..., Ran], shared: S
     while msgspec.json.decode(process.stdout.readline())["id"] != job_id:
         pass
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=60)
     top = box("top").out
     assert "1 running, 0 waiting; they hold 0.1 CPUs" in top
     assert job_id[-8:] in top

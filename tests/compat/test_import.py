@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from tests.compat.conftest import HERE, MAJORS, environment, token_of
-from tests.conftest import MLBOX, Server, wait_for
+from tests.conftest import MLBOX, Server, unclaimed_port, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -35,7 +35,7 @@ class Peer(NamedTuple):
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peer]:
     python = environment(f"mlflow-{request.param}")
     folder = tmp_path_factory.mktemp(f"mlflow-{request.param}")
-    port = _free_port()
+    port = unclaimed_port()
     command = [
         *(str(python.with_name("mlflow")), "server", "--port", str(port), "--workers", "1"),
         *("--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "artifacts")),
@@ -54,7 +54,7 @@ def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield Peer(url, filled[1], filled[2:])
     finally:
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
         log.close()
 
 
@@ -62,14 +62,6 @@ def _answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
         return httpx.get(f"{url}/health").status_code == 200
     return False
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture

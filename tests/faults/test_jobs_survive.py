@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
 from mlbox.records import Job
-from tests.conftest import Server, wait_for
+from tests.conftest import Server, unclaimed_port, wait_for
 
 
 def job_of(server: Server, job_id: str) -> Job:
@@ -21,9 +20,7 @@ def job_of(server: Server, job_id: str) -> Job:
 def test_a_job_survives_a_kill_of_the_server(make_server: Callable[..., Server], tmp_path: Path) -> None:
     flag = tmp_path / "go"
     script = f"echo began; while [ ! -e {flag} ]; do sleep 0.1; done; echo ended"
-    with socket.socket() as probe:  # the same port again, as a real server has
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(unclaimed_port())  # the same again, as a real server has
     server = make_server("--port", port)
     answer = server.http.post("/api/v1/jobs", json={"command": ["sh", "-c", script], "memory_gb": 1})
     job_id = answer.json()["id"]

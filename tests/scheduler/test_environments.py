@@ -178,7 +178,7 @@ def test_those_who_wait_for_one_build_hear_of_its_end_together(
 
     def held(*arguments: object) -> list[list[str]]:
         calls.append(arguments)
-        go.wait(30)
+        go.wait(60)
         return real(*arguments)  # type: ignore[arg-type]
 
     real = environments.commands

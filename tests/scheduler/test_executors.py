@@ -156,7 +156,7 @@ def test_it_tells_of_every_change(bench: Bench) -> None:
     ref = bench.start("read _ < /dev/null; sleep 0.3")
     seen = []
     while not seen or seen[-1] != "ended":
-        assert bench.changes.get(timeout=30) == ref
+        assert bench.changes.get(timeout=60) == ref
         seen.append(bench.executor.state(ref).phase)
     assert "running" in seen
 
@@ -182,7 +182,7 @@ def test_a_restarted_server_knows_what_runs_and_hears_of_its_end(bench: Bench, t
     assert bench.executor.state(ref) == before
     go.touch()
     while bench.executor.state(ref).phase != "ended":
-        assert bench.changes.get(timeout=30) == ref
+        assert bench.changes.get(timeout=60) == ref
     ended = bench.executor.state(ref).ended
     assert ended is not None
     assert ended.exit_code == 4

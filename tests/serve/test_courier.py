@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -26,6 +25,7 @@ from mlbox.store.db import Database
 from mlbox.store.job_notices import check_notify
 from mlbox.store.jobs import End, Grant, Jobs
 from mlbox.store.outbox import MOST_TRIES, Outbox
+from tests.conftest import unclaimed_port
 
 
 class Receiver:
@@ -193,8 +193,7 @@ def test_mail_arrives_and_a_box_without_a_mail_server_says_so(office: Office) ->
     office.end("j", "succeeded", "exit status 0")
     assert office.outbox.of("job:j")[0].status == "This box sends no mail. Set smtp_url."
     postbox = Postbox()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = unclaimed_port()
     smtp = Controller(postbox, hostname="127.0.0.1", port=port)
     smtp.start()
     try:

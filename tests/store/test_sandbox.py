@@ -91,7 +91,7 @@ def test_a_process_that_dies_takes_its_query_with_it_and_nothing_else(
     assert process.name() == "mlbox-sql"
     assert process.nice() > psutil.Process().nice(), "what is read online goes first"
     os.kill(process.pid, sig)
-    asking.join(30)
+    asking.join(60)
     assert told == [
         "The SQL broke the process that ran it; nothing else is harmed."
         if sig != signal.SIGKILL

@@ -7,7 +7,6 @@ import hashlib
 import json
 import re
 import secrets
-import socket
 import ssl
 import subprocess
 import sys
@@ -23,22 +22,16 @@ import httpx
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 
-from tests.conftest import wait_for
+from tests.conftest import unclaimed_port, wait_for
 
 PROVIDER = Path(sys.executable).with_name("oidc-provider-mock")
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
 
 
 class RealProvider:
     """`oidc-provider-mock` as a process: it shows a form, gives codes, and signs with a key made at its start."""
 
     def __init__(self, log: Path, *flags: str, port: int | None = None) -> None:
-        self.port = port or free_port()
+        self.port = port or unclaimed_port()
         self.issuer = f"http://127.0.0.1:{self.port}"
         with log.open("ab") as out:
             self._process = subprocess.Popen([PROVIDER, "--port", str(self.port), *flags], stdout=out, stderr=out)
@@ -61,7 +54,7 @@ class RealProvider:
 
     def stop(self) -> None:
         self._process.terminate()
-        self._process.wait(timeout=30)
+        self._process.wait(timeout=60)
 
 
 class Browser:
@@ -70,7 +63,7 @@ class Browser:
     def __init__(self, url: str) -> None:
         self.url = url
         nothing_open = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.Client(base_url=url, headers={"Accept": "text/html"}, timeout=30, limits=nothing_open)
+        self.http = httpx.Client(base_url=url, headers={"Accept": "text/html"}, timeout=60, limits=nothing_open)
 
     def leave(self, target: str = "") -> str:
         """Press the button; where that leads to."""

@@ -24,7 +24,7 @@ def viewer(box: Server) -> Iterator[Callable[[], httpx.Client]]:
     def of() -> httpx.Client:
         box.http.post("/api/v1/users", json={"name": "vic", "role": "viewer"})
         secret = box.http.post("/api/v1/tokens", json={"user": "vic", "name": "t"}).json()["secret"]
-        made.append(httpx.Client(base_url=box.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30))
+        made.append(httpx.Client(base_url=box.url, headers={"Authorization": f"Bearer {secret}"}, timeout=60))
         return made[-1]
 
     yield of

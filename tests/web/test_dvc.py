@@ -142,7 +142,7 @@ def test_a_name_that_is_no_md5_names_nothing(box: Server, oid: str) -> None:
 
 def raw(box: Server, method: str, path: str, *headers: str) -> socket.socket:
     url = httpx.URL(box.url)
-    connection = socket.create_connection((url.host, url.port or 80), timeout=30)
+    connection = socket.create_connection((url.host, url.port or 80), timeout=60)
     lines = (f"{method} {path} HTTP/1.1", f"Host: {url.host}", f"Authorization: Bearer {box.token}", *headers, "", "")
     connection.sendall("\r\n".join(lines).encode())
     return connection

@@ -306,14 +306,14 @@ def test_requests_beyond_max_requests_are_told_to_come_again(make_server: Any) -
         with httpx.stream("GET", f"{server.url}/api/v1/events", headers=server.http.headers) as answer:
             assert answer.status_code == 200
             ready.release()
-            held.wait(30)
+            held.wait(60)
 
     held, ready = threading.Event(), threading.Semaphore(0)
     with ThreadPoolExecutor(3) as pool:
         streams = [pool.submit(stream, held, ready) for _ in range(3)]
         try:
             for _ in range(3):
-                assert ready.acquire(timeout=20)
+                assert ready.acquire(timeout=60)
             busy = server.http.get("/api/v1/whoami")
             refused(busy, 429, "max_requests")
             assert busy.headers["retry-after"] == "1"
@@ -321,7 +321,7 @@ def test_requests_beyond_max_requests_are_told_to_come_again(make_server: Any) -
         finally:
             held.set()
         for one in streams:
-            one.result(30)
+            one.result(60)
     wait_for(lambda: server.http.get("/api/v1/whoami").status_code == 200, what="a place to come free")
 
 

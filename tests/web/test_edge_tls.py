@@ -111,7 +111,7 @@ def test_old_protocols_and_plain_http_get_no_answer(box: Server) -> None:
     old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection((url.host, url.port or 0), timeout=10) as raw, pytest.raises(ssl.SSLError):
+    with socket.create_connection((url.host, url.port or 0), timeout=60) as raw, pytest.raises(ssl.SSLError):
         old.wrap_socket(raw)
     with pytest.raises(httpx.TransportError):
         httpx.get(box.url.replace("https:", "http:"))
@@ -229,7 +229,7 @@ def test_each_thing_that_is_wrong_with_the_files_is_said_plainly(files: Files, t
 
 def test_a_server_with_wrong_files_ends_in_one_line(files: Files, tmp_path: Path) -> None:
     flags = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--tls-cert", str(files.cert)]
-    run = subprocess.run([MLBOX, "serve", *flags], capture_output=True, text=True, timeout=30)
+    run = subprocess.run([MLBOX, "serve", *flags], capture_output=True, text=True, timeout=60)
     assert run.returncode == 1
     assert "--tls-key" in run.stderr
     assert run.stderr.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import select
 import socket
 import threading
 import time
@@ -28,12 +29,12 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture
 def dial(box: Server) -> Iterator[Callable[[], socket.socket]]:
-    """New connections, closed at the end; each waits at most ten seconds."""
+    """New connections, closed at the end; each waits at most a minute."""
     with contextlib.ExitStack() as stack:
 
         def connect() -> socket.socket:
             url = httpx.URL(box.url)
-            return stack.enter_context(socket.create_connection((url.host, url.port or 0), timeout=10))
+            return stack.enter_context(socket.create_connection((url.host, url.port or 0), timeout=60))
 
         yield connect
 
@@ -61,7 +62,7 @@ def error_of(answer: bytes) -> tuple[int, dict[str, Any]]:
 def drip(connection: socket.socket, chunk: bytes) -> bytes:
     """Send a little again and again, as long as the server takes it; what it said in the end."""
     connection.settimeout(READ / 10)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(TimeoutError):
             try:
@@ -71,7 +72,7 @@ def drip(connection: socket.socket, chunk: bytes) -> bytes:
             except (ConnectionResetError, BrokenPipeError):
                 pass
             return b""
-    raise AssertionError("The server let itself be held for 20 seconds.")
+    raise AssertionError("The server let itself be held for a minute.")
 
 
 # -- too slow -----------------------------------------------------------------------------------------------------------
@@ -135,7 +136,6 @@ def test_a_large_body_at_a_fair_pace_may_take_longer_than_the_timeout(
             assert b" 201 " in early, early
             break
     assert time.monotonic() - begin > READ
-    connection.settimeout(10)
 
 
 def test_a_stream_without_news_is_not_slow(box: Server, dial: Callable[[], socket.socket]) -> None:
@@ -184,7 +184,7 @@ def connections_of(box: Server) -> int:
     """How many connections the server holds, besides our own client's."""
     port = int(box.url.rpartition(":")[2])
     box.http.close()
-    box.http = httpx.Client(base_url=box.url, headers=dict(box.http.headers), timeout=30)
+    box.http = httpx.Client(base_url=box.url, headers=dict(box.http.headers), timeout=60)
     with open(f"/proc/{box.process.pid}/net/tcp") as table:
         rows = [line.split() for line in table][1:]
     inodes = {row[9] for row in rows if int(row[1].rpartition(":")[2], 16) == port and row[3] == "01"}
@@ -241,14 +241,17 @@ def test_a_connection_too_many_is_a_429(make_server: Callable[..., Server]) -> N
     url = httpx.URL(server.url)
     with contextlib.ExitStack() as stack:
         opened = [
-            stack.enter_context(socket.create_connection((url.host, url.port or 0), timeout=10)) for _ in range(12)
+            stack.enter_context(socket.create_connection((url.host, url.port or 0), timeout=60)) for _ in range(12)
         ]
-        told = []
-        for connection in opened:
-            connection.settimeout(0.5)
-            with contextlib.suppress(TimeoutError):
+        told: list[tuple[int, dict[str, Any]]] = []
+
+        def seven_are_told() -> bool:
+            for connection in select.select(opened, [], [], 0)[0]:
+                opened.remove(connection)
                 told.append(error_of(connection.recv(65536)))
-        assert len(told) >= 7
+            return len(told) >= 7
+
+        wait_for(seven_are_told, what="an answer to each connection past the limit")
         assert all((status, error["field"]) == (429, "max_connections") for status, error in told)
     wait_for(lambda: httpx.get(f"{server.url}/livez").status_code == 200, what="room for another")
 

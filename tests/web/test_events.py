@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import socket
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -16,7 +15,7 @@ from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import Event
 from mlbox.web.events_stream import QUEUE_LIMIT, RESYNC, Feed
-from tests.conftest import Server, wait_for
+from tests.conftest import OVERDUE, Server, wait_for
 
 
 def an_event() -> Event:
@@ -69,16 +68,15 @@ def test_twenty_open_streams_do_not_hold_up_the_end(server: Server) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     request = f"GET /api/v1/events HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.token}\r\n\r\n"
     with contextlib.ExitStack() as stack:
-        streams = [stack.enter_context(socket.create_connection((host, int(port)), timeout=10)) for _ in range(20)]
+        streams = [stack.enter_context(socket.create_connection((host, int(port)), timeout=60)) for _ in range(20)]
         for stream in streams:
             stream.sendall(request.encode())
         for stream in streams:
             read = b""
             while b"retry: 2000" not in read:
                 read += stream.recv(4096)
-        begin = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begin < 3
+        assert OVERDUE not in server.log
         assert all(_ends(stream) for stream in streams)
 
 

@@ -52,7 +52,7 @@ class Wire:
 
     def __init__(self, server: Server, who: str) -> None:
         url = httpx.URL(server.url)
-        self.socket = socket.create_connection((url.host, url.port or 0), timeout=30)
+        self.socket = socket.create_connection((url.host, url.port or 0), timeout=60)
         self.who = who
         self._rest = b""
 
@@ -582,7 +582,7 @@ def ended(server: Server) -> list[bytes]:
 def refuses(server: Server) -> bool:
     url = httpx.URL(server.url)
     try:
-        socket.create_connection((url.host, url.port or 0), timeout=5).close()
+        socket.create_connection((url.host, url.port or 0), timeout=60).close()
     except OSError:
         return True
     return False

@@ -160,7 +160,7 @@ def test_a_viewer_reads_and_does_not_write(server: Any) -> None:
 def test_the_command_line_goes_the_same_way(server: Any, tmp_path: Path) -> None:
     def mlbox(*arguments: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-        return subprocess.run([str(MLBOX), *arguments], env=env, capture_output=True, text=True, timeout=30)
+        return subprocess.run([str(MLBOX), *arguments], env=env, capture_output=True, text=True, timeout=60)
 
     columns = ("-c", "who:STRING", "-c", "bought:TIMESTAMP", "-c", "amount:FP64:EUR")
     assert mlbox("source", "create", "sales", *columns, "--event-time", "bought", "-o", "id").stdout == "sales\n"

@@ -16,8 +16,8 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
-from tests.conftest import Server
-from tests.web.idp import Browser, HostileProvider, RealProvider, free_port, message
+from tests.conftest import Server, unclaimed_port
+from tests.web.idp import Browser, HostileProvider, RealProvider, message
 
 GROUPS = ("ml-engineers=vision:member", "ml-leads=vision:approver", "leads=everyone:admin", "staff=everyone:viewer")
 SECRET = "client-secret-of-these-tests"
@@ -45,7 +45,7 @@ class House:
     """A server and the real provider that it signs in with."""
 
     def __init__(self, folder: Path) -> None:
-        port = free_port()
+        port = unclaimed_port()
         self.provider = RealProvider(folder / "provider.log", "--require-registration", "--require-nonce")
         try:
             client_id, secret = self.provider.register(f"http://127.0.0.1:{port}/login/oidc/callback")

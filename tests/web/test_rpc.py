@@ -52,7 +52,7 @@ class Rpc:
 
     def raw(self, path: str, content: bytes, read: Callable[[bytes], Any], metadata: Any = None) -> Any:
         call = self.channel.unary_unary(path, response_deserializer=read)
-        return call(content, metadata=self.auth if metadata is None else metadata, timeout=30)
+        return call(content, metadata=self.auth if metadata is None else metadata, timeout=60)
 
     def infer(self, *inputs: Any, raw: Any = (), model: str = "score", **more: Any) -> Any:
         return self("ModelInfer", pb.ModelInferRequest(model_name=model, inputs=inputs, raw_input_contents=raw, **more))
@@ -61,7 +61,7 @@ class Rpc:
         call = self.channel.stream_stream(
             f"/{SERVICE}/ModelStreamInfer", response_deserializer=pb.ModelStreamInferResponse.FromString
         )
-        return call((r.SerializeToString() for r in requests), metadata=self.auth, timeout=30)
+        return call((r.SerializeToString() for r in requests), metadata=self.auth, timeout=60)
 
     def refused(self, name: str, request: Any = None, *, metadata: Any = None) -> tuple[Any, str]:
         with pytest.raises(grpc.RpcError) as caught:
@@ -277,7 +277,7 @@ def test_what_is_not_there_and_what_is_too_large(site: Site, rpc: Rpc) -> None:
     assert rpc.refused("ModelInfer", huge)[0] == Code.RESOURCE_EXHAUSTED
     packed = rpc.channel.unary_unary(f"/{SERVICE}/ModelInfer")
     with pytest.raises(grpc.RpcError) as caught:
-        packed(huge.SerializeToString(), metadata=rpc.auth, compression=grpc.Compression.Gzip, timeout=30)
+        packed(huge.SerializeToString(), metadata=rpc.auth, compression=grpc.Compression.Gzip, timeout=60)
     assert caught.value.code() == Code.RESOURCE_EXHAUSTED, "a bomb is not unpacked"
     assert site.http.get("/readyz").status_code == 200
 
@@ -313,7 +313,7 @@ requests = st.builds(
 @given(name=st.sampled_from([*CALLS]), content=st.binary(max_size=40) | requests)
 def test_no_message_is_a_fault_of_the_server(rpc: Rpc, name: str, content: bytes) -> None:
     path = f"/{SERVICE}/{name if len(content) <= 40 else 'ModelInfer'}"
-    ended = rpc.channel.unary_unary(path).future(content, metadata=rpc.auth, timeout=30)
+    ended = rpc.channel.unary_unary(path).future(content, metadata=rpc.auth, timeout=60)
     assert ended.code() not in (Code.INTERNAL, Code.UNKNOWN), ended.details()
 
 

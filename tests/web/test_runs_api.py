@@ -28,7 +28,7 @@ def member(box: Server) -> Iterator[Callable[[str], httpx.Client]]:
     def of(role: str) -> httpx.Client:
         box.http.post("/api/v1/users", json={"name": f"a-{role}", "role": role})
         secret = box.http.post("/api/v1/tokens", json={"user": f"a-{role}", "name": "test"}).json()["secret"]
-        client = httpx.Client(base_url=box.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30)
+        client = httpx.Client(base_url=box.url, headers={"Authorization": f"Bearer {secret}"}, timeout=60)
         made.append(client)
         return client
 

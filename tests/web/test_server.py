@@ -3,12 +3,11 @@
 import socket
 import stat
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
 
-from tests.conftest import MLBOX, Server
+from tests.conftest import MLBOX, OVERDUE, Server
 
 
 def test_health_and_version_answer_without_a_token_and_nothing_else(server: Server) -> None:
@@ -51,15 +50,14 @@ def test_bad_starts_end_in_one_line(tmp_path: Path, server: Server) -> None:
     }
     for flags, (words, code) in cases.items():
         port = [] if "--port" in flags else ["--port", "0"]
-        run = subprocess.run([MLBOX, "serve", *flags, *port], capture_output=True, text=True, timeout=30)
+        run = subprocess.run([MLBOX, "serve", *flags, *port], capture_output=True, text=True, timeout=60)
         assert run.returncode == code, (flags, run.stderr)
         assert words in run.stderr
         assert run.stderr.count("\n") == 1, run.stderr
 
 
 def test_sigterm_ends_the_server_at_once_and_cleanly(server: Server) -> None:
-    begin = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - begin < 3
+    assert OVERDUE not in server.log
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", int(server.url.rsplit(":", 1)[1]))) != 0

@@ -54,7 +54,7 @@ def routes(box: Server) -> list[tuple[str, str]]:
 
 def test_nothing_but_the_public_list_answers_without_a_token(box: Server, routes: list[tuple[str, str]]) -> None:
     for method, path in [*routes, ("GET", "/metrics"), ("GET", "/nowhere"), ("GET", "/api/v1/schema")]:
-        answer = httpx.request(method, box.url + path, timeout=30)
+        answer = httpx.request(method, box.url + path, timeout=60)
         if is_public(path):
             continue
         assert answer.status_code == 401, (method, path)
