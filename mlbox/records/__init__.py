@@ -38,6 +38,7 @@ from mlbox.records.datasets import (
     SplitPart,
     VerifiedFile,
 )
+from mlbox.records.fairness import Fairness, FairnessColumn, FairnessGroup, FairnessSpec, Rate
 from mlbox.records.features import (
     FILE_FORMATS,
     Column,
@@ -224,6 +225,10 @@ __all__ = [
     "Event",
     "Expectation",
     "Experiment",
+    "Fairness",
+    "FairnessColumn",
+    "FairnessGroup",
+    "FairnessSpec",
     "FeatureHit",
     "FeatureLineage",
     "FeaturePlan",
@@ -277,6 +282,7 @@ __all__ = [
     "Quarantined",
     "QueueEntry",
     "RampStep",
+    "Rate",
     "Recomputed",
     "Record",
     "Rerun",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 
 from mlbox.records.base import Record
+from mlbox.records.fairness import FairnessSpec
 
 Stage = Literal["None", "Staging", "Production", "Archived"]
 
@@ -136,7 +137,7 @@ class GateResult(Record, frozen=True, kw_only=True):
 
 
 PromotionState = Literal[
-    "testing", "rejected", "shadow", "waiting_approval", "canary", "completed", "rolled_back", "withdrawn"
+    "testing", "rejected", "shadow", "waiting_approval", "canary", "completed", "rolled_back", "withdrawn", "expired"
 ]
 
 
@@ -357,6 +358,10 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """Of a shadow's runs."""
     compare: CompareSpec | None = None
     """Rows on which a candidate must be shown to be no worse than the champion before it has any traffic."""
+    fairness: FairnessSpec | None = None
+    """By which groups of people its answers are judged, on which rows."""
+    not_sensitive: str = ""
+    """Why there are no such groups, where there are none; the approver reads it."""
     guards: tuple[Guard, ...] = (
         Guard(kind="errors", stop=1.0, margin=0.01),
         Guard(kind="invalid", stop=1.0, margin=0.01),
@@ -370,6 +375,12 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """How long a canary may gather evidence past its hold before a person is asked."""
     lifetime_days: float = 365
     """How long after its first approval a model must be looked at again, where nobody said otherwise."""
+    approvals: int = 1
+    """How many people must approve, each another."""
+    reviewers: tuple[str, ...] = ()
+    """Who may decide, among those with the role; empty for all of them."""
+    approval_days: float = 30
+    """How long a request waits for its decision before it expires."""
     unserved: Literal["approval", "gates"] = "approval"
     """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric and facts."""
 
@@ -394,6 +405,12 @@ class Promotion(Record, frozen=True, kw_only=True):
     gates: tuple[GateResult, ...] = ()
     approvals: tuple[Approval, ...] = ()
     reason: str = ""
+
+    @property
+    def decide_by(self) -> datetime | None:
+        """When a request for approval expires, in domain time; None for what does not wait for one."""
+        waits = self.state == "waiting_approval"
+        return self.state_since + timedelta(days=self.policy.approval_days) if waits else None
 
     @property
     def percent(self) -> float:

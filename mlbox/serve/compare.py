@@ -185,6 +185,19 @@ def _structural(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarra
     return below / (2 * n), above / (2 * m)
 
 
+def auc_interval(positive: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
+    """An AUC and its interval by DeLong's variance, kept within 0 and 1; NaN where there is one class alone."""
+    from scipy import stats
+
+    if positive.sum() < 2 or (~positive).sum() < 2:
+        return math.nan, math.nan, math.nan
+    parts = _structural(scores[positive], scores[~positive])
+    value = float(parts[0].mean())
+    spread = math.sqrt(sum(float(part.var(ddof=1)) / len(part) for part in parts))
+    width = float(stats.norm.ppf((1 + CONFIDENCE) / 2)) * spread
+    return value, max(0.0, value - width), min(1.0, value + width)
+
+
 def mcnemar(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Difference:
     """Two accuracies on the same rows: of those on which only one is right, exactly; the interval is the paired Wald one."""
     from scipy import stats

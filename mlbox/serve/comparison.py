@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlbox.errors import Conflict, InvalidInput
-from mlbox.records import Compared, CompareSpec, Comparison, ModelVersion, PromotionPolicy
+from mlbox.errors import InvalidInput
+from mlbox.records import Compared, CompareSpec, Comparison, DatasetVersion, PromotionPolicy
 from mlbox.serve import compare as tests
-from mlbox.serve.check import score_onnx
-from mlbox.store.artifacts import Artifacts
-from mlbox.store.datasets import Datasets
-from mlbox.store.model_folders import ModelFolders
+from mlbox.serve.frozen_rows import FrozenRows, encode, numbers, seen_in_training
 from mlbox.store.registry import Registry
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-MOST_ROWS = 1_000_000
 MOST_SEGMENTS = 20
 """Of each column, the largest."""
 
@@ -28,23 +24,15 @@ MOST_SEGMENTS = 20
 class Comparer:
     """Compares versions."""
 
-    def __init__(self, registry: Registry, datasets: Datasets, artifacts: Artifacts) -> None:
+    def __init__(self, registry: Registry, rows: FrozenRows) -> None:
         self._registry = registry
-        self._datasets = datasets
-        self._folders = ModelFolders(artifacts)
+        self._rows = rows
 
     def freeze(self, policy: PromotionPolicy) -> PromotionPolicy:
         """A policy whose comparison names the rows by their hash; raises NotFound, and InvalidInput for columns that are not."""
         if policy.compare is None:
             return policy
-        spec = policy.compare
-        dataset = self._datasets.version(spec.dataset)
-        if spec.hash and spec.hash != dataset.hash:
-            raise _other_rows(spec, dataset.hash)
-        _check_columns(spec, {column.name for column in dataset.columns})
-        return msgspec.structs.replace(
-            policy, compare=msgspec.structs.replace(spec, dataset=dataset.ref, hash=dataset.hash)
-        )
+        return msgspec.structs.replace(policy, compare=self._named(policy.compare, self._dataset(policy.compare)))
 
     def compare(self, model: str, first: int, second: int, spec: CompareSpec) -> Comparison:
         """How the second version does against the first.
@@ -53,81 +41,31 @@ class Comparer:
         the comparison names by hash.
         """
         versions = [self._registry.version(model, number) for number in (first, second)]
-        dataset = self._datasets.version(spec.dataset)
-        if spec.hash and spec.hash != dataset.hash:
-            raise _other_rows(spec, dataset.hash)
-        if dataset.rows > MOST_ROWS:
-            raise InvalidInput(
-                f"{dataset.ref} has {dataset.rows:,} rows, and {MOST_ROWS:,} are compared.",
-                hint="Make a version with fewer.",
-                field="dataset",
-            )
-        _check_columns(spec, {column.name for column in dataset.columns})
-        table = self._datasets.open_table(dataset.ref)
-        labels = _numbers(table, spec.label)
-        scores = [self._scores(version, table) for version in versions]
+        dataset = self._dataset(spec)
+        table = self._rows.table(dataset)
+        labels = numbers(table, spec.label)
+        scores = [self._rows.scores(version, table) for version in versions]
         groups = _groups(table, spec.entity)
         found = [_compared(spec, labels, scores, groups, "")]
         found += [
             _compared(spec, labels[rows], [one[rows] for one in scores], None if groups is None else groups[rows], name)
             for name, rows in _segments(table, spec.segments)
         ]
-        named = msgspec.structs.replace(spec, dataset=dataset.ref, hash=dataset.hash)
         return Comparison(
-            model=model, first=first, second=second, spec=named, found=tuple(found), notes=_notes(versions, dataset.ref)
+            model=model,
+            first=first,
+            second=second,
+            spec=self._named(spec, dataset),
+            found=tuple(found),
+            notes=seen_in_training(versions, dataset.ref),
         )
 
-    def _scores(self, version: ModelVersion, table: pa.Table) -> np.ndarray:
-        import numpy as np
+    def _dataset(self, spec: CompareSpec) -> DatasetVersion:
+        columns = (spec.label, *spec.entity, *spec.segments)
+        return self._rows.dataset(spec.dataset, spec.hash, columns, field="compare")
 
-        if version.artifact is None or not version.servable or not version.features:
-            raise InvalidInput(
-                f"{version.ref} gives no scores for rows of features.",
-                hint="Compare tabular ONNX models.",
-                field="version",
-            )
-        absent = [name for name in version.features if name not in table.column_names]
-        if absent:
-            raise InvalidInput(
-                f"The dataset has no column {absent[0]!r}, which {version.ref} takes.",
-                hint="Compare on rows with the features of both.",
-                field="dataset",
-            )
-        rows = np.stack([_numbers(table, name) for name in version.features], axis=1).astype(np.float32)
-        return score_onnx(self._folders.of_version(self._registry, version), rows)
-
-
-def _other_rows(spec: CompareSpec, found: str) -> Conflict:
-    return Conflict(
-        f"{spec.dataset} has the hash {found[:12]}, and the comparison is on {spec.hash[:12]}.",
-        hint="Compare both versions on the same rows.",
-        field="dataset",
-    )
-
-
-def _check_columns(spec: CompareSpec, there: set[str]) -> None:
-    for name in (spec.label, *spec.entity, *spec.segments):
-        if name not in there:
-            raise InvalidInput(
-                f"{spec.dataset} has no column {name!r:.80}.", hint="`mlbox dataset show` lists them.", field="compare"
-            )
-
-
-def _numbers(table: pa.Table, name: str) -> np.ndarray:
-    """A column as float64, NaN where it is missing."""
-    import pyarrow as pa
-
-    try:
-        found: np.ndarray = table.column(name).cast(pa.float64()).to_numpy()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as err:
-        raise InvalidInput(f"The column {name!r} has no numbers.", hint="Name one that has.", field="label") from err
-    return found
-
-
-def _codes(table: pa.Table, name: str) -> tuple[np.ndarray, list[object]]:
-    """A column as numbers of its values, and these; a missing value is a value."""
-    encoded = table.column(name).combine_chunks().dictionary_encode(null_encoding="encode")
-    return encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary.to_pylist()
+    def _named(self, spec: CompareSpec, dataset: DatasetVersion) -> CompareSpec:
+        return msgspec.structs.replace(spec, dataset=dataset.ref, hash=dataset.hash)
 
 
 def _groups(table: pa.Table, columns: tuple[str, ...]) -> np.ndarray | None:
@@ -136,7 +74,7 @@ def _groups(table: pa.Table, columns: tuple[str, ...]) -> np.ndarray | None:
 
     found: np.ndarray | None = None
     for name in columns:
-        codes, values = _codes(table, name)
+        codes, values = encode(table, name)
         found = codes if found is None else np.unique(found * len(values) + codes, return_inverse=True)[1]
     return found
 
@@ -147,7 +85,7 @@ def _segments(table: pa.Table, columns: tuple[str, ...]) -> list[tuple[str, np.n
 
     found = []
     for name in columns:
-        codes, values = _codes(table, name)
+        codes, values = encode(table, name)
         counts = np.bincount(codes, minlength=len(values))
         for code in np.argsort(-counts, kind="stable")[:MOST_SEGMENTS]:
             found.append((f"{name}={values[code]}", np.flatnonzero(codes == code)))
@@ -193,8 +131,3 @@ def _compared(
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _notes(versions: list[ModelVersion], dataset: str) -> tuple[str, ...]:
-    """What makes a comparison worth less."""
-    return tuple(f"{version.ref} was trained on these rows." for version in versions if version.dataset == dataset)

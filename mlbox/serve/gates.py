@@ -14,7 +14,17 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
-from mlbox.records import Comparison, DatasetVersion, GateResult, Model, ModelVersion, PromotionPolicy, Record, Run
+from mlbox.records import (
+    Comparison,
+    DatasetVersion,
+    Fairness,
+    GateResult,
+    Model,
+    ModelVersion,
+    PromotionPolicy,
+    Record,
+    Run,
+)
 from mlbox.store.promotions import HOW_TO_SERVE
 
 
@@ -35,6 +45,8 @@ class Evidence(Record, frozen=True, kw_only=True):
     """Least and greatest score over the training sample, or answer to the registered one; NaN when one was not finite."""
     comparison: Comparison | None = None
     """With the champion, on the policy's rows."""
+    fairness: Fairness | None = None
+    """By the policy's sensitive columns, on its rows."""
     problems: Mapping[str, str] = {}
 
 
@@ -129,6 +141,23 @@ def comparison(evidence: Evidence) -> Outcome:
     return Outcome(found.found[0].outcome in ("better", "non_inferior"), required, " ".join([words, *found.notes]))
 
 
+def fairness(evidence: Evidence) -> Outcome:
+    """Groups of people are treated alike within the policy's thresholds; where none are named, the approver reads why."""
+    spec, why = evidence.policy.fairness, evidence.policy.not_sensitive.strip()
+    if spec is None:
+        told = (
+            f"no sensitive columns: {why}"
+            if why
+            else "no sensitive columns are named, and no reason why there are none"
+        )
+        return Outcome(True, "nothing: the approver decides", told)
+    required = f"groups of {', '.join(spec.sensitive)} alike within the policy's thresholds on {spec.dataset}"
+    found = evidence.fairness
+    if found is None:
+        return Outcome(False, required, evidence.problems.get("fairness", "not judged"))
+    return Outcome(not found.breaches, required, " ".join([found.words, *found.notes]))
+
+
 def latency(evidence: Evidence) -> Outcome:
     """The 95th percentile of single predictions, measured on this machine."""
     required = f"p95 at most {evidence.policy.max_latency_ms_p95:.1f} ms"
@@ -200,6 +229,13 @@ def not_served(evidence: Evidence) -> Outcome:
     return Outcome(True, "nothing: clients load it", f"not servable: {why} {HOW_TO_SERVE}")
 
 
+def unjudged(evidence: Evidence) -> Outcome:
+    """What is declared of groups of people, of a version whose answers mlbox cannot see."""
+    if evidence.policy.fairness is None:
+        return fairness(evidence)
+    return Outcome(True, "nothing: the approver decides", "not judged: mlbox cannot run it on the policy's rows")
+
+
 GATES: dict[str, Gate] = {
     "lineage": lineage,
     "signature": signature,
@@ -209,9 +245,16 @@ GATES: dict[str, Gate] = {
     "parity": parity,
     "sanity": sanity,
     "facts": facts,
+    "fairness": fairness,
 }
 """The gates of what is to be served, in the order in which people read them."""
-UNSERVED: dict[str, Gate] = {"lineage": declared, "size": size, "facts": stated, "serving": not_served}
+UNSERVED: dict[str, Gate] = {
+    "lineage": declared,
+    "size": size,
+    "facts": stated,
+    "serving": not_served,
+    "fairness": unjudged,
+}
 """The gates of a version that mlbox cannot serve."""
 
 

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, TypeVar
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TimedOut
 from mlbox.records import Comparison as WithChampion
-from mlbox.records import DatasetVersion, GateResult, ModelVersion, Promotion, Run
+from mlbox.records import DatasetVersion, Fairness, GateResult, ModelVersion, Promotion, Record, Run
 from mlbox.serve import gates
 from mlbox.serve.check import Comparison, compare_onnx, measure_latency, score_onnx
 from mlbox.serve.comparison import Comparer
+from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.reference import load_reference
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.datasets import Datasets
@@ -48,8 +49,10 @@ class Promoter:
         artifacts: Artifacts,
         clock: Clock,
         comparer: Comparer,
+        fairness: FairnessJudge,
     ) -> None:
         self._comparer = comparer
+        self._fairness = fairness
         self._registry = registry
         self._promotions = promotions
         self._tracker = tracker
@@ -91,16 +94,21 @@ class Promoter:
         return self._promotions.get(promotion_id)
 
     def _test(self, promotion: Promotion) -> None:
+        kept: dict[str, Record | None]
         try:
-            results = self.results(promotion)
+            version = self._registry.version(promotion.model, promotion.version)
+            found = self._evidence(promotion, version)
+            results = gates.evaluate(found, self._clock.real())
+            kept = {"comparison": found.comparison, "fairness": found.fairness}
         except Exception as err:
             _log.exception("The gates of %s/%s broke.", promotion.model, promotion.version)
             broken = f"the gates broke: {err}"
+            kept = {}
             results = [
                 GateResult(gate="gates", passed=False, required="to run", measured=broken, at=self._clock.real())
             ]
         try:
-            self._promotions.record_gates(promotion.id, results)
+            self._promotions.record_gates(promotion.id, results, kept)
         except MlboxError as err:
             _log.warning("The gates of %s/%s were not recorded: %s", promotion.model, promotion.version, err)
 
@@ -128,6 +136,9 @@ class Promoter:
             dataset=attempt("lineage", self._dataset),
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
             comparison=attempt("comparison", lambda version: self._with_champion(promotion)),
+            fairness=attempt("fairness", lambda version: self._groups(promotion, version))
+            if version.servable
+            else None,
             p95_ms=attempt("latency", self._latency) if version.servable else None,
             parity=attempt("parity", self._parity) if version.servable else None,
             scores=attempt("sanity", self._scores if version.features else self._answers) if version.servable else None,
@@ -139,6 +150,10 @@ class Promoter:
         if spec is None or champion is None:
             return None
         return self._comparer.compare(promotion.model, champion, promotion.version, spec)
+
+    def _groups(self, promotion: Promotion, version: ModelVersion) -> Fairness | None:
+        spec = promotion.policy.fairness
+        return None if spec is None else self._fairness.judge(version, spec)
 
     def _run(self, version: ModelVersion) -> Run | None:
         return self._tracker.run(version.run_id) if version.run_id else None

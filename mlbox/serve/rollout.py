@@ -149,7 +149,12 @@ class Rollouts:
     # -- deciding ---------------------------------------------------------------------------------------------------
 
     def tick(self) -> list[tuple[Promotion, Verdict]]:
-        """Judge every candidate once and do what the verdict says; what was found, for the caller."""
+        """Judge every candidate once and do what the verdict says; what was found, for the caller.
+
+        Requests for approval that nobody decided in time expire.
+        """
+        with contextlib.suppress(Conflict):  # decided at this very moment
+            self._promotions.expire(self._clock.now())
         return [(promotion, self._judge(promotion)) for promotion in list(self._candidates.values())]
 
     def standing(self, promotion: Promotion) -> Verdict:

@@ -27,7 +27,7 @@ def record(tx: Tx, promotion_id: str) -> str:
     return digest
 
 
-def stands(db: Database, promotion_id: str) -> bool:
+def stands(db: Database | Tx, promotion_id: str) -> bool:
     """True when a promotion's decision is about what is there now."""
     row = db.one(
         "SELECT 1 FROM decision d JOIN decided s USING (promotion_id) WHERE promotion_id = ? AND d.digest = sha256(s.subject)",

@@ -14,6 +14,7 @@ BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", 
 LEAST_DISTANCE = 0.06
 """With the most scores that are compared, D is not shown to be smaller than this."""
 DAY = 86_400
+MOST_DAYS = 3650
 
 
 def check_policy(policy: PromotionPolicy) -> None:
@@ -21,6 +22,8 @@ def check_policy(policy: PromotionPolicy) -> None:
     _check_numbers(policy)
     _check_steps(policy)
     _check_gates(policy)
+    _check_fairness(policy)
+    _check_approvals(policy)
     names = [guard.name for guard in policy.guards]
     for guard in policy.guards:
         _check_guard(guard)
@@ -70,6 +73,36 @@ def _check_gates(policy: PromotionPolicy) -> None:
     if not 0 < policy.false_stops < 1:
         raise InvalidInput(
             "false_stops is a share between 0 and 1.", hint="0.05 stops one good canary in 20.", field="false_stops"
+        )
+
+
+def _check_fairness(policy: PromotionPolicy) -> None:
+    spec = policy.fairness
+    if spec is None:
+        return
+    if policy.not_sensitive:
+        raise InvalidInput(
+            "A policy names sensitive columns, or says why there are none.", hint="Keep one.", field="not_sensitive"
+        )
+    if not spec.sensitive or len(set(spec.sensitive)) < len(spec.sensitive):
+        raise InvalidInput(
+            "Name each sensitive column once.", hint='For example ["sex", "age_band"].', field="fairness"
+        )
+    if spec.min_parity_ratio is not None and spec.min_parity_ratio > 1:
+        raise _never(f"a parity ratio of at least {spec.min_parity_ratio:g}", "1 is all alike.", "fairness")
+
+
+def _check_approvals(policy: PromotionPolicy) -> None:
+    reviewers = policy.reviewers
+    if policy.approvals < 1:
+        raise InvalidInput("Production takes somebody's approval.", hint="Ask for 1 or more.", field="approvals")
+    if len(set(reviewers)) < len(reviewers):
+        raise InvalidInput("A reviewer is named twice.", hint="Name each once.", field="reviewers")
+    if reviewers and len(reviewers) < policy.approvals:
+        raise _never(f"{policy.approvals} approvals of {len(reviewers)} reviewers", "Name more.", "reviewers")
+    if not 0 < policy.approval_days <= MOST_DAYS:
+        raise InvalidInput(
+            "A request waits for some days, and not for ever.", hint=f"Up to {MOST_DAYS:,}.", field="approval_days"
         )
 
 

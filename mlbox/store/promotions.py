@@ -6,7 +6,8 @@ registry's triggers hold the rule once more beneath it. What a gate measures or 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Literal
 
 import msgspec
@@ -15,28 +16,30 @@ from mlbox.clock import from_us
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused
 from mlbox.ids import new_id
 from mlbox.records import (
-    Approval,
     CanaryHold,
     GateResult,
     ModelVersion,
     Promotion,
     PromotionPolicy,
     PromotionState,
+    Record,
     RolloutDecision,
 )
-from mlbox.store import decisions
-from mlbox.store.db import Database, Row, Tx
+from mlbox.store import approvals, decisions
+from mlbox.store.db import Database, Tx
+from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
 from mlbox.store.registry import Registry, note_stage
 
 MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
     "testing": ("rejected", "shadow", "waiting_approval", "withdrawn"),
     "shadow": ("waiting_approval", "rolled_back", "withdrawn"),
-    "waiting_approval": ("canary", "completed", "rejected", "withdrawn"),
+    "waiting_approval": ("canary", "completed", "rejected", "withdrawn", "expired"),
     "canary": ("completed", "rolled_back", "withdrawn"),
     "completed": (),
     "rejected": (),
     "rolled_back": (),
     "withdrawn": (),
+    "expired": (),
 }
 """From each state, where a promotion may go."""
 HOLD_MOVES: dict[CanaryHold, tuple[CanaryHold, ...]] = {
@@ -47,18 +50,9 @@ HOLD_MOVES: dict[CanaryHold, tuple[CanaryHold, ...]] = {
 }
 """Within a canary: what holds it, and what may come next; "" goes on by itself."""
 HOW_TO_SERVE = "To serve it, convert it with `mlbox.export_onnx` and register the ONNX file with `run.register`."
+_NOBODY = "nobody decided about it in time: propose it again"
 OPEN: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if targets)
 _OPEN_SQL = f"promotion.state IN ({', '.join(repr(s) for s in OPEN)})"
-
-_PROMOTION_SQL = """
-SELECT promotion.*, model_version.version, model.name AS model,
-  (SELECT json_group_array(json_object('gate', gate, 'passed', passed, 'required', required, 'measured', measured,
-     'at_us', at_us)) FROM (SELECT * FROM gate_result WHERE promotion_id = promotion.id ORDER BY rowid)) AS gates,
-  (SELECT json_group_array(json_object('approver', approver, 'decision', decision, 'comment', comment, 'at_us', at_us))
-     FROM (SELECT * FROM approval WHERE promotion_id = promotion.id ORDER BY rowid)) AS approvals
-FROM promotion JOIN model_version ON model_version.id = version_id
-  JOIN model ON model.id = model_id AND model.deleted_us IS NULL
-"""
 
 
 class Promotions:
@@ -67,44 +61,47 @@ class Promotions:
     def __init__(self, db: Database, registry: Registry) -> None:
         self._db = db
         self._registry = registry
+        registry.policy_changed = self._void
+        self.may_approve: Callable[[str, str], bool] = lambda user, model: True
+        """Whether a user has the role to approve versions of a model; the box says so."""
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def get(self, promotion_id: str) -> Promotion:
         """One promotion; raises NotFound."""
-        row = self._db.one(f"{_PROMOTION_SQL} WHERE promotion.id = ? AND visible('model', model.name)", (promotion_id,))
+        row = self._db.one(f"{PROMOTION_SQL} WHERE promotion.id = ? AND visible('model', model.name)", (promotion_id,))
         if row is None:
             raise NotFound(
                 f"There is no promotion {promotion_id!r}.", hint="`mlbox model status` lists them.", field="id"
             )
-        return _promotion(row)
+        return promotion_of(row)
 
     def of(self, model: str, version: int) -> list[Promotion]:
         """A version's promotions, newest first."""
         rows = self._db.all(
-            f"{_PROMOTION_SQL} WHERE model.name = ? AND version = ? AND visible('model', model.name)"
+            f"{PROMOTION_SQL} WHERE model.name = ? AND version = ? AND visible('model', model.name)"
             " ORDER BY promotion.id DESC",
             (model, version),
         )
-        return [_promotion(row) for row in rows]
+        return [promotion_of(row) for row in rows]
 
     def open(self, model: str | None = None) -> list[Promotion]:
         """What is under way, oldest first; of one model there is at most one."""
         rows = self._db.all(
-            f"{_PROMOTION_SQL} WHERE {_OPEN_SQL} AND (:model IS NULL OR model.name = :model)"
+            f"{PROMOTION_SQL} WHERE {_OPEN_SQL} AND (:model IS NULL OR model.name = :model)"
             " AND visible('model', model.name) ORDER BY promotion.id",
             {"model": model},
         )
-        return [_promotion(row) for row in rows]
+        return [promotion_of(row) for row in rows]
 
     def page(self, *, model: str | None = None, limit: int = 100, before: str | None = None) -> list[Promotion]:
         """All promotions, or a model's, newest first, from below an id."""
         rows = self._db.all(
-            f"{_PROMOTION_SQL} WHERE promotion.id < :before AND (:model IS NULL OR model.name = :model)"
+            f"{PROMOTION_SQL} WHERE promotion.id < :before AND (:model IS NULL OR model.name = :model)"
             " AND visible('model', model.name) ORDER BY promotion.id DESC LIMIT :limit",
             {"before": before or "~", "model": model, "limit": limit},
         )
-        return [_promotion(row) for row in rows]
+        return [promotion_of(row) for row in rows]
 
     # -- moving -----------------------------------------------------------------------------------------------------
 
@@ -119,7 +116,7 @@ class Promotions:
 
         def write(tx: Tx) -> str:
             busy = tx.one(
-                f"{_PROMOTION_SQL} WHERE model.name = :model AND {_OPEN_SQL}"
+                f"{PROMOTION_SQL} WHERE model.name = :model AND {_OPEN_SQL}"
                 " AND (model_version.id = :version OR :servable AND model_version.format = 'onnx')",
                 {"model": version.model, "version": version.id, "servable": version.servable},
             )
@@ -162,8 +159,13 @@ class Promotions:
             )
         return found
 
-    def record_gates(self, promotion_id: str, results: Sequence[GateResult]) -> Promotion:
-        """Write down what the gates measured: all passed puts the version into Staging, else the promotion is rejected."""
+    def record_gates(
+        self, promotion_id: str, results: Sequence[GateResult], evidence: Mapping[str, Record | None] | None = None
+    ) -> Promotion:
+        """Write down what the gates measured: all passed puts the version into Staging, else the promotion is rejected.
+
+        With it the evidence by kind that people look at (see `assessments`).
+        """
         if not results:
             raise InvalidInput("No gate was measured.", field="gates")
 
@@ -174,6 +176,10 @@ class Promotions:
             tx.many(
                 "INSERT INTO gate_result VALUES (?,?,?,?,?,?)",
                 [(promotion_id, r.gate, int(r.passed), r.required, r.measured, tx.now_us) for r in results],
+            )
+            tx.many(
+                "INSERT INTO promotion_evidence VALUES (?,?,?,?)",
+                [(promotion_id, k, r.to_json().decode(), tx.now_us) for k, r in (evidence or {}).items() if r],
             )
             if failed:
                 _move(tx, promotion, "rejected", "mlbox", f"failed: {', '.join(failed)}")
@@ -191,21 +197,31 @@ class Promotions:
     def decide(
         self, promotion_id: str, *, approver: str, decision: Literal["approve", "reject"], comment: str = ""
     ) -> Promotion:
-        """A person's word. Who trained, submitted or proposed the version is refused.
+        """A person's word. Who trained, submitted or proposed the version is refused, and who is no reviewer of the policy's.
 
-        An approved first version goes to Production, marked as such by having no champion; any later one begins its canary.
+        Approved by as many as the policy asks for, a first version goes to Production, marked as such by having no champion;
+        any later one begins its canary. Raises Conflict for a request that expired.
         """
+        found = self.get(promotion_id)
+        unfit = {a.approver for a in found.approvals if not self.may_approve(a.approver, found.model)}
 
         def write(tx: Tx) -> None:
             promotion = _load(tx, promotion_id, "waiting_approval")
-            _check_approver(tx, promotion, approver)
-            tx.run("INSERT INTO approval VALUES (?,?,?,?,?)", (promotion_id, approver, decision, comment, tx.now_us))
+            if _is_over(promotion, from_us(tx.domain_us)):
+                raise Conflict(
+                    f"The request for {promotion.model}/{promotion.version} expired.", hint="Propose it again."
+                )
+            approvals.give(tx, promotion, approver, decision, comment)
             if decision == "reject":
                 _move(tx, promotion, "rejected", approver, comment)
                 _set_stage(tx, promotion, "None", approver, comment)
                 return
-            digest = decisions.record(tx, promotion_id)
             subject = f"model:{promotion.model}/{promotion.version}"
+            if waits := approvals.missing(tx, promotion_id, promotion.policy.approvals, unfit):
+                tx.run("UPDATE promotion SET reason = ? WHERE id = ?", (waits, promotion_id))
+                tx.emit("promotion.approval", subject, approver, promotion=promotion_id, reason=waits)
+                return
+            digest = decisions.record(tx, promotion_id)
             tx.emit("promotion.approved", subject, approver, promotion=promotion_id, decision=digest)
             if promotion.champion is None:
                 _complete(tx, promotion, approver, comment)
@@ -225,8 +241,11 @@ class Promotions:
             if promotion.hold == "frozen" or (promotion.hold and actor == "mlbox"):
                 raise Conflict(f"{promotion.model}/{promotion.version} is {promotion.hold}.", hint="Resume it first.")
             if actor != "mlbox":
-                _check_approver(tx, promotion, actor)
-                _check_second(promotion, actor)
+                approvals.check_approver(tx, promotion, actor)
+                approvals.check_second(promotion, actor)
+            if not decisions.stands(tx, promotion_id):
+                _end(tx, promotion, "its approval is void: what was approved is not what is there now")
+                return
             decisions.note_rollout(tx, promotion_id, decision)
             step = promotion.step + 1
             if (
@@ -291,6 +310,22 @@ class Promotions:
             promotion_id, ("shadow", "canary"), "rolled_back", actor, reason, stage="None", decision=decision
         )
 
+    def expire(self, now: datetime) -> list[Promotion]:
+        """End the requests that nobody decided in their time, `now` being domain time; those that ended."""
+        return [
+            self._leave(waiting.id, ("waiting_approval",), "expired", "mlbox", _NOBODY, stage="None")
+            for waiting in self.open()
+            if _is_over(waiting, now)
+        ]
+
+    def _void(self, tx: Tx, policy: PromotionPolicy, model: str) -> None:
+        """End what was approved, in part or in full, under another policy."""
+        rows = tx.all(f"{PROMOTION_SQL} WHERE {_OPEN_SQL} AND model.name = ?", (model,))
+        for promotion in map(promotion_of, rows):
+            before = msgspec.structs.replace(promotion.policy, revision=policy.revision)
+            if promotion.approvals and before != policy:
+                _end(tx, promotion, f"its approval is void: the policy changed to revision {policy.revision}")
+
     def end_for_another_champion(self, promotion_id: str, *, actor: str) -> Promotion:
         """End a promotion whose champion is replaced: what it was compared with is gone."""
         reason = "its champion was rolled back: propose it again"
@@ -324,10 +359,10 @@ class Promotions:
 
 def _load(tx: Tx, promotion_id: str, *expected: PromotionState) -> Promotion:
     """A promotion as it stands in this transaction; raises Conflict unless it is in an expected state."""
-    row = tx.one(f"{_PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
+    row = tx.one(f"{PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
     if row is None:
         raise NotFound(f"There is no promotion {promotion_id!r}.", field="id")
-    promotion = _promotion(row)
+    promotion = promotion_of(row)
     if promotion.state not in expected:
         raise Conflict(
             f"{promotion.model}/{promotion.version} is {promotion.state}, and this takes {' or '.join(expected)}.",
@@ -344,6 +379,18 @@ def _move(tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reas
     )
     subject = f"model:{promotion.model}/{promotion.version}"
     tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)
+
+
+def _end(tx: Tx, promotion: Promotion, reason: str) -> None:
+    """Take a promotion back whose ground is gone."""
+    _move(tx, promotion, "withdrawn", "mlbox", reason)
+    _set_stage(tx, promotion, "None", "mlbox", reason)
+
+
+def _is_over(promotion: Promotion, now: datetime) -> bool:
+    """Whether a request waited longer than its policy lets it."""
+    ends = promotion.decide_by
+    return ends is not None and ends <= now
 
 
 def _set_stage(tx: Tx, promotion: Promotion, stage: str, actor: str, reason: str = "") -> None:
@@ -378,66 +425,4 @@ def _complete(tx: Tx, promotion: Promotion, actor: str, reason: str) -> None:
     tx.run(
         "UPDATE model SET updated_us = :now, expires_us = coalesce(expires_us, :now + :lifetime) WHERE name = :model",
         {"now": tx.now_us, "lifetime": lifetime_us, "model": promotion.model},
-    )
-
-
-def _check_approver(tx: Tx, promotion: Promotion, approver: str) -> None:
-    row = tx.one(
-        "SELECT trained_by, submitted_by FROM model_version v JOIN promotion p ON p.version_id = v.id WHERE p.id = ?",
-        (promotion.id,),
-    )
-    assert row is not None
-    parts = {"trained": row["trained_by"], "submitted": row["submitted_by"], "proposed": promotion.requested_by}
-    done = [part for part, person in parts.items() if person == approver]
-    if done:
-        raise Refused(
-            f"{approver} {_listed(done)} {promotion.model}/{promotion.version} and may not decide about it.",
-            hint="Ask someone else with the role approver.",
-        )
-
-
-def _check_second(promotion: Promotion, approver: str) -> None:
-    """A hold is shortened by someone who did not approve the canary; what is undecided, by any approver."""
-    if not promotion.hold and approver in {approval.approver for approval in promotion.approvals}:
-        raise Refused(
-            f"{approver} approved {promotion.model}/{promotion.version}, and shortening its hold takes a second approver.",
-            hint="Ask someone else with the role approver.",
-        )
-
-
-def _listed(words: Sequence[str]) -> str:
-    """Words as one would say them: a, b and c."""
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def _promotion(row: Row) -> Promotion:
-    gates = msgspec.json.decode(row["gates"])
-    approvals = msgspec.json.decode(row["approvals"])
-    return Promotion(
-        id=row["id"],
-        model=row["model"],
-        version=row["version"],
-        champion=row["champion"],
-        state=row["state"],
-        requested_by=row["requested_by"],
-        created_at=from_us(row["created_us"]),
-        state_since=from_us(row["since_us"]),
-        policy=msgspec.json.decode(row["policy"], type=PromotionPolicy),
-        step=row["step"],
-        hold=row["hold"],
-        gates=tuple(
-            GateResult(
-                gate=g["gate"],
-                passed=bool(g["passed"]),
-                required=g["required"],
-                measured=g["measured"],
-                at=from_us(g["at_us"]),
-            )
-            for g in gates
-        ),
-        approvals=tuple(
-            Approval(approver=a["approver"], decision=a["decision"], comment=a["comment"], at=from_us(a["at_us"]))
-            for a in approvals
-        ),
-        reason=row["reason"],
     )

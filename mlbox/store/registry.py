@@ -6,7 +6,7 @@ its run, its dataset version, its features and its artifact, and is immutable bu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -86,6 +86,8 @@ class Registry:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self.policy_changed: Callable[[Tx, PromotionPolicy, str], None] = lambda tx, policy, model: None
+        """Called in the transaction that gives a model another policy: what was approved under the former is void."""
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -335,6 +337,7 @@ class Registry:
                 "INSERT INTO promotion_policy VALUES (?,?,?,?,?)",
                 (model_id, revised.revision, revised.to_json().decode(), actor, tx.now_us),
             )
+            self.policy_changed(tx, revised, model)
             tx.emit("policy.set", f"model:{model}", actor, policy=msgspec.to_builtins(revised))
             return revised
 

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbox.records import DatasetVersion, Metric, Model, ModelVersion, PromotionPolicy, Run, TensorSpec
+from mlbox.records import (
+    DatasetVersion,
+    Fairness,
+    FairnessColumn,
+    FairnessSpec,
+    Metric,
+    Model,
+    ModelVersion,
+    PromotionPolicy,
+    Run,
+    TensorSpec,
+)
 from mlbox.serve.gates import GATES, Evidence, evaluate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -119,9 +130,31 @@ def test_what_fails_a_gate_fails_that_gate_alone_and_is_named(
     assert measured in failed[0].measured
 
 
+JUDGED = FairnessSpec(dataset="held-out@v1", label="late", sensitive=("sex",))
+
+
+def test_fairness_is_judged_or_the_approver_reads_why_it_is_not() -> None:
+    silent = GATES["fairness"](evidence())
+    assert (silent.passed, silent.required) == (True, "nothing: the approver decides")
+    assert silent.measured == "no sensitive columns are named, and no reason why there are none"
+    told = GATES["fairness"](evidence(policy_not_sensitive="planes, not people"))
+    assert told.measured == "no sensitive columns: planes, not people"
+    column = FairnessColumn(column="sex", groups=(), parity_ratio=0.9)
+    found = Fairness(
+        model="delay", version=2, spec=JUDGED, columns=(column,), notes=("delay/2 was trained on these rows.",)
+    )
+    passed = GATES["fairness"](evidence(policy_fairness=JUDGED, fairness=found))
+    assert passed.passed
+    assert passed.measured == "sex: selection rates within a ratio of 0.90 delay/2 was trained on these rows."
+    unlike = msgspec.structs.replace(found, breaches=("sex: demographic parity ratio 0.5, at least 0.8 is asked for",))
+    failed = GATES["fairness"](evidence(policy_fairness=JUDGED, fairness=unlike))
+    assert (failed.passed, failed.measured.partition(",")[0]) == (False, "sex: demographic parity ratio 0.5")
+
+
 def test_nothing_passes_for_want_of_evidence() -> None:
     bare = Evidence(
-        version=msgspec.structs.replace(VERSION, metrics={}, features=(), inputs=(), size=0), policy=PromotionPolicy()
+        version=msgspec.structs.replace(VERSION, metrics={}, features=(), inputs=(), size=0),
+        policy=PromotionPolicy(fairness=JUDGED),
     )
     assert not any(result.passed for result in evaluate(bare, NOW))
 
@@ -151,7 +184,7 @@ LOADED = {"version_format": "other", "version_unservable": "it has no ONNX file.
 
 def test_a_version_that_cannot_be_served_is_for_the_approver_and_says_how_to_convert_it() -> None:
     results = {r.gate: r for r in evaluate(evidence(**LOADED, version_lineage="declared", p95_ms=None), NOW)}
-    assert list(results) == ["lineage", "size", "facts", "serving"]
+    assert list(results) == ["lineage", "size", "facts", "serving", "fairness"]
     assert all(result.passed for result in results.values())
     assert "(declared), no dataset version" in results["lineage"].measured
     assert "not servable: it has no ONNX file." in results["serving"].measured

@@ -12,7 +12,7 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
 from mlbox.records import GateResult, Promotion
 from mlbox.store import decisions, migrations
-from mlbox.store.db import Database
+from mlbox.store.db import Database, Tx
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import NewVersion, Registry
 
@@ -53,6 +53,16 @@ class Hub:
         while promotion.state == "canary":
             promotion = self.promotions.next_step(promotion.id, "held")
         return promotion
+
+    def force(self) -> None:
+        """Production past the methods, as a script that has the triggers' function might try."""
+
+        def write(tx: Tx) -> None:
+            tx.run("UPDATE promotion SET state = 'completed' WHERE id = ?", (self.second.id,))
+            tx.run("UPDATE model_version SET stage = 'Archived' WHERE stage = 'Production'")
+            tx.run("UPDATE model_version SET stage = 'Production' WHERE version = 2")
+
+        self.db.write(write)
 
     def tamper(self, *statements: str) -> None:
         """Change the file as someone who may write to it does, past the triggers that say that things stay."""
@@ -104,7 +114,12 @@ def test_what_changed_since_the_decision_does_not_reach_production(hub: Hub, cha
     hub.tamper(change)
     assert not decisions.stands(hub.db, hub.second.id)
     with pytest.raises(Exception, match="what was decided about is not what is there"):
-        hub.finish()
+        hub.force()
+    ended = hub.finish()
+    assert (ended.state, ended.reason) == (
+        "withdrawn",
+        "its approval is void: what was approved is not what is there now",
+    )
     assert hub.registry.model("churn").stages["Production"] == 1
 
 

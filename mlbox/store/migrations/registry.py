@@ -337,3 +337,34 @@ def m009_rollouts(db: Database) -> None:
 def m010_reinstatement(db: Database) -> None:
     """An archived version may go back to Production; the other triggers still ask for its completed promotion and decision."""
     run_script(db, "INSERT INTO stage_move VALUES ('Archived', 'Production');")
+
+
+@migration(registry)
+def m011_approvals(db: Database) -> None:
+    """What the approver looked at is kept; approvals are as many, and of those, as the promotion's policy says."""
+    run_script(
+        db,
+        """
+        CREATE TABLE promotion_evidence (
+          promotion_id TEXT NOT NULL REFERENCES promotion (id), kind TEXT NOT NULL, found TEXT NOT NULL, at_us INTEGER NOT NULL,
+          PRIMARY KEY (promotion_id, kind)
+        ) STRICT;
+        CREATE TRIGGER promotion_evidence_stays BEFORE UPDATE ON promotion_evidence
+        BEGIN SELECT RAISE(ABORT, 'evidence is immutable'); END;
+        CREATE TRIGGER promotion_evidence_kept BEFORE DELETE ON promotion_evidence
+        BEGIN SELECT RAISE(ABORT, 'evidence is kept'); END;
+        ALTER TABLE approval ADD COLUMN digest TEXT NOT NULL DEFAULT '';
+        CREATE TRIGGER production_takes_all_approvals BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage = 'Production' AND OLD.stage <> 'Production' AND NOT EXISTS (
+          SELECT 1 FROM promotion p WHERE p.version_id = NEW.id AND p.state = 'completed'
+            AND (SELECT count(*) FROM approval a WHERE a.promotion_id = p.id AND a.decision = 'approve')
+              >= coalesce(json_extract(p.policy, '$.approvals'), 1))
+        BEGIN SELECT RAISE(ABORT, 'Production takes as many approvals as the policy says'); END;
+        CREATE TRIGGER approver_is_a_reviewer BEFORE INSERT ON approval
+        WHEN EXISTS (
+          SELECT 1 FROM promotion p WHERE p.id = NEW.promotion_id
+            AND json_array_length(coalesce(json_extract(p.policy, '$.reviewers'), '[]')) > 0
+            AND NEW.approver NOT IN (SELECT value FROM json_each(p.policy, '$.reviewers')))
+        BEGIN SELECT RAISE(ABORT, 'the policy names other reviewers'); END;
+        """,
+    )

@@ -102,7 +102,7 @@ async def get_policy(box: Box, model: str) -> PromotionPolicy:
 @put("/api/v1/models/{model:str}/policy", action="model.policy")
 async def set_policy(box: Box, principal: Principal, model: str, data: PromotionPolicy) -> PromotionPolicy:
     """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
-    policy = await box.call(box.comparer.freeze, data)
+    policy = await box.call(box.fairness.freeze, await box.call(box.comparer.freeze, data))
     return await box.call(box.registry.set_policy, model, policy, actor=principal.name)
 
 

@@ -7,6 +7,8 @@ import contextlib
 from mlbox.errors import Unavailable
 from mlbox.serve.benching import Benches
 from mlbox.serve.comparison import Comparer
+from mlbox.serve.fairness import FairnessJudge
+from mlbox.serve.frozen_rows import FrozenRows
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.notifier import Notifier
@@ -23,6 +25,7 @@ from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.stages import Stages
 from mlbox.store import alert_rules, migrations
 from mlbox.store.asking import who
+from mlbox.store.assessments import Assessments
 from mlbox.store.curation import Curation
 from mlbox.store.history import History
 from mlbox.store.measurements import Measurements
@@ -31,6 +34,7 @@ from mlbox.store.outbox import Outbox
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry
 from mlbox.store.reinstate import Reinstatement
+from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.rollout_log import RolloutLog
 from mlbox.store.serving import ServingConfigs
 from mlbox.store.silences import Silences
@@ -44,16 +48,13 @@ class Serving(Data):
         db = self._open(opening, "registry", migrations.registry)
         self.registry = Registry(db)
         self.datasets.used_by = lambda ref: self.registry.in_use_of(ref, self.tracker.ids_reading(ref))
-        self.promotions = Promotions(db, self.registry)
+        self.promotions, self.assessments = Promotions(db, self.registry), Assessments(db)
+        self.promotions.may_approve = self._may_approve
         self.reinstatement = Reinstatement(db, self.registry, self.promotions)
         self.serving = ServingConfigs(db, self.registry)
         self.benches = Benches(self.registry, self.serving, Measurements(db), self.artifacts, self.clock)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)
-        self.comparer = Comparer(self.registry, self.datasets, self.artifacts)
-        self.promoter = Promoter(
-            self.registry, self.promotions, self.tracker, self.datasets, self.artifacts, self.clock, self.comparer
-        )
-        opening.callback(self.promoter.close)
+        self._open_promoter(opening)
         self.addresses = Addresses(self.logged_models)
         self.sources = SourceRegistrar(
             self.registry, self.registrar, self.tracker, self.addresses, self.datasets, self.artifacts
@@ -102,6 +103,28 @@ class Serving(Data):
         with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
             self.promoter.resume()
         self.rollouts.start()
+
+    def _open_promoter(self, opening: contextlib.ExitStack) -> None:
+        rows = FrozenRows(self.registry, self.datasets, self.artifacts)
+        self.comparer, self.fairness = Comparer(self.registry, rows), FairnessJudge(rows)
+        self.promoter = Promoter(
+            self.registry,
+            self.promotions,
+            self.tracker,
+            self.datasets,
+            self.artifacts,
+            self.clock,
+            self.comparer,
+            self.fairness,
+        )
+        opening.callback(self.promoter.close)
+
+    def _may_approve(self, user: str, model: str) -> bool:
+        principal = self._account(user)
+        if principal is None:
+            return False
+        held = self.teams.role_in(principal, self.teams.team_of(model))
+        return at_least(held, ACTIONS["model.approve"].role)
 
     def _check_staging(self, model: str) -> None:
         principal = who()

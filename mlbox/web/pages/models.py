@@ -44,7 +44,7 @@ def steps(promotion: Promotion) -> list[Step]:
     """A promotion's steps in order, each with how far it is."""
     names = _names(promotion)
     at = _reached(promotion)
-    ended_badly = promotion.state in ("rejected", "rolled_back", "withdrawn")
+    ended_badly = promotion.state in ("rejected", "rolled_back", "withdrawn", "expired")
     drawn = []
     for place, (name, note) in enumerate(names):
         if place < at or promotion.state == "completed":

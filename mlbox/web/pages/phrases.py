@@ -129,6 +129,8 @@ PHRASES: dict[str, str] = {
     "promotion.shadow": "began the shadow of {name}",
     "promotion.waiting_approval": "asks for someone's approval of {name}",
     "promotion.approved": "approved {name}",
+    "promotion.approval": "approved {name}: {reason}",
+    "promotion.expired": "let the request for {name} expire: {reason}",
     "promotion.canary": "began the canary of {name}",
     "promotion.step": "gave {name} {percent} % of the traffic",
     "promotion.paused": "paused the canary {name}",
