@@ -27,6 +27,7 @@ class Loop:
         self._failed = failed
         self._again = again
         self._wake = threading.Event()
+        self._hurry = threading.Event()
         self._unsubscribe: list[Callable[[], None]] = []
         self._thread: threading.Thread | None = None
         self.stopping = False
@@ -37,9 +38,16 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         self._thread.start()
 
-    def wake(self) -> None:
-        """There may be something to do. Said during the work, it is done once more."""
+    def wake(self, *, hurry: bool = False) -> None:
+        """There may be something to do. Said during the work, it is done once more; in a hurry, after no `rest`."""
+        if hurry:
+            self._hurry.set()
         self._wake.set()
+
+    def rest(self, seconds: float) -> None:
+        """In the work: leave the machine to others for so long, unless somebody is or comes in a hurry."""
+        if not self.stopping:
+            self._hurry.wait(seconds)
 
     def wake_on(self, bus: EventBus, concerns: Callable[[Event], bool]) -> None:
         """Be woken by these events until it is closed."""
@@ -50,13 +58,14 @@ class Loop:
         self.stopping = True
         for unsubscribe in self._unsubscribe:
             unsubscribe()
-        self._wake.set()
+        self.wake(hurry=True)
         if self._thread is not None:
             self._thread.join(patience)
 
     def _run(self) -> None:
         while True:
             self._wake.clear()
+            self._hurry.clear()
             if self.stopping:
                 return
             self._wake.wait(self._once())

@@ -88,3 +88,23 @@ def test_long_work_sees_that_it_is_to_stop_and_nobody_waits_longer_than_they_hav
 
 def test_one_that_never_began_can_be_closed() -> None:
     Loop(Counter(), name="t", failed="It failed").close()
+
+
+def test_a_rest_ends_for_who_is_in_a_hurry_and_with_the_loop() -> None:
+    began, rested = threading.Semaphore(0), threading.Semaphore(0)
+
+    def work() -> float:
+        began.release()
+        loop.rest(LONG)
+        rested.release()
+        return 0
+
+    loop = Loop(work, name="t", failed="It failed")
+    loop.start()
+    assert began.acquire(timeout=60)
+    loop.wake()
+    loop.wake(hurry=True)
+    assert rested.acquire(timeout=60)
+    assert began.acquire(timeout=60)
+    loop.close()
+    assert rested.acquire(timeout=60)

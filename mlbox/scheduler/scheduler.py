@@ -47,8 +47,8 @@ LOOK_SECONDS = 30.0
 ENDING_SECONDS = 0.2
 """And that often while a job is to end: it may not have been there yet to be told."""
 LONG_SECONDS = 0.01
-"""A decision that takes longer than this is followed by a pause of the same length."""
-MOST_PAUSE_SECONDS = 0.2
+"""A decision that takes longer than this is followed by a rest of the same length, unless a person waits for the next one."""
+MOST_REST_SECONDS = 0.2
 TAKEN_SECONDS = 2.0
 """And that often while a job waits and someone else uses a GPU."""
 RULES = Rules()
@@ -110,7 +110,7 @@ class Scheduler:
         job = Job(
             id=job_id, user=user, spec=spec, state="queued", created_at=self._clock.real(), run_id=run, reason="waits"
         )
-        return self._told(self._jobs.add(job))
+        return self._told(self._jobs.add(job), hurry=spec.priority == "urgent")
 
     def plan(self, spec: JobSpec, *, user: str) -> JobPlan:
         """What would come of submitting a job now; raises as `submit` does, and changes nothing."""
@@ -165,7 +165,7 @@ class Scheduler:
         job = self._jobs.ask_to_stop(job_id, actor=actor, cause=cause, reason=reason)
         if job.state == "stopped":
             self._attempts.end_runs({job.id: "stopped"}, [job])
-        return self._told(job)
+        return self._told(job, hurry=True)
 
     def retry(self, job_id: str, *, actor: str) -> Job:
         """Queue an ended job again, as a new attempt with a new run; raises Conflict for one that has not ended."""
@@ -217,9 +217,10 @@ class Scheduler:
         """How many jobs are in each state."""
         return self._jobs.counts()
 
-    def _told(self, job: Job) -> Job:
+    def _told(self, job: Job, *, hurry: bool = False) -> Job:
         """A job that was written: the loop is to know."""
-        self._job_heard(job.id)
+        self._roster.job_changed(job.id)
+        self._loop.wake(hurry=hurry)
         return job
 
     def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
@@ -293,7 +294,7 @@ class Scheduler:
         self._attempts.preempt(decision.preemptions)
         self._accounts.hold([self._attempts.running(job) for job in self._roster.active.values()])
         if took > LONG_SECONDS:  # a queue of thousands: whoever submits more of them has every other moment
-            time.sleep(min(took, MOST_PAUSE_SECONDS))
+            self._loop.rest(min(took, MOST_REST_SECONDS))
         look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
         ending = any(job.state == "stopping" for job in self._roster.active.values())
         taken = bool(state.waiting) and any(device.taken for device in state.box.devices)
