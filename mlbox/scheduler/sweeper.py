@@ -1,4 +1,4 @@
-"""Clears up after jobs: some time after its end, a job's work folders go, and later its checkpoints."""
+"""Clears up after jobs: some time after its end, a job's work folders go, later its checkpoints, and its log last."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Sweeper:
             if self._job(remains.job_id).ended_at is None:  # it was retried in the meantime
                 continue
             try:
-                self._executor.discard(remains.job_id, remains.attempts, checkpoints=remains.checkpoints)
+                self._executor.discard(
+                    remains.job_id, remains.attempts, checkpoints=remains.checkpoints, logs=remains.logs
+                )
             except OSError as err:  # of one job; tried again at the next sweep
                 _log.warning("What the job %s left could not be removed: %s", remains.job_id, err)
             else:

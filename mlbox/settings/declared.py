@@ -163,6 +163,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, le=3650, description="Days that checkpoints of a job that did not succeed are kept for a retry."),
     ] = 30
+    job_log_days: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=36500,
+            description="Days after a job's end that its log is removed, but not before its checkpoints; 0 keeps it for ever.",
+        ),
+    ] = 365
     environment_seconds: Annotated[
         float, Meta(gt=0, le=86400, description="Most seconds that building the Python environment of a job may take.")
     ] = 1800

@@ -22,10 +22,14 @@ TELLING = {"claim", "log", "log.times", "status.json"}
 class Swept(House):
     """With a sweeper."""
 
+    logs: timedelta | None = timedelta(days=365)
+
     def __init__(self, folder: Path, clock: ManualClock) -> None:
         super().__init__(folder, clock=clock)
         self.now = clock
-        cleaning = Cleaning(self.dbs["jobs"], folders=timedelta(hours=24), checkpoints=timedelta(days=30))
+        cleaning = Cleaning(
+            self.dbs["jobs"], folders=timedelta(hours=24), checkpoints=timedelta(days=30), logs=self.logs
+        )
         self.sweeper = Sweeper(self.scheduler._executor, cleaning, self.jobs.get, clock)
 
     def after(self, **time: float) -> None:
@@ -60,8 +64,23 @@ def test_folders_go_after_a_day_and_logs_stay(house: Swept) -> None:
     assert [house.log(job) for job in (good, bad)] == ["said\n"] * 2
     house.after(days=30)
     assert [house.keeps_checkpoint(job) for job in (bad, runs)] == [False, True]
+    assert house.log(bad) == "said\n"
+    house.after(days=335)
+    assert all(house.log(job).startswith("mlbox: this log was removed") for job in (good, bad))
+    assert house.jobs.get(bad.id).exit_code == 3, "its record stays"
+    assert (house.folder / "jobs" / runs.id / "1" / "work").exists()
     house.scheduler.stop(runs.id, actor="ann")
     house.ended(runs)
+
+
+def test_logs_stay_for_ever_where_no_time_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Swept, "logs", None)
+    house = Swept(tmp_path, ManualClock(parse_time("2026-01-01T00:00Z")))
+    house.scheduler.start()
+    job = house.ended(house.shell("echo said"))
+    house.after(days=20_000)
+    assert (house.log(job), "work" in house.left(job)) == ("said\n", False)
+    house.close()
 
 
 def test_a_job_that_is_retried_goes_on_from_its_checkpoint_and_is_cleaned_up_again(house: Swept) -> None:

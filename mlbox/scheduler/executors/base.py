@@ -158,10 +158,11 @@ class Executor(Protocol):
     def clear(self, ref: Ref) -> None:
         """Remove what only a running attempt has use for; its end is in the store."""
 
-    def discard(self, job_id: str, attempts: int, *, checkpoints: bool) -> None:
+    def discard(self, job_id: str, attempts: int, *, checkpoints: bool, logs: bool = False) -> None:
         """Remove what the attempts of a job that is over left, but for their logs and their ends; with `checkpoints` these, too.
 
-        Told again, it does nothing. Raises OSError for what cannot be removed.
+        With `logs` a log is one line, which says that it was removed. Told again, it does nothing. Raises OSError for what
+        cannot be removed.
         """
 
     def say(self, ref: Ref, line: str) -> None:

@@ -138,3 +138,15 @@ def m009_ends(db: Database) -> None:
         CREATE INDEX job_to_clean ON job (ended_us) WHERE ended_us IS NOT NULL AND left_over <> 'logs';
         """,
     )
+
+
+@migration(jobs)
+def m010_logs(db: Database) -> None:
+    """Logs may go as well: then nothing is left."""
+    run_script(
+        db,
+        """
+        DROP INDEX job_to_clean;
+        CREATE INDEX job_to_clean ON job (left_over, ended_us) WHERE ended_us IS NOT NULL;
+        """,
+    )

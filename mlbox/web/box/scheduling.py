@@ -139,6 +139,7 @@ class Scheduling(Serving):
             self._databases["jobs"],
             folders=timedelta(hours=settings.job_folder_hours),
             checkpoints=timedelta(days=settings.job_checkpoint_days),
+            logs=timedelta(days=settings.job_log_days) if settings.job_log_days else None,
         )
         self.sweeper = Sweeper(executor, cleaning, self.jobs.get, self.clock)
         opening.callback(self.sweeper.close)

@@ -244,10 +244,13 @@ class Local:
             self._meter.forget(ref)
         self._folder(ref).clear()
 
-    def discard(self, job_id: str, attempts: int, *, checkpoints: bool) -> None:
+    def discard(self, job_id: str, attempts: int, *, checkpoints: bool, logs: bool = False) -> None:
         """Remove folders, but for the few files that tell of an attempt."""
         for number in range(1, attempts + 1):
-            self._folder(Ref(job_id, number)).discard()
+            folder = self._folder(Ref(job_id, number))
+            folder.discard()
+            if logs:
+                folder.discard_log()
         if checkpoints:
             self._folder(Ref(job_id, 1)).discard_checkpoints()
 

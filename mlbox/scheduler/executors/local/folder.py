@@ -29,6 +29,7 @@ CHECKPOINTS = "checkpoints"
 """The folder of a job, beside those of its attempts, that they all share."""
 KEPT = frozenset((outputs.CLAIM, outputs.LOG, outputs.MARKS, outputs.STATUS))
 """What stays of an attempt when all else is removed."""
+LOG_REMOVED = b"mlbox: this log was removed, as those of jobs that ended long ago are (job_log_days).\n"
 GOING = ".going-"
 """How the name of a folder begins that is being removed."""
 MOST_CHECKPOINTS = 10_000
@@ -179,6 +180,12 @@ class Folder:
             for path in list(self.path.iterdir()):
                 if path.name not in KEPT:
                     remove(path)
+
+    def discard_log(self) -> None:
+        """Remove what was printed, and say so in its place."""
+        if self.log.exists():
+            write_atomic(self.log, LOG_REMOVED)
+            (self.path / outputs.MARKS).unlink(missing_ok=True)
 
     def discard_checkpoints(self) -> None:
         """Remove the job's checkpoints."""
