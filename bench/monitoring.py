@@ -23,10 +23,11 @@ from bench.harness import Report, median, options
 from mlbox.clock import from_us
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion
+from mlbox.serve.batches import Batch
 from mlbox.serve.cells import Grid, Ring
 from mlbox.serve.judge import results
 from mlbox.serve.live_window import LiveWindow
-from mlbox.serve.predlog import Batch, PredictionLog
+from mlbox.serve.predlog import PredictionLog
 
 FEATURES, ROWS = 300, 10_000
 RECORDED = 30

@@ -20,8 +20,8 @@ import numpy as np
 
 from bench.harness import Report, median, options
 from mlbox.records import Promotion, PromotionPolicy, RampStep, Samples, Side
+from mlbox.serve.batches import Batch
 from mlbox.serve.evidence import Evidence
-from mlbox.serve.predlog import Batch
 from mlbox.serve.rollout import choose
 from mlbox.serve.sequential import EPOCHS, GROWTH
 from mlbox.serve.verdict import RECENT, verdict

@@ -27,11 +27,18 @@ def new_id() -> str:
     The 12 bits after the millisecond hold a sub-millisecond fraction (RFC 9562 section 6.2, method 3), so that ids
     sort in the order in which they were made.
     """
+    return new_ids(1)[0]
+
+
+def new_ids(count: int) -> list[str]:
+    """Several of them, in their order."""
     global _last
     with _lock:
-        stamp = max((time.time_ns() << 12) // 1_000_000, _last + 1)
-        _last = stamp
-    milliseconds, fraction = stamp >> 12, stamp & 0xFFF
-    tail = int.from_bytes(_random(), "big") & (1 << 62) - 1
-    value = milliseconds << 80 | 0x7 << 76 | fraction << 64 | 0b10 << 62 | tail
-    return f"{value:032x}"
+        first = max((time.time_ns() << 12) // 1_000_000, _last + 1)
+        _last = first + count - 1
+    return [_written(stamp) for stamp in range(first, first + count)]
+
+
+def _written(stamp: int) -> str:
+    tail = int.from_bytes(_random(), "big") & (1 << 62) - 1 | 1 << 63
+    return f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail:016x}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlbox.errors import Unavailable
 from mlbox.records import ServeRole
-from mlbox.serve.predlog import Batch
+from mlbox.serve.lanes import Work
+from mlbox.serve.loading import Loaded
 from mlbox.serve.routing import Route
 from mlbox.serve.tensors import FLOATS, Tensor
 
@@ -28,12 +29,27 @@ class Inferred(NamedTuple):
     roles: list[ServeRole]
 
 
-class Part(NamedTuple):
-    """The rows of a request that one version answered."""
+class Running(NamedTuple):
+    """One version's work on some rows of a request, under way or done."""
 
+    loaded: Loaded
+    route: Route
     places: Sequence[int]
+    work: Work
+    named: Sequence[str]
+    """The outputs of the answer, in their order."""
+    caller: str
+
+
+class Part(NamedTuple):
+    """What came of it."""
+
+    running: Running
     outputs: list[Tensor]
-    batch: Batch
+    scores: list[float | None]
+    ids: list[str]
+    """Of the rows' predictions."""
+    latency_ms: float
 
 
 def groups(routes: Sequence[Route]) -> dict[Route, list[int]]:
@@ -53,15 +69,16 @@ def joined(parts: Sequence[Part], rows: int) -> Inferred:
     """One answer of several, each row in its place."""
     first = parts[0]
     if len(parts) == 1:
-        outputs = first.outputs
-    else:
-        outputs = [
-            _placed([(part.places, part.outputs[at]) for part in parts], rows) for at in range(len(first.outputs))
-        ]
-    ids, versions, roles = [""] * rows, [0] * rows, [first.batch.role] * rows
+        running = first.running
+        return Inferred(first.outputs, first.ids, [running.loaded.version.version] * rows, [running.route.role] * rows)
+    outputs = [
+        _placed([(part.running.places, part.outputs[at]) for part in parts], rows) for at in range(len(first.outputs))
+    ]
+    ids, versions, roles = [""] * rows, [0] * rows, [first.running.route.role] * rows
     for part in parts:
-        for place, own in zip(part.places, part.batch.ids, strict=True):
-            ids[place], versions[place], roles[place] = own, part.batch.version, part.batch.role
+        running = part.running
+        for place, own in zip(running.places, part.ids, strict=True):
+            ids[place], versions[place], roles[place] = own, running.loaded.version.version, running.route.role
     return Inferred(outputs, ids, versions, roles)
 
 
@@ -80,9 +97,9 @@ def _placed(parts: Sequence[tuple[Sequence[int], Tensor]], rows: int) -> Tensor:
     return tensor._replace(data=data)
 
 
-def scores_among(answers: Mapping[str, Tensor], rows: int) -> list[float | None]:
+def scores_among(answers: Sequence[Tensor], rows: int) -> list[float | None]:
     """What the log keeps as the score of other models' rows: the last of a row's numbers in the first output that has some."""
-    for tensor in answers.values():
+    for tensor in answers:
         if tensor.dtype in FLOATS and 1 <= tensor.data.ndim <= 2 and tensor.data.shape[0] == rows and tensor.data.size:
             column = tensor.data if tensor.data.ndim == 1 else tensor.data[:, -1]
             return [float(value) for value in column]

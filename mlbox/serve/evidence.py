@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mlbox.records import Promotion, Samples, ServeRole, Side
-from mlbox.serve.predlog import Batch
+from mlbox.serve.batches import Batch
 from mlbox.serve.sequential import EPOCHS, bucket_of
 from mlbox.serve.verdict import RECENT, is_gross
 
@@ -43,10 +43,11 @@ class Tally:
         self.last = deque(side.last, maxlen=RECENT)
 
     def answered(self, batch: Batch) -> None:
-        """One run that gave scores."""
-        self.runs += 1
-        self.last.append(".")
-        self.latency[bucket_of(batch.latency_ms)] += 1
+        """Requests that were given scores."""
+        for latency_ms in batch.by_request:
+            self.runs += 1
+            self.last.append(".")
+            self.latency[bucket_of(latency_ms)] += 1
         for score in batch.scores:
             self.rows += 1
             if score is None or not math.isfinite(score):
@@ -110,7 +111,7 @@ class Evidence:
         with self._lock:
             for tally in _tallies(groups, batch.version, batch.role):
                 if tally is groups.champion:  # of all its traffic only the runs are compared
-                    tally.runs += 1
+                    tally.runs += len(batch.by_request)
                 else:
                     tally.answered(batch)
 

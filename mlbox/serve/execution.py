@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, TooMany, Unavailable
-from mlbox.ids import new_id
+from mlbox.ids import new_ids
 from mlbox.records import TensorSpec
-from mlbox.serve.answers import SCORE, Part, scores_among
+from mlbox.serve.answers import SCORE, Part, Running, groups, scores_among, taken
+from mlbox.serve.batches import Batch
 from mlbox.serve.cache import Answers, key_of
 from mlbox.serve.lanes import Ran, Work
 from mlbox.serve.loading import Loaded, Loader
-from mlbox.serve.predlog import Batch, PredictionLog
+from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import Route
-from mlbox.serve.rows import Inputs, as_matrix
+from mlbox.serve.rows import MAX_ROWS, Inputs, as_matrix
 from mlbox.serve.statistics import Statistics
-from mlbox.serve.tensors import Tensor, check_inputs, check_outputs
+from mlbox.serve.targets import Target, Targets
+from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs
 from mlbox.serve.warmup import Recent
 
 
-class Asked(NamedTuple):
-    """A request by tensors, checked against what one version takes."""
+class Ask(NamedTuple):
+    """A request by tensors."""
 
-    model: str
+    target: Target
     tensors: Sequence[Tensor]
-    outputs: Sequence[str]
+    caller: str
+    outputs: Sequence[str] = ()
+    """Those that are wanted, all by default."""
+    keys: Sequence[str] = ()
+    """What decides which version answers, one for all rows or one for each; without, any may."""
+    priority: int = 0
+    timeout_ms: float = math.inf
+
+
+class Begun(NamedTuple):
+    """A request that was checked, and what is to run for it."""
+
+    ask: Ask
+    specs: tuple[TensorSpec, ...]
+    """What it was checked against."""
     rows: int
     """Of the log."""
     joinable: bool
     """Whether the first dimension of each tensor is that of rows."""
-    caller: str
-    priority: int
-    timeout_ms: float
-    specs: tuple[TensorSpec, ...]
-    """What it was checked against."""
-
-
-class Running(NamedTuple):
-    """One version's work on some rows of a request, under way or done."""
-
-    loaded: Loaded
-    route: Route
-    places: Sequence[int]
-    work: Work
-    named: Sequence[str]
-    """The outputs of the answer, in their order."""
-    caller: str
+    routes: list[Route]
+    """One for all rows, or one for each."""
+    running: list[Running]
 
 
 class Execution:
@@ -72,51 +75,116 @@ class Execution:
 
     # -- by tensors -----------------------------------------------------------------------------------------------------------
 
-    def begin(self, asked: Asked, route: Route, places: Sequence[int], tensors: Sequence[Tensor]) -> Running:
-        """Have a version answer tensors, of the rows at these places; raises TooMany where too many wait for it."""
-        loaded = self.load(asked.model, route, len(places))
-        session = loaded.session
-        if loaded.inputs is not asked.specs:
-            check_inputs(loaded.inputs, tensors, asked.model)
-        own = session.output_types
-        outputs = () if route.role == "shadow" else asked.outputs
-        wanted = list(own)
-        if outputs:
-            beside = session.tabular and SCORE not in own
-            wanted = [name for name in outputs if not (beside and name == SCORE)]
-            check_outputs(session.outputs, wanted, asked.model)
-        self.recent.note(asked.model, tensors)
-        work = Work(
-            tensors,
-            wanted,
-            rows=len(places) if asked.joinable else None,
-            priority=asked.priority,
-            timeout_ms=asked.timeout_ms,
-            last=route.role == "shadow",
-        )
-        self._recall(loaded, work)
-        _start(loaded, work)
-        return Running(loaded, route, places, work, outputs or wanted, asked.caller)
+    def begin(self, ask: Ask, targets: Targets) -> Begun:
+        """A request that was checked, with the works that it takes; raises what is wrong with it."""
+        target, tensors, keys = ask.target, ask.tensors, ask.keys
+        specs = targets.inputs(target)
+        check_inputs(specs, tensors, target.model)
+        found = batch_of(specs, tensors)
+        rows = 1 if found is None else _checked_rows(found, target.model, tensors[0].name)
+        if len(keys) > 1 and len(keys) != found:
+            raise InvalidInput(f"{len(keys)} keys for {rows} rows.", hint="Send one for each row.", field="keys")
+        routes = [target.alone[0]] if target.alone is not None and not keys else targets.routes(target, keys)
+        begun = Begun(ask, specs, rows, found is not None, routes, [])
+        if len(routes) == 1:
+            begun.running.append(self._work(begun, routes[0], range(rows)))
+        else:
+            begun.running.extend([self._work(begun, *group) for group in groups(routes).items()])
+        return begun
 
-    def end(self, running: Running) -> Part:
-        """What a version answered, and what the log takes of it. Waits for it; its failure counts against the version."""
-        loaded, work = running.loaded, running.work
+    def _work(self, begun: Begun, route: Route, places: Sequence[int]) -> Running:
+        """A version's work on the rows at these places."""
+        ask, shadow = begun.ask, route.role == "shadow"
+        model = ask.target.model
+        tensors = ask.tensors if len(places) == begun.rows else taken(ask.tensors, places)
+        loaded = self._loaded(ask.target, route, len(places))
+        if loaded.inputs is not begun.specs:
+            check_inputs(loaded.inputs, tensors, model)
+        wanted: Sequence[str] = loaded.outputs
+        named = () if shadow else ask.outputs
+        if named:
+            beside = loaded.session.tabular and SCORE not in wanted
+            wanted = [name for name in named if not (beside and name == SCORE)]
+            check_outputs(loaded.session.outputs, wanted, model)
+        rows = len(places) if begun.joinable else None
+        work = Work(tensors, wanted, rows=rows, priority=ask.priority, timeout_ms=ask.timeout_ms, last=shadow)
+        self._recall(loaded, work)
+        return Running(loaded, route, places, work, named or wanted, ask.caller)
+
+    def _loaded(self, target: Target, route: Route, rows: int) -> Loaded:
+        if target.alone is None or target.alone[0] is not route:
+            return self.load(target.model, route, rows)
+        loaded = target.alone[1]
+        loaded.used = time.perf_counter()
+        return loaded
+
+    def start(self, every: Sequence[Running]) -> None:
+        """Have works run: those that are quick here and now, those of one version together; others in their lanes."""
+        quick: dict[Loaded, list[Work]] = {}
+        for running in every:
+            work, loaded = running.work, running.loaded
+            if work.state == "done":
+                continue
+            if loaded.lane.quick(work.rows):
+                quick.setdefault(loaded, []).append(work)
+                continue
+            self.recent.note(loaded.version.model, work.tensors)
+            loaded.lane.offer(work)
+        for loaded, works in quick.items():
+            self.recent.note(loaded.version.model, works[0].tensors)
+            loaded.lane.run_now(works)
+
+    def end(self, begun: Begun) -> list[Part] | MlboxError:
+        """What versions answered a request, or why one did not. Waits for them; a failure counts against the version."""
+        try:
+            return [self._part(running) for running in begun.running]
+        except MlboxError as err:
+            return err
+
+    def _part(self, running: Running) -> Part:
+        loaded, work, named = running.loaded, running.work, running.named
         ran = self._ran(running)
-        session, version = loaded.session, loaded.version
-        types = session.output_types
-        answers = {name: Tensor(name, types[name], data) for name, data in zip(work.wanted, ran.outputs, strict=True)}
-        if ran.scores is not None:
-            answers.setdefault(SCORE, Tensor(SCORE, "FP64", ran.scores))
-        named = version.features if session.tabular else ()
+        types, outputs = loaded.session.output_types, ran.outputs
+        if named is work.wanted:
+            found = [Tensor(name, types[name], data) for name, data in zip(named, outputs, strict=True)]
+        else:  # the score is beside them
+            by_name = {name: Tensor(name, types[name], data) for name, data in zip(work.wanted, outputs, strict=True)}
+            if ran.scores is not None:
+                by_name.setdefault(SCORE, Tensor(SCORE, "FP64", ran.scores))
+            found = [by_name[name] for name in named]
         rows = len(running.places)
-        batch = self._batch(
-            running,
-            latency_ms=(time.perf_counter() - work.queued) * 1000,
-            scores=ran.scores.tolist() if ran.scores is not None else scores_among(answers, rows),
-            names=named,
-            values=work.tensors[0].data if named else None,
-        )
-        return Part(running.places, [answers[name] for name in running.named], batch)
+        scores = ran.scores.tolist() if ran.scores is not None else scores_among(found, rows)
+        return Part(running, found, scores, new_ids(rows), (time.perf_counter() - work.queued) * 1000)
+
+    def batches(self, parts: Sequence[Part]) -> list[Batch]:
+        """What the log takes: requests of a row each that one version answered for one caller are one batch."""
+        alike: dict[Any, list[Part]] = {}
+        for part in parts:
+            running = part.running
+            single = len(part.ids) == 1
+            key = (running.loaded, running.route.role, running.caller) if single else id(part)
+            alike.setdefault(key, []).append(part)
+        return [self._logged(some) for some in alike.values()]
+
+    def _logged(self, parts: Sequence[Part]) -> Batch:
+        import numpy as np
+
+        first = parts[0]
+        running, named = first.running, first.running.loaded.named
+        if len(parts) == 1:
+            values = running.work.tensors[0].data if named else None
+            return self._batch(running, first.latency_ms, first.ids, first.scores, names=named, values=values)
+        latencies = [part.latency_ms for part in parts]
+        ids = [part.ids[0] for part in parts]
+        scores = [part.scores[0] for part in parts]
+        values = np.concatenate([part.running.work.tensors[0].data for part in parts]) if named else None
+        return self._batch(running, latencies, ids, scores, names=named, values=values)
+
+    def rehearsed(self, begun: Begun, places: Sequence[int], route: Route) -> Batch:
+        """What the log takes of a version that answers beside a request, for nobody."""
+        running = self._work(begun, route, places)
+        self.start([running])
+        return self._logged([self._part(running)])
 
     # -- by rows ----------------------------------------------------------------------------------------------------------------
 
@@ -132,17 +200,17 @@ class Execution:
             )
         values, looking = inputs.of(loaded.columns, places)
         tensors = [Tensor(session.inputs[0].name, "FP32", as_matrix(values))]
-        self.recent.note(model, tensors)
         work = Work(tensors, (), rows=len(places), last=route.role == "shadow")
         self._recall(loaded, work)
-        _start(loaded, work)
         running = Running(loaded, route, places, work, (), caller)
+        self.start([running])
         ran = self._ran(running)
         assert ran.scores is not None
         return self._batch(
             running,
-            latency_ms=(looking + time.perf_counter() - work.queued) * 1000,
-            scores=ran.scores.tolist(),
+            (looking + time.perf_counter() - work.queued) * 1000,
+            new_ids(len(places)),
+            ran.scores.tolist(),
             names=version.features,
             values=values,
             entities=[inputs.rows[place].entity for place in places],
@@ -184,7 +252,14 @@ class Execution:
             ns=time.perf_counter_ns() - began,
         )
 
-    def _batch(self, running: Running, *, scores: list[float | None], **given: Any) -> Batch:
+    def _batch(
+        self,
+        running: Running,
+        latency_ms: float | list[float],
+        ids: Sequence[str],
+        scores: Sequence[float | None],
+        **given: Any,
+    ) -> Batch:
         version = running.loaded.version
         return Batch(
             model=version.model,
@@ -193,16 +268,18 @@ class Execution:
             at=self._clock.real(),
             domain_at=self._clock.now(),
             caller=running.caller,
-            ids=[new_id() for _ in scores],
+            latency_ms=latency_ms,
+            ids=ids,
             scores=scores,
             **given,
         )
 
 
-def _start(loaded: Loaded, work: Work) -> None:
-    if work.state == "done":
-        return
-    if loaded.lane.quick(work.rows):
-        loaded.lane.run_now([work])
-    else:
-        loaded.lane.submit(work)
+def _checked_rows(rows: int, model: str, name: str) -> int:
+    if not 1 <= rows <= MAX_ROWS:
+        raise InvalidInput(
+            f"inference request batch-size must be <= {MAX_ROWS} for {model!r}, and is {rows}",
+            hint="Split the request.",
+            field=name,
+        )
+    return rows

@@ -92,6 +92,8 @@ class Work:
         """Works of the same can be joined: the tensors without their rows. One that can be joined with no other is its own."""
         if self.rows is None:
             return id(self)
+        if len(self.tensors) == 1:
+            return self.tensors[0].data.shape[1:]
         return tuple(sorted((tensor.name, tensor.data.shape[1:]) for tensor in self.tensors))
 
 
@@ -189,6 +191,13 @@ class Lane:
         self._watch.add(self)
         return work.future
 
+    def offer(self, work: Work) -> None:
+        """As `submit`, where a refusal is what becomes of the work."""
+        try:
+            self.submit(work)
+        except TooMany as err:
+            work.state, work.outcome, work.future = "done", err, None
+
     def _push(self, work: Work) -> None:
         config = self._config
         level = work.priority if 1 <= work.priority <= config.priority_levels else config.default_priority
@@ -267,10 +276,28 @@ class Lane:
     # -- running ------------------------------------------------------------------------------------------------------------
 
     def run_now(self, works: Sequence[Work]) -> None:
-        """Answer works of one shape in this thread, in one run."""
+        """Answer works in this thread, in as few runs as they can be joined in."""
+        for some in self._joined(works):
+            for work in some:
+                work.state = "running"
+            self._execute(some, ends=False)
+
+    def _joined(self, works: Sequence[Work]) -> list[list[Work]]:
+        """Works by what can be run together, in their order."""
+        if len(works) == 1 or not self.joins:
+            return [[work] for work in works]
+        most = self._config.max_batch
+        found: list[list[Work]] = []
+        last: dict[Any, tuple[list[Work], int]] = {}
         for work in works:
-            work.state = "running"
-        self._execute(list(works), ends=False)
+            shape, rows = work.shape, work.rows or most
+            some, room = last.get(shape, ([], 0))
+            if rows > room:
+                some, room = [], most
+                found.append(some)
+            some.append(work)
+            last[shape] = some, room - rows
+        return found
 
     def _execute(self, works: list[Work], *, ends: bool) -> None:
         works = [work for work in works if work.state == "running"]
@@ -320,13 +347,14 @@ class Lane:
 
     def _settle(self, work: Work, outcome: Ran | MlboxError) -> bool:
         """Answer a work, unless it is answered."""
+        if work.future is None:  # it is this thread's alone
+            work.state, work.outcome = "done", outcome
+            return True
         with self._ready:
             if work.state == "done":
                 return False
             work.state = "done"
             work.outcome = outcome
-        if work.future is None:
-            return True
         if isinstance(outcome, Ran):
             work.future.set_result(outcome)
         else:
@@ -388,6 +416,8 @@ def _feeds(works: Sequence[Work]) -> dict[str, np.ndarray]:
         return {tensor.name: tensor.data for tensor in works[0].tensors}
     import numpy as np
 
+    if len(works[0].tensors) == 1:
+        return {works[0].tensors[0].name: np.concatenate([work.tensors[0].data for work in works])}
     by_name = [{tensor.name: tensor.data for tensor in work.tensors} for work in works]
     return {name: np.concatenate([feeds[name] for feeds in by_name]) for name in by_name[0]}
 

@@ -13,7 +13,6 @@ import logging
 import math
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,6 +47,13 @@ class Loaded:
         self.lane = lane
         self.columns = Columns(version)
         self.inputs = inputs_of(version, session.inputs)
+        self.takes = frozenset(spec.name for spec in self.inputs)
+        self.outputs = tuple(session.output_types)
+        """By name, in the model's order."""
+        self.named = version.features if session.tabular else ()
+        """The features whose values are in its input."""
+        self.used = time.perf_counter()
+        """When it was asked for last."""
 
 
 def _no_room(version: ModelVersion, need: int, room: float) -> Unavailable:
@@ -92,7 +98,9 @@ class Loader:
         self._threads = threads
         self._most = most
         self._lock = threading.Lock()
-        self._loaded: OrderedDict[Name, Loaded] = OrderedDict()
+        self._loaded: dict[Name, Loaded] = {}
+        self.generation = 0
+        """How often a version came into memory, or left it."""
         self._opening: dict[Name, threading.Lock] = {}
         self._failed: dict[Name, tuple[float, MlboxError]] = {}
         self._checked: dict[Path, ModelCheck] = {}
@@ -116,11 +124,10 @@ class Loader:
         return self._known((model, version))
 
     def _known(self, name: Name) -> Loaded | None:
-        with self._lock:
-            found = self._loaded.get(name)
-            if found is not None:
-                self._loaded.move_to_end(name)
-            return found
+        found = self._loaded.get(name)
+        if found is not None:
+            found.used = time.perf_counter()
+        return found
 
     def _open_once(self, name: Name) -> Loaded:
         self._raise_recent_failure(name)
@@ -134,8 +141,9 @@ class Loader:
         with self._lock:
             self._failed.pop(name, None)
             self._loaded[name] = found
+            self.generation += 1
             while len(self._loaded) > self._most:
-                self._loaded.popitem(last=False)[1].lane.close()
+                self._take_oldest()[1].lane.close()
             self._opening.pop(name, None)
         found.lane.configure(self.config(name[0]))  # which may have changed meanwhile
         return found
@@ -171,9 +179,15 @@ class Loader:
                     return
                 if not self._loaded:
                     raise _no_room(version, need, room)
-                name, found = self._loaded.popitem(last=False)
+                name, found = self._take_oldest()
             _log.info("%s/%s gives way to %s: %s MiB are wanted.", *name, version.ref, need >> 20)
             found.lane.close()
+
+    def _take_oldest(self) -> tuple[Name, Loaded]:
+        """Forget the version that was not asked for the longest; called under the lock."""
+        name = min(self._loaded, key=lambda name: self._loaded[name].used)
+        self.generation += 1
+        return name, self._loaded.pop(name)
 
     def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck) -> Loaded:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
@@ -214,6 +228,7 @@ class Loader:
         """Free a version's memory; it is loaded again when it is asked for."""
         with self._lock:
             found = self._loaded.pop((model, version), None)
+            self.generation += 1
             self._failed.pop((model, version), None)
         if found is not None:
             found.lane.close()
@@ -221,7 +236,7 @@ class Loader:
     def loaded(self) -> list[ModelVersion]:
         """The versions in memory, the last used last."""
         with self._lock:
-            return [found.version for found in self._loaded.values()]
+            return [found.version for found in sorted(self._loaded.values(), key=lambda one: one.used)]
 
     def size(self) -> int:
         """The bytes of all that is in memory."""
@@ -234,4 +249,5 @@ class Loader:
             for found in self._loaded.values():
                 found.lane.close()
             self._loaded.clear()
+            self.generation += 1
         self._watch.close()

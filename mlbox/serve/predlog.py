@@ -13,7 +13,7 @@ import heapq
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ import msgspec
 from mlbox.clock import from_us, to_us
 from mlbox.errors import Unavailable
 from mlbox.records import Prediction, ServeRole
+from mlbox.serve.batches import Batch, table_of
 from mlbox.serve.predfiles import FEATURE, Files, LogFile, from_table
 from mlbox.serve.routing import Traffic
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Role = tuple[str, int, ServeRole]
-_json = msgspec.json.Encoder().encode
 LATENCIES = 1000
 _log = logging.getLogger(__name__)
 
@@ -51,54 +51,6 @@ class Window:
     def rows(self) -> int:
         """How many."""
         return len(self.scores)
-
-
-class Batch(msgspec.Struct, frozen=True, eq=False):
-    """Rows that one version answered in one run, as they come off the request path: what they have in common is said once.
-
-    What becomes of each row is worked out where they are written.
-    """
-
-    model: str
-    version: int
-    role: ServeRole
-    at: datetime
-    domain_at: datetime
-    caller: str
-    latency_ms: float
-    ids: Sequence[str]
-    scores: Sequence[float | None]
-    names: tuple[str, ...] = ()
-    """The features, in the order of a row's values."""
-    values: np.ndarray | Sequence[Sequence[float | None]] | None = None
-    entities: Sequence[dict[str, Any]] = ()
-
-    def predictions(self) -> list[Prediction]:
-        """A record for each row; what is NaN among the features is missing."""
-        rows = self._rows()
-        return [
-            Prediction(
-                id=own,
-                model=self.model,
-                version=self.version,
-                role=self.role,
-                at=self.at,
-                domain_at=self.domain_at,
-                caller=self.caller,
-                entity=self.entities[place] if self.entities else {},
-                features=dict(zip(self.names, rows[place], strict=True)) if self.names else {},
-                score=self.scores[place],
-                latency_ms=self.latency_ms,
-            )
-            for place, own in enumerate(self.ids)
-        ]
-
-    def _rows(self) -> Sequence[Sequence[float | None]]:
-        if self.values is None or not self.names:
-            return ()
-        if isinstance(self.values, Sequence):
-            return self.values
-        return [[None if value != value else value for value in row] for row in self.values.tolist()]
 
 
 Observer = Callable[[Batch], None]
@@ -141,10 +93,9 @@ class PredictionLog:
         """Take rows; past the queue's limit they are dropped and counted."""
         with self._lock:
             for batch in batches:
-                rows = len(batch.ids)
                 count = self._count((batch.model, batch.version, batch.role))
-                count.rows += rows
-                count.latencies.extend([batch.latency_ms] * min(rows, LATENCIES))
+                count.rows += len(batch.ids)
+                count.latencies.extend(batch.latencies[:LATENCIES])
                 self._hold(batch)
         for batch in batches:
             for observer in self._observers:
@@ -383,48 +334,6 @@ class PredictionLog:
         self._thread.join()
         with self._writing:
             self._flush_safely()
-
-
-def table_of(batches: Sequence[Batch]) -> pa.Table:
-    """The rows of one version's batches, as `from_table` reads them: their fields, and a float64 column for each feature."""
-    import pyarrow as pa
-
-    alike: dict[tuple[str, ...], list[Batch]] = {}
-    for batch in batches:
-        alike.setdefault(batch.names if batch.values is not None else (), []).append(batch)
-    return pa.concat_tables([_alike(names, some) for names, some in alike.items()], promote_options="default")
-
-
-def _alike(names: tuple[str, ...], batches: Sequence[Batch]) -> pa.Table:
-    """Of batches with the same features: column by column, which takes a fraction of what rows do."""
-    import numpy as np
-    import pyarrow as pa
-
-    counts = [len(batch.ids) for batch in batches]
-
-    def each(values: Iterable[Any], kind: Any = None) -> pa.Array:
-        return pa.array([value for value, count in zip(values, counts, strict=True) for _ in range(count)], kind)
-
-    columns: dict[str, Any] = {
-        "id": pa.array([own for batch in batches for own in batch.ids], pa.string()),
-        "model": each(batch.model for batch in batches),
-        "version": each((batch.version for batch in batches), pa.int64()),
-        "role": each(batch.role for batch in batches),
-        "at_us": each((to_us(batch.at) for batch in batches), pa.int64()),
-        "domain_us": each((to_us(batch.domain_at) for batch in batches), pa.int64()),
-        "caller": each(batch.caller for batch in batches),
-        "entity": pa.array([entity for batch in batches for entity in _entities(batch)], pa.string()),
-        "score": pa.array([score for batch in batches for score in batch.scores], pa.float64()),
-        "latency_ms": each((batch.latency_ms for batch in batches), pa.float64()),
-    }
-    if names:
-        values = np.concatenate([np.asarray(batch.values, np.float64) for batch in batches])
-        columns |= {FEATURE + name: pa.array(values[:, at], from_pandas=True) for at, name in enumerate(names)}
-    return pa.table(columns)
-
-
-def _entities(batch: Batch) -> list[str]:
-    return [_json(entity).decode() for entity in batch.entities] if batch.entities else ["{}"] * len(batch.ids)
 
 
 def _kept(table: pa.Table, shadows: bool, before: str | None, span: tuple[int | None, int | None]) -> pa.Table:

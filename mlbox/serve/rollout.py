@@ -64,6 +64,8 @@ class Rollouts:
         self._clock = clock
         self._every = every
         self._lock = threading.Lock()
+        self.generation = 0
+        """How often what is below was read anew."""
         self._champions: dict[str, int] = {}
         self._candidates: dict[str, Promotion] = {}
         self._wake = threading.Event()
@@ -145,6 +147,7 @@ class Rollouts:
             self._champions = {v.model: v.version for v in self._registry.in_stage("Production") if v.servable}
             self._candidates = {p.model: p for p in self._promotions.open() if p.state in ("shadow", "canary")}
             self._evidence.watch(self._candidates, self._kept.kept)
+            self.generation += 1
 
     # -- deciding ---------------------------------------------------------------------------------------------------
 

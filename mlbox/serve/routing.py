@@ -20,6 +20,9 @@ class Route(NamedTuple):
 class Routes(Protocol):
     """Where the model server asks."""
 
+    generation: int
+    """Another one whenever an answer of the two below may be another one."""
+
     def route(self, model: str, key: str) -> Route:
         """Who answers this key; raises NotFound when nothing of the model serves."""
 

@@ -9,35 +9,33 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, TooMany, Unavailable
+from mlbox.errors import MlboxError, NotFound, TooMany, Unavailable
 from mlbox.events import EventBus
-from mlbox.ids import new_id
-from mlbox.records import Column, Event, ModelVersion, Prediction, ServingConfig, Stage, TensorSpec
-from mlbox.serve import naming
-from mlbox.serve.answers import Inferred, Part, groups, joined, taken
+from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, TensorSpec
+from mlbox.serve.answers import Inferred, Part, groups, joined
 from mlbox.serve.background import Background
-from mlbox.serve.execution import Asked, Execution, Running
-from mlbox.serve.loading import Loader, inputs_of
-from mlbox.serve.predlog import Batch, PredictionLog
+from mlbox.serve.batches import Batch
+from mlbox.serve.execution import Ask, Begun, Execution
+from mlbox.serve.loading import Loader
+from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.rates import Rates
 from mlbox.serve.routing import Route, Routes
-from mlbox.serve.rows import MAX_ROWS, Columns, Form, Inputs, PredictRow, check_rows
+from mlbox.serve.rows import Form, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
-from mlbox.serve.tensors import Tensor, batch_of, check_inputs
+from mlbox.serve.targets import SERVING, Target, Targets
+from mlbox.serve.tensors import Tensor
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking, who
 from mlbox.store.features import FeatureStore
-from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.store.registry import Registry
 from mlbox.store.serving import EVENT
 
 __all__ = ["ModelServer", "PredictRow"]
-SERVING: tuple[Stage, ...] = ("Staging", "Production")
 SHADOW_ROOM = 256
 WARM_ROOM = 1000
 _log = logging.getLogger(__name__)
@@ -78,14 +76,11 @@ class ModelServer:
             threads=threads,
             most=most_loaded,
         )
+        self.targets = Targets(registry, routes, self._loader, features)
         self._execution = Execution(self._loader, log, clock, self.statistics)
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
-        self.check_staging: Callable[[str], None] = lambda model: None
-        """Raises NotAuthorised unless whoever asks may ask a model's version in Staging."""
-        self._asked_with: dict[tuple[str, ...], tuple[Column, ...]] = {}
-        """By features, which are of a version and so never change, what they are looked up by."""
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 
@@ -108,10 +103,11 @@ class ModelServer:
         Unavailable when a model fails. Either all rows are answered and logged, or none.
         """
         check_rows(rows)
-        model, version = self._named(model, version)
-        self._admit(model, version, caller)
+        target = self.targets.find(model, version)
+        model = target.model
+        self._admit(target, caller)
         with asking(None):  # who may ask a model may have it look at what it needs
-            routes = self._routes_of(model, [row.key for row in rows], version)
+            routes = self.targets.routes(target, [row.key for row in rows])
             inputs = Inputs(self._features, rows)
             answers: dict[int, Prediction] = {}
             batches = []
@@ -141,15 +137,40 @@ class ModelServer:
         is 1 for the first in the queue, 0 for the model's default. Raises as `predict` does; TooMany where too many wait, and
         TimedOut, or Unavailable for what never ran, past the timeout.
         """
-        model, version = self._named(model, version)
-        self._admit(model, version, caller)
-        with asking(None):
-            asked, routes = self._ask(model, tensors, outputs, caller, version, keys, priority, timeout_ms)
-            running = [self._begin(asked, routes, *group) for group in groups(routes).items()]
-            return self._finish(asked, routes, [self._execution.end(one) for one in running])
+        target = self.targets.find(model, version)
+        begun = self.begin(Ask(target, tensors, caller, outputs, keys, priority, timeout_ms))
+        (found,) = self.run([begun])
+        if isinstance(found, MlboxError):
+            raise found
+        return found
 
-    def _admit(self, model: str, version: int | None, caller: str) -> None:
+    def begin(self, ask: Ask) -> Begun:
+        """Check a request, and say who is to answer it, for whoever asks; nothing has run then. Raises as `infer` does."""
+        self._admit(ask.target, ask.caller)
+        with asking(None):
+            return self._execution.begin(ask, self.targets)
+
+    def run(self, begun: Sequence[Begun]) -> list[Inferred | MlboxError]:
+        """Answer requests, or say what became of each: those that a quick version answers in one run of it."""
+        with asking(None):
+            self._execution.start([running for one in begun for running in one.running])
+            ended = [self._execution.end(one) for one in begun]
+            self._predictions.put(
+                self._execution.batches([p for parts in ended if isinstance(parts, list) for p in parts])
+            )
+            return [
+                parts if isinstance(parts, MlboxError) else self._answered(one, parts)
+                for one, parts in zip(begun, ended, strict=True)
+            ]
+
+    def _answered(self, begun: Begun, parts: Sequence[Part]) -> Inferred:
+        if len(begun.routes) > 1 or begun.routes[0].shadow is not None:
+            self._shadow(begun.ask.target.model, begun.routes, functools.partial(self._execution.rehearsed, begun))
+        return joined(parts, begun.rows)
+
+    def _admit(self, target: Target, caller: str) -> None:
         """Raise TooMany where whoever asks has asked too often."""
+        model = target.model
         config = self._loader.config(model)
         if not config.rate_limit:
             return
@@ -159,101 +180,17 @@ class ModelServer:
             self._rates.take(model, token, rate=config.rate_limit, burst=config.rate_burst)
         except TooMany:
             with contextlib.suppress(NotFound):
-                number = version if version is not None else self._routes.route(model, "").version
+                number = target.version if target.version is not None else self._routes.route(model, "").version
                 self.statistics.failed(model, number, reason="rate_limit")
             raise
 
-    def is_at_hand(self, model: str, rows: int, tensors: Collection[str] | None) -> bool:
-        """Whether an answer of so many rows costs less than a thread to make it in: it may be made on the event loop.
-
-        Whoever may answer is in memory and quick. Features that are looked up, as they are unless one of the tensors is the
-        model's own, are at hand as well; None says that none are. A model that is named in another way is not found here.
-        """
-        loaded = [self._loader.known(model, number) for number in self._routes.versions(model)]
-        return bool(loaded) and all(
-            one is not None
-            and one.lane.quick(rows)
-            and (
-                tensors is None
-                or any(spec.name in tensors for spec in one.inputs)
-                or self._features.is_at_hand(one.version.features, rows)
-            )
-            for one in loaded
-        )
-
-    def _ask(
-        self,
-        model: str,
-        tensors: Sequence[Tensor],
-        outputs: Sequence[str],
-        caller: str,
-        version: int | None,
-        keys: Sequence[str],
-        priority: int,
-        timeout_ms: float,
-    ) -> tuple[Asked, list[Route]]:
-        """A request that was checked, and who answers it: one route for all rows, or one for each."""
-        specs = self._inputs(model, version)
-        check_inputs(specs, tensors, model)
-        found = batch_of(specs, tensors)
-        rows = 1 if found is None else _checked_rows(found, model, tensors[0].name)
-        if len(keys) > 1 and len(keys) != found:
-            raise InvalidInput(f"{len(keys)} keys for {rows} rows.", hint="Send one for each row.", field="keys")
-        asked = Asked(model, tensors, outputs, rows, found is not None, caller, priority, timeout_ms, specs)
-        return asked, self._routes_of(model, keys or [self._any_key(model)], version)
-
-    def _any_key(self, model: str) -> str:
-        """For a request that may meet any version, a new key, as far as there are several to meet."""
-        return new_id() if len(self._routes.versions(model)) > 1 else ""
-
-    def _begin(self, asked: Asked, routes: Sequence[Route], route: Route, places: Sequence[int]) -> Running:
-        """Have a route's version answer its rows."""
-        if len(routes) == 1 or len(places) == asked.rows:
-            return self._execution.begin(asked, route, range(asked.rows), asked.tensors)
-        return self._execution.begin(asked, route, places, taken(asked.tensors, places))
-
-    def _finish(self, asked: Asked, routes: Sequence[Route], parts: Sequence[Part]) -> Inferred:
-        self._predictions.put([part.batch for part in parts])
-        self._shadow(
-            asked.model,
-            routes,
-            lambda places, route: self._execution.end(self._begin(asked, routes, route, places)).batch,
-        )
-        return joined(parts, asked.rows)
-
     def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
         """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
-        return self._inputs(*self._named(model, version))
+        return self.targets.inputs(self.targets.find(model, version))
 
     def form(self, model: str, version: int | None = None) -> Form:
         """What rows for a model are made of, of the version that `inputs` speaks of; raises as it does."""
-        model, version = self._named(model, version)
-        with asking(None):
-            number = version if version is not None else self._routes_of(model, [""], None)[0].version
-            loaded = self._loader.known(model, number)
-            columns = loaded.columns if loaded is not None else Columns(self._servable(model, number))
-            if columns.names not in self._asked_with:
-                self._asked_with[columns.names] = (
-                    tuple(self._features.asked_with(columns.names)) if columns.names else ()
-                )
-            return Form(columns, self._asked_with[columns.names])
-
-    def _inputs(self, model: str, version: int | None) -> tuple[TensorSpec, ...]:
-        number = version if version is not None else self._routes_of(model, [""], None)[0].version
-        loaded = self._loader.known(model, number)
-        if loaded is not None:
-            return loaded.inputs
-        served = self._servable(model, number)
-        return inputs_of(served, served.inputs)
-
-    def _routes_of(self, model: str, keys: Sequence[str], version: int | None) -> list[Route]:
-        if version is not None:
-            return [Route(version=version, role="champion")] * len(keys)
-        try:
-            return [self._routes.route(model, key) for key in keys]
-        except NotFound:
-            self.metadata(model)  # which knows more to say about it
-            raise
+        return self.targets.form(self.targets.find(model, version))
 
     # -- beside the answer --------------------------------------------------------------------------------------------
 
@@ -280,49 +217,8 @@ class ModelServer:
     # -- what serves ------------------------------------------------------------------------------------------------
 
     def metadata(self, model: str, version: int | None = None) -> ModelVersion:
-        """The version in Production, or one that is named; raises NotFound, or Refused for one that may not serve."""
-        model, version = self._named(model, version)
-        if version is not None:
-            return self._servable(model, version)
-        found = self._registry.by_stage(model, "Production")
-        if found is None:
-            stages = self._registry.model(model).stages
-            there = ", ".join(f"{model}/{number} in stage {stage}" for stage, number in stages.items())
-            raise NotFound(
-                f"No version of {model!r} is in Production; there is {there or 'none at all'}.",
-                hint=f"`mlbox model promote {model}/{max(stages.values(), default=1)}` begins its way.",
-                field="model",
-            )
-        return _checked(found)
-
-    def _named(self, address: str, version: int | None) -> tuple[str, int | None]:
-        """A model's name, and the version of it that an address or a request names, which may serve."""
-        model, what = naming.parse(address)
-        self._registry.see(model)
-        if what and version is not None:
-            raise InvalidInput(
-                f"The request names version {version!s:.40} and {address!r:.80}.", hint="Name one.", field="version"
-            )
-        number = version if version is not None else naming.version_meant(self._registry, model, what)
-        if number is not None and self._servable(model, number).stage == "Staging":
-            self.check_staging(model)
-        return model, number
-
-    def _servable(self, model: str, version: int) -> ModelVersion:
-        if not 0 < version < 2**63:
-            raise NotFound(
-                f"There is no version {version!s:.40} of {model!r}.",
-                hint="`mlbox model ls` lists them.",
-                field="version",
-            )
-        found = self._registry.version(model, version)
-        if found.stage not in SERVING:
-            raise Refused(
-                f"{found.ref} is in stage {found.stage} and may not serve.",
-                hint=f"`mlbox model promote {found.ref}` begins its way.",
-                field="version",
-            )
-        return _checked(found)
+        """As `Targets.metadata`."""
+        return self.targets.metadata(model, version)
 
     def ready(self, model: str, version: int | None = None) -> ModelVersion:
         """The same, once it is in memory; raises Unavailable when it cannot be loaded."""
@@ -390,23 +286,3 @@ class ModelServer:
         self._shadows.close()
         self._warming.close()
         self._loader.close()
-
-
-def _checked_rows(rows: int, model: str, name: str) -> int:
-    if not 1 <= rows <= MAX_ROWS:
-        raise InvalidInput(
-            f"inference request batch-size must be <= {MAX_ROWS} for {model!r}, and is {rows}",
-            hint="Split the request.",
-            field=name,
-        )
-    return rows
-
-
-def _checked(version: ModelVersion) -> ModelVersion:
-    if not version.servable:
-        raise Refused(
-            f"{version.ref} is in {version.stage} for clients to load, and cannot be served: {version.unservable}",
-            hint=HOW_TO_SERVE,
-            field="version",
-        )
-    return version

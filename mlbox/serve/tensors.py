@@ -46,7 +46,11 @@ class Tensor(NamedTuple):
 
 def fits(spec: tuple[int, ...], shape: Sequence[int]) -> bool:
     """Whether an array of a shape may be given where a shape with free dimensions, -1, is wanted."""
-    return len(spec) == len(shape) and all(wanted in (-1, given) for wanted, given in zip(spec, shape, strict=True))
+    return len(spec) == len(shape) and all(map(_is_one, spec, shape))
+
+
+def _is_one(wanted: int, given: int) -> bool:
+    return wanted in (-1, given)
 
 
 def check_inputs(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], model: str) -> None:
@@ -106,6 +110,8 @@ def check_outputs(specs: Sequence[TensorSpec], wanted: Sequence[str], model: str
 
 def batch_of(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> int | None:
     """How many rows a request has: the first dimension, where it is free in each input and the same in all; else None."""
+    if len(specs) == len(tensors) == 1:
+        return tensors[0].data.shape[0] if specs[0].shape[:1] == (-1,) else None
     if not all(spec.shape and spec.shape[0] == -1 for spec in specs):
         return None
     sizes = {tensor.data.shape[0] for tensor in tensors}

@@ -23,7 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from mlbox import __version__
 from mlbox.errors import Unavailable
 from mlbox.records import DriftResult
-from mlbox.serve.predlog import Batch
+from mlbox.serve.batches import Batch
 from mlbox.web import metrics_inference
 from mlbox.web.box import Box
 
@@ -167,7 +167,7 @@ class Metrics:
         if batch.role != "shadow":
             version = str(batch.version)
             self._scores.observe(batch.model, version, [score for score in batch.scores if score is not None])
-            self._latency.observe(batch.model, version, [batch.latency_ms / 1000] * len(batch.ids))
+            self._latency.observe(batch.model, version, [one / 1000 for one in batch.latencies])
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus's text."""

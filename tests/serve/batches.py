@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlbox.records import Prediction
-from mlbox.serve.predlog import Batch
+from mlbox.serve.batches import Batch
 
 
 def batches(rows: Sequence[Prediction]) -> list[Batch]:

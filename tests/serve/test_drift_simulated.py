@@ -13,9 +13,9 @@ from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion
+from mlbox.serve.batches import Batch
 from mlbox.serve.monitor import DRIFT, Monitor
 from mlbox.serve.notifier import Notifier
-from mlbox.serve.predlog import Batch
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.alert_rules import parse
 from mlbox.store.outbox import Outbox

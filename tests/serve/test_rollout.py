@@ -16,7 +16,8 @@ from mlbox.clock import ManualClock
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import GateResult, Guard, Promotion, PromotionPolicy, RampStep, ServeRole
-from mlbox.serve.predlog import Batch, PredictionLog
+from mlbox.serve.batches import Batch
+from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.rollout import Rollouts, choose
 from mlbox.serve.routing import bucket
 from mlbox.serve.verdict import RULE, recompute

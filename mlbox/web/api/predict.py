@@ -83,7 +83,7 @@ def _is_at_hand(box: Box, call: Call) -> bool:
     call.read = asked = _decode(call.body)
     rows = max(len(asked.entities), len(asked.features))
     own = None if asked.features and not asked.entities else ()
-    return asked.version is None and box.models.is_at_hand(call.parameters["model"], rows, own)
+    return asked.version is None and box.models.targets.is_at_hand(call.parameters["model"], rows, own)
 
 
 def _fast(box: Box, call: Call) -> Reply:

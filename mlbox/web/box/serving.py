@@ -97,7 +97,7 @@ class Serving(Data):
             threads=self.settings.infer_threads,
             most_loaded=self.settings.max_models,
         )
-        self.models.check_staging = self._check_staging
+        self.models.targets.check_staging = self._check_staging
         opening.callback(self.models.close)
         self._open_monitoring(opening)
         with contextlib.suppress(Unavailable):  # /readyz says that the registry is down

@@ -102,7 +102,7 @@ def _is_at_hand(box: Box, call: Call) -> bool:
     if len(call.body) > MOST_AT_HAND or "version" in call.parameters:
         return False
     _, tensors = call.read = wire.decode(call.body, call.headers.get(wire.HEADER))
-    return box.models.is_at_hand(
+    return box.models.targets.is_at_hand(
         call.parameters["model"], tensors[0].data.shape[0], [tensor.name for tensor in tensors]
     )
 

@@ -9,7 +9,7 @@ from litestar import MediaType, Response, post
 
 from mlbox.errors import Refused
 from mlbox.records import ModelVersion, Principal, Record
-from mlbox.serve.server import SERVING
+from mlbox.serve.targets import SERVING
 from mlbox.web.box import Box
 from mlbox.web.v2.models import problem
 

@@ -1,0 +1,120 @@
+"""What the prediction log takes: rows as they come off the request path, and as the columns that are written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mlbox.clock import to_us
+from mlbox.records import Prediction, ServeRole
+from mlbox.serve.predfiles import FEATURE
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+_json = msgspec.json.Encoder().encode
+
+
+class Batch(msgspec.Struct, frozen=True, eq=False):
+    """Rows that one version answered in one run: what they have in common is said once.
+
+    They are those of one request, or of several with one row each. What becomes of each row is worked out where it is written.
+    """
+
+    model: str
+    version: int
+    role: ServeRole
+    at: datetime
+    domain_at: datetime
+    caller: str
+    latency_ms: float | list[float]
+    """Of the request; of each, where there are several."""
+    ids: Sequence[str]
+    scores: Sequence[float | None]
+    names: tuple[str, ...] = ()
+    """The features, in the order of a row's values."""
+    values: np.ndarray | Sequence[Sequence[float | None]] | None = None
+    entities: Sequence[dict[str, Any]] = ()
+
+    @property
+    def by_request(self) -> Sequence[float]:
+        """The latency of each request."""
+        return self.latency_ms if isinstance(self.latency_ms, list) else (self.latency_ms,)
+
+    @property
+    def latencies(self) -> Sequence[float]:
+        """The latency of each row."""
+        return self.latency_ms if isinstance(self.latency_ms, list) else [self.latency_ms] * len(self.ids)
+
+    def predictions(self) -> list[Prediction]:
+        """A record for each row; what is NaN among the features is missing."""
+        rows, latencies = self._rows(), self.latencies
+        return [
+            Prediction(
+                id=own,
+                model=self.model,
+                version=self.version,
+                role=self.role,
+                at=self.at,
+                domain_at=self.domain_at,
+                caller=self.caller,
+                entity=self.entities[place] if self.entities else {},
+                features=dict(zip(self.names, rows[place], strict=True)) if self.names else {},
+                score=self.scores[place],
+                latency_ms=latencies[place],
+            )
+            for place, own in enumerate(self.ids)
+        ]
+
+    def _rows(self) -> Sequence[Sequence[float | None]]:
+        if self.values is None or not self.names:
+            return ()
+        if isinstance(self.values, Sequence):
+            return self.values
+        return [[None if value != value else value for value in row] for row in self.values.tolist()]
+
+
+def table_of(batches: Sequence[Batch]) -> pa.Table:
+    """The rows of one version's batches, as `from_table` reads them: their fields, and a float64 column for each feature."""
+    import pyarrow as pa
+
+    alike: dict[tuple[str, ...], list[Batch]] = {}
+    for batch in batches:
+        alike.setdefault(batch.names if batch.values is not None else (), []).append(batch)
+    return pa.concat_tables([_alike(names, some) for names, some in alike.items()], promote_options="default")
+
+
+def _alike(names: tuple[str, ...], batches: Sequence[Batch]) -> pa.Table:
+    """Of batches with the same features: column by column, which takes a fraction of what rows do."""
+    import numpy as np
+    import pyarrow as pa
+
+    counts = [len(batch.ids) for batch in batches]
+
+    def each(values: Iterable[Any], kind: Any = None) -> pa.Array:
+        return pa.array([value for value, count in zip(values, counts, strict=True) for _ in range(count)], kind)
+
+    columns: dict[str, Any] = {
+        "id": pa.array([own for batch in batches for own in batch.ids], pa.string()),
+        "model": each(batch.model for batch in batches),
+        "version": each((batch.version for batch in batches), pa.int64()),
+        "role": each(batch.role for batch in batches),
+        "at_us": each((to_us(batch.at) for batch in batches), pa.int64()),
+        "domain_us": each((to_us(batch.domain_at) for batch in batches), pa.int64()),
+        "caller": each(batch.caller for batch in batches),
+        "entity": pa.array([entity for batch in batches for entity in _entities(batch)], pa.string()),
+        "score": pa.array([score for batch in batches for score in batch.scores], pa.float64()),
+        "latency_ms": pa.array([one for batch in batches for one in batch.latencies], pa.float64()),
+    }
+    if names:
+        values = np.concatenate([np.asarray(batch.values, np.float64) for batch in batches])
+        columns |= {FEATURE + name: pa.array(values[:, at], from_pandas=True) for at, name in enumerate(names)}
+    return pa.table(columns)
+
+
+def _entities(batch: Batch) -> list[str]:
+    return [_json(entity).decode() for entity in batch.entities] if batch.entities else ["{}"] * len(batch.ids)
