@@ -6,12 +6,15 @@ import math
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 
-from mlbox.errors import InvalidInput, NotFound, Refused, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.serve.background import Background
+from mlbox.serve.execution import Ask
 from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.serve.tensors import Tensor
 from mlbox.store.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import linear
@@ -264,3 +267,28 @@ def test_a_queue_of_shadows_that_is_full_drops_and_counts_and_does_not_wait() ->
     wait_for(lambda: done == [0, 1], what="what found room")
     queue.close()
     assert not queue.offer(hold)
+
+
+def test_requests_that_are_run_at_once_are_answered_and_logged_as_alone(serving: House) -> None:
+    serving.serve_one(1.0, 10.0)
+    serving.server.load(serving.registry.version("score", 1))
+    target = serving.server.targets.find("score")
+    matrices = [[[-4.0, 0.5]], [[1.0, 0.0], [0.0, 0.1]], [[2.0, 0.0]], [[math.nan, 0.0]]]
+    begun = [
+        serving.server.begin(Ask(target, [Tensor("input", "FP32", np.array(rows, np.float32))], caller))
+        for rows, caller in zip(matrices, ("ann", "ann", "bea", "ann"), strict=True)
+    ]
+    found = serving.server.run(begun)
+    answers = [one.outputs[0].data.ravel().tolist() for one in found if not isinstance(one, MlboxError)]
+    wanted = [[sigmoid(1)], [sigmoid(1)] * 2, [sigmoid(2)], [math.nan]]
+    for answer, scores in zip(answers, wanted, strict=True):
+        assert answer == pytest.approx(scores, rel=1e-5, nan_ok=True)
+    ids = [one.ids for one in found if not isinstance(one, MlboxError)]
+    assert [len(some) for some in ids] == [1, 2, 1, 1]
+    logged = {row.id: row for row in serving.log.recent("score")}
+    assert [[logged[own].caller for own in some] for some in ids] == [["ann"], ["ann"] * 2, ["bea"], ["ann"]]
+    first, last = logged[ids[0][0]], logged[ids[3][0]]
+    assert (first.features, last.features[FEATURES[0]]) == ({FEATURES[0]: -4.0, FEATURES[1]: 0.5}, None)
+    assert logged[ids[1][1]].features[FEATURES[1]] == pytest.approx(0.1)
+    assert serving.server.statistics.of("score", 1).success.count == 4
+    assert serving.log.traffic("score", 1, "champion").count == 5

@@ -241,6 +241,35 @@ def test_pipelined_requests_wait_for_a_large_one_before_them(pair: Pair) -> None
     assert [b'"id":"large"' in answer for answer in answers] == [True, False, False] * 2
 
 
+CROWD: list[Any] = [
+    TENSOR,
+    {"inputs": [tensor(2.5, -1.0)], "id": "two rows"},
+    {"inputs": [tensor("a", datatype="BYTES")]},
+    {"inputs": [tensor(1.0, name="nothing")]},
+    {"inputs": [tensor(1.0, 2.0, shape=[1, 2])]},
+    {"inputs": [tensor(0.5)], "outputs": [{"name": "score"}], "parameters": {"key": "a"}},
+    {"inputs": [tensor(0.5)], "outputs": [{"name": "nothing"}]},
+    {"inputs": [tensor(0.5)], "parameters": {"priority": "first"}},
+    BY_ID,
+    {"inputs": [tensor("nobody", shape=[1], datatype="BYTES", name="who")]},
+]
+
+
+def test_requests_that_come_at_once_are_each_answered_as_if_alone(pair: Pair) -> None:
+    """What is wrong with one is told to that one; those for which one run does are answered in one."""
+    found = []
+    for server in (pair.fast, pair.slow):
+        with contextlib.ExitStack() as stack:
+            wires = [Wire(server, pair.token) for _ in CROWD * 4]
+            for wire in wires:
+                stack.enter_context(contextlib.closing(wire.socket))
+            for wire, body in zip(wires, CROWD * 4, strict=True):
+                wire.socket.sendall(wire.request(INFER, body))
+            found.append([normal(wire.answer()) for wire in wires])
+    assert found[0] == found[1]
+    assert [status(answer) for answer in found[0][: len(CROWD)]] == [200, 200, 400, 400, 400, 200, 400, 400, 200, 404]
+
+
 def test_requests_that_come_in_pieces(pair: Pair) -> None:
     def bytewise(wire: Wire) -> list[bytes]:
         wire.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -6,21 +6,20 @@ they are remembered there; who asks, whether the server is busy, and the body ar
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
 from mlbox.errors import MlboxError
-from mlbox.store.asking import set_asking
 from mlbox.web.access_log import AccessLog, Request, given_id
 from mlbox.web.box import Box
 from mlbox.web.edge import Edge
 from mlbox.web.fast.routes import Call, Fast, Found, Reply, Table
 from mlbox.web.limits import check_type, is_flat, is_json
-from mlbox.web.logs import request_id
 from mlbox.web.pages.headers import HEADERS
 from mlbox.web.problems import as_mlbox_error, body_at, retry_after
 
@@ -57,7 +56,6 @@ class Asked(NamedTuple):
     head: Head
     call: Call
     at_hand: bool
-    id: str
     began: float
     start: float
 
@@ -69,6 +67,9 @@ class Answer(NamedTuple):
     fields: bytes
     """Its headers, but for the server's own, and for what the connection says of itself."""
     body: bytes
+
+
+Send = Callable[[Asked, Answer], None]
 
 
 class FastPath:
@@ -86,6 +87,8 @@ class FastPath:
         self._most_depth = box.settings.max_depth
         self._own: tuple[object, bytes] = (None, b"")
         self._counts = box.fast_path
+        self._turn: list[tuple[Asked, Send]] = []
+        """What is to be answered at the end of this turn of the loop."""
 
     def find(self, method: bytes, target: bytes) -> Found | None:
         """As `Table.find`."""
@@ -140,42 +143,69 @@ class FastPath:
             at_hand = head.fast.at_hand(self._box, call)
         except Exception:  # whatever it is, the app tells of it
             return None
-        return Asked(head, call, at_hand, head.given_id or self._log.new_id(), began, start)
+        call.id = head.given_id or self._log.new_id()
+        return Asked(head, call, at_hand, began, start)
+
+    def join(self, asked: Asked, send: Send) -> None:
+        """Answer a request together with others of this turn of the loop, at its end."""
+        if not self._turn:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        self._turn.append((asked, send))
+
+    def _end_turn(self) -> None:
+        turn, self._turn = self._turn, []
+        alike: dict[Any, list[tuple[Asked, Send]]] = {}
+        for one in turn:
+            alike.setdefault(one[0].head.fast.together, []).append(one)
+        for together, some in alike.items():
+            replies = contextvars.copy_context().run(self._replies, together, [asked.call for asked, _ in some])
+            for (asked, send), reply in zip(some, replies, strict=True):
+                send(asked, _answer(asked, reply))
+
+    def _replies(self, together: Callable[..., list[Reply | Exception]], calls: list[Call]) -> list[Reply | Exception]:
+        try:
+            return together(self._box, calls)
+        except Exception as err:  # as below; it is nobody's own
+            return [err] * len(calls)
 
     def answer(self, asked: Asked) -> Answer:
         """What a request is answered with, for whoever asked; may be called from any thread."""
-        return contextvars.copy_context().run(self._answer, asked)
+        return _answer(asked, contextvars.copy_context().run(self._reply, asked))
 
-    def _answer(self, asked: Asked) -> Answer:
-        head = asked.head
-        request_id.set(asked.id)
-        set_asking(asked.call.principal)
+    def _reply(self, asked: Asked) -> Reply | Exception:
+        asked.call.enter()
         try:
-            reply, status = head.fast.answer(self._box, asked.call), head.fast.handler.status_code
-        except Exception as err:  # as the app's own handlers of exceptions do
-            reply, status = _refusal(head.path, as_mlbox_error(err))
-        more = b"".join(_line(name.encode(), value.encode()) for name, value in reply.headers.items())
-        fields = b"%scontent-type: %s\r\ncontent-length: %d\r\n%s%sx-request-id: %s\r\n" % (
-            more,
-            reply.kind.encode(),
-            len(reply.body),
-            _EVERY,
-            head.fields,
-            asked.id.encode(),
-        )
-        return Answer(status, fields, reply.body)
+            return asked.head.fast.answer(self._box, asked.call)
+        except Exception as err:  # whatever it is, as the app's own handlers of exceptions do
+            return err
 
     def note(self, asked: Asked, status: int) -> None:
         """A request was answered."""
         head, seconds = asked.head, time.perf_counter() - asked.start
         what = (head.method, head.path, b"", head.client, asked.call.principal)
-        self._log.note(Request(asked.began, seconds, asked.id, status, *what))
+        self._log.note(Request(asked.began, seconds, asked.call.id, status, *what))
 
     def own_fields(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The server's own headers, the date among them, of which there is a new list every second."""
         if self._own[0] is not headers:
             self._own = headers, b"".join(_line(*field) for field in headers)
         return self._own[1]
+
+
+def _answer(asked: Asked, reply: Reply | Exception) -> Answer:
+    head, status = asked.head, asked.head.fast.handler.status_code
+    if isinstance(reply, Exception):
+        reply, status = _refusal(head.path, as_mlbox_error(reply))
+    more = b"".join(_line(name.encode(), value.encode()) for name, value in reply.headers.items())
+    fields = b"%scontent-type: %s\r\ncontent-length: %d\r\n%s%sx-request-id: %s\r\n" % (
+        more,
+        reply.kind.encode(),
+        len(reply.body),
+        _EVERY,
+        head.fields,
+        asked.call.id.encode(),
+    )
+    return Answer(status, fields, reply.body)
 
 
 def _refusal(path: str, err: MlboxError) -> tuple[Reply, int]:

@@ -9,6 +9,7 @@ A head that comes again, byte for byte, on the same connection is not parsed aga
 
 from __future__ import annotations
 
+import functools
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -145,16 +146,20 @@ class FastProtocol(HttpToolsProtocol):
         if asked is None:
             return False
         self._head = None
-        if asked.at_hand:
+        if asked.at_hand and head.fast.together is None:
             self._send(asked, self._fast_path.answer(asked), cycle)
+            return True
+        self.cycle = cast(Any, cycle)
+        self._fast_path.edge.enter()
+        made = functools.partial(self._made, cycle)
+        if asked.at_hand:
+            self._fast_path.join(asked, made)
         else:
-            self.cycle = cast(Any, cycle)
             work = self.loop.run_in_executor(self._fast_path.pool, self._fast_path.answer, asked)
-            self._fast_path.edge.enter()
-            work.add_done_callback(lambda done: self._made(asked, done.result(), cycle))
+            work.add_done_callback(lambda done: made(asked, done.result()))
         return True
 
-    def _made(self, asked: Asked, answer: Answer, cycle: Cycle) -> None:
+    def _made(self, cycle: Cycle, asked: Asked, answer: Answer) -> None:
         assert self._fast_path is not None
         self._fast_path.edge.leave()
         self._send(asked, answer, cycle)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from litestar.handlers import HTTPRouteHandler
 
 from mlbox.records import Principal
+from mlbox.store.asking import set_asking
 from mlbox.store.roles import ACTIONS
 from mlbox.web.box import Box
+from mlbox.web.logs import request_id
 
 Parameters = Mapping[str, Any]
 _PARAMETER = re.compile(r"\{(\w+):(\w+)\}")
@@ -32,15 +34,21 @@ class Reply(NamedTuple):
 class Call:
     """One request, as the function that answers it sees it."""
 
-    __slots__ = ("body", "headers", "parameters", "principal", "read")
+    __slots__ = ("body", "headers", "id", "parameters", "principal", "read")
 
     def __init__(self, principal: Principal, parameters: Parameters, headers: Mapping[str, str], body: bytes) -> None:
         self.principal = principal
         self.parameters = parameters
         self.headers = headers
         self.body = body
+        self.id = ""
         self.read: Any = None
         """The body decoded, for whoever decoded it."""
+
+    def enter(self) -> None:
+        """From here on this context works for this request."""
+        request_id.set(self.id)
+        set_asking(self.principal)
 
 
 class Fast(NamedTuple):
@@ -51,6 +59,9 @@ class Fast(NamedTuple):
     """Whether the answer costs less than a thread to make it in. It may decode the body; what it raises, the app deals with."""
     answer: Callable[[Box, Call], Reply]
     """What the handler does, on the loop or off it; it raises what the handler raises."""
+    together: Callable[[Box, Sequence[Call]], list[Reply | Exception]] | None = None
+    """The same of all that are at hand in one turn of the loop, where that costs less than one after the other: what each is
+    answered with, or what its handler would have raised. It works for each in turn (`Call.enter`)."""
 
 
 class Found(NamedTuple):

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import TensorSpec
 from mlbox.serve.answers import SCORE, Inferred
+from mlbox.serve.execution import Ask, Begun
 from mlbox.serve.rows import Form, PredictRow
 from mlbox.serve.server import ModelServer
 from mlbox.serve.tensors import FLOATS, Tensor, check_inputs
@@ -42,15 +43,36 @@ def infer(
     caller: str,
 ) -> Answer:
     """Answer one request; raises as `ModelServer.infer` does."""
+    begun = begin(models, model, version, asked, tensors, caller)
+    if isinstance(begun, Inferred):
+        return answer(asked, begun)
+    (found,) = models.run([begun])
+    if isinstance(found, MlboxError):
+        raise found
+    return answer(asked, found)
+
+
+def begin(
+    models: ModelServer,
+    model: str,
+    version: int | None,
+    asked: wire.Request,
+    tensors: Sequence[Tensor],
+    caller: str,
+) -> Begun | Inferred:
+    """A request that is ready to run; by ids it has run already."""
     keys = keys_of(asked.parameters)
-    specs = models.inputs(model, version)
+    target = models.targets.find(model, version)
+    specs = models.targets.inputs(target)
     own = {spec.name for spec in specs}
-    if own.isdisjoint(tensor.name for tensor in tensors) or _are_both(models, model, version, own, tensors):
-        found = _by_ids(models, model, version, asked, tensors, keys, caller, specs)
-    else:
-        outputs = [output.name for output in asked.outputs]
-        policy = queueing(asked.parameters)
-        found = models.infer(model, tensors, caller=caller, version=version, outputs=outputs, keys=keys, **policy)
+    if own.isdisjoint([tensor.name for tensor in tensors]) or _are_both(models, model, version, own, tensors):
+        return _by_ids(models, model, version, asked, tensors, keys, caller, specs)
+    outputs = [output.name for output in asked.outputs]
+    return models.begin(Ask(target, tensors, caller, outputs, keys, **queueing(asked.parameters)))
+
+
+def answer(asked: wire.Request, found: Inferred) -> Answer:
+    """What a request is answered with."""
     return Answer(str(found.versions[0]), _shown(asked, found.outputs), _parameters(found))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litestar import Request, Response, post
 
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import Principal
+from mlbox.serve.answers import Inferred
+from mlbox.serve.execution import Begun
 from mlbox.web.box import Box
 from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.v2 import dataplane, wire
@@ -53,6 +55,10 @@ def _reply(
         lambda: box.models.inputs(model, version),
     )
     found = dataplane.infer(box.models, model, version, request, tensors, caller)
+    return _written(request, model, found, headers)
+
+
+def _written(request: wire.Request, model: str, found: dataplane.Answer, headers: Mapping[str, str]) -> Reply:
     answer, length = wire.encode(request, model, found.version, found.outputs, found.parameters)
     more = {} if length is None else {wire.HEADER: str(length)}
     kind = "application/json" if length is None else "application/octet-stream"
@@ -112,5 +118,33 @@ def _fast(box: Box, call: Call) -> Reply:
     return _reply(box, call.body, call.headers, model, version, call.principal.name, call.read)
 
 
+def _together(box: Box, calls: Sequence[Call]) -> list[Reply | Exception]:
+    """Requests that were read on the loop: checked each alone, run as few times as they can be, answered each alone."""
+    begun = [_begun(box, call) for call in calls]
+    ran = iter(box.models.run([one for one in begun if isinstance(one, Begun)]))
+    found = [next(ran) if isinstance(one, Begun) else one for one in begun]
+    return [_answered(call, one) for call, one in zip(calls, found, strict=True)]
+
+
+def _begun(box: Box, call: Call) -> Begun | Inferred | Exception:
+    call.enter()
+    request, tensors = call.read
+    try:
+        return dataplane.begin(box.models, call.parameters["model"], None, request, tensors, call.principal.name)
+    except Exception as err:  # this request's own, whatever it is
+        return err
+
+
+def _answered(call: Call, found: Inferred | Exception) -> Reply | Exception:
+    if isinstance(found, Exception):
+        return found
+    call.enter()
+    try:
+        request = call.read[0]
+        return _written(request, call.parameters["model"], dataplane.answer(request, found), call.headers)
+    except Exception as err:  # likewise
+        return err
+
+
 handlers: list[Any] = [infer]
-fast = [Fast(infer, _is_at_hand, _fast)]
+fast = [Fast(infer, _is_at_hand, _fast, _together)]
