@@ -15,6 +15,7 @@ from mlbox.web.rpc import inference_pb2 as pb
 from tests.compat.conftest import HERE, environment, token_of
 from tests.conftest import Server
 from tests.web.served import with_mixed
+from tests.web.test_endpoint_page import calls_on, page_of
 from tests.web.test_rpc import place_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -73,6 +74,20 @@ def test_tritonclient_by_http_and_grpc_and_the_same_messages(run: Run) -> None:
     assert len(shared) > 60
     assert theirs.keys() <= ours.keys()
     assert {name: ours[name] for name in shared} == {name: theirs[name] for name in shared}
+
+
+def test_the_call_of_tritonclient_on_the_page_is_answered(box: Server, tmp_path: Path) -> None:
+    script = tmp_path / "call.py"
+    script.write_text(calls_on(page_of(box))["tritonclient"].replace("'…'", "'u3'"))  # nobody has asked yet
+    ran = subprocess.run(
+        [str(environment("triton")), str(script)],
+        env={"MLBOX_TOKEN": token_of(box, "ann", "member"), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "0.95257" in ran.stdout
 
 
 def test_kserves_sdk_by_rest_and_grpc(run: Run) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from litestar import Response, get
 
 from mlbox.errors import NotFound
 from mlbox.records import Endpoint
+from mlbox.serve.statistics import Totals
 from mlbox.web.box import Box
 from mlbox.web.pages.overview import served
+from mlbox.web.pages.trial import trial_of
 from mlbox.web.pages.view import View, part
 
 PREDICTIONS = 50
+MOST_SIZES = 4
 
 
 def _list(box: Box) -> dict[str, Any]:
@@ -34,19 +37,47 @@ def _find(box: Box, name: str) -> Endpoint:
     return found
 
 
-def _endpoint(box: Box, name: str) -> dict[str, Any]:
+class Traffic(NamedTuple):
+    """What a version did since the server started."""
+
+    version: int
+    totals: Totals
+
+    @property
+    def mean_ms(self) -> float | None:
+        """Of a request that was answered, waiting included."""
+        success = self.totals.success
+        return success.ns / success.count / 1e6 if success.count else None
+
+    @property
+    def batches(self) -> list[tuple[int, int]]:
+        """The sizes of batches that were run most, with how often."""
+        counted = ((rows, took.count) for rows, took in self.totals.batches.items())
+        return sorted(counted, key=lambda one: -one[1])[:MOST_SIZES]
+
+
+def _traffic(box: Box, name: str) -> list[Traffic]:
+    every = box.models.statistics.all()
+    return [Traffic(version, every[model, version]) for model, version in sorted(every, reverse=True) if model == name]
+
+
+def _endpoint(view: View, name: str) -> dict[str, Any]:
+    box = view.box
     found = _find(box, name)
+    predictions = part(lambda: box.predictions.recent(name, PREDICTIONS))
     return {
         "endpoint": found,
         "version": box.registry.version(name, found.champion),
-        "predictions": part(lambda: box.predictions.recent(name, PREDICTIONS)),
+        "predictions": predictions,
+        "traffic": _traffic(box, name),
+        "trial": part(lambda: trial_of(box, view.base, name, predictions.value or ())),
     }
 
 
 @get("/endpoints/{name:str}", include_in_schema=False, action="model.read")
 async def endpoint(view: View, name: str) -> Response[bytes]:
-    """One endpoint, and its last predictions."""
-    return await view.page("endpoint.html", lambda: _endpoint(view.box, name))
+    """One endpoint: its traffic, a form to ask it, how clients do, and its last predictions."""
+    return await view.page("endpoint.html", lambda: _endpoint(view, name))
 
 
 handlers: list[Any] = [endpoints, endpoint]

@@ -5,6 +5,7 @@ import "./keys.js";
 import "./live.js";
 import "./theme.js";
 import "./time.js";
+import "./try.js";
 
 document.addEventListener("htmx:configRequest", (event) => {
   event.detail.headers["x-csrf-token"] = document.querySelector("meta[name=csrf]")?.content ?? "";

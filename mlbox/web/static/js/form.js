@@ -3,7 +3,7 @@
 //   data-confirm   a question to ask first
 //   data-then      where to go afterwards; without it the page is read anew
 //   data-show      the field of the answer to show instead of leaving (a secret that is shown once)
-class Form extends HTMLElement {
+export class Form extends HTMLElement {
   connectedCallback() {
     this.form = this.querySelector("form");
     this.form.addEventListener("submit", (event) => {
