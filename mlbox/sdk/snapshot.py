@@ -22,6 +22,8 @@ IGNORE = ".mlboxignore"
 SKIPPED = frozenset(
     {".git", ".venv", "venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
 )
+DATA_DIRECTORY = "MLBOX_VERSION"
+"""The file that marks a server's data directory. That is no code, and it holds what opens the box: it never travels."""
 _IN_MEMORY = 16 << 20
 _NAMED = 3
 
@@ -40,12 +42,17 @@ class Code(NamedTuple):
 
 
 def survey(folder: Path) -> Code:
-    """A folder's files: in a git checkout those that git does not ignore, else all but caches; never what .mlboxignore names.
+    """A folder's files: in a git checkout those that git does not ignore, else all but caches.
 
-    Reads no file. Raises InvalidInput for a folder that is none, TooLarge past 256 MiB or 50,000 files.
+    Never what .mlboxignore names, nor a server's data directory. Reads no file. Raises InvalidInput for a folder that is none or
+    holds no code, TooLarge past 256 MiB or 50,000 files.
     """
     if not folder.is_dir():
         raise InvalidInput(f"{folder} is no folder.", hint="Give the folder that holds the code.", field="workdir")
+    if (folder / DATA_DIRECTORY).exists():
+        raise InvalidInput(
+            f"{folder} is the data directory of a server.", hint="Give the folder that holds the code.", field="workdir"
+        )
     ignored = _ignored(folder)
     sizes: dict[str, int] = {}
     for name in _names(folder, ignored):
@@ -109,7 +116,8 @@ def _names(folder: Path, ignored: pathspec.GitIgnoreSpec) -> Iterator[str]:
     listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", ".")
     if listed:  # nothing is listed in a folder that git ignores as a whole: as if there were no git
         names = dict.fromkeys(listed.split("\0"))  # a file in conflict is listed for each side
-        yield from (name for name in names if name and (folder / name).is_file())
+        shut = tuple(name.removesuffix(DATA_DIRECTORY) for name in names if name.endswith(f"/{DATA_DIRECTORY}"))
+        yield from (name for name in names if name and not name.startswith(shut) and (folder / name).is_file())
     else:
         yield from _walk(folder, "", ignored)
 
@@ -117,6 +125,8 @@ def _names(folder: Path, ignored: pathspec.GitIgnoreSpec) -> Iterator[str]:
 def _walk(folder: Path, below: str, ignored: pathspec.GitIgnoreSpec) -> Iterator[str]:
     with os.scandir(folder / below) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
+    if below and any(entry.name == DATA_DIRECTORY for entry in found):
+        return
     for entry in found:
         name = below + entry.name
         if not entry.is_dir(follow_symlinks=False):

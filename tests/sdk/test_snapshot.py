@@ -93,6 +93,27 @@ def test_what_mlboxignore_names_stays_here(tmp_path: Path, in_git: bool) -> None
     assert names(tmp_path) == [".mlboxignore", "keep.ckpt", "src/data/small.py", "train.py"]
 
 
+@pytest.mark.parametrize("in_git", [True, False])
+def test_the_data_directory_of_a_server_never_travels(tmp_path: Path, in_git: bool) -> None:
+    for name in (
+        "train.py",
+        "data/MLBOX_VERSION",
+        "data/admin-token",
+        "data/jobs/x",
+        "data.py",
+        "deep/data/MLBOX_VERSION",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("1")
+    if in_git:
+        git(tmp_path, "init", "-q")
+        git(tmp_path, "add", "data/admin-token")
+    assert names(tmp_path) == ["data.py", "train.py"]
+    with pytest.raises(InvalidInput, match="is the data directory of a server"):
+        survey(tmp_path / "data")
+
+
 def test_a_folder_of_5_gb_is_refused_at_once_with_what_is_largest(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for name, size in {"data/a.bin": 3 << 30, "data/b.bin": 2 << 30, "model.bin": 300 << 20, "x.py": 10}.items():
