@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -117,7 +119,7 @@ def preview(
     with connect() as client:
         found = client.get("/api/v1/crons/preview", dict[str, Any], schedule=schedule, timezone=timezone, count=count)
     note(found["words"])
-    show([{"at": at} for at in found["times"]], ("at",), output)
+    show([_time(datetime.fromisoformat(at), timezone) for at in found["times"]], ("at", "local"), output)
 
 
 @app.command(epilog="Example: mlbox cron pause nightly")
@@ -145,6 +147,14 @@ def remove(name: Name) -> None:
     with connect() as client:
         client.send("DELETE", f"/api/v1/crons/{name}")
     note(f"The cron {name} is gone.")
+
+
+def _time(at: datetime, timezone: str) -> dict[str, str]:
+    """A moment, as programs and as people of a time zone read it."""
+    return {
+        "at": at.isoformat().replace("+00:00", "Z"),
+        "local": f"{at.astimezone(ZoneInfo(timezone)):%a %Y-%m-%d %H:%M %Z}",
+    }
 
 
 def _change(name: str, verb: str) -> None:

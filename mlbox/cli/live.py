@@ -49,9 +49,11 @@ def watch_jobs(look: Callable[[], list[Job]], output: Output) -> None:
 
 
 def top(client: Client, *, once: bool, output: Output) -> None:
-    """GPUs and jobs: live in a terminal, once elsewhere."""
-    if output is not Output.table:
+    """GPUs and jobs: live in a terminal, once elsewhere; what has one row for each thing has the jobs."""
+    if output is Output.json:
         show_one(_overview(client), output)
+    elif output is not Output.table:
+        show(_overview(client)["jobs"], ("id",), output)
     elif once or not sys.stdout.isatty():
         print(_top(client), end="")
     else:
@@ -69,7 +71,7 @@ def _top(client: Client) -> str:
     running = [job for job in jobs if job.phase == "running"]
     waiting = [job for job in reversed(jobs) if job.phase == "pending"]
     cpus, memory = (sum(getattr(job.spec, what) or 0 for job in running) for what in ("cpus", "memory_gb"))
-    held = f"they hold {cpus:g} CPUs and {memory:g} GB"
+    held = f"they hold {cpus:g} CPU{'s' * (cpus != 1)} and {memory:g} GB"
     lines = [
         f"{client.url}  {seen['at']:%Y-%m-%d %H:%M:%SZ}  {len(running)} running, {len(waiting)} waiting; {held}",
         "",

@@ -28,6 +28,8 @@ def queue(ctx: typer.Context, output: OutputOption = Output.table) -> None:
         return
     with connect() as client:
         entries = client.get("/api/v1/queue", list[QueueEntry])
+    if output is Output.id:  # another team's jobs have none to tell
+        entries = [entry for entry in entries if entry.id]
     show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)
 
 

@@ -170,6 +170,10 @@ def _submit(command: tuple[str, ...], options: JobOptions, *, follow_log: bool, 
 
     with Box(*context.resolve()) as box:
         if dry_run:
+            if output is Output.id:
+                raise InvalidInput(
+                    "A dry run makes no job, so there is no id.", hint="Ask for another output.", field="output"
+                )
             show_one(box.plan(command, **options), output, columns=PLAN if output is Output.table else ())
             return
         job = box.submit(command, **options)

@@ -24,6 +24,18 @@ def job(box: Callable[..., Ran], word: str) -> dict:
     return msgspec.json.decode(box("show", word, "-o", "json").out)
 
 
+def started(*words: str, server: Server, home: Path) -> subprocess.Popen[str]:
+    """A command in a process of its own, which is read and interrupted while it runs."""
+    return subprocess.Popen(
+        [str(MLBOX), *words],
+        cwd=home,
+        env={**os.environ, "HOME": str(home), "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_a_followed_job_ends_as_the_job_ends(box: Callable[..., Ran], home: Path) -> None:
     (home / "train.py").write_text("import os, sys\nprint(os.environ['MLBOX_SEED'])\nsys.exit(int(sys.argv[1]))")
     ran = box("submit", *SMALL, "--name", "mlp", "--seed", "7", "--follow", "--", "python", "train.py", "0")
@@ -39,18 +51,12 @@ def test_a_followed_job_ends_as_the_job_ends(box: Callable[..., Ran], home: Path
 def test_ctrl_c_lets_the_job_go_on_and_says_how_to_look_again(
     box: Callable[..., Ran], shared: Server, home: Path
 ) -> None:
-    process = subprocess.Popen(
-        [str(MLBOX), "submit", *SMALL, "--name", "long", "-f", "--", "sh", "-c", "echo up; sleep 60"],
-        cwd=home,
-        env={**os.environ, "HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "up\n"
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    words = ("submit", *SMALL, "--name", "long", "-f", "--", "sh", "-c", "echo up; sleep 60")
+    with started(*words, server=shared, home=home) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "The job goes on: `mlbox logs -f " in said
     assert job(box, "long")["state"] == "running"
@@ -113,6 +119,7 @@ def test_bad_input_is_refused_in_words_before_anything_is_sent(
         (("nowhere.toml",), "nowhere.toml cannot be read"),
         (("--env", "A", "--", "true"), "'A' is not KEY=VALUE"),
         (("--retry-on", "300", "--", "true"), "Exit codes are 1 to 255."),
+        (("--dry-run", "-o", "id", "--", "true"), "A dry run makes no job, so there is no id."),
     ]:
         ran = box("submit", *arguments)
         assert says in ran.line, ran
@@ -120,14 +127,19 @@ def test_bad_input_is_refused_in_words_before_anything_is_sent(
     assert list((shared.data_dir / "artifacts").rglob("*")) == before
 
 
-def test_logs_from_the_end_and_since(box: Callable[..., Ran]) -> None:
-    script = "echo one; echo two; sleep 5; echo three; printf four"
+def test_logs_from_the_end_and_since(box: Callable[..., Ran], shared: Server, home: Path) -> None:
+    go_on = home / "go on"
+    script = f"echo one; echo two; until [ -e '{go_on}' ]; do sleep 0.05; done; echo three; printf four"
     job_id = box("submit", *SMALL, "--name", "talks", "-o", "id", "--", "sh", "-c", script).out.strip()
     wait_for(lambda: "two" in box("logs", "talks").out, what="the first lines")
     assert box("logs", "--tail", "1", "talks").out == "two\n"
     assert box("logs", "--tail", "0", "talks").out == ""
-    ran = box("logs", "-f", "--tail", "1", job_id[-8:])
-    assert (ran.code, ran.out) == (0, "two\nthree\nfour")
+    with started("logs", "-f", "--tail", "1", job_id[-8:], server=shared, home=home) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "two\n"
+        go_on.touch()
+        assert process.communicate(timeout=60) == ("three\nfour", "")
+    assert process.returncode == 0
     assert box("logs", "--tail", "2", "talks").out == "three\nfour"
     assert box("logs", "--tail", "9", "talks").out == "one\ntwo\nthree\nfour"
     assert box("logs", "--since", "1h", "talks").out == "one\ntwo\nthree\nfour"
@@ -137,19 +149,13 @@ def test_logs_from_the_end_and_since(box: Callable[..., Ran]) -> None:
 
 
 def test_watched_jobs_are_told_as_they_change(box: Callable[..., Ran], shared: Server, home: Path) -> None:
-    process = subprocess.Popen(
-        [str(MLBOX), "ps", "-w", "-o", "jsonl"],
-        env={**os.environ, "HOME": str(home), "MLBOX_URL": shared.url, "MLBOX_TOKEN": shared.token},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    job_id = box("submit", *SMALL, "-o", "id", "--", "sleep", "60").out.strip()
-    while msgspec.json.decode(process.stdout.readline())["id"] != job_id:
-        pass
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    with started("ps", "-w", "-o", "jsonl", server=shared, home=home) as process:
+        assert process.stdout is not None
+        job_id = box("submit", *SMALL, "-o", "id", "--", "sleep", "60").out.strip()
+        while msgspec.json.decode(process.stdout.readline())["id"] != job_id:
+            pass
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
     top = box("top").out
     assert "1 running, 0 waiting; they hold 0.1 CPUs" in top
     assert job_id[-8:] in top
