@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import subprocess
@@ -29,13 +31,24 @@ def environment(client: str) -> Path:
     folder = HOME / f"{client}-{digest}"
     python = folder / "bin" / "python"
     done = folder / "done"
-    if not done.exists():
+    with _alone(f"{client}.lock"):
+        if done.exists():
+            return python
         _uv("venv", "--clear", "--python", sys.executable, str(folder))
         _uv("pip", "install", "--python", str(python), "--requirement", str(requirements))
         (site,) = folder.glob("lib/python*/site-packages")
         (site / "zz_tests.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
         done.touch()
     return python
+
+
+@contextlib.contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """One process at a time: the tests run in several, which want the same environments."""
+    HOME.mkdir(exist_ok=True)
+    with (HOME / name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _uv(*arguments: str) -> None:

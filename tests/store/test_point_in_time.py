@@ -165,7 +165,7 @@ def test_the_rule(house: House, steps: list[Step], ask: list[Any], ttl: int | No
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(steps=steps, ask=asks, ttl=st.sampled_from([2, None]))
 def test_the_rule_in_many_cases(house: House, steps: list[Step], ask: list[Any], ttl: int | None) -> None:
     check_world(house, sorted(steps, key=lambda step: step.at), ask, ttl)

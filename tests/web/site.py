@@ -9,6 +9,7 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import httpx
 import numpy as np
@@ -64,14 +65,24 @@ def routes_of(box: Box) -> list[Any]:
         return list(create_router(box).routes)
 
 
+def app_of(box: Box) -> Any:
+    """The app over a box, made once: it has hundreds of routes."""
+    if box not in _APPS:
+        with warnings.catch_warnings():  # handlers leave it to litestar 2 to infer what they depend on
+            warnings.simplefilter("ignore", LitestarDeprecationWarning)
+            _APPS[box] = create_app(box)
+    return _APPS[box]
+
+
+_APPS: WeakKeyDictionary[Box, Any] = WeakKeyDictionary()
+
+
 class Site:
     """The app as one signed-in person sees it."""
 
     def __init__(self, box: Box, user: str = "admin") -> None:
         self.box = box
-        with warnings.catch_warnings():  # handlers leave it to litestar 2 to infer what they depend on
-            warnings.simplefilter("ignore", LitestarDeprecationWarning)
-            self.app: Any = create_app(box)
+        self.app = app_of(box)
         self.cookies: dict[str, str] = {}
         if user:
             self.cookies = {COOKIE: box.access.redeem_login(box.access.create_login(user))}

@@ -13,6 +13,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.control import SkipTest
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from tests.web.served import Site, open_site
@@ -29,9 +30,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     found.server.stop()
 
 
-def operations(site: Site) -> list[Any]:
+def operations(site: Site, mode: schemathesis.GenerationMode) -> list[Any]:
     document = site.http.get("/api/v1/schema/openapi.json").json()
     schema = schemathesis.openapi.from_dict(document)
+    schema.config.generation.modes = [mode]  # so that one about which nothing can be wrong is skipped at its first case
     found = [result.ok() for result in schema.get_all_operations()]
     assert len(found) > 60
     return [operation for operation in found if operation.path not in WITHOUT_END]
@@ -41,7 +43,7 @@ def operations(site: Site) -> list[Any]:
 def test_no_case_of_the_schema_is_a_fault_of_the_server(site: Site, mode: schemathesis.GenerationMode) -> None:
     failures: dict[str, str] = {}
     asked = 0
-    for operation in operations(site):
+    for operation in operations(site, mode):
 
         @settings(
             max_examples=EXAMPLES,
@@ -62,7 +64,7 @@ def test_no_case_of_the_schema_is_a_fault_of_the_server(site: Site, mode: schema
 
         try:
             ask()
-        except Unsatisfiable:  # nothing can be wrong about a request without parameters
+        except (SkipTest, Unsatisfiable):  # nothing can be wrong about a request without parameters
             continue
         except Exception as err:
             failures[operation.label] = str(err)[:1500]
