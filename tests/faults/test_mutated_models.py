@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -16,6 +17,8 @@ from tests.conftest import Server
 from tests.models import linear
 
 MANY = int(os.environ.get("MLBOX_MUTATED_MODELS", "10000"))
+CLIENTS = 4
+"""That upload at the same time: an upload waits for the disk."""
 
 
 def seeds() -> list[bytes]:
@@ -73,21 +76,24 @@ def upload(http: httpx.Client, run: str, content: bytes, number: int) -> httpx.R
     return http.post("/api/v1/models/odd/versions", json={"run_id": run, "artifact": path}, timeout=300)
 
 
+def said_of(http: httpx.Client, run: str, content: bytes, number: int) -> str:
+    """The first words of the answer to an upload."""
+    answer = upload(http, run, content, number)
+    if answer.status_code < 300:
+        return "registered"
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert error["message"], error
+    assert error["hint"], error
+    return " ".join(error["message"].split()[:4])
+
+
 def mutate(server: Server, run: str, count: int) -> Counter[str]:
-    """Upload so many, and count the answers by their first words."""
+    """Upload so many, some at a time, and count the answers."""
     rng, models = random.Random(8), seeds()
-    found: Counter[str] = Counter()
-    for number in range(count):
-        answer = upload(server.http, run, mutated(rng, rng.choice(models), models), number)
-        if answer.status_code < 300:
-            found["registered"] += 1
-            continue
-        assert answer.status_code == 400, answer.text
-        error = answer.json()["error"]
-        assert error["message"], error
-        assert error["hint"], error
-        found[" ".join(error["message"].split()[:4])] += 1
-    return found
+    contents = [mutated(rng, rng.choice(models), models) for _ in range(count)]
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return Counter(pool.map(lambda n: said_of(server.http, run, contents[n], n), range(count)))
 
 
 def alive(server: Server, pid: int) -> None:
