@@ -10,7 +10,7 @@ from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show
 from mlbox.cli.quantities import seconds
 from mlbox.errors import InvalidInput
-from mlbox.records import Alert, AlertState, Delivery, Silence
+from mlbox.records import Alert, AlertGroup, AlertState, Delivery, Silence
 
 app = typer.Typer(no_args_is_help=True, help="Alerts.")
 SILENCE_COLUMNS = ("id", "labels", "author", "reason", "created_at", "expires_at")
@@ -26,6 +26,31 @@ def ls(
     with connect() as client:
         found = client.get("/api/v1/alerts", list[Alert], state=state, limit=limit)
         show(found, ("fired_at", "state", "name", "summary", "resolved_at"), output)
+
+
+@app.command(epilog="Example: mlbox alert groups")
+def groups(output: OutputOption = Output.table) -> None:
+    """Show what fires by model, the worst first."""
+    with connect() as client:
+        found = client.get("/api/v1/alerts/groups", list[AlertGroup])
+    if output is not Output.table:
+        show(found, (), output)
+        return
+    rows = [
+        {
+            "name": one.name,
+            "firing": one.firing,
+            "since": one.since,
+            "worst": one.worst.summary,
+            "alerts": _counted(one),
+        }
+        for one in found
+    ]
+    show(rows, ("name", "firing", "alerts", "worst", "since"), output)
+
+
+def _counted(group: AlertGroup) -> str:
+    return ", ".join(f"{times} {name}" for name, times in group.counts.items())
 
 
 @app.command("show", epilog="Example: mlbox alert show -o json")

@@ -8,9 +8,19 @@ import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import DriftResult, DriftSummary, EstimatedPerformance, LivePerformance, SkewResult
+from mlbox.records import (
+    BusinessSeries,
+    ConceptResult,
+    DriftResult,
+    DriftSummary,
+    EstimatedPerformance,
+    LivePerformance,
+    ModelHealth,
+    PostedNumbers,
+    SkewResult,
+)
 
 app = typer.Typer(no_args_is_help=True, help="What is served: drift, skew, and performance as labels arrive.")
 COLUMNS = (
@@ -62,6 +72,66 @@ def estimate(model: Model, output: OutputOption = Output.table) -> None:
     note(
         f"Over the last {found.predictions:,} predictions of {model}/{found.version}, if its scores are probabilities."
     )
+
+
+@app.command(epilog="Example: mlbox monitor health flight-delay")
+def health(
+    model: Annotated[str | None, typer.Argument(help="The model's name; without it, all, the worst first.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show all that is watched of a model, or how every model does."""
+    with connect(timeout_seconds=600) as client:
+        if model is not None:
+            found = client.get(f"/api/v1/monitoring/{model}/health", ModelHealth)
+            show(found.areas if output is Output.table else [found], ("name", "state", "words"), output)
+            return
+        fleet = client.get("/api/v1/health", list[ModelHealth])
+    rows = [{**msgspec.structs.asdict(one), **{area.name: area.state for area in one.areas}} for one in fleet]
+    columns = ("model", "version", "state", *(area.name for area in fleet[0].areas)) if fleet else ("model",)
+    show(rows if output is Output.table else fleet, (*columns, "firing"), output)
+
+
+@app.command(
+    epilog="Example: mlbox monitor post flight-delay minutes-saved 12.5 --prediction 0197f2a0c0de7000a000000000000001"
+)
+def post(
+    model: Model,
+    name: Annotated[str, typer.Argument(help="Which number it is, such as revenue.")],
+    value: Annotated[float, typer.Argument(help="The number.")],
+    prediction: Annotated[str | None, typer.Option(help="The id of the prediction that it came of.")] = None,
+    at: Annotated[str | None, typer.Option(help="Instead: the time that it is about; by default now.")] = None,
+    version: Annotated[int | None, typer.Option(help="Of a time: by default the version in Production then.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Say what came of a prediction, or of a time, in a number."""
+    number = {"name": name, "value": value, "prediction_id": prediction, "at": at, "version": version}
+    with connect() as client:
+        posted = client.post("/api/v1/outcomes", PostedNumbers, {"model": model, "outcomes": [number]})
+    show_one(posted, output)
+
+
+@app.command(epilog="Example: mlbox monitor business flight-delay --every 7d")
+def business(
+    model: Model,
+    name: Annotated[str | None, typer.Option(help="Only this number.")] = None,
+    since: Annotated[str | None, typer.Option(help="From this moment of domain time on.")] = None,
+    until: Annotated[str | None, typer.Option(help="Before this moment.")] = None,
+    every: Annotated[str | None, typer.Option(help="Spans of the series, such as 7d; they are in -o json.")] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show what came of predictions, compared by version."""
+    query = {"name": name, "since": since, "until": until, "every_seconds": _seconds(every) if every else None}
+    with connect() as client:
+        found = client.get(f"/api/v1/monitoring/{model}/business", list[BusinessSeries], **query)
+    show(found, ("name", "version", "mean", "low", "high", "total", "count", "last"), output)
+
+
+@app.command(epilog="Example: mlbox monitor concept flight-delay")
+def concept(model: Model, output: OutputOption = Output.table) -> None:
+    """Show whether a model errs otherwise on its newest labelled predictions, and whether its inputs explain it."""
+    with connect(timeout_seconds=600) as client:
+        found = client.get(f"/api/v1/monitoring/{model}/concept", ConceptResult)
+    show([found], ("verdict", "now_error", "now_rows", "before_error", "before_rows", "z", "inputs"), output)
 
 
 @app.command(epilog="Example: mlbox monitor skew flight-delay --check")

@@ -204,3 +204,114 @@ class Silence(Record, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime
     """Domain time, as the beginning is."""
+
+
+class AlertGroup(Record, frozen=True, kw_only=True):
+    """The alerts of one model, or of one view, that fire: what a person reads first."""
+
+    kind: Literal["model", "view", "other"]
+    name: str
+    """The model's, or the view's."""
+    firing: int
+    counts: dict[str, int]
+    """How many there are of each alert, the worst kind first."""
+    worst: Alert
+    since: datetime
+    """When the oldest of them fired, in domain time."""
+    alerts: tuple[Alert, ...]
+    """All of them, the worst first."""
+
+
+HealthState = Literal["bad", "warn", "unknown", "ok"]
+"""From worst to best; unknown where nothing could be said yet."""
+HealthName = Literal["drift", "data quality", "skew", "performance", "concept", "alerts"]
+
+
+class HealthArea(Record, frozen=True, kw_only=True):
+    """One thing that is watched of a model."""
+
+    name: HealthName
+    state: HealthState
+    words: str
+
+
+class ModelHealth(Record, frozen=True, kw_only=True):
+    """How a model in Production does, in one place."""
+
+    model: str
+    version: int
+    state: HealthState
+    """The worst of its areas."""
+    checked_at: datetime | None
+    firing: int
+    worst_feature: str | None = None
+    worst_statistic: float | None = None
+    areas: tuple[HealthArea, ...]
+
+
+class ConceptResult(Record, frozen=True, kw_only=True):
+    """Whether a version errs otherwise on its newest labelled predictions than on those before, and whether inputs explain it."""
+
+    model: str
+    version: int
+    label_set: str
+    before_rows: int
+    now_rows: int
+    before_error: float | None
+    """Mean squared error of the score against the label: Brier's score where that is 0 or 1."""
+    now_error: float | None
+    z: float | None
+    """Of the difference, by Welch; None without enough labels."""
+    inputs: Literal["moved", "same", "unknown"]
+    """By the last check for drift."""
+    verdict: Literal["not_enough_data", "ok", "improved", "concept_drift", "inputs_moved"]
+
+
+class BusinessNumber(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What came of a prediction, or of a time: revenue, minutes saved, complaints."""
+
+    name: str
+    value: float
+    prediction_id: str | None = None
+    at: str | None = None
+    """A moment of domain time with its zone; by default now. A prediction has its own."""
+    version: int | None = None
+    """Of a number by time; by default the version that was in Production then."""
+
+
+class PostedNumbers(Record, frozen=True, kw_only=True):
+    """What became of the numbers that were sent."""
+
+    rows: int
+    """Kept; one that was sent before for the same prediction, or the same version and time, is replaced."""
+    unknown: int
+    """Not kept, because the prediction log has no such prediction: it was dropped, or is gone."""
+    unknown_ids: tuple[str, ...] = ()
+    """The first of them."""
+
+
+class BusinessPoint(Record, frozen=True, kw_only=True):
+    """A span of a series."""
+
+    start: datetime
+    count: int
+    mean: float
+    total: float
+
+
+class BusinessSeries(Record, frozen=True, kw_only=True):
+    """One number of one version, over all and by span of domain time."""
+
+    model: str
+    name: str
+    version: int
+    count: int
+    total: float
+    mean: float
+    low: float | None
+    """Of the interval that the true mean is in, 95 of 100 times; None of one number."""
+    high: float | None
+    first: datetime
+    last: datetime
+    every_seconds: float
+    points: tuple[BusinessPoint, ...] = ()

@@ -19,6 +19,7 @@ from mlbox.client import BYTES, Client
 from mlbox.errors import InvalidInput, TimedOut, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import (
+    BusinessSeries,
     Cron,
     CronSpec,
     CronTrigger,
@@ -28,6 +29,7 @@ from mlbox.records import (
     Labelled,
     LivePerformance,
     OnlineRow,
+    PostedNumbers,
     Pushed,
     Rerun,
     Run,
@@ -320,6 +322,20 @@ class Box:
         }
         path = f"/api/v1/monitoring/{quote(model, safe='')}/performance"
         return self.client.get(path, list[LivePerformance], **query)
+
+    def post_outcomes(self, model: str, outcomes: Sequence[Mapping[str, Any]]) -> PostedNumbers:
+        """Say in numbers what came of a model's predictions; each is a series on its page, compared by version.
+
+        Each has a name, a value, and `prediction_id`, or `at` (domain time, by default now) and `version`. Sent again, it
+        replaces the former one.
+        """
+        return self.client.post("/api/v1/outcomes", PostedNumbers, {"model": model, "outcomes": list(outcomes)})
+
+    def business(self, model: str, *, every: timedelta | None = None) -> list[BusinessSeries]:
+        """What came of a model's predictions, a series for each number and version."""
+        path = f"/api/v1/monitoring/{quote(model, safe='')}/business"
+        query = {"every_seconds": int(every.total_seconds()) if every else None}
+        return self.client.get(path, list[BusinessSeries], **query)
 
     def predict(
         self,

@@ -230,7 +230,7 @@ def metrics_of(labels: LabelSet, scores: Any, truths: Any) -> Measured:
     import numpy as np
 
     score, truth = np.asarray(scores, dtype=np.float64), np.asarray(truths)
-    positive = _positive(labels)
+    positive = positive_of(labels)
     if positive is not None:
         return _binary(score, truth == positive), len(score)
     if labels.value.dtype == "STRING":
@@ -240,7 +240,7 @@ def metrics_of(labels: LabelSet, scores: Any, truths: Any) -> Measured:
     return _measure(score, truth.astype(np.float64)), len(score)
 
 
-def _positive(labels: LabelSet) -> Any:
+def positive_of(labels: LabelSet) -> Any:
     """Which of two classes the score is the probability of; None where there are others than two."""
     if labels.value.dtype == "BOOL":
         return True

@@ -255,18 +255,25 @@ class PredictionLog:
 
     def find(self, ids: Collection[str]) -> dict[str, tuple[dict[str, Any], datetime]]:
         """The entity and the moment of domain time of predictions, by id; those that the log does not have are left out."""
+        rows = self._named(ids, ("id", "entity", "domain_us"))
+        return {row["id"]: (msgspec.json.decode(row["entity"]), from_us(row["domain_us"])) for row in rows}
+
+    def located(self, ids: Collection[str]) -> dict[str, tuple[str, int, datetime]]:
+        """Model, version and moment of domain time of predictions, by id; those that the log does not have are left out."""
+        rows = self._named(ids, ("id", "model", "version", "domain_us"))
+        return {row["id"]: (row["model"], row["version"], from_us(row["domain_us"])) for row in rows}
+
+    def _named(self, ids: Collection[str], columns: Sequence[str]) -> list[dict[str, Any]]:
         import pyarrow.compute as pc
 
-        found: dict[str, tuple[dict[str, Any], datetime]] = {}
+        found: list[dict[str, Any]] = []
         with self._writing:
             self._flush_safely()
             for file in self._files.all():
                 bounds = file.bounds("id")
                 wanted = [key for key in ids if bounds is None or bounds[0] <= key <= bounds[1]]
                 if wanted:
-                    rows = file.read(("id", "entity", "domain_us"), features=False)
-                    for row in rows.filter(pc.field("id").isin(wanted)).to_pylist():
-                        found[row["id"]] = (msgspec.json.decode(row["entity"]), from_us(row["domain_us"]))
+                    found += file.read(columns, features=False).filter(pc.field("id").isin(wanted)).to_pylist()
         return found
 
     def flushed(self, model: str, *, after: int, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:

@@ -32,11 +32,12 @@ import msgspec
 from mlbox.errors import InvalidInput, StartupError
 
 NAMES = (
-    *("feature_drift", "feature_drift_suspected", "feature_missing"),
-    *("training_serving_skew", "staleness"),
+    *("concept_drift", "feature_drift", "feature_missing"),
+    *("training_serving_skew", "staleness", "feature_drift_suspected"),
 )
-"""Every alert that there is."""
+"""Every alert that there is; of those that are as severe, the first is the worst."""
 ADVICE = {
+    "concept_drift": "The same inputs have come to mean something else: look at the newest labels, then train anew.",
     "feature_drift": "Compare both distributions on the feature's page; where the world has changed, train anew.",
     "feature_drift_suspected": "Watch the feature's page; it is more than chance and not yet an alert.",
     "feature_missing": "Look for what stopped writing this feature: its source, its view, the caller.",
@@ -46,6 +47,8 @@ ADVICE = {
 """What to do next."""
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 Severity = Literal["page", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("page", "warning", "info")
+"""From worst to least."""
 
 
 class Channel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -115,6 +115,7 @@ ACTIONS: dict[str, Action] = {
     "model.scoring": Action("member", "any", "read what a job that scores a dataset scores with", job=True),
     "model.rehearse": Action("member", "owner", "ask a version in Staging, before it is in Production"),
     "monitor.read": Action("viewer", "any", "read drift, alerts and predictions"),
+    "outcome.write": Action("member", "named", "say what came of a model's predictions, in numbers"),
     "monitor.check": Action("member", "owner", "check drift now"),
     "alert.silence": Action("member", "any", "silence alerts for a while, and end a silence"),
     "alert.test": Action("admin", "box", "send a test over a channel, and see what became of what was sent"),

@@ -169,7 +169,15 @@ class Filled:
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
             *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing"),
-            *(f"/monitoring/churn/{FEATURE}", "/audit", "/audit?actor=ada", "/admin", "/account", "/api"),
+            *(
+                "/monitoring/churn",
+                f"/monitoring/churn/{FEATURE}",
+                "/audit",
+                "/audit?actor=ada",
+                "/admin",
+                "/account",
+                "/api",
+            ),
         ]
 
 

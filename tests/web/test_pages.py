@@ -132,7 +132,7 @@ def test_a_viewer_is_offered_no_button_that_would_be_refused(box: Box, filled: F
     assert "takes the role approver" in viewer.get("/approvals").text
     for path, action in (
         (f"/jobs/{filled.job}", "/retry"),
-        ("/monitoring", "/check"),
+        ("/monitoring/churn", "/check"),
         ("/approvals", "/approve"),
         ("/admin", "/api/v1/users"),
     ):

@@ -73,10 +73,10 @@ def test_feedback_by_the_id_of_a_prediction_is_enough(site: tuple[Program, list[
 
 def test_it_is_on_both_pages_with_its_coverage(site: tuple[Program, list[str]]) -> None:
     page, ids = site
-    for path in ("/monitoring", "/models/delay"):
+    for path in ("/monitoring/delay", "/models/delay"):
         assert "0 of 4 predictions have a label" in page.request("GET", path).text
     page.request("POST", "/api/v1/labels/late/feedback", json={"labels": [{"prediction_id": ids[0], "late": True}]})
-    for path in ("/monitoring", "/models/delay"):
+    for path in ("/monitoring/delay", "/models/delay"):
         text = page.request("GET", path).text
         assert "1 of 4 predictions have a label" in text
         assert "By labels of" in text

@@ -159,7 +159,7 @@ def test_skew_is_checked_kept_and_shown(box: Box) -> None:
     in_production(box)
     with_history(box)
     served(box, np.full(50, 8.0), entity={"place": "JFK"})
-    assert "not compared with its history yet" in site.get("/monitoring").text
+    assert "not compared with its history yet" in site.get("/monitoring/delay").text
     headers = {"accept": "application/json", "authorization": f"Bearer {token(box)}"}
     api = Site(box, user="")
     assert api.request("GET", "/api/v1/monitoring/delay/skew", headers=headers).json() == []
@@ -169,7 +169,7 @@ def test_skew_is_checked_kept_and_shown(box: Box) -> None:
     assert (first["served"], first["recomputed"], first["entity"]) == (8.0, 7.0, {"place": "JFK"})
     assert api.request("GET", "/api/v1/monitoring/delay/skew", headers=headers).json() == found
     assert api.request("GET", "/api/v1/monitoring/nothing/skew", headers=headers).status_code == 404
-    page = site.get("/monitoring").text
+    page = site.get("/monitoring/delay").text
     assert "served 8, history 7" in page
     assert "differs from its history: 0 of 50 served values are equal" in page
     assert "is not served as its history has it" in site.get("/audit").text

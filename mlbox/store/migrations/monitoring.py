@@ -69,3 +69,20 @@ def m004_notices(db: Database) -> None:
         CREATE INDEX notice_firing ON notice (alert_id) WHERE state = 'firing';
         """,
     )
+
+
+@migration(monitoring)
+def m005_business(db: Database) -> None:
+    """What came of predictions, in the business's own numbers."""
+    run_script(
+        db,
+        """
+        CREATE TABLE business (
+          id INTEGER PRIMARY KEY, model TEXT NOT NULL, name TEXT NOT NULL, version INTEGER NOT NULL, at_us INTEGER NOT NULL,
+          value REAL NOT NULL, prediction_id TEXT
+        ) STRICT;
+        CREATE UNIQUE INDEX business_prediction ON business (model, name, prediction_id) WHERE prediction_id IS NOT NULL;
+        CREATE UNIQUE INDEX business_moment ON business (model, name, version, at_us) WHERE prediction_id IS NULL;
+        CREATE INDEX business_series ON business (model, name, version, at_us, value);
+        """,
+    )

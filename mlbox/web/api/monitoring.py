@@ -8,7 +8,18 @@ from litestar import get, post
 from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Alert, AlertState, DriftResult, DriftSummary, EstimatedPerformance, Principal
+from mlbox.records import (
+    Alert,
+    AlertGroup,
+    AlertState,
+    ConceptResult,
+    DriftResult,
+    DriftSummary,
+    EstimatedPerformance,
+    ModelHealth,
+    Principal,
+)
+from mlbox.serve.alert_groups import grouped
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
@@ -46,6 +57,30 @@ async def estimate(box: Box, model: str) -> EstimatedPerformance:
     return await box.call(box.monitor.estimate, model)
 
 
+@get("/api/v1/monitoring/{model:str}/concept", action="monitor.read")
+async def concept(box: Box, model: str) -> ConceptResult:
+    """Whether the version in Production errs otherwise on its newest labelled predictions, and whether its inputs moved."""
+    return await box.call(box.concept.measure, model)
+
+
+@get("/api/v1/monitoring/{model:str}/health", action="monitor.read")
+async def health(box: Box, model: str) -> ModelHealth:
+    """All that is watched of a model in Production, each with a state and in words."""
+    return await box.call(box.health.of, model)
+
+
+@get("/api/v1/health", action="monitor.read")
+async def fleet(box: Box) -> list[ModelHealth]:
+    """The health of every model in Production, the worst first."""
+    return await box.call(box.health.fleet)
+
+
+@get("/api/v1/alerts/groups", action="monitor.read")
+async def groups(box: Box) -> list[AlertGroup]:
+    """The alerts that fire, a group for each model or view, the worst first."""
+    return await box.call(lambda: grouped(box.monitor.alerts(state="firing", limit=1000), box.notifier.rules))
+
+
 @get("/api/v1/alerts", action="monitor.read")
 async def alerts(
     box: Box,
@@ -67,4 +102,4 @@ def _state(text: str | None) -> AlertState | None:
     return found
 
 
-handlers: list[Any] = [summaries, check, latest, history, estimate, alerts]
+handlers: list[Any] = [summaries, check, latest, history, estimate, concept, health, fleet, groups, alerts]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any
 
 from litestar import get
 from litestar.params import Parameter
 
+from mlbox.clock import parse_time
 from mlbox.records import LivePerformance
 from mlbox.web.box import Box
 
@@ -17,8 +18,8 @@ async def performance(
     box: Box,
     model: str,
     labels: str | None = None,
-    since: datetime | None = None,
-    until: datetime | None = None,
+    since: str | None = None,
+    until: str | None = None,
     every_seconds: Annotated[int | None, Parameter(ge=1, le=10**9)] = None,
 ) -> list[LivePerformance]:
     """By version and role: coverage, maturity and metrics of what was predicted, by the labels that are known by now.
@@ -29,8 +30,8 @@ async def performance(
         box.performance.measure,
         model,
         labels=labels,
-        since=since,
-        until=until,
+        since=parse_time(since, field="since") if since else None,
+        until=parse_time(until, field="until") if until else None,
         every=None if every_seconds is None else timedelta(seconds=every_seconds),
     )
 

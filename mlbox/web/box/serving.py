@@ -6,9 +6,12 @@ import contextlib
 
 from mlbox.errors import Unavailable
 from mlbox.serve.benching import Benches
+from mlbox.serve.business import Business
 from mlbox.serve.comparison import Comparer
+from mlbox.serve.concept import Concept
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.frozen_rows import FrozenRows
+from mlbox.serve.health import Health
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.notifier import Notifier
@@ -156,7 +159,21 @@ class Serving(Data):
             limit=self.settings.skew_limit,
             rules=rules,
         )
-        self.monitor.beside.append(self.skew.check)
+        self.business = Business(
+            self._databases["monitoring"], self.registry, self.history, self.predictions, self.clock
+        )
+        self.concept = Concept(
+            self._databases["monitoring"],
+            self.registry,
+            self.monitor,
+            self.performance,
+            self.outcomes,
+            self.offline,
+            self.labels,
+            rules=rules,
+        )
+        self.monitor.beside += [self.skew.check, self.concept.check]
+        self.health = Health(self.registry, self.monitor, self.skew, self.performance, self.concept, self.features)
         self.landing = Landing(self.features, self.uploads)
         self.refresher = Refresher(
             self.features,

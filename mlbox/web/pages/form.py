@@ -6,26 +6,30 @@ import math
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import jinja2
 from markupsafe import Markup
+
+from mlbox.records import AlertGroup
 
 NARROW = "\u202f"
 """Between a number and its unit: a space that does not break."""
 
 STATE_KINDS: dict[str, str] = {
     **dict.fromkeys(("succeeded", "FINISHED", "Production", "completed", "ok", "resolved", "passed", "PRESENT"), "ok"),
-    **dict.fromkeys(("healthy", "up", "champion", "approve"), "ok"),
+    **dict.fromkeys(("healthy", "up", "champion", "approve", "improved"), "ok"),
     **dict.fromkeys(("running", "starting", "RUNNING", "Staging", "testing", "shadow", "canary", "control"), "run"),
     **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval"), "wait"),
     **dict.fromkeys(("submitted",), "ok"),
     **dict.fromkeys(("due",), "wait"),
     **dict.fromkeys(("refused",), "bad"),
-    **dict.fromkeys(("stopping", "investigate", "timed_out", "OUTSIDE_MAX_AGE"), "warn"),
+    **dict.fromkeys(("stopping", "investigate", "timed_out", "OUTSIDE_MAX_AGE", "warn", "inputs_moved"), "warn"),
     **dict.fromkeys(
         ("failed", "FAILED", "lost", "rejected", "rolled_back", "alert", "firing", "down", "reject"), "bad"
     ),
+    **dict.fromkeys(("bad", "concept_drift"), "bad"),
 }
 """A state's kind: its colour and its shape. What is not here has ended quietly, or says nothing."""
 
@@ -36,6 +40,7 @@ WORDS: dict[str, str] = {
     "SCHEDULED": "scheduled",
     "KILLED": "killed",
     "None": "no stage",
+    "warn": "look",
 }
 
 
@@ -168,6 +173,13 @@ def shape(dimensions: Iterable[int]) -> str:
     return "[" + ", ".join("N" if d < 0 else str(d) for d in dimensions) + "]"
 
 
+def home(group: AlertGroup) -> str:
+    """Where the alerts of a group are read."""
+    if group.kind == "model":
+        return f"/monitoring/{quote(group.name)}"
+    return f"/features/{quote(group.name)}" if group.kind == "view" else "/monitoring?state=firing"
+
+
 FILTERS = {
     f.__name__: f
     for f in (
@@ -187,5 +199,6 @@ FILTERS = {
         short,
         head,
         shape,
+        home,
     )
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -10,17 +11,20 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import AlertState, DriftResult
+from mlbox.records import AlertState, BusinessSeries, DriftResult
 from mlbox.serve.drift import ALERT, INVESTIGATE
 from mlbox.serve.reference import load_reference
 from mlbox.web.box import Box
 from mlbox.web.pages.models import worst_first
+from mlbox.web.pages.overview import firing
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
 HISTORY = 500
 BINS = 24
+VERSIONS = 6
+"""Lines that a picture tells apart."""
 STATES: tuple[AlertState, ...] = ("pending", "firing", "resolved")
 
 
@@ -29,12 +33,9 @@ def _list(view: View, state: str | None, after: str | None) -> dict[str, Any]:
     wanted = _state(state)
     found = box.monitor.alerts(state=wanted, limit=PAGE_SIZE + 1, after=after)
     shown, last = keyset(found, PAGE_SIZE, lambda alert: alert.id)
-    models = [version.model for version in box.registry.in_stage("Production")]
     return {
-        "checks": [(model, part(functools.partial(worst_first, box, model))) for model in models],
-        "performance": {model: part(functools.partial(box.performance.measure, model)) for model in models},
-        "skew": {model: part(functools.partial(box.skew.latest, model)) for model in models},
-        "skew_limit": box.settings.skew_limit,
+        "fleet": part(box.health.fleet),
+        "groups": part(lambda: firing(box)),
         "alerts": shown,
         "next": next_page(view, last),
         "state": wanted,
@@ -53,8 +54,51 @@ def _state(text: str | None) -> AlertState | None:
 
 @get("/monitoring", include_in_schema=False, action="monitor.read")
 async def monitoring(view: View, state_: State = None, after: str | None = None) -> Response[bytes]:
-    """The last check of every model that serves, and the alerts."""
+    """Every model that serves, the worst first, and the alerts."""
     return await view.page("monitoring.html", lambda: _list(view, state_, after))
+
+
+def _model(view: View, model: str) -> dict[str, Any]:
+    box = view.box
+    found = box.registry.model(model)
+    firing_now = part(
+        lambda: next((group for group in firing(box) if (group.kind, group.name) == ("model", model)), None)
+    )
+    return {
+        "model": found.name,
+        "health": part(lambda: box.health.of(model)),
+        "group": firing_now,
+        "drift": part(functools.partial(worst_first, box, model)),
+        "performance": {model: part(functools.partial(box.performance.measure, model))},
+        "estimated": part(functools.partial(box.monitor.estimate, model)),
+        "concept": part(functools.partial(box.concept.measure, model)),
+        "skew": {model: part(functools.partial(box.skew.latest, model))},
+        "business": part(lambda: charts(box.business.series(model))),
+        "skew_limit": box.settings.skew_limit,
+        "thresholds": (float(INVESTIGATE), float(ALERT)),
+    }
+
+
+def charts(found: Sequence[BusinessSeries]) -> list[tuple[str, dict[str, Any], list[BusinessSeries]]]:
+    """Each business metric's name, its picture with a line for each version, and the versions' figures."""
+    by_name: dict[str, list[BusinessSeries]] = {}
+    for one in found:
+        by_name.setdefault(one.name, []).append(one)
+    return [(name, _lines(some), some) for name, some in by_name.items()]
+
+
+def _lines(some: Sequence[BusinessSeries]) -> dict[str, Any]:
+    lines = [
+        {"label": f"version {one.version}", "points": [(point.start.timestamp(), point.mean) for point in one.points]}
+        for one in some[:VERSIONS]
+    ]
+    return {"x": "domain time", "time": True, "series": lines}
+
+
+@get("/monitoring/{model:str}", include_in_schema=False, action="monitor.read")
+async def health(view: View, model: str) -> Response[bytes]:
+    """All that is watched of one model."""
+    return await view.page("health.html", lambda: _model(view, model))
 
 
 def histogram(box: Box, model: str, feature: str) -> dict[str, Any] | None:
@@ -119,4 +163,4 @@ async def feature(view: View, model: str, feature: str) -> Response[bytes]:
     return await view.page("drift.html", lambda: _feature(view, model, feature))
 
 
-handlers: list[Any] = [monitoring, feature]
+handlers: list[Any] = [monitoring, health, feature]

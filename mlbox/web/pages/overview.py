@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 
-from mlbox.records import Endpoint, ModelVersion
+from mlbox.records import AlertGroup, Endpoint, ModelVersion
+from mlbox.serve.alert_groups import grouped
 from mlbox.web.box import Box
 from mlbox.web.pages.phrases import without_echo
 from mlbox.web.pages.view import View, part
@@ -14,7 +15,9 @@ from mlbox.web.pages.view import View, part
 RECENT = 12
 READ = 100
 """Events that are read to show so many: those of one kind in a row show as one."""
-ALERTS = 6
+GROUPS = 6
+"""Models, or views, whose alerts are shown."""
+FIRING = 1000
 
 
 class Served(NamedTuple):
@@ -40,13 +43,18 @@ def served(box: Box) -> list[Served]:
     ]
 
 
+def firing(box: Box) -> list[AlertGroup]:
+    """The alerts that fire, by model, the worst first."""
+    return grouped(box.monitor.alerts(state="firing", limit=FIRING), box.notifier.rules)
+
+
 def _fetch(box: Box) -> dict[str, Any]:
     promotions = part(box.promotions.open)
     return {
         "served": part(lambda: served(box)),
         "jobs": part(box.scheduler.counts),
-        "alerts": part(lambda: box.monitor.alerts(state="firing", limit=100)),
-        "shown_alerts": ALERTS,
+        "alerts": part(lambda: firing(box)),
+        "shown_groups": GROUPS,
         "promotions": promotions,
         "waiting": sum(p.state == "waiting_approval" for p in promotions.value or ()),
         "events": part(lambda: without_echo(box.events(limit=READ), RECENT)),
