@@ -213,28 +213,29 @@ def _kinds(folder: Path, url: str, token: str, pid: int, bare: tuple[str, int]) 
     in_json = [msgspec.json.encode({"inputs": one}) for one in inputs]
     by_ids = [msgspec.json.encode({"inputs": one}) for one in ids]
     native = [msgspec.json.encode({"entities": [{"who": n}]}) for n in range(BODIES)]
-    binary, headers = _binary("X", rows)
+    in_binary, headers = binary("X", rows)
     infer = f"{url}/v2/models/gbm/infer"
     return [
-        Kind("bare uvicorn app, JSON", bare[0], bare[1], _script(folder, "bare", in_json, json)),
-        Kind("mlbox, JSON", infer, pid, _script(folder, "json", in_json, {**auth, **json})),
-        Kind("mlbox, binary", infer, pid, _script(folder, "binary", binary, {**auth, **headers})),
+        Kind("bare uvicorn app, JSON", bare[0], bare[1], script(folder, "bare", in_json, json)),
+        Kind("mlbox, JSON", infer, pid, script(folder, "json", in_json, {**auth, **json})),
+        Kind("mlbox, binary", infer, pid, script(folder, "binary", in_binary, {**auth, **headers})),
         Kind(
             f"mlbox, by entity, {LOOKED_UP} features, v2",
             f"{url}/v2/models/small/infer",
             pid,
-            _script(folder, "ids", by_ids, {**auth, **json}),
+            script(folder, "ids", by_ids, {**auth, **json}),
         ),
         Kind(
             f"mlbox, by entity, {LOOKED_UP} features, native",
             f"{url}/api/v1/models/small/predict",
             pid,
-            _script(folder, "native", native, {**auth, **json}),
+            script(folder, "native", native, {**auth, **json}),
         ),
     ]
 
 
-def _binary(name: str, tensors: Sequence[np.ndarray]) -> tuple[list[bytes], dict[str, str]]:
+def binary(name: str, tensors: Sequence[np.ndarray]) -> tuple[list[bytes], dict[str, str]]:
+    """Bodies of binary requests, and their headers."""
     given = {"name": name, "datatype": "FP32", "shape": list(tensors[0].shape)}
     given["parameters"] = {"binary_data_size": tensors[0].nbytes}
     head = msgspec.json.encode({"inputs": [given], "parameters": {"binary_data_output": True}})
@@ -242,7 +243,8 @@ def _binary(name: str, tensors: Sequence[np.ndarray]) -> tuple[list[bytes], dict
     return [head + tensor.tobytes() for tensor in tensors], headers
 
 
-def _script(folder: Path, name: str, bodies: Sequence[bytes], headers: dict[str, str]) -> Path:
+def script(folder: Path, name: str, bodies: Sequence[bytes], headers: dict[str, str]) -> Path:
+    """What has wrk send these bodies in turn."""
     here = folder / name
     here.mkdir()
     for number, body in enumerate(bodies, 1):
@@ -265,7 +267,7 @@ def _hold_to(cpu: int) -> bool:
     return True
 
 
-def _load(kind: Kind, connections: int, seconds: float, held: bool) -> Seen:
+def load(kind: Kind, connections: int, seconds: float, held: bool) -> Seen:
     """wrk's figures, and what the server's threads took of a processor meanwhile."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--latency", "-s", str(kind.script), kind.url]
     before = _cpu_ns(kind.pid)
@@ -332,7 +334,7 @@ def _in_turn(kinds: Sequence[Kind], connections: int, rounds: int, seconds: floa
     seen: dict[str, list[Seen]] = {kind.name: [] for kind in kinds}
     for number in range(rounds + 1):
         for kind in kinds:
-            found = _load(kind, connections, seconds if number else 1, held)
+            found = load(kind, connections, seconds if number else 1, held)
             if number:
                 seen[kind.name].append(found)
     return {name: Seen(*map(median, zip(*every, strict=True))) for name, every in seen.items()}
@@ -370,13 +372,13 @@ def _images(
 ) -> None:
     """All threads' CPU of a request, by eight connections so that none waits, against that of a run in this process."""
     images = [np.random.default_rng(n).normal(size=(1, *IMAGE)).astype(np.float32) for n in range(8)]
-    bodies, headers = _binary("image", images)
-    script = _script(folder, "images", bodies, {"Authorization": f"Bearer {token}", **headers})
-    kind = Kind("mlbox, convolutional network, binary", f"{url}/v2/models/cnn/infer", pid, script)
+    bodies, headers = binary("image", images)
+    sending = script(folder, "images", bodies, {"Authorization": f"Bearer {token}", **headers})
+    kind = Kind("mlbox, convolutional network, binary", f"{url}/v2/models/cnn/infer", pid, sending)
     raw, ours = [], []
     for number in range(rounds + 1):
         raw.append(_run_us(model, images[0]))
-        ours.append(_load(kind, 8, seconds if number else 1, held))
+        ours.append(load(kind, 8, seconds if number else 1, held))
     took = median([seen.all_us for seen in ours[1:]])
     report.tell("onnxruntime alone, convolutional network", median(raw[1:]), "µs")
     report.tell(f"{kind.name}: CPU of all threads", took, "µs")

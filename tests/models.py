@@ -53,3 +53,15 @@ def mixed() -> onnx.ModelProto:
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def dividing() -> onnx.ModelProto:
+    """Whole numbers by -1: legal, and the least INT64 ends the process that asks it (SIGFPE, on x86)."""
+    graph = helper.make_graph(
+        [helper.make_node("Div", ["input", "by"], ["score"])],
+        "dividing",
+        [helper.make_tensor_value_info("input", TensorProto.INT64, ["N"])],
+        [helper.make_tensor_value_info("score", TensorProto.INT64, ["N"])],
+        [numpy_helper.from_array(np.array([-1], np.int64), "by")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -10,12 +10,16 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import Bench, ServingConfig
+from mlbox.records import Bench, ServingConfig, VersionQuarantine
+
+Ref = Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example fraud@3, or fraud/3.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `mlbox model`."""
     app.command(epilog="Example: mlbox model bench fraud@3 --rows 1 --rows 64 --concurrency 16")(bench)
+    app.command("quarantine", epilog="Example: mlbox model quarantine")(quarantined)
+    app.command(epilog="Example: mlbox model release fraud@3")(release)
     app.command(epilog="Example: mlbox model serving fraud --set max_batch=32 --set max_delay_us=500")(serving)
 
 
@@ -36,8 +40,22 @@ def serving(
         show_one(msgspec.json.decode(client.request("PATCH", path, body=body), type=ServingConfig), output)
 
 
+def quarantined(output: OutputOption = Output.table) -> None:
+    """List versions that may not run, because the processes that ran them died."""
+    with connect() as client:
+        show(client.get("/api/v1/quarantine", list[VersionQuarantine]), ("model", "version", "reason", "at"), output)
+
+
+def release(ref: Ref) -> None:
+    """Let a version run again that is in quarantine."""
+    model, _, version = ref.replace("@", "/").rpartition("/")
+    with connect() as client:
+        client.request("POST", f"/api/v1/models/{model}/versions/{version}/release")
+    note(f"{ref} may run again.")
+
+
 def bench(
-    ref: Annotated[str, typer.Argument(metavar="MODEL@VERSION", help="For example fraud@3, or fraud/3.")],
+    ref: Ref,
     rows: Annotated[list[int] | None, typer.Option(help="Rows of a request; may be given again.")] = None,
     concurrency: Annotated[list[int] | None, typer.Option(help="Requests at a time; may be given again.")] = None,
     last: Annotated[bool, typer.Option("--last", help="Show what was measured last, and measure nothing.")] = False,

@@ -164,6 +164,7 @@ from mlbox.records.registry import (
     Stage,
     TensorSpec,
     Tenure,
+    VersionQuarantine,
 )
 from mlbox.records.serving import Bench, BenchFigure, ServingConfig
 from mlbox.records.tracking import (
@@ -344,6 +345,7 @@ __all__ = [
     "User",
     "Verdict",
     "VerifiedFile",
+    "VersionQuarantine",
     "ViewFunction",
     "ViewProfile",
     "ViewSpec",

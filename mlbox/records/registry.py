@@ -418,6 +418,15 @@ class Promotion(Record, frozen=True, kw_only=True):
         return self.policy.steps[self.step].percent if self.state == "canary" and self.hold != "frozen" else 0.0
 
 
+class VersionQuarantine(Record, frozen=True, kw_only=True):
+    """A version that may not run, because the processes that ran it died."""
+
+    model: str
+    version: int
+    reason: str
+    at: datetime
+
+
 class Endpoint(Record, frozen=True, kw_only=True):
     """What serves under a model's name: the champion, and the candidate that has or shadows traffic."""
 

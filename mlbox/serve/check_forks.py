@@ -1,11 +1,14 @@
-"""The fork server for models: it has loaded onnxruntime, and no model. Started as `python -m mlbox.serve.check_forks FD`."""
+"""The fork server for models: it has loaded onnxruntime, and no model. What looks at models, and what runs them, is a fork of it.
+
+It is started as `python -m mlbox.serve.check_forks FD`.
+"""
 
 from __future__ import annotations
 
-from mlbox.serve import check_worker
+from mlbox.serve import check_worker, infer_worker
 from mlbox.store.forkserver import Workers, main
 
-WORKERS: Workers = {"check": check_worker.main}
+WORKERS: Workers = {"check": check_worker.main, "infer": infer_worker.main}
 LOADED = (
     *("numpy", "onnx", "onnxruntime", "mlbox.serve.check_bench", "mlbox.serve.check_sample", "mlbox.serve.runtime"),
     *("mlbox.serve.warmup", "mlbox.store.model_folders"),

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.errors import MlboxError, TimedOut, TooMany, Unavailable
 from mlbox.records import ServingConfig
-from mlbox.serve.runtime import Session, run_options
+from mlbox.serve.remote import Died
+from mlbox.serve.runtime import Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import Speed
@@ -52,7 +53,8 @@ class Work:
     """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
 
     __slots__ = (
-        *("deadline", "future", "key", "last", "outcome", "priority", "queued", "rows", "state", "tensors", "wanted"),
+        *("again", "deadline", "future", "key", "last", "outcome", "priority", "queued", "rows", "state", "tensors"),
+        "wanted",
     )
 
     def __init__(
@@ -75,6 +77,8 @@ class Work:
         self.queued = time.perf_counter()
         self.deadline = self.queued + timeout_ms / 1000
         self.state = "new"
+        self.again = False
+        """Whether the process that ran it died of it, or of what was joined with it: then it runs once more, alone."""
         self.key = b""
         """Under which its answer is to be remembered; empty for not at all."""
         self.outcome: Ran | MlboxError | None = None
@@ -122,6 +126,7 @@ class Lane:
         *,
         joins: bool = True,
         speed: Speed | None = None,
+        width: int = 1,
     ) -> None:
         model, _, version = ref.rpartition("/")
         self._name = (model, int(version))
@@ -137,9 +142,13 @@ class Lane:
         self._groups: dict[Any, _Group] = {}
         self._order = itertools.count()
         self._waiting = 0
-        self._running: tuple[list[Work], Any] | None = None
+        self._running: dict[int, tuple[list[Work], Any]] = {}
+        """By the thread that runs them."""
         self._usual_seconds = speed.first if speed else 0.0
-        self._thread: threading.Thread | None = None
+        self._width = width
+        """Runs at a time: more than one where they are in processes of their own."""
+        self._threads = 0
+        self._idle = 0
         self._closed = False
 
     @property
@@ -165,7 +174,7 @@ class Lane:
 
     def quick(self, rows: int | None) -> bool:
         """Whether a request of so many rows is answered soonest where it is asked, the event loop included."""
-        return self.speed is not None and self.speed.of(rows or 1) <= QUICK_SECONDS
+        return self.speed is not None and not self._session.apart and self.speed.of(rows or 1) <= QUICK_SECONDS
 
     def run(self, work: Work) -> Ran:
         """Have a work answered, and wait for it."""
@@ -184,9 +193,9 @@ class Lane:
                 self._statistics.failed(*self._name, reason="queue_full")
                 raise self._full()
             self._push(work)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._loop, name=f"mlbox-model-{self._ref}", daemon=True)
-                self._thread.start()
+            if self._threads < self._width and self._idle < self._waiting:
+                self._threads += 1
+                threading.Thread(target=self._loop, name=f"mlbox-model-{self._ref}", daemon=True).start()
             self._ready.notify()
         self._watch.add(self)
         return work.future
@@ -231,9 +240,11 @@ class Lane:
             while True:
                 if not self._groups:
                     if self._closed:
-                        self._thread = None
+                        self._threads -= 1
                         return None
+                    self._idle += 1
                     self._ready.wait()
+                    self._idle -= 1
                     continue
                 shape, group = min(self._groups.items(), key=lambda item: item[1].heap[0][:2])
                 delay = self._still_joins(group)
@@ -303,23 +314,25 @@ class Lane:
         works = [work for work in works if work.state == "running"]
         if not works:
             return
-        options = run_options() if ends else None
+        options = self._session.options() if ends else None
         if ends:
-            self._running = (works, options)
+            self._running[threading.get_ident()] = (works, options)
             self._watch.add(self)
         try:
             self._run_together(works, options)
         except Exception as err:
-            if len(works) == 1:
+            died = isinstance(err, Died)
+            if len(works) == 1 and (works[0].again or not died):
                 self._fail(works[0], err)
                 return
             if isinstance(err, _NotByRow):
                 _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
                 self._joins = False
             for work in works:
+                work.again = work.again or died
                 self._execute([work], ends=ends)
         finally:
-            self._running = None
+            self._running.pop(threading.get_ident(), None)
 
     def _run_together(self, works: list[Work], options: Any) -> None:
         began = time.perf_counter()
@@ -339,11 +352,19 @@ class Lane:
             self._settle(work, ran)
 
     def _fail(self, work: Work, err: Exception) -> None:
-        if self._settle(
-            work, Unavailable(f"{self._ref} failed on this input.", hint="The server's log has the details.")
-        ):
-            self._statistics.failed(*self._name, reason="model", ns=int((time.perf_counter() - work.queued) * 1e9))
-            _log.error("%s failed.", self._ref, exc_info=err)
+        if self._settle(work, self._failure(err)):
+            reason = "crash" if isinstance(err, Died) else "model"
+            self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
+            if isinstance(err, Unavailable):
+                _log.warning("%s did not run: %s", self._ref, err)
+            else:
+                _log.error("%s failed.", self._ref, exc_info=err)
+
+    def _failure(self, err: Exception) -> Unavailable:
+        if isinstance(err, Unavailable):  # it did not run, and that says why
+            return err
+        what = "ended the process that ran it, twice," if isinstance(err, Died) else "failed"
+        return Unavailable(f"{self._ref} {what} on this input.", hint="The server's log has the details.")
 
     def _settle(self, work: Work, outcome: Ran | MlboxError) -> bool:
         """Answer a work, unless it is answered."""
@@ -371,16 +392,17 @@ class Lane:
             for work in late:
                 self._waiting -= 1
                 work.state = "late"
-            running, options = self._running or ([], None)
-            busy = self._running is not None or self._waiting > 0
+            running = list(self._running.values())
+            busy = bool(running) or self._waiting > 0
         for work in late:
             if work.future is not None and work.future.set_running_or_notify_cancel():
                 self._give_up(work, self._unanswered(work), reason="queue_timeout")
-        for work in running:
-            if work.deadline <= now:
-                self._give_up(work, self._too_long(work), reason="timeout")
-        if options is not None and all(work.state == "done" for work in running):
-            options.terminate = True
+        for works, options in running:
+            for work in works:
+                if work.deadline <= now:
+                    self._give_up(work, self._too_long(work), reason="timeout")
+            if all(work.state == "done" for work in works):
+                options.terminate = True
         return busy
 
     def _give_up(self, work: Work, err: MlboxError, *, reason: str) -> None:

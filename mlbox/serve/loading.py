@@ -27,6 +27,7 @@ from mlbox.serve.runtime import Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.warmup import Feeds, warm
 from mlbox.serve.watch import Watch
+from mlbox.serve.workers import Workers
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import Registry
@@ -85,6 +86,8 @@ class Loader:
         recorded: Callable[[str], Sequence[Feeds]],
         threads: int,
         most: int,
+        workers: Workers | None = None,
+        check: Callable[[str, int], None] = lambda model, version: None,
     ) -> None:
         self._registry = registry
         self._folders = ModelFolders(artifacts)
@@ -97,6 +100,11 @@ class Loader:
         self._watch = Watch()
         self._threads = threads
         self._most = most
+        self._workers = workers
+        self._copies = max(1, workers.count) if workers else 1
+        """Of each model in memory: one in every worker."""
+        self._check = check
+        """Raises why a version may not be loaded."""
         self._lock = threading.Lock()
         self._loaded: dict[Name, Loaded] = {}
         self.generation = 0
@@ -130,6 +138,7 @@ class Loader:
         return found
 
     def _open_once(self, name: Name) -> Loaded:
+        self._check(*name)
         self._raise_recent_failure(name)
         try:
             found = self._open(self._registry.version(*name))
@@ -161,13 +170,18 @@ class Loader:
             check = self._checked.get(path)
             if check is None:
                 check = self._checked[path] = inspect_onnx(path, width=len(version.features))
-            self._make_room(version, check.memory)
-            return self._warmed(version, Session(path, threads=self._threads), check)
+            self._make_room(version, check.memory * self._copies)
+            return self._warmed(version, self._session(version, path), check)
         except Exception as err:
             if isinstance(err, MlboxError) and err.retry_seconds:
                 raise
             words = err.message if isinstance(err, MlboxError) else f"{err}."
             raise Unavailable(f"{version.ref} cannot be loaded: {words}", hint="Register it again.") from err
+
+    def _session(self, version: ModelVersion, path: Path) -> Session:
+        if self._workers is None:
+            return Session(path, threads=self._threads)
+        return self._workers.open(version.model, version.version, path, threads=self._threads)
 
     def _make_room(self, version: ModelVersion, need: int) -> None:
         """Drop the longest unused versions until another fits; raises Unavailable where it does not fit alone."""
@@ -193,8 +207,17 @@ class Loader:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
         speed = warm(session, inputs_of(version, session.inputs), self._recorded(version.model))
         config = self.config(version.model)
-        lane = Lane(version.ref, session, config, self._statistics, self._watch, joins=check.joins, speed=speed)
-        return Loaded(version, session, lane, check.memory)
+        lane = Lane(
+            version.ref,
+            session,
+            config,
+            self._statistics,
+            self._watch,
+            joins=check.joins,
+            speed=speed,
+            width=self._copies,
+        )
+        return Loaded(version, session, lane, check.memory * self._copies)
 
     def forget(self, model: str) -> None:
         """Read anew how a model is served, when it is asked for: there may be another of its name."""

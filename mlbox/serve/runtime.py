@@ -47,6 +47,9 @@ PROVIDERS = ("CUDAExecutionProvider", *CPU)
 class Session:
     """One loaded model. It may be called from any thread: onnxruntime releases the interpreter while it works."""
 
+    apart = False
+    """Whether it runs in another process, which is far from the thread that asks."""
+
     def __init__(self, model: Path | bytes, *, threads: int = 1, providers: Sequence[str] = PROVIDERS) -> None:
         import onnxruntime as ort
 
@@ -58,10 +61,19 @@ class Session:
         there = [name for name in providers if name in ort.get_available_providers()]
         source = model if isinstance(model, bytes) else str(model)
         self._session: Any = ort.InferenceSession(source, sess_options=options, providers=there)
-        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        self._describe(
+            _specs(self._session.get_inputs(), "input"),
+            _specs(self._session.get_outputs(), "output"),
+            self._session.get_providers(),
+        )
+
+    def _describe(
+        self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], providers: Sequence[str]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self.providers = tuple(providers)
         """Where it runs, in order of preference."""
-        self.inputs = _specs(self._session.get_inputs(), "input")
-        self.outputs = _specs(self._session.get_outputs(), "output")
         self.output_types = {spec.name: spec.dtype for spec in self.outputs}
         """By name, in the model's order."""
         self._bits = any(spec.dtype == "BF16" for spec in (*self.inputs, *self.outputs))
@@ -69,6 +81,12 @@ class Session:
         self.tabular = problem is None
         self._problem = problem
         self._score_output = "" if problem else score_output(self.outputs)
+
+    def options(self) -> Any:
+        """What a run is given so that it can be ended: setting `terminate` has it raise between two of its operators."""
+        import onnxruntime as ort
+
+        return ort.RunOptions()
 
     @property
     def batched(self) -> bool:
@@ -78,7 +96,7 @@ class Session:
     def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = (), options: Any = None) -> list[np.ndarray]:
         """The wanted outputs, all by default, of inputs that were checked (`tensors.check_inputs`).
 
-        Whoever gives `run_options` may end the run from another thread; then it raises.
+        Whoever gives it `options` may end the run from another thread; then it raises.
         """
         names = list(wanted or self.output_types)
         if self._bits:
@@ -119,13 +137,6 @@ class Session:
         scores, _ = self.answer({self.inputs[0].name: np.ascontiguousarray(rows, dtype=np.float32)}, ())
         assert scores is not None
         return scores
-
-
-def run_options() -> Any:
-    """What a run is given so that it can be ended: setting `terminate` has it raise between two of its operators."""
-    import onnxruntime as ort
-
-    return ort.RunOptions()
 
 
 def scores_of(output: np.ndarray, name: str, rows: int) -> np.ndarray:

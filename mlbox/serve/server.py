@@ -23,12 +23,14 @@ from mlbox.serve.batches import Batch
 from mlbox.serve.execution import Ask, Begun, Execution
 from mlbox.serve.loading import Loader
 from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.rates import Rates
 from mlbox.serve.routing import Route, Routes
 from mlbox.serve.rows import Form, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.targets import SERVING, Target, Targets
 from mlbox.serve.tensors import Tensor
+from mlbox.serve.workers import Workers
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking, who
 from mlbox.store.features import FeatureStore
@@ -59,6 +61,8 @@ class ModelServer:
         configs: Callable[[str], ServingConfig] = lambda _: ServingConfig(),
         threads: int = 1,
         most_loaded: int = 64,
+        workers: Workers | None = None,
+        quarantine: Quarantine | None = None,
     ) -> None:
         self._registry = registry
         self._features = features
@@ -75,8 +79,13 @@ class ModelServer:
             recorded=lambda model: self._execution.recent.of(model),
             threads=threads,
             most=most_loaded,
+            workers=workers,
+            check=quarantine.check if quarantine else lambda model, version: None,
         )
         self.targets = Targets(registry, routes, self._loader, features)
+        self._quarantine = quarantine
+        if quarantine:
+            quarantine.drop = self._loader.drop
         self._execution = Execution(self._loader, log, clock, self.statistics)
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
@@ -272,6 +281,9 @@ class ModelServer:
             self.configure(event.subject.removeprefix("model:"), config)
         if event.type in ("model.deleted", "model.renamed", "model.restored"):
             self._loader.forget(str(event.data.get("former") or event.subject.removeprefix("model:")))
+        if self._quarantine and (released := self._quarantine.on_event(event)):
+            self._loader.drop(*released)  # and with it that it could not be loaded lately
+            self._warm(*released)
         if event.type not in ("model.stage", "model.archived"):
             return
         model, _, number = event.subject.removeprefix("model:").rpartition("/")

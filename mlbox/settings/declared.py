@@ -119,6 +119,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3600
     threads: Annotated[int, Meta(ge=1, le=256, description="Threads for blocking store calls.")] = 16
     infer_threads: Annotated[int, Meta(ge=1, le=64, description="Threads that one model's inference may use.")] = 1
+    workers: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64,
+            description="Processes that run models, so that a model that dies takes one of them and not the server; each holds"
+            " every model. 0 runs models in the server itself, which is quickest.",
+        ),
+    ] = 0
     max_models: Annotated[
         int, Meta(ge=1, le=10000, description="Model versions in memory; the longest unused one gives way to another.")
     ] = 64

@@ -109,6 +109,7 @@ ACTIONS: dict[str, Action] = {
     "model.promote": Action("member", "owner", "propose a version, withdraw it, roll it back"),
     "model.approve": Action("approver", "owner", "approve or reject a promotion that is not one's own"),
     "model.configure": Action("member", "owner", "set how a model's requests are joined, queued and limited"),
+    "model.release": Action("admin", "owner", "let a version run again that ended its processes"),
     "model.policy": Action("admin", "owner", "set what a model's versions must pass"),
     "model.predict": Action("member", "any", "ask a model for predictions"),
     "model.score": Action("member", "owner", "have a dataset scored by a version, in a job"),

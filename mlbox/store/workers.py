@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from mlbox.errors import Unavailable
 
-Kind = Literal["parse", "stream", "sql", "check"]
+Kind = Literal["parse", "stream", "sql", "check", "infer"]
 IDLE_SECONDS = 300.0
 """How long a fork server waits for the next request before it is ended."""
 _MESSAGE_BYTES = 64
@@ -41,6 +41,7 @@ class Worker:
         self._pidfd = -1
         self._killed = False
         self._code: int | None = None
+        self._pid = 0
 
     def __enter__(self) -> Self:
         return self
@@ -81,6 +82,13 @@ class Worker:
         self.kill()
         return None
 
+    @property
+    def pid(self) -> int:
+        """Its process id; waits until it has begun. 0 where it never did."""
+        while not self._pid and self._code is None:
+            self._hear()
+        return self._pid
+
     def wait(self) -> int:
         """The status that it ends with: negative for a signal, and as killed where nobody knows."""
         while self._code is None:
@@ -107,6 +115,7 @@ class Worker:
         if not files:
             self._code = int(message)
             return
+        self._pid = int(message)
         with self._lock:
             (self._pidfd,) = files
         if self._killed:

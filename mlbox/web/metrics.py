@@ -105,6 +105,11 @@ FAMILIES: Mapping[str, Family] = {
     metrics_inference.PENDING: Family(
         "gauge", metrics_inference.LABELS, metrics_inference.HELP[metrics_inference.PENDING]
     ),
+    metrics_inference.WORKERS: Family("gauge", ("state",), metrics_inference.HELP[metrics_inference.WORKERS]),
+    metrics_inference.RESTARTS: Family("counter", (), metrics_inference.HELP[metrics_inference.RESTARTS]),
+    metrics_inference.CRASHES: Family(
+        "counter", metrics_inference.LABELS, metrics_inference.HELP[metrics_inference.CRASHES]
+    ),
     metrics_inference.LOADED: Family("gauge", (), metrics_inference.HELP[metrics_inference.LOADED]),
     "mlbox_build_info": Family("gauge", ("version",), "The release; always 1."),
 }
@@ -243,6 +248,7 @@ class _BoxCollector:
             return labels
 
         yield from metrics_inference.families(self._box.models, self._box.registry.visible, shown)
+        yield from metrics_inference.of_workers(self._box.workers.state(), self._box.registry.visible, shown)
 
     def _drift(self) -> list[Metric]:
         serving = self._box.registry.in_stage("Production")

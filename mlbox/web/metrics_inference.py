@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from mlbox.serve.server import ModelServer
 from mlbox.serve.statistics import Totals
+from mlbox.serve.workers import State
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 10_000)
 LABELS = ("model_name", "model_version")
@@ -34,11 +35,17 @@ FAILURES = "mlbox_inference_failures_total"
 BATCH = "mlbox_inference_batch_rows"
 PENDING = "mlbox_inference_pending"
 LOADED = "mlbox_models_loaded_bytes"
+WORKERS = "mlbox_workers"
+RESTARTS = "mlbox_worker_restarts_total"
+CRASHES = "mlbox_worker_crashes_total"
 HELP = {
-    FAILURES: "Requests that were not answered: model (it failed), timeout, queue_timeout, queue_full, rate_limit.",
+    FAILURES: "Requests that were not answered: model (it failed), timeout, queue_timeout, queue_full, rate_limit, crash.",
     BATCH: "Rows by run: of one request, or of several that were joined.",
     PENDING: "Requests that wait now.",
     LOADED: "Memory of the versions that are loaded, as measured before they were.",
+    WORKERS: "Processes that run models (setting workers), by state: idle, busy, starting.",
+    RESTARTS: "Processes that run models which were started in the place of one that ended.",
+    CRASHES: "Processes that ended while they ran a version.",
 }
 
 
@@ -85,3 +92,23 @@ def _batches(found: Mapping[tuple[str, str], Totals]) -> Metric:
         ]
         family.add_metric(labels, [*upto, ("+Inf", float(totals.executions))], totals.rows)
     return family
+
+
+def of_workers(
+    state: State, visible: Callable[[str], bool], shown: Callable[[str, str], tuple[str, str]]
+) -> Iterator[Metric]:
+    """What the processes do that run models."""
+    family = GaugeMetricFamily(WORKERS, HELP[WORKERS], labels=("state",))
+    for name, count in (("idle", state.running - state.busy), ("busy", state.busy), ("starting", state.starting)):
+        family.add_metric((name,), count)
+    yield family
+    yield CounterMetricFamily(RESTARTS.removesuffix("_total"), HELP[RESTARTS], value=state.restarts)
+    crashes: dict[tuple[str, str], int] = {}
+    for (model, version), count in state.crashes.items():
+        if visible(model):
+            labels = shown(model, str(version))
+            crashes[labels] = crashes.get(labels, 0) + count
+    died = CounterMetricFamily(CRASHES.removesuffix("_total"), HELP[CRASHES], labels=LABELS)
+    for labels, count in crashes.items():
+        died.add_metric(labels, count)
+    yield died

@@ -100,7 +100,7 @@ Talk = Callable[[Wire], Sequence[bytes]]
 class Pair:
     """The same state behind two servers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         site = open_site(folder / "data")
         site.user("vera", "viewer")
         self.viewer = site.user("vic", "viewer")["Authorization"].removeprefix("Bearer ")
@@ -108,7 +108,7 @@ class Pair:
         shutil.copytree(folder / "data", folder / "other")
         flags = ("--max-body", str(256 * 1024), "--allowed-host", "known.example", "--trusted-proxy", "127.0.0.1")
         self.fast = Server(folder / "data", *flags, "--fast-path", "on")
-        self.slow = Server(folder / "other", *flags, "--fast-path", "off")
+        self.slow = Server(folder / "other", *flags, *more, "--fast-path", "off")
         self.token = self.fast.token
         for path, body in PLAIN * 2:  # models loaded, features resolved, credentials known
             self.alike(ask((path, body)))
@@ -167,9 +167,13 @@ def status(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    made = Pair(tmp_path_factory.mktemp("fast"))
+WORKERS = pytest.param(("--workers", "2"), id="workers", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[pytest.param((), id="inside"), WORKERS])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """The second server runs models in itself, or in processes of their own."""
+    made = Pair(tmp_path_factory.mktemp("fast"), *request.param)
     yield made
     made.fast.stop()
     made.slow.stop()

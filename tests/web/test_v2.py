@@ -18,10 +18,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.models import linear
 from tests.web.served import Site, ok, open_site, sigmoid, tensor
 
+WORKERS = pytest.param(("--workers", "2"), id="workers", marks=pytest.mark.slow)
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = open_site(tmp_path_factory.mktemp("v2") / "data")
+
+@pytest.fixture(scope="module", params=[pytest.param((), id="inside"), WORKERS])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Models run in the server, and in processes of their own: the answers are the same."""
+    made = open_site(tmp_path_factory.mktemp("v2") / "data", *request.param)
     yield made
     made.server.stop()
 

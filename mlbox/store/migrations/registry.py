@@ -368,3 +368,16 @@ def m011_approvals(db: Database) -> None:
         BEGIN SELECT RAISE(ABORT, 'the policy names other reviewers'); END;
         """,
     )
+
+
+@migration(registry)
+def m012_quarantine(db: Database) -> None:
+    """Versions that ended the processes which ran them, and may not run until an admin lets them."""
+    run_script(
+        db,
+        """
+        CREATE TABLE version_quarantine (
+          version_id TEXT PRIMARY KEY REFERENCES model_version (id), reason TEXT NOT NULL, at_us INTEGER NOT NULL
+        ) STRICT;
+        """,
+    )

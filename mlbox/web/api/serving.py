@@ -7,7 +7,7 @@ from typing import Any
 from litestar import get, patch, post
 
 from mlbox.errors import NotFound
-from mlbox.records import Bench, Principal, Record, ServingConfig
+from mlbox.records import Bench, Principal, Record, ServingConfig, VersionQuarantine
 from mlbox.web.box import Box
 
 
@@ -52,4 +52,16 @@ async def run_bench(box: Box, principal: Principal, model: str, version: int, da
     )
 
 
-handlers: list[Any] = [get_serving, change_serving, get_bench, run_bench]
+@get("/api/v1/quarantine", action="model.read")
+async def list_quarantined(box: Box) -> list[VersionQuarantine]:
+    """Versions that may not run, because the processes that ran them died."""
+    return await box.call(box.quarantines.all)
+
+
+@post("/api/v1/models/{model:str}/versions/{version:int}/release", action="model.release", status_code=204)
+async def release(box: Box, principal: Principal, model: str, version: int) -> None:
+    """Let a version run again that ended its processes."""
+    await box.call(box.quarantines.release, model, version, actor=principal.name)
+
+
+handlers: list[Any] = [get_serving, change_serving, get_bench, run_bench, list_quarantined, release]

@@ -19,6 +19,7 @@ from mlbox.serve.outcomes import Outcomes
 from mlbox.serve.performance import Performance
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.promotion import Promoter
+from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.refresh import Refresher
 from mlbox.serve.registration import Registrar
 from mlbox.serve.rollout import Rollouts
@@ -26,6 +27,7 @@ from mlbox.serve.server import ModelServer
 from mlbox.serve.skew import Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.stages import Stages
+from mlbox.serve.workers import Workers
 from mlbox.store import alert_rules, migrations
 from mlbox.store.asking import who
 from mlbox.store.assessments import Assessments
@@ -35,6 +37,7 @@ from mlbox.store.measurements import Measurements
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.outbox import Outbox
 from mlbox.store.promotions import Promotions
+from mlbox.store.quarantines import Quarantines
 from mlbox.store.registry import Registry
 from mlbox.store.reinstate import Reinstatement
 from mlbox.store.roles import ACTIONS, at_least
@@ -88,6 +91,9 @@ class Serving(Data):
             self.settings.rollout_seconds,
         )
         opening.callback(self.rollouts.close)
+        self.quarantines = Quarantines(db, self.registry)
+        self.workers = Workers(self.settings.workers)
+        opening.callback(self.workers.close)
         self.models = ModelServer(
             self.registry,
             self.artifacts,
@@ -99,6 +105,8 @@ class Serving(Data):
             configs=self.serving.latest,
             threads=self.settings.infer_threads,
             most_loaded=self.settings.max_models,
+            workers=self.workers if self.settings.workers else None,
+            quarantine=Quarantine(self.quarantines, self.workers, self.clock),
         )
         self.models.targets.check_staging = self._check_staging
         opening.callback(self.models.close)

@@ -124,6 +124,8 @@ PHRASES: dict[str, str] = {
     "model.linked": "linked {name} to {dataset}",
     "policy.set": "set the promotion policy of {name}",
     "model.measured": "measured the {kind} of {name}",
+    "model.quarantined": "put {name} in quarantine: {reason}",
+    "model.released": "let {name} run again",
     "serving.set": "set how {name} is served",
     "promotion.proposed": "proposed {name} for Production",
     "promotion.shadow": "began the shadow of {name}",

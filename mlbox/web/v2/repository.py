@@ -46,12 +46,13 @@ async def listed(box: Box, *, only_ready: bool) -> list[dict[str, str]]:
     """The rows of the index."""
     loaded = {(one.model, one.version) for one in box.models.loaded()}
     found = await box.call(_servable, box)
+    barred = {(one.model, one.version): one.reason for one in await box.call(box.quarantines.all)}
     rows = [
         {
             "name": one.model,
             "version": str(one.version),
             "state": "READY" if (one.model, one.version) in loaded else "UNAVAILABLE",
-            "reason": "" if (one.model, one.version) in loaded else "unloaded",
+            "reason": "" if (one.model, one.version) in loaded else barred.get((one.model, one.version), "unloaded"),
         }
         for one in found
     ]
