@@ -61,6 +61,9 @@ COMMANDS = {
     "quality": Entry("quality", "Expectations of sources, and the rows that broke them."),
     "source": Entry("source", "Append-only tables that features are made of."),
     "model": Entry("model", "Models: versions, promotion, what serves."),
+    "approvals": Entry(
+        "approvals", "List what waits for a decision, or show all about one version before you decide.", "approvals"
+    ),
     "export": Entry("transfer", "Write experiments, runs and models to a folder.", "export"),
     "import": Entry("transfer", "Bring experiments, runs and models from MLflow or another box."),
     # administration

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from mlbox.cli import canary, compare, model_convert, model_score, model_serving
+from mlbox.cli import canary, compare, model_card, model_convert, model_score, model_serving
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.cli.refs import Comment, Ref, act, newest, split
@@ -23,6 +23,7 @@ model_convert.register(app)
 model_score.register(app)
 canary.register(app)
 compare.register(app)
+model_card.register(app)
 
 VERSION_COLUMNS = ("version", "stage", "trained_by", "dataset", "metrics", "created_at")
 

@@ -73,6 +73,7 @@ from mlbox.records.features import (
     ViewProfile,
     ViewSpec,
 )
+from mlbox.records.governance import Card, CardParts, Change, Dossier, Governance
 from mlbox.records.jobs import (
     PHASES,
     Attempt,
@@ -204,7 +205,10 @@ __all__ = [
     "BusinessPoint",
     "BusinessSeries",
     "CanaryHold",
+    "Card",
+    "CardParts",
     "ChainReport",
+    "Change",
     "ChangedRow",
     "Claim",
     "Collected",
@@ -231,6 +235,7 @@ __all__ = [
     "Delivery",
     "Distribution",
     "DivergenceRule",
+    "Dossier",
     "DriftMeasures",
     "DriftResult",
     "DriftSummary",
@@ -254,6 +259,7 @@ __all__ = [
     "Firing",
     "Freshness",
     "GateResult",
+    "Governance",
     "Gpu",
     "Guard",
     "GuardKind",

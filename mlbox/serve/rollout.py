@@ -99,6 +99,14 @@ class Rollouts:
             return ()
         return (champion,) if promotion is None or promotion.state == "shadow" else (champion, promotion.version)
 
+    def percent(self, model: str, version: int) -> float:
+        """The share of the traffic under a model's name that a version answers now."""
+        promotion, champion = self._candidates.get(model), self._champions.get(model)
+        share = promotion.percent if promotion is not None else 0.0
+        if promotion is not None and promotion.version == version:
+            return share
+        return 100.0 - share if champion == version else 0.0
+
     def endpoints(self) -> list[Endpoint]:
         """What serves, by model, with the traffic since the candidate's present step began."""
         serving = sorted(self._champions.items())
@@ -237,6 +245,7 @@ class Rollouts:
             self.tick()
             if time.monotonic() - self._last_kept >= KEEP_SECONDS:
                 self.keep()
+                self._promotions.remind(self._clock.real())
         except MlboxError as err:
             _log.warning("The candidates could not be judged: %s", err)
 

@@ -25,7 +25,7 @@ from mlbox.records import (
     Record,
     RolloutDecision,
 )
-from mlbox.store import approvals, decisions
+from mlbox.store import approvals, deadlines, decisions
 from mlbox.store.db import Database, Tx
 from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
 from mlbox.store.registry import Registry, note_stage
@@ -309,6 +309,10 @@ class Promotions:
         return self._leave(
             promotion_id, ("shadow", "canary"), "rolled_back", actor, reason, stage="None", decision=decision
         )
+
+    def remind(self, now: datetime) -> int:
+        """Tell people once of models whose time to be looked at again comes or has come, in real time; of how many."""
+        return deadlines.remind(self._db, now)
 
     def expire(self, now: datetime) -> list[Promotion]:
         """End the requests that nobody decided in their time, `now` being domain time; those that ended."""

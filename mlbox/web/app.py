@@ -21,6 +21,7 @@ from mlbox.web.access_log import AccessLog
 from mlbox.web.api import (
     accounts,
     alerts,
+    cards,
     catalogue,
     crons,
     datasets,
@@ -87,6 +88,7 @@ ADAPTERS: tuple[Any, ...] = (
     serving,
     scoring,
     rollouts,
+    cards,
     predict,
     monitoring,
     performance,

@@ -381,3 +381,22 @@ def m012_quarantine(db: Database) -> None:
         ) STRICT;
         """,
     )
+
+
+@migration(registry)
+def m013_cards(db: Database) -> None:
+    """What people write into model cards, every revision; and of which expiry they were reminded."""
+    run_script(
+        db,
+        """
+        CREATE TABLE model_card (
+          model_id TEXT NOT NULL REFERENCES model (id), revision INTEGER NOT NULL, parts TEXT NOT NULL, actor TEXT NOT NULL,
+          at_us INTEGER NOT NULL, PRIMARY KEY (model_id, revision)
+        ) STRICT;
+        CREATE TRIGGER model_card_stays BEFORE UPDATE ON model_card
+        BEGIN SELECT RAISE(ABORT, 'a revision of a card is immutable'); END;
+        CREATE TRIGGER model_card_kept BEFORE DELETE ON model_card
+        BEGIN SELECT RAISE(ABORT, 'the revisions of a card are kept'); END;
+        ALTER TABLE model ADD COLUMN reminded TEXT NOT NULL DEFAULT '';
+        """,
+    )

@@ -11,6 +11,7 @@ from mlbox.serve.comparison import Comparer
 from mlbox.serve.concept import Concept
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.frozen_rows import FrozenRows
+from mlbox.serve.governance import Governor
 from mlbox.serve.health import Health
 from mlbox.serve.landing import Landing
 from mlbox.serve.monitor import Monitor
@@ -31,6 +32,7 @@ from mlbox.serve.workers import Workers
 from mlbox.store import alert_rules, migrations
 from mlbox.store.asking import who
 from mlbox.store.assessments import Assessments
+from mlbox.store.cards import Cards
 from mlbox.store.curation import Curation
 from mlbox.store.history import History
 from mlbox.store.measurements import Measurements
@@ -94,6 +96,17 @@ class Serving(Data):
         self.quarantines = Quarantines(db, self.registry)
         self.workers = Workers(self.settings.workers)
         opening.callback(self.workers.close)
+        self.cards = Cards(db, self.registry)
+        self.governor = Governor(
+            self.registry,
+            self.promotions,
+            self.history,
+            self.cards,
+            self.assessments,
+            self.rollout_log,
+            self.rollouts,
+            self.tracker,
+        )
         self.models = ModelServer(
             self.registry,
             self.artifacts,

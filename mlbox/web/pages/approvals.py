@@ -50,4 +50,18 @@ async def approvals(view: View, after: str | None = None) -> Response[bytes]:
     return await view.page("approvals.html", lambda: _fetch(view, after))
 
 
-handlers: list[Any] = [approvals]
+def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
+    box, who = view.box, view.principal
+    assert who is not None
+    found = box.governor.dossier(promotion_id)
+    own = _own_part(found.version, found.promotion, who.name)
+    return {"d": found, "steps": steps(found.promotion), "own": own}
+
+
+@get("/approvals/{promotion_id:str}", include_in_schema=False, action="model.read")
+async def dossier(view: View, promotion_id: str) -> Response[bytes]:
+    """All about one promotion, for whoever decides about it."""
+    return await view.page("dossier.html", lambda: _dossier(view, promotion_id))
+
+
+handlers: list[Any] = [approvals, dossier]

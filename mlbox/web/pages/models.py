@@ -155,4 +155,22 @@ async def version(view: View, name: str, number: int) -> Response[bytes]:
     return await view.page("version.html", lambda: _version(view, name, number))
 
 
-handlers: list[Any] = [models, model, version]
+def _card(view: View, name: str, number: int) -> dict[str, Any]:
+    box = view.box
+    promotions = box.promotions.of(name, number)
+    return {
+        "version": box.registry.version(name, number),
+        "card": box.cards.of(name),
+        "facts": box.governor.facts(name, number),
+        "fairness": box.assessments.of(promotions[0].id).fairness if promotions else None,
+        "may_edit": view.may("member", name=name),
+    }
+
+
+@get("/models/{name:str}/{number:int}/card", include_in_schema=False, action="model.read")
+async def card(view: View, name: str, number: int) -> Response[bytes]:
+    """A version's model card, to read, to print, and to write the human parts of."""
+    return await view.page("card.html", lambda: _card(view, name, number))
+
+
+handlers: list[Any] = [models, model, version, card]
