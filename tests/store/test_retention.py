@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mlbox.errors import Conflict, NotFound
-from mlbox.records import Column, Event, Metric, RunArtifact
+from mlbox.errors import Conflict, NotFound, Refused
+from mlbox.records import Column, DatasetInput, Event, GateResult, Metric, RunArtifact
 from mlbox.settings import Settings
 from mlbox.store import dataset_build, dataset_files
 from mlbox.store.datasets import DatasetFrom, DatasetSpec
@@ -123,6 +123,30 @@ def test_a_dataset_version_comes_back_whole_or_not_at_all(box: Box) -> None:
     with pytest.raises(NotFound, match="removed for good"):
         box.datasets.restore("d@v2", within=timedelta(days=30), actor="bob")
     assert all(not file.error for file in box.datasets.verify("d@v1"))
+
+
+def promoted(box: Box, model: str, **named: str) -> None:
+    new = NewVersion(model=model, format="other", trained_by="ann", submitted_by="ann", **named)
+    gate = GateResult(gate="size", passed=True, required="x", measured="x", at=box.clock.real())
+    proposed = box.promotions.propose(box.registry.register(new), actor="ann")
+    box.promotions.decide(box.promotions.record_gates(proposed.id, [gate]).id, approver="bea", decision="approve")
+
+
+@pytest.mark.parametrize("by", ["name", "run", "input"])
+def test_a_dataset_version_stays_while_a_model_in_production_came_from_it(box: Box, by: str) -> None:
+    ref = box.datasets.keep_rows("d", pa.table({"n": [1]}), DatasetFrom(), actor="ann").ref
+    run = box.tracker.start_run(experiment="e", user="ann", datasets=[ref] if by == "run" else []).id
+    if by == "input":
+        box.tracker.add_inputs(run, [DatasetInput(name=ref, digest="0")])
+    promoted(box, "churn", **({"dataset": ref} if by == "name" else {"run_id": run}))
+    with pytest.raises(Refused, match="churn/1 in Production"):
+        box.datasets.delete(ref, actor="ann")
+    box.retention.collect(older_than=NOW, grace=NOW, actor="root")
+    assert all(not file.error for file in box.datasets.verify(ref))
+
+    box.registry.archive("churn", 1, actor="bea")
+    box.datasets.delete(ref, actor="ann")
+    assert box.retention.collect(older_than=NOW, grace=NOW, actor="root").datasets == 1
 
 
 def test_what_a_dataset_goes_on_from_is_kept_of_its_last_version(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
