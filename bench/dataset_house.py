@@ -20,7 +20,7 @@ from mlbox.store.datasets import Datasets
 from mlbox.store.db import Database
 from mlbox.store.features import FeatureStore
 from mlbox.store.ingest import Uploads
-from mlbox.store.label_views import Labels
+from mlbox.store.label_history import LabelHistory
 from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 
@@ -56,7 +56,7 @@ class House:
         self.online = Online(folder / "online")
         self.artifacts = Artifacts(folder / "artifacts")
         self.features = FeatureStore(self.dbs[0], self.offline, self.online, self.clock)
-        self.labels = Labels(self.dbs[1], self.offline, self.clock)
+        self.labels = LabelHistory(self.dbs[1], self.offline, self.clock, sources=self.features)
         self.datasets = Datasets(self.dbs[1], self.offline, self.features, self.labels, self.artifacts, self.clock)
         self.uploads = Uploads(folder / "uploads", most_bytes=1 << 40)
 

@@ -21,8 +21,10 @@ import msgspec
 from mlbox.errors import AlreadyExists, InvalidInput, NotFound
 from mlbox.records import Column, Labelled, LabelSet, Source
 from mlbox.store.asking import asking
+from mlbox.store.casting import arrow_type
 from mlbox.store.db import Tx
-from mlbox.store.label_views import Labels, decided_sql, heard, item_of, last_words_sql
+from mlbox.store.label_sweep import Said, swept
+from mlbox.store.label_views import Labels, decided_sql, heard, item_of, last_words_sql, ranked_sql
 from mlbox.store.label_webhook import check_fields
 from mlbox.store.labels import EVENT_TIME
 from mlbox.store.offline import one, quote
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 PAGE_LABELS = 2_000_000
 """Labels, each time that they count, that are looked at together."""
+MANY = 64
+"""Labels of an item that are looked at together at each of its moments; of more, their changes are followed (`label_sweep`)."""
 KNOWABLE = Column(name="knowable", dtype="TIMESTAMP", description="When this began to count.")
 _STATE = """
 CREATE TABLE IF NOT EXISTS "state:resolved" (
@@ -189,28 +193,67 @@ class LabelHistory(Labels):
                 f"INSERT INTO moments SELECT DISTINCT {item}, {now}::TIMESTAMP FROM {target}; INSERT INTO spoken SELECT DISTINCT"
                 f" {item}, _source, _id FROM {target} EXCEPT SELECT * FROM spoken"
             )
-        added = 0
+        added, decided = 0, self._decided(labels, target)
         for page in range(self._pages(cursor, item)):
             cursor.execute(
                 f"CREATE OR REPLACE TEMP TABLE moments AS SELECT * EXCLUDE (_page) FROM paged WHERE _page = {page}"
             )
-            added += self._add(cursor, labels, target, state.rows + added)
-        cursor.execute("DROP TABLE moments; DROP TABLE spoken; DROP TABLE paged")
+            added += self._add(cursor, labels, decided, state.rows + added)
+        cursor.execute("CREATE OR REPLACE TEMP TABLE moments AS SELECT * FROM crowded")
+        if _count(cursor, "moments"):
+            cursor.register("swept", self._swept(cursor, labels, target))
+            decided = (
+                f"SELECT {_of('often', item)}, make_timestamp(_moment) AS _moment, {quote(labels.value.name)}, _tied"
+            )
+            added += self._add(cursor, labels, f"{decided} FROM swept JOIN often USING (_item)", state.rows + added)
+            cursor.unregister("swept")
+        cursor.execute("DROP TABLE moments; DROP TABLE spoken; DROP TABLE paged; DROP TABLE crowded; DROP TABLE often")
         _keep(cursor, labels.name, state._replace(seen=top, rows=state.rows + added, policy=labels.policy_ref))
 
     @staticmethod
     def _pages(cursor: Cursor, item: str) -> int:
         """Make `paged`, the moments of each item in their order, in so many pages; each page looks at a bounded number of labels.
 
-        At each moment of an item all of its labels count, so that an item of very many would take memory by their square.
+        At each moment of an item all of its labels count. That is their number squared, so those of which very many labels
+        speak are apart, as `crowded`.
         """
         cursor.execute(
-            f"CREATE OR REPLACE TEMP TABLE paged AS SELECT {_of('moments', item)}, _moment,"
-            f" (sum(_labels) OVER (ORDER BY {_of('moments', item)}, _moment) - _labels) // {PAGE_LABELS} AS _page FROM moments"
-            f" JOIN (SELECT {item}, count(*) AS _labels FROM spoken GROUP BY ALL) often ON {_same('often', 'moments', item)}"
+            f"CREATE OR REPLACE TEMP TABLE often AS SELECT {item}, count(*) AS _labels, row_number() OVER () AS _item"
+            " FROM spoken GROUP BY ALL"
+        )
+        joined = f"FROM moments JOIN often ON {_same('often', 'moments', item)} WHERE _labels"
+        listed = f"{_of('moments', item)}, _moment"
+        cursor.execute(
+            f"CREATE OR REPLACE TEMP TABLE paged AS SELECT {listed},"
+            f" (sum(_labels) OVER (ORDER BY {listed}) - _labels) // {PAGE_LABELS} AS _page {joined} <= {MANY};"
+            f" CREATE OR REPLACE TEMP TABLE crowded AS SELECT {listed} {joined} > {MANY}"
         )
         found = one(cursor, "SELECT coalesce(max(_page) + 1, 0) FROM paged")
         return int(found[0]) if found else 0
+
+    @staticmethod
+    def _swept(cursor: Cursor, labels: LabelSet, target: str) -> pa.Table:
+        """What counts at each of `moments`, of items by their number in `often`."""
+        import pyarrow as pa
+
+        item, value = item_of(labels), quote(labels.value.name)
+        versions = (
+            f"SELECT *, min(_knowable) OVER (PARTITION BY _source, _id ORDER BY _seq"
+            f" ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS _until FROM {target} SEMI JOIN"
+            f" (SELECT _source, _id FROM spoken JOIN often USING ({item}) WHERE _labels > {MANY}) spoke USING (_source, _id)"
+        )
+        here = f"SELECT * FROM ({versions}) JOIN often USING ({item}) WHERE _until IS NULL OR _until > _knowable"
+        said = cursor.execute(
+            "SELECT _item, epoch_us(_knowable), epoch_us(_until), (_source, _annotator)::VARCHAR, epoch_us(_claimed), _seq,"
+            f" _rank, _weight, {value} FROM ({ranked_sql(labels, here)})"
+        ).fetchall()
+        moments = cursor.execute(
+            f"SELECT _item, epoch_us(_moment) FROM moments JOIN often USING ({item}) ORDER BY ALL"
+        ).fetchall()
+        kinds = (pa.int64(), pa.int64(), arrow_type(labels.value.dtype), pa.bool_())
+        columns = zip(*swept(labels.policy, map(Said._make, said), moments), strict=True)
+        called = ("_item", "_moment", labels.value.name, "_tied")
+        return pa.table({name: pa.array(some, kind) for name, some, kind in zip(called, columns, kinds, strict=True)})
 
     @staticmethod
     def _moments(cursor: Cursor, target: str, item: str, seen: int) -> None:
@@ -238,9 +281,9 @@ class LabelHistory(Labels):
         cursor.execute("DROP TABLE fresh; DROP TABLE touched")
 
     @staticmethod
-    def _add(cursor: Cursor, labels: LabelSet, target: str, rows: int) -> int:
-        """Add a row for each moment at which another value counts than the rows say; how many."""
-        table, item, value = resolved_table(labels.name), item_of(labels), quote(labels.value.name)
+    def _decided(labels: LabelSet, target: str) -> str:
+        """A SELECT of what counts at each of `moments`: of all the labels of the item then."""
+        item = item_of(labels)
         corrected = (
             f"SELECT said.*, moments._moment, {_same('said', 'moments', item)} AS _here FROM moments"
             f" JOIN spoken ON {_same('spoken', 'moments', item)} JOIN {target} said USING (_source, _id)"
@@ -248,7 +291,12 @@ class LabelHistory(Labels):
             f" OVER (PARTITION BY {_of('moments', item)}, moments._moment, _source, _id ORDER BY said._seq DESC) = 1"
         )
         at = f"{item}, _moment"
-        decided = decided_sql(labels, last_words_sql(labels, f"SELECT * FROM ({corrected}) WHERE _here", at), at)
+        return decided_sql(labels, last_words_sql(labels, f"SELECT * FROM ({corrected}) WHERE _here", at), at)
+
+    @staticmethod
+    def _add(cursor: Cursor, labels: LabelSet, decided: str, rows: int) -> int:
+        """Add a row for each of `moments` at which another value counts than the rows say; how many."""
+        table, item, value = resolved_table(labels.name), item_of(labels), quote(labels.value.name)
         known = (
             f"SELECT * FROM {table} SEMI JOIN moments USING ({item})"
             f" QUALIFY row_number() OVER (PARTITION BY {item}, _knowable ORDER BY _seq DESC) = 1"
@@ -271,8 +319,7 @@ class LabelHistory(Labels):
             f"INSERT INTO {table} BY NAME SELECT * EXCLUDE (_differs), {rows} + row_number()"
             f" OVER (ORDER BY _knowable, {item}) AS _seq FROM ({each}) WHERE _differs"
         )
-        found = one(cursor, f"SELECT count(*) FROM {table} WHERE _seq > {rows}")
-        return int(found[0]) if found else 0
+        return _count(cursor, f"{table} WHERE _seq > {rows}")
 
     # -- predictions ------------------------------------------------------------------------------------------------------
 
@@ -308,6 +355,11 @@ class LabelHistory(Labels):
 def resolved_table(name: str) -> str:
     """The table of what counted in a label set, quoted."""
     return quote(f"resolved:{name}")
+
+
+def _count(cursor: Cursor, rows: str) -> int:
+    found = one(cursor, f"SELECT count(*) FROM {rows}")
+    return int(found[0]) if found else 0
 
 
 def _state(cursor: Cursor, name: str) -> _State:

@@ -281,15 +281,20 @@ def heard(labels: LabelSet) -> str:
 
 def last_words_sql(labels: LabelSet, rows: str, item: str) -> str:
     """A SELECT of the claims among labels as they were corrected last, with the rank and the weight of their source."""
+    return (
+        f"{ranked_sql(labels, rows)}"
+        f" QUALIFY row_number() OVER (PARTITION BY {item}, _source, _annotator ORDER BY _claimed DESC, _seq DESC) = 1"
+    )
+
+
+def ranked_sql(labels: LabelSet, rows: str) -> str:
+    """A SELECT of the labels that are heard, with the rank and the weight of their source."""
     told = [(place, one) for place, one in enumerate(labels.sources) if one.kind != "suggestion"]
     ranks = " ".join(f"WHEN {_text(one.name)} THEN {place}" for place, one in told)
     weights = " ".join(f"WHEN {_text(one.name)} THEN {one.weight!r}" for _, one in told)
     rank = f"CASE WHEN _truth THEN -1 ELSE CASE _source {ranks} END END" if ranks else "-1"
     weight = f"CASE _source {weights} ELSE 1.0 END" if weights else "1.0"
-    return (
-        f"SELECT *, {rank} AS _rank, {weight} AS _weight FROM ({rows}) WHERE _source IN ({heard(labels)})"
-        f" QUALIFY row_number() OVER (PARTITION BY {item}, _source, _annotator ORDER BY _claimed DESC, _seq DESC) = 1"
-    )
+    return f"SELECT *, {rank} AS _rank, {weight} AS _weight FROM ({rows}) WHERE _source IN ({heard(labels)})"
 
 
 def decided_sql(labels: LabelSet, claims: str, item: str) -> str:

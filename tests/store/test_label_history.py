@@ -96,20 +96,28 @@ POLICIES = st.sampled_from(["latest", "priority", "majority", "weighted"])
 SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.parametrize("many", [64, 1])
 @SHARED
 @given(steps=steps, policy=POLICIES, back=st.integers(0, 30))
 def test_the_history_is_what_counted_at_every_moment(
-    shared: House, steps: list[tuple[Said, str]], policy: Any, back: int
+    shared: House, many: int, steps: list[tuple[Said, str]], policy: Any, back: int
 ) -> None:
-    """However it was brought up to date in between, with corrections that move a label to another item, and backfills."""
-    told = Told(shared, policy)
+    """However it was brought up to date in between, with corrections that move a label to another item, and backfills; also where
+    more labels speak of an item than are looked at together.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_history, "MANY", many)
+        _check_history(Told(shared, policy), steps, back)
+
+
+def _check_history(told: Told, steps: list[tuple[Said, str]], back: int) -> None:
     for one, what in steps:
         told.wait(one.wait)
         if what == "look":
-            history(shared, told.at(told.now), told.name)
+            history(told.house, told.at(told.now), told.name)
         told.say(one, backfill=what == "backfill")
     for at in (told.at(max(0, told.now - back)), told.at(told.now)):
-        assert history(shared, at, told.name) == told.counts(at)
+        assert history(told.house, at, told.name) == told.counts(at)
 
 
 def test_an_item_of_very_many_labels_is_looked_at_in_pages(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
