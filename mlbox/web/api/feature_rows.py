@@ -29,6 +29,8 @@ PARQUET = "application/vnd.apache.parquet"
 MAX_ENTITIES = 10_000
 MAX_ENTITIES_ARROW = 100_000
 MAX_ROWS = 10_000
+_MAPS = 3
+"""How many values an entity's answer has for each feature: its status and time as well."""
 
 To = Literal["online_and_offline", "online", "offline"]
 JsonRow = dict[str, Any]
@@ -129,7 +131,7 @@ async def online(box: Box, request: Request[Any, Any, Any], data: OnlineRequest)
     as_arrow = ARROW in request.headers.get("accept", "")
     _check_entities(data, as_arrow)
     if not as_arrow:
-        if box.features.is_at_hand(data.features, len(data.entities)):
+        if box.features.is_at_hand(data.features, _MAPS * len(data.entities)):
             return box.features.online_features(data.features, data.entities)
         return await box.call(box.features.online_features, data.features, data.entities)
     return Response(await box.call(_online_arrow, box, data.features, data.entities), media_type=ARROW, status_code=200)
@@ -152,7 +154,7 @@ def _is_at_hand(box: Box, call: Call) -> bool:
     call.read = asked = _decode_online(call.body)
     as_arrow = ARROW in call.headers.get("accept", "")
     _check_entities(asked, as_arrow)
-    return not as_arrow and box.features.is_at_hand(asked.features, len(asked.entities))
+    return not as_arrow and box.features.is_at_hand(asked.features, _MAPS * len(asked.entities))
 
 
 def _fast_online(box: Box, call: Call) -> Reply:
