@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 QUICK_SECONDS = 200e-6
 """A run that takes less is cheaper where it was asked for than in another thread."""
+WORTH_SECONDS = 50e-6
+"""Of a model of which a row takes longer, another run costs next to nothing beside it, and copying rows together does not."""
 MOST_RETRY_SECONDS = 60
 _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
@@ -295,7 +297,7 @@ class Lane:
 
     def _joined(self, works: Sequence[Work]) -> list[list[Work]]:
         """Works by what can be run together, in their order."""
-        if len(works) == 1 or not self.joins:
+        if len(works) == 1 or not self.joins or self.speed is None or self.speed.row > WORTH_SECONDS:
             return [[work] for work in works]
         most = self._config.max_batch
         found: list[list[Work]] = []

@@ -132,10 +132,12 @@ class Histogram:
             counts = self._counts.get(key)
             if counts is None:
                 counts, self._sums[key] = self._counts.setdefault(key, [0] * len(self._buckets)), 0.0
+            total = 0.0
             for value in values:
                 if math.isfinite(value):
                     counts[bisect_left(self._buckets, value)] += 1
-                    self._sums[key] += value
+                    total += value
+            self._sums[key] += total
 
     def family(self, name: str, seen: Seen = lambda _: True) -> Metric:
         """What was counted of the versions that are to be seen, cumulated as Prometheus wants it."""

@@ -40,10 +40,9 @@ class Head(NamedTuple):
     path: str
     client: tuple[str, int] | None
     headers: Mapping[str, str]
+    """Of one such request: another one may have another length."""
     credential: bytes
     """The key of what was verified of it."""
-    length: int
-    """Of the body."""
     is_json: bool
     given_id: str | None
     fields: bytes
@@ -83,7 +82,7 @@ class FastPath:
         self._table = Table(routes)
         self._access = box.access
         self._require = box.teams.require
-        self._most_body = min(MOST_BODY, box.settings.max_body)
+        self.most_body = min(MOST_BODY, box.settings.max_body)
         self._most_depth = box.settings.max_depth
         self._own: tuple[object, bytes] = (None, b"")
         self._counts = box.fast_path
@@ -104,7 +103,7 @@ class FastPath:
         if len(raw) != len(scope["headers"]) or not FOREIGN.isdisjoint(raw) or b"text/html" in raw.get(b"accept", b""):
             return None
         credential, length = raw.get(b"authorization"), raw.get(b"content-length", b"")
-        if credential is None or not length.isdigit() or not 0 < int(length[:20]) <= self._most_body:
+        if credential is None or not length.isdigit() or not 0 < int(length[:20]) <= self.most_body:
             return None
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in raw.items()}
         try:
@@ -118,7 +117,6 @@ class FastPath:
             client=scope["client"],
             headers=headers,
             credential=self._access.key_of(credential),
-            length=int(length),
             is_json=is_json(headers),
             given_id=given_id(scope["headers"]),
             fields=b"".join(_line(*field) for field in fields),
@@ -196,7 +194,7 @@ def _answer(asked: Asked, reply: Reply | Exception) -> Answer:
     head, status = asked.head, asked.head.fast.handler.status_code
     if isinstance(reply, Exception):
         reply, status = _refusal(head.path, as_mlbox_error(reply))
-    more = b"".join(_line(name.encode(), value.encode()) for name, value in reply.headers.items())
+    more = b"".join([_line(name.encode(), value.encode()) for name, value in reply.headers.items()])
     fields = b"%scontent-type: %s\r\ncontent-length: %d\r\n%s%sx-request-id: %s\r\n" % (
         more,
         reply.kind.encode(),

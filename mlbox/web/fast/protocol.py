@@ -4,20 +4,30 @@ A request whose head is plain is held back from the app until it is whole. Then 
 app gets head and body as if they had only just come. While a fast request is open, `cycle` is a stand-in that says so to the rest
 of the protocol; one whose client hangs up or is too slow before it is whole is handed over as well, and ends as the app says.
 
-A head that comes again, byte for byte, on the same connection is not parsed again.
+A head that comes again on the same connection, byte for byte but for the length of its body, is not parsed again.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+import re
+from typing import Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlbox.web.fast.answering import Answer, Asked, FastPath, Head
 
-MOST_HEADS, MOST_HEAD = 64, 1024
-"""How many heads a connection remembers, and how long one of them may be: clients send as many as their bodies have lengths."""
+MOST_HEADS, MOST_HEAD = 8, 1024
+"""How many heads a connection remembers, and how long one of them may be."""
+_LENGTH = re.compile(rb"\r\ncontent-length: ?([1-9][0-9]{0,6})\r\n", re.IGNORECASE)
+
+
+class Known(NamedTuple):
+    """A head that may come again: what stands before and after the length of its body."""
+
+    before: bytes
+    after: bytes
+    head: Head
 
 
 class _Nobody:
@@ -56,7 +66,7 @@ class FastProtocol(HttpToolsProtocol):
         """What was read, where a request begins with it whose head is not whole yet."""
         self._raw = b""
         """The held back request's head, where it may be remembered."""
-        self._heads: dict[bytes, Head] = {}
+        self._known: list[Known] = []
         self._answered = 0.0
         """When the last fast answer went out."""
 
@@ -65,7 +75,7 @@ class FastProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take bytes: a whole request with a head that is known at once, anything else through the parser."""
         if self._between:
-            if self._heads and self._repeated(data):
+            if self._known and self._repeated(data):
                 return
             self._start = data
         else:
@@ -73,11 +83,22 @@ class FastProtocol(HttpToolsProtocol):
         super().data_received(data)
 
     def _repeated(self, data: bytes) -> bool:
-        end = data.find(b"\r\n\r\n") + 4
-        head = self._heads.get(data[:end])
-        if head is None or len(data) - end != head.length or not self._is_free():
-            return False
-        return self._take(head, data[end:], Cycle(True))
+        for before, after, head in self._known:
+            if not data.startswith(before):
+                continue
+            start = len(before)
+            end = data.find(b"\r", start, start + 8)
+            if end < 0 or not data.startswith(after, end):
+                continue
+            body = data[end + len(after) :]
+            if data[start:end] != b"%d" % len(body) or not self._takes(len(body)):
+                return False
+            return self._take(head, body, Cycle(True))
+        return False
+
+    def _takes(self, length: int) -> bool:
+        assert self._fast_path is not None
+        return 0 < length <= self._fast_path.most_body and self._is_free()
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -128,9 +149,12 @@ class FastProtocol(HttpToolsProtocol):
         return head
 
     def _remember(self, raw: bytes, head: Head) -> None:
-        if len(self._heads) >= MOST_HEADS:
-            self._heads.clear()
-        self._heads[raw] = head
+        lengths = list(_LENGTH.finditer(raw))
+        if len(lengths) != 1:
+            return
+        start, end = lengths[0].span(1)
+        known = Known(raw[:start], raw[end:], head)
+        self._known = [known, *(one for one in self._known if one[:2] != known[:2])][:MOST_HEADS]
 
     def _is_free(self) -> bool:
         """No answer is on its way, and the client takes what it is sent."""

@@ -64,8 +64,9 @@ def begin(
     keys = keys_of(asked.parameters)
     target = models.targets.find(model, version)
     specs = models.targets.inputs(target)
-    own = {spec.name for spec in specs}
-    if own.isdisjoint([tensor.name for tensor in tensors]) or _are_both(models, model, version, own, tensors):
+    own = [spec.name for spec in specs]
+    strange = [tensor.name for tensor in tensors if tensor.name not in own]
+    if strange and (len(strange) == len(tensors) or _are_ids(models, model, version, strange)):
         return _by_ids(models, model, version, asked, tensors, keys, caller, specs)
     outputs = [output.name for output in asked.outputs]
     return models.begin(Ask(target, tensors, caller, outputs, keys, **queueing(asked.parameters)))
@@ -111,13 +112,9 @@ def _by_ids(
     )
 
 
-def _are_both(models: ModelServer, model: str, version: int | None, own: set[str], tensors: Sequence[Tensor]) -> bool:
-    """Whether there are ids beside the model's own tensor of features."""
-    beside = [tensor.name for tensor in tensors if tensor.name not in own]
-    if not beside:
-        return False
-    keys = {column.name for column in models.form(model, version).keys}
-    return keys.issuperset(beside)
+def _are_ids(models: ModelServer, model: str, version: int | None, names: Sequence[str]) -> bool:
+    """Whether these are ids, beside the model's own tensor of features."""
+    return {column.name for column in models.form(model, version).keys}.issuperset(names)
 
 
 def _rows(
@@ -179,6 +176,8 @@ def readable(tensor: Tensor) -> np.ndarray:
 
 def keys_of(parameters: Mapping[str, Any]) -> list[str]:
     """What decides which version answers, one for all rows or one for each; empty where the request leaves it open."""
+    if not parameters:
+        return []
     key, keys = parameters.get("key"), parameters.get("keys")
     if key is not None:
         keys = [key]
@@ -200,4 +199,4 @@ def _parameters(found: Inferred) -> dict[str, Any]:
 
 
 def _joined(values: Sequence[str]) -> str:
-    return values[0] if len(set(values)) == 1 else ",".join(values)
+    return values[0] if len(values) == 1 or len(set(values)) == 1 else ",".join(values)

@@ -19,7 +19,7 @@ from mlbox.web.v2 import dataplane, wire
 from mlbox.web.v2.models import problem
 
 MOST_AT_HAND = 16 * 1024
-"""Bytes of a request that are read on the loop."""
+"""Bytes of JSON, or of texts, that are read on the loop. Of binary numbers it is any that the fast path takes."""
 
 
 @post(
@@ -105,12 +105,20 @@ def _packed(reply: Reply, accepts: str) -> Reply:
 
 def _is_at_hand(box: Box, call: Call) -> bool:
     """A small request to a quick model is answered where it was read; one of ids, as far as its features are at hand."""
-    if len(call.body) > MOST_AT_HAND or "version" in call.parameters:
+    if "version" in call.parameters or not _is_read_soon(call):
         return False
     _, tensors = call.read = wire.decode(call.body, call.headers.get(wire.HEADER))
     return box.models.targets.is_at_hand(
         call.parameters["model"], tensors[0].data.shape[0], [tensor.name for tensor in tensors]
     )
+
+
+def _is_read_soon(call: Call) -> bool:
+    if len(call.body) <= MOST_AT_HAND:
+        return True
+    head = call.headers.get(wire.HEADER, "")
+    length = int(head) if head.isdecimal() and len(head) <= 5 else 0
+    return 0 < length <= MOST_AT_HAND and b"BYTES" not in call.body[:length]
 
 
 def _fast(box: Box, call: Call) -> Reply:

@@ -21,8 +21,13 @@ class Queueing(TypedDict):
     timeout_ms: float
 
 
+_DEFAULT: Queueing = {"priority": 0, "timeout_ms": math.inf}
+
+
 def queueing(parameters: Mapping[str, Any]) -> Queueing:
     """The parameters `priority`, 1 for the first and 0 for the default, and `timeout`, in microseconds and 0 for the default."""
+    if not parameters:
+        return _DEFAULT
     timeout = _number(parameters, "timeout")
     return {"priority": _number(parameters, "priority"), "timeout_ms": timeout / 1000 if timeout else math.inf}
 

@@ -40,6 +40,8 @@ IN_JSON = frozenset({"BOOL", "BYTES", *NUMBERS, *INTEGERS})
 ITEM = {name: int(kind[-1]) for name, kind in NUMPY.items() if name != "BYTES"}
 """Bytes of each value."""
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
+SAFE_SQUARES = 2.0**252
+"""Numbers whose squares are less than this together each fit into a float32; of others each is looked at."""
 
 
 class InputTensor(msgspec.Struct):
@@ -68,7 +70,28 @@ class Request(msgspec.Struct):
     outputs: list[OutputTensor] = []
 
 
+class ShownTensor(msgspec.Struct, gc=False):
+    """A tensor of an answer: its data stands in the JSON, or behind it."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: list[Any] | msgspec.UnsetType = msgspec.UNSET
+    parameters: Mapping[str, int] | msgspec.UnsetType = msgspec.UNSET
+
+
+class Shown(msgspec.Struct, kw_only=True, gc=False):
+    """The JSON of an answer."""
+
+    id: str | msgspec.UnsetType
+    model_name: str
+    model_version: str
+    parameters: Mapping[str, Any]
+    outputs: list[ShownTensor]
+
+
 Read = tuple[Request, list[Tensor]]
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(Request).decode
 _INTEGERS = msgspec.json.Decoder(list[int]).decode
 _FLAT: dict[str, Callable[[msgspec.Raw], list[Any]]] = {
@@ -226,6 +249,8 @@ def _numbers(given: InputTensor, values: list[Any]) -> np.ndarray:
     most = FLOAT32_MAX if given.datatype == "FP32" else sys.float_info.max
     try:
         data = np.array(values, np.float64)
+        if data.dot(data) < SAFE_SQUARES:
+            return data.astype(NUMPY[given.datatype])
         wrong = [] if _within(data, most) else [value for value in values if abs(value) > most]
     except OverflowError:
         wrong = [value for value in values if abs(value) > most]
@@ -263,6 +288,8 @@ def _no_such_value(name: str, datatype: str, value: Any) -> InvalidInput:
 
 def checked_size(name: str, shape: Sequence[int]) -> int:
     """How many values a shape has; raises InvalidInput for what is none."""
+    if 0 < len(shape) <= MAX_DIMENSIONS and min(shape) > 0:
+        return math.prod(shape)
     # Beside a size of 0 any others would come to no values, but NumPy takes none that it could not hold without it.
     too_large = 0 in shape and math.prod(size or 1 for size in shape) > MAX_VALUES
     if not 0 < len(shape) <= MAX_DIMENSIONS or any(size < 0 for size in shape) or too_large:
@@ -354,22 +381,20 @@ def encode(
     asked: Request, model: str, version: str, tensors: Sequence[Tensor], parameters: Mapping[str, Any]
 ) -> tuple[bytes, int | None]:
     """The body of an answer, and the length of its JSON where binary data follows."""
-    wanted = {output.name: output.parameters for output in asked.outputs}
+    wanted = {output.name: output.parameters for output in asked.outputs} if asked.outputs else {}
     every = bool(asked.parameters.get("binary_data_output", False))
-    outputs, parts = [], []
+    outputs: list[ShownTensor] = []
+    parts: list[bytes] = []
     for tensor in tensors:
-        given = wanted.get(tensor.name, {})
-        shown: dict[str, Any] = {"name": tensor.name, "datatype": tensor.dtype, "shape": list(tensor.data.shape)}
-        if bool(given.get("binary_data", every)):
+        name, dtype, data = tensor
+        if bool(wanted[name].get("binary_data", every)) if name in wanted else every:
             content = to_bytes(tensor)
             parts.append(content)
-            shown["parameters"] = {"binary_data_size": len(content)}
+            outputs.append(ShownTensor(name, dtype, data.shape, parameters={"binary_data_size": len(content)}))
         else:
-            shown["data"] = in_json(tensor)
-        outputs.append(shown)
-    answer: dict[str, Any] = {"id": asked.id} if asked.id is not None else {}
-    answer |= {"model_name": model, "model_version": version, "parameters": parameters, "outputs": outputs}
-    head = msgspec.json.encode(answer)
+            outputs.append(ShownTensor(name, dtype, data.shape, in_json(tensor)))
+    asked_id = msgspec.UNSET if asked.id is None else asked.id
+    head = _encode(Shown(id=asked_id, model_name=model, model_version=version, parameters=parameters, outputs=outputs))
     return (head + b"".join(parts), len(head)) if parts else (head, None)
 
 
