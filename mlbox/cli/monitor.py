@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -13,6 +14,7 @@ from mlbox.errors import InvalidInput
 from mlbox.records import (
     BusinessSeries,
     ConceptResult,
+    DomainResult,
     DriftResult,
     DriftSummary,
     EstimatedPerformance,
@@ -47,6 +49,70 @@ def check(model: Model, output: OutputOption = Output.table) -> None:
     """Compare what is served with what the model in Production learned from."""
     with connect() as client:
         _show(client.post(f"/api/v1/monitoring/{model}/check", list[DriftResult]), output)
+
+
+@app.command(epilog="Example: mlbox monitor drift flight-delay --window 7d")
+def drift(
+    model: Model,
+    window: Annotated[str, typer.Option(help="How long before now, such as 24h or 7d.")] = "7d",
+    until: Annotated[str | None, typer.Option(help="Before this moment of domain time, instead of now.")] = None,
+    feature: Annotated[str | None, typer.Option(help="Only this feature.")] = None,
+    segment: Annotated[
+        str | None, typer.Option(help="A feature: each of its 20 most frequent values by itself, on both sides.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Exact p-values, of the last 10,000 rows.")] = False,
+    output: OutputOption = Output.table,
+) -> None:
+    """Compare what was served over a time with what the model learned from; nothing is kept, and no alert fires."""
+    query = {"window_seconds": _seconds(window, "window"), "until": until, "feature": feature, "segment": segment}
+    with connect(timeout_seconds=600) as client:
+        found = client.get(
+            f"/api/v1/monitoring/{model}/drift", list[DriftResult], **query, exact="true" if exact else None
+        )
+    columns = ("feature", "statistic", "verdict", "p_value", "p_adjusted", "reference_rows", "current_rows")
+    show(found, (*(("segment",) if segment else ()), *columns), output)
+
+
+@app.command(epilog="Example: mlbox monitor domain flight-delay --window 7d")
+def domain(
+    model: Model,
+    window: Annotated[str, typer.Option(help="How long before now, such as 24h or 7d.")] = "7d",
+    output: OutputOption = Output.table,
+) -> None:
+    """Have a classifier tell what was served from what was learned from, by all features together."""
+    with connect(timeout_seconds=600) as client:
+        found = client.get(
+            f"/api/v1/monitoring/{model}/domain", DomainResult, window_seconds=_seconds(window, "window")
+        )
+    if output is not Output.table:
+        show([found], (), output)
+        return
+    show(found.features, ("feature", "importance"), output)
+    note(
+        f"AUC {found.auc:.3f} ({found.low:.3f} to {found.high:.3f}) over {found.rows:,} rows of either side: {found.verdict}."
+    )
+
+
+@app.command(epilog="Example: mlbox monitor report flight-delay --window 7d --to delay.html")
+def report(
+    model: Model,
+    window: Annotated[str, typer.Option(help="How long before now, such as 24h or 7d.")] = "7d",
+    to: Annotated[
+        Path | None, typer.Option(help="The file to write; by default MODEL.html, or stdout for JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+) -> None:
+    """Write all that is known of a model over a time into one HTML file that needs no other, or JSON."""
+    path = f"/api/v1/monitoring/{model}/report"
+    query = {"window_seconds": _seconds(window, "window"), "format": "json" if as_json else "html"}
+    with connect(timeout_seconds=600) as client:
+        content = b"".join(client.stream(path, **query))
+    if as_json and to is None:
+        print(content.decode())
+        return
+    target = to or Path(f"{model}.html")
+    target.write_bytes(content)
+    note(f"Wrote {target}, {len(content):,} bytes.")
 
 
 @app.command("show", epilog="Example: mlbox monitor show flight-delay")
@@ -154,16 +220,18 @@ def performance(
     since: Annotated[str | None, typer.Option(help="Predictions from this moment of domain time on.")] = None,
     until: Annotated[str | None, typer.Option(help="Predictions before this moment.")] = None,
     every: Annotated[str | None, typer.Option(help="Each span by itself, such as 7d or 6h.")] = None,
+    segment: Annotated[str | None, typer.Option(help="Each value of a key by itself, the 20 most frequent.")] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show how each version does by the labels that are known so far, with coverage and maturity beside it."""
     query = {"labels": labels, "since": since, "until": until, "every_seconds": _seconds(every) if every else None}
+    query["segment"] = segment
     with connect(timeout_seconds=600) as client:
         found = client.get(f"/api/v1/monitoring/{model}/performance", list[LivePerformance], **query)
     if output is not Output.table:
         show(found, (), output)
         return
-    spans = ("start",) if every else ()
+    spans = (*(("start",) if every else ()), *(("segment",) if segment else ()))
     names = dict.fromkeys(name for one in found for name in one.metrics)
     rows = [{**msgspec.structs.asdict(one), **one.metrics, "maturity": _matured(one)} for one in found]
     show(rows, (*spans, "version", "role", "predictions", "labelled", "coverage", *names, "maturity"), output)
@@ -180,10 +248,10 @@ def _lag(seconds: float) -> str:
     return f"{seconds / 86_400:g}d" if seconds >= 86_400 else f"{seconds / 3600:g}h"
 
 
-def _seconds(text: str) -> int:
+def _seconds(text: str, field: str = "every") -> int:
     number, unit = text[:-1], text[-1:]
     if unit not in UNITS or not number.isascii() or not number.isdigit() or not int(number):
-        raise InvalidInput(f"{text!r} is no span.", hint="A number and s, m, h or d, such as 7d.", field="every")
+        raise InvalidInput(f"{text!r} is no span.", hint="A number and s, m, h or d, such as 7d.", field=field)
     return int(number) * UNITS[unit]
 
 

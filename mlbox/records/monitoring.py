@@ -30,6 +30,15 @@ class Prediction(Record, frozen=True, kw_only=True):
 Verdict = Literal["not_enough_data", "ok", "investigate", "alert"]
 
 
+class DriftShape(Record, frozen=True, kw_only=True):
+    """Both sides as a picture: how many values lie in each of equal bins; what is outside counts in the first or the last."""
+
+    low: float
+    high: float
+    before: tuple[int, ...]
+    now: tuple[int, ...]
+
+
 class DriftMeasures(Record, frozen=True, kw_only=True):
     """What is said of a feature beside D. None of it decides a verdict."""
 
@@ -53,6 +62,7 @@ class DriftMeasures(Record, frozen=True, kw_only=True):
     """The same in training."""
     type_changed: bool = False
     """Training had whole numbers only, and others are served."""
+    shape: DriftShape | None = None
 
 
 class DriftResult(Record, frozen=True, kw_only=True):
@@ -82,6 +92,8 @@ class DriftResult(Record, frozen=True, kw_only=True):
     """Whether a D to investigate is told to people: it survives the correction, or lasts for two windows."""
     measures: DriftMeasures | None = None
     """None without enough data."""
+    segment: str = ""
+    """`FEATURE=VALUE` where only rows with that value are compared, on both sides."""
 
 
 class DriftSummary(Record, frozen=True, kw_only=True):
@@ -116,6 +128,8 @@ class LivePerformance(Record, frozen=True, kw_only=True):
     version: int
     role: ServeRole
     label_set: str
+    segment: str = ""
+    """`KEY=VALUE` of those predictions; empty: of all."""
     start: datetime | None = None
     """Of the span of domain time that the predictions are of; None: since the first."""
     end: datetime | None = None
@@ -315,3 +329,48 @@ class BusinessSeries(Record, frozen=True, kw_only=True):
     last: datetime
     every_seconds: float
     points: tuple[BusinessPoint, ...] = ()
+
+
+class DomainFeature(Record, frozen=True, kw_only=True):
+    """By how much worse the sides are told apart where this feature's values are shuffled."""
+
+    feature: str
+    importance: float
+
+
+class DomainResult(Record, frozen=True, kw_only=True):
+    """How well a classifier tells what was served from what was learned from, all features together."""
+
+    model: str
+    version: int
+    rows: int
+    """Of either side."""
+    auc: float
+    """Of rows that it did not learn from: 0.5 where nothing tells them apart."""
+    low: float
+    """Of the interval of 95 %."""
+    high: float
+    verdict: Literal["same", "apart"]
+    """Apart where `low` is above 0.55."""
+    features: tuple[DomainFeature, ...]
+    """Those that tell most."""
+    since: datetime | None
+    at: datetime
+
+
+class MonitorReport(Record, frozen=True, kw_only=True):
+    """All that is known of a model over a window of domain time."""
+
+    model: str
+    version: int
+    since: datetime
+    until: datetime
+    health: ModelHealth
+    drift: tuple[DriftResult, ...]
+    """Of the window, the largest statistic first."""
+    performance: tuple[LivePerformance, ...]
+    concept: ConceptResult | None = None
+    estimated: EstimatedPerformance | None = None
+    skew: tuple[SkewResult, ...]
+    business: tuple[BusinessSeries, ...]
+    alerts: tuple[Alert, ...]

@@ -308,17 +308,20 @@ class Box:
         since: datetime | None = None,
         until: datetime | None = None,
         every: timedelta | None = None,
+        segment: str | None = None,
     ) -> list[LivePerformance]:
         """How each version in each role does by the labels that are known so far, with coverage and maturity.
 
         `labels` is by default the label set of the data that the model learned from. Of predictions from `since` to before
-        `until`, moments with a zone, in domain time; with `every`, of each span of that length by itself.
+        `until`, moments with a zone, in domain time; with `every`, of each span of that length by itself; with
+        `segment`, a key of the label set, of each of its 20 most frequent values.
         """
         query = {
             "labels": labels,
             "since": since.isoformat() if since else None,
             "until": until.isoformat() if until else None,
             "every_seconds": int(every.total_seconds()) if every else None,
+            "segment": segment,
         }
         path = f"/api/v1/monitoring/{quote(model, safe='')}/performance"
         return self.client.get(path, list[LivePerformance], **query)

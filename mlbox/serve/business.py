@@ -72,12 +72,11 @@ class Business:
     def _placed(
         self, model: str, numbers: Sequence[BusinessNumber], known: Mapping[str, tuple[str, int, datetime]]
     ) -> tuple[list[_Placed], list[str]]:
-        versions = {version.version for version in self._registry.versions(model)}
         placed, unknown = [], []
         for place, number in enumerate(numbers):
             if number.prediction_id is None:
                 at = parse_time(number.at, field=f"outcomes.{place}.at") if number.at else self._clock.now()
-                version = self._version(model, number, at, versions, f"outcomes.{place}")
+                version = self._version(model, number, at, f"outcomes.{place}")
                 placed.append(_Placed(number.name, version, to_us(at), number.value, None))
             elif number.prediction_id not in known:
                 unknown.append(number.prediction_id)
@@ -92,24 +91,25 @@ class Business:
                 placed.append(_Placed(number.name, version, to_us(at), number.value, number.prediction_id))
         return placed, unknown
 
-    def _version(self, model: str, number: BusinessNumber, at: datetime, versions: set[int], field: str) -> int:
+    def _version(self, model: str, number: BusinessNumber, at: datetime, field: str) -> int:
         """Of a number by time."""
         if number.version is not None:
-            if number.version not in versions:
+            found = self._registry.versions(model, limit=1, before=number.version + 1)
+            if not found or found[0].version != number.version:
                 raise InvalidInput(
                     f"{model} has no version {number.version}.",
                     hint=f"`mlbox model show {model}` lists them.",
                     field=f"{field}.version",
                 )
             return number.version
-        found = self._in_production(model, at)
-        if found is None:
+        serving = self._in_production(model, at)
+        if serving is None:
             raise InvalidInput(
                 f"No version of {model} was in Production at {at.isoformat()}.",
                 hint="Name the version, or the prediction.",
                 field=f"{field}.version",
             )
-        return found
+        return serving
 
     def _in_production(self, model: str, at: datetime) -> int | None:
         """In replay mode the one that is there now: stages are written down in real time."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-from mlbox.errors import InvalidInput, NotFound
+from mlbox.errors import InvalidInput
 from mlbox.records import ConceptResult, DriftResult, LabelSet, ModelVersion
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.outcomes import Joined, Outcomes
@@ -87,12 +87,7 @@ class Concept:
 
     def measure(self, model: str) -> ConceptResult:
         """Of the version in Production. Raises NotFound without one or without a label set, InvalidInput for labels of text."""
-        version = self._registry.by_stage(model, "Production")
-        if version is None:
-            self._registry.model(model)
-            raise NotFound(
-                f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
-            )
+        version = self._registry.serving(model)
         labels = self._labels.declared(self._performance.label_set(model))
         before, now = self._sides(version, labels, self._outcomes.join(model, labels))
         inputs = _inputs(self._monitor.latest(model))

@@ -71,12 +71,7 @@ class Health:
 
     def of(self, model: str) -> ModelHealth:
         """One model; raises NotFound where it is unknown or has no version in Production."""
-        version = self._registry.by_stage(model, "Production")
-        if version is None:
-            self._registry.model(model)
-            raise NotFound(
-                f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
-            )
+        version = self._registry.serving(model)
         return self._of(version, self._monitor.alerts(state="firing", limit=1000))
 
     def _of(self, version: ModelVersion, alerts: Sequence[Alert]) -> ModelHealth:

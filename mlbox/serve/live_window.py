@@ -46,7 +46,7 @@ class LiveWindow:
         number = log.flushed_upto(self.version.model)  # what is flushed in between is read twice, and known by its id
         found = log.window(self.version.model, limit=self._size, since=since, after=self._number)
         self._number = number
-        self._take(found)
+        self.take(found)
         self._expire(to_us(since))
 
     def _expire(self, oldest: int) -> None:
@@ -55,7 +55,8 @@ class LiveWindow:
             self._forget()
         self.ring.drop(before - len(self._rows))
 
-    def _take(self, found: Window) -> None:
+    def take(self, found: Window) -> None:
+        """Take rows of the log; those that are in the window, or were, are known by their ids."""
         import numpy as np
 
         # A file that was merged has rows again that are in the ring, or were in it.

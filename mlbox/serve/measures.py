@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlbox.records import DriftMeasures
+from mlbox.records import DriftMeasures, DriftShape
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,11 @@ FEW = 20
 """A reference with at most so many values, all whole numbers, is one of categories."""
 SHOWN = 5
 """New categories that are named."""
+PICTURE = 20
+"""Bins of a picture."""
+TAIL = 0.01
+"""The share on either end that a picture does not stretch for."""
+BLOCKS = " ▁▂▃▄▅▆▇█"
 FLOOR = 1e-4
 """The share that an empty bin counts as in the stability index, which is infinite for 0."""
 
@@ -49,6 +54,7 @@ def measure(grid: Grid, counts: np.ndarray, values: np.ndarray) -> DriftMeasures
         constant_share=commonest(current),
         reference_constant_share=float(grid.counts.max() / grid.values),
         type_changed=bool(_whole(grid.points) and not _whole(current)),
+        shape=shape(grid, current),
     )
 
 
@@ -146,3 +152,36 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     found = np.empty(len(p_values))
     found[order] = np.minimum.accumulate(np.asarray(p_values)[order] * len(p_values) / ranks)
     return [float(p) for p in np.minimum(found, 1)]
+
+
+def shape(grid: Grid, current: np.ndarray) -> DriftShape | None:
+    """Both sides in equal bins over where nearly all values are; of sorted values, None where no side has a finite one."""
+    import numpy as np
+
+    known = np.isfinite(grid.points)
+    points, weights = grid.points[known], grid.counts[known]
+    current = current[np.isfinite(current)]
+    if not len(points) or not len(current):
+        return None
+    heights = np.cumsum(weights)
+    ends = [points[np.searchsorted(heights, share * heights[-1])] for share in (TAIL, 1 - TAIL)]
+    ends += [current[int(share * (len(current) - 1))] for share in (TAIL, 1 - TAIL)]
+    low, high = float(min(ends)), float(max(ends))
+    if not low < high or not np.isfinite(high - low):
+        return None
+    edges = np.linspace(low, high, PICTURE + 1)
+    before = np.histogram(np.clip(points, low, high), bins=edges, weights=weights)[0]
+    now = np.histogram(np.clip(current, low, high), bins=edges)[0]
+    return DriftShape(low=low, high=high, before=tuple(map(int, before)), now=tuple(map(int, now)))
+
+
+def picture(found: DriftShape) -> str:
+    """Both sides in one line of text, which every channel can show."""
+    sides = [("training", found.before), ("served", found.now)]
+    drawn = [f"{name} {_blocks(counts)}" for name, counts in sides]
+    return f"{', '.join(drawn)} from {found.low:.4g} to {found.high:.4g}"
+
+
+def _blocks(counts: Sequence[int]) -> str:
+    most = max(counts)
+    return "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for count in counts)

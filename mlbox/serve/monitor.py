@@ -107,7 +107,7 @@ class Monitor:
         Raises NotFound when nothing serves or it has no reference, Unavailable when the reference cannot be read.
         """
         with self._checking:
-            version = self._in_production(model)
+            version = self._registry.serving(model)
             now = self._clock.now()
             window = self._window(version)
             window.follow(self._predictions, now - self._days)
@@ -115,16 +115,8 @@ class Monitor:
             self._db.write(lambda tx: self._save(tx, version, results))
             return results
 
-    def _in_production(self, model: str) -> ModelVersion:
-        version = self._registry.by_stage(model, "Production")
-        if version is None:
-            self._registry.model(model)
-            raise NotFound(
-                f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
-            )
-        return version
-
-    def _reference(self, version: ModelVersion) -> dict[str, np.ndarray]:
+    def reference(self, version: ModelVersion) -> dict[str, np.ndarray]:
+        """Its training values by feature; raises NotFound, or Unavailable where they cannot be read."""
         try:
             return load_reference(self._artifacts, version)
         except (OSError, EOFError, ValueError, zipfile.BadZipFile) as err:
@@ -137,7 +129,7 @@ class Monitor:
         """The window of a model, begun anew where another version, or another reference, is in Production."""
         known = self._windows.pop(version.model, None)
         if known is None or (known.version.version, known.version.reference) != (version.version, version.reference):
-            known = LiveWindow(version, self._reference(version), self._size)
+            known = LiveWindow(version, self.reference(version), self._size)
         self._windows[version.model] = known
         if len(self._windows) > MOST_WINDOWS:
             del self._windows[next(iter(self._windows))]
@@ -182,7 +174,7 @@ class Monitor:
 
         Raises NotFound when nothing serves, InvalidInput for scores that are no probabilities.
         """
-        version = self._in_production(model)
+        version = self._registry.serving(model)
         found = self._predictions.window(model, limit=self._size, since=self._clock.now() - self._days)
         scores = found.scores[found.versions == version.version]
         scores = scores[scores == scores]
@@ -202,6 +194,11 @@ class Monitor:
         )
 
     # -- reading ----------------------------------------------------------------------------------------------------
+
+    def last_check(self, model: str) -> str | None:
+        """The id of a model's last check; it tells whether `latest` has anything new."""
+        row = self._db.one("SELECT check_id FROM drift WHERE model = ? ORDER BY check_id DESC LIMIT 1", (model,))
+        return row["check_id"] if row is not None else None
 
     def latest(self, model: str) -> list[DriftResult]:
         """The results of a model's last check, by feature; none before the first."""

@@ -19,7 +19,8 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.loop import Loop
-from mlbox.records import Alert
+from mlbox.records import Alert, DriftResult
+from mlbox.serve.measures import picture
 from mlbox.serve.notices import Notice, Told, plan
 from mlbox.settings import secret_in
 from mlbox.store import outbox, silences
@@ -91,7 +92,11 @@ class Notifier:
                 " ON CONFLICT (alert_id, channel) DO UPDATE SET state = excluded.state, at_us = excluded.at_us",
                 (alert.id, notice.channel, alert.state, tx.domain_us),
             )
-        body = {"text": self._text(notice), "group": notice.labels, "alerts": [self._alert(a) for a in _all(notice)]}
+        body = {
+            "text": self._text(tx, notice),
+            "group": notice.labels,
+            "alerts": [self._alert(a) for a in _all(notice)],
+        }
         subject = f"{PREFIX}{notice.channel}"
         outbox.post(tx, subject, subject, body, cause=new_id())
         count = {"firing": len(notice.firing), "resolved": len(notice.resolved)}
@@ -116,12 +121,12 @@ class Notifier:
 
     # -- words ----------------------------------------------------------------------------------------------------------
 
-    def _text(self, notice: Notice) -> str:
+    def _text(self, tx: Tx, notice: Notice) -> str:
         what = ", ".join(f"{name} {value}" for name, value in notice.labels.items())
         counts = [(len(notice.firing), "firing"), (len(notice.resolved), "resolved")]
         title = " and ".join(f"{count} {state}" for count, state in counts if count) + (f": {what}" if what else "")
         shown = list(_all(notice))
-        lines = [self._line(alert) for alert in shown[:MOST_NAMED]]
+        lines = [line for alert in shown[:MOST_NAMED] for line in (self._line(alert), _picture(tx, alert)) if line]
         if len(shown) > MOST_NAMED:
             lines.append(f"and {len(shown) - MOST_NAMED} more")
         advice = dict.fromkeys(ADVICE[alert.name] for alert in notice.firing if alert.name in ADVICE)
@@ -170,6 +175,18 @@ class Notifier:
         if name not in self.rules.channel:
             raise InvalidInput(f"The channel {name} is no more.", hint="Name it in the alert rules.", field="channel")
         return self.rules.channel[name]
+
+
+def _picture(tx: Tx, alert: Alert) -> str:
+    """Training and what is served as the last check saw them, of a feature that drifts."""
+    if not alert.name.startswith("feature_drift") or alert.state == "resolved":
+        return ""
+    row = tx.one(
+        "SELECT result FROM drift WHERE model = ? AND feature = ? ORDER BY id DESC LIMIT 1",
+        (alert.labels["model"], alert.labels["feature"]),
+    )
+    measures = msgspec.json.decode(row["result"], type=DriftResult).measures if row is not None else None
+    return f"  {picture(measures.shape)}" if measures is not None and measures.shape is not None else ""
 
 
 def _all(notice: Notice) -> Sequence[Alert]:

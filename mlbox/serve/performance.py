@@ -18,7 +18,7 @@ from mlbox.store.asking import asking
 from mlbox.store.datasets import Datasets
 from mlbox.store.label_history import LabelHistory
 from mlbox.store.labels import allowed
-from mlbox.store.offline import Offline
+from mlbox.store.offline import Offline, quote
 from mlbox.store.registry import Registry
 from mlbox.store.views import literal
 
@@ -33,6 +33,9 @@ LAGS = tuple(
 MEASURED = 1_000_000
 """Labelled predictions of a group that its metrics are over at most: the newest."""
 MAX_SPANS = 1000
+SEGMENTS = 20
+"""Values of a key that are told by themselves, the most frequent; all others are one more."""
+OTHERS = "others"
 REMEMBERED = 4096
 Measured = tuple[dict[str, float | None], int]
 """Metrics, and over how many predictions."""
@@ -46,6 +49,7 @@ class _Group(NamedTuple):
     version: int
     role: ServeRole
     span: int | None
+    segment: str | None
     predictions: int
     labelled: int
     tied: int
@@ -110,11 +114,13 @@ class Performance:
         since: datetime | None = None,
         until: datetime | None = None,
         every: timedelta | None = None,
+        segment: str | None = None,
     ) -> list[LivePerformance]:
         """Of every version and role that predicted: counts, coverage, maturity and metrics.
 
         Of predictions from `since` to before `until`, in domain time; with `every`, of each span of that length by itself, from
-        the oldest. Raises NotFound for a model without a label set.
+        the oldest; with `segment`, a key of the label set, of each of its 20 most frequent values by itself. Raises NotFound
+        for a model without a label set.
         """
         self._registry.see(model)
         found = self._labels.declared(labels or self.label_set(model))
@@ -131,13 +137,14 @@ class Performance:
             ]
         )
         joined = (
-            f"SELECT asked._version, asked._role, {_span(every)} AS _span, asked._at, asked._score, met._value, met._first,"
-            f" met._tied, asked._id FROM {tables.asked} asked LEFT JOIN {tables.met} met USING (_id) WHERE {where or 'true'}"
+            f"SELECT asked._version, asked._role, {_span(every)} AS _span, {_segment(found, tables, segment)} AS _segment,"
+            " asked._at, asked._score, met._value, met._first, met._tied, asked._id"
+            f" FROM {tables.asked} asked LEFT JOIN {tables.met} met USING (_id) WHERE {where or 'true'}"
         )
         groups = self._offline.read(lambda cursor: self._groups(cursor, joined))
         trained = {version.version: version.metrics for version in self._registry.versions(model)}
         return [
-            self._result(model, found, group, every, self._metrics(found, tables, joined, group), trained)
+            self._result(model, found, group, every, segment, self._metrics(found, tables, joined, group), trained)
             for group in groups
         ]
 
@@ -149,19 +156,20 @@ class Performance:
             for lag in LAGS
         )
         rows = cursor.execute(
-            "SELECT _version, _role, _span, count(*), count(*) FILTER (_tied IS false), count(*) FILTER (_tied),"
-            f" {lags} FROM ({joined}) GROUP BY _version, _role, _span ORDER BY _version DESC, _role, _span LIMIT {MAX_SPANS + 1}"
+            "SELECT _version, _role, _span, _segment, count(*), count(*) FILTER (_tied IS false), count(*) FILTER (_tied),"
+            f" {lags} FROM ({joined}) GROUP BY _version, _role, _span, _segment"
+            f" ORDER BY _version DESC, _role, _span, count(*) DESC, _segment LIMIT {MAX_SPANS + 1}"
         ).fetchall()
         if len(rows) > MAX_SPANS:
             raise InvalidInput(
                 f"These are more than {MAX_SPANS:,} spans.", hint="Ask for longer ones, or give `since`.", field="every"
             )
-        return [_Group._make((*row[:6], tuple(zip(row[6::2], row[7::2], strict=True)))) for row in rows]
+        return [_Group._make((*row[:7], tuple(zip(row[7::2], row[8::2], strict=True)))) for row in rows]
 
     def _metrics(self, labels: LabelSet, tables: Joined, joined: str, group: _Group) -> Measured:
         if not group.labelled:
             return metrics_of(labels, (), ())
-        key = (tables, joined, group.version, group.role, group.span, labels.classes)
+        key = (tables, joined, group.version, group.role, group.span, group.segment, labels.classes)
         known = self._measured.get(key)
         if known is None:
             pairs = self._offline.read(lambda cursor: _arrays(cursor, joined, group))
@@ -176,6 +184,7 @@ class Performance:
         labels: LabelSet,
         group: _Group,
         every: timedelta | None,
+        segment: str | None,
         measured: Measured,
         trained: dict[int, dict[str, float]],
     ) -> LivePerformance:
@@ -185,6 +194,7 @@ class Performance:
             version=group.version,
             role=group.role,
             label_set=labels.name,
+            segment="" if segment is None else f"{segment}={group.segment}",
             start=None if every is None else _from(group.span, every),
             end=None if every is None else _from(group.span, every) + every,
             predictions=group.predictions,
@@ -207,6 +217,25 @@ def _span(every: timedelta | None) -> str:
     return f"(epoch_us(asked._at) // {every // timedelta(microseconds=1)})::BIGINT"
 
 
+def _segment(labels: LabelSet, tables: Joined, key: str | None) -> str:
+    """The value of a key as text, of the most frequent ones; raises InvalidInput for what is no key of the label set."""
+    if key is None:
+        return "NULL::VARCHAR"
+    keys = [column.name for column in labels.keys]
+    if key not in keys:
+        raise InvalidInput(
+            f"{key[:120]!r} is no key of the label set {labels.name}.",
+            hint=f"Segments are of one of: {', '.join(keys)}.",
+            field="segment",
+        )
+    name = quote(key)
+    top = (
+        f"SELECT {name} FROM {tables.asked} WHERE {name} IS NOT NULL GROUP BY {name}"
+        f" ORDER BY count(*) DESC, {name} LIMIT {SEGMENTS}"
+    )
+    return f"CASE WHEN asked.{name} IN ({top}) THEN CAST(asked.{name} AS VARCHAR) ELSE '{OTHERS}' END"
+
+
 def _from(span: int | None, every: timedelta) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + (span or 0) * every
 
@@ -214,10 +243,12 @@ def _from(span: int | None, every: timedelta) -> datetime:
 def _arrays(cursor: Cursor, joined: str, group: _Group) -> tuple[np.ndarray, np.ndarray]:
     """Scores [N] and labels [N] of a group's newest labelled predictions."""
     span = "" if group.span is None else f" AND _span = {group.span}"
+    if group.segment is not None:
+        span += " AND _segment = ?"
     found = cursor.execute(
         f"SELECT _score, _value FROM ({joined}) WHERE _version = ? AND _role = ?{span} AND _tied IS false"
         f" AND isfinite(_score) ORDER BY _at DESC, _id DESC LIMIT {MEASURED}",
-        [group.version, group.role],
+        [group.version, group.role, *([] if group.segment is None else [group.segment])],
     ).fetchnumpy()
     return found["_score"], found["_value"]
 

@@ -87,7 +87,7 @@ class Skew:
     def check(self, model: str) -> list[SkewResult]:
         """Compare a sample of what a model was served; by feature of the version in Production. Raises NotFound without one."""
         with self._checking:
-            version = self._in_production(model)
+            version = self._registry.serving(model)
             if not self._sample:
                 return []
             now = self._clock.now()
@@ -96,15 +96,6 @@ class Skew:
             results = [self._result(version.model, name, found.get(name, []), now) for name in version.features]
             self._db.write(lambda tx: self._save(tx, version, results))
             return results
-
-    def _in_production(self, model: str) -> ModelVersion:
-        version = self._registry.by_stage(model, "Production")
-        if version is None:
-            self._registry.model(model)
-            raise NotFound(
-                f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
-            )
-        return version
 
     def _sampled(self, model: str) -> list[Prediction]:
         served = [row for row in self._predictions.recent(model, WINDOW) if row.role != "shadow" and row.entity]
@@ -185,6 +176,11 @@ class Skew:
                 self._alerts.apply(tx, SKEW, alert.labels, "resolve", summary=reason)
 
     # -- reading --------------------------------------------------------------------------------------------------------
+
+    def last_check(self, model: str) -> str | None:
+        """The id of a model's last check; it tells whether `latest` has anything new."""
+        row = self._db.one("SELECT check_id FROM skew WHERE model = ? ORDER BY check_id DESC LIMIT 1", (model,))
+        return row["check_id"] if row is not None else None
 
     def latest(self, model: str) -> list[SkewResult]:
         """The results of a model's last check, by feature; none before the first."""

@@ -189,6 +189,16 @@ class Registry:
         )
         return [_version(row) for row in rows]
 
+    def serving(self, model: str) -> ModelVersion:
+        """The version in Production; raises NotFound for an unknown model, or where there is none."""
+        found = self.by_stage(model, "Production")
+        if found is None:
+            self.model(model)
+            raise NotFound(
+                f"No version of {model!r} is in Production.", hint="`mlbox model ls` shows the stages.", field="model"
+            )
+        return found
+
     def by_stage(self, model: str, stage: Stage) -> ModelVersion | None:
         """The newest version in a stage."""
         row = self._db.one(

@@ -29,8 +29,12 @@ from mlbox.web.box import Box
 
 MOST_VERSIONS = 500
 """Versions with series of their own since the start; those after them are counted together, as `other`."""
-MOST_FEATURES = 2000
+MOST_FEATURES = 3000
 """Features with drift gauges; a box with more shows those that drift or are missing most."""
+PAGES = 16
+"""Rendered pages of checks that are kept: one for each source, format and set of models that may be seen."""
+EOF = b"# EOF\n"
+"""What ends a page of OpenMetrics."""
 OTHER = "other"
 Seen = Callable[[tuple[str, str]], bool]
 """Whether the series of a model and version are shown."""
@@ -165,9 +169,13 @@ class Metrics:
     def __init__(self, box: Box) -> None:
         self._scores = Histogram(SCORE_BUCKETS)
         self._latency = Histogram(LATENCY_BUCKETS)
-        self.registry = CollectorRegistry()
-        self.registry.register(_BoxCollector(box, self._scores, self._latency))
-        ProcessCollector(registry=self.registry)
+        self._box = _BoxCollector(box, self._scores, self._latency)
+        self._process = CollectorRegistry()
+        ProcessCollector(registry=self._process)
+        self._checks: dict[str, _Drift | _Skew] = {"drift": _Drift(box), "skew": _Skew(box)}
+        self._pages: dict[tuple[object, ...], bytes] = {}
+        self.rendered: Tally[str] = Tally()
+        """How often each source's checks were rendered, since they had not been."""
         box.predictions.on_prediction(self._observe)
 
     def _observe(self, batch: Batch) -> None:
@@ -179,7 +187,84 @@ class Metrics:
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics for who asks for it, else Prometheus's text."""
         encode, content_type = choose_encoder(accept)
-        return encode(self.registry), content_type
+        pages, up = [], {}
+        for source in self._checks:
+            try:
+                pages.append(self._checked(source, encode, content_type))
+                up[source] = True
+            except Unavailable:
+                up[source] = False
+        rest = _Page([*self._box.collect(up), *self._process.collect()])
+        return _joined([*pages, encode(rest)]), content_type
+
+    def _checked(self, source: str, encode: Callable[[Any], bytes], content_type: str) -> bytes:
+        """What the last checks found, rendered once: it stays the same until one of the models is checked again."""
+        checks = self._checks[source]
+        key = (source, content_type, checks.stamp())
+        page = self._pages.get(key)
+        if page is None:
+            page = encode(_Page(checks.collect()))
+            self.rendered[source] += 1
+            if len(self._pages) >= PAGES:
+                self._pages.clear()
+            self._pages[key] = page
+        return page
+
+
+class _Page:
+    """Families as the encoders take them."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Sequence[Metric]:
+        """All of them."""
+        return self._families
+
+
+def _joined(pages: Sequence[bytes]) -> bytes:
+    """Several pages as one: only the last may end with OpenMetrics's end."""
+    return b"".join([*(page.removesuffix(EOF) for page in pages[:-1]), pages[-1]])
+
+
+class _Drift:
+    """The last check for drift of each model in Production that whoever asks may see."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+
+    def stamp(self) -> tuple[object, ...]:
+        """The same as long as `collect` gives the same; raises Unavailable."""
+        serving = self._box.registry.in_stage("Production")
+        return tuple((version.model, self._box.monitor.last_check(version.model)) for version in serving)
+
+    def collect(self) -> list[Metric]:
+        """The families; raises Unavailable."""
+        serving = self._box.registry.in_stage("Production")
+        found = [result for version in serving for result in self._box.monitor.latest(version.model)]
+        worst = heapq.nlargest(MOST_FEATURES, found, key=lambda result: max(result.statistic or 0, _missing(result)))
+        distances = [(_of(result), result.statistic) for result in worst if result.statistic is not None]
+        missing = [(_of(result), _missing(result)) for result in worst if result.current_rows]
+        return [_gauge("ml_feature_drift_ks_statistic", distances), _gauge("ml_feature_missing_ratio", missing)]
+
+
+class _Skew:
+    """The last check for skew of each model in Production that whoever asks may see."""
+
+    def __init__(self, box: Box) -> None:
+        self._box = box
+
+    def stamp(self) -> tuple[object, ...]:
+        """The same as long as `collect` gives the same; raises Unavailable."""
+        serving = self._box.registry.in_stage("Production")
+        return tuple((version.model, self._box.skew.last_check(version.model)) for version in serving)
+
+    def collect(self) -> list[Metric]:
+        """The families; raises Unavailable."""
+        serving = self._box.registry.in_stage("Production")
+        found = [result for version in serving for result in self._box.skew.latest(version.model)]
+        shares = [((result.model, result.feature), result.share) for result in found if result.share is not None]
+        return [_gauge("ml_feature_skew_equal_ratio", heapq.nsmallest(MOST_FEATURES, shares, key=lambda one: one[1]))]
 
 
 class _BoxCollector:
@@ -190,12 +275,8 @@ class _BoxCollector:
         self._scores = scores
         self._latency = latency
 
-    def describe(self) -> list[Metric]:
-        """Nothing is known before a scrape."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Every family; of a store that is down, none."""
+    def collect(self, others: Mapping[str, bool]) -> Iterator[Metric]:
+        """Every family but those of checks; of a store that is down, none. `others` says which of those could be read."""
         yield _gauge("mlbox_build_info", [((__version__,), 1)])
         seen = self._seen()
         yield self._scores.family("ml_prediction_score", seen)
@@ -205,12 +286,10 @@ class _BoxCollector:
         yield from self._inference()
         yield _counter("mlbox_fast_path_requests_total", [((way,), n) for way, n in self._box.fast_path.items()])
         sources: dict[str, Callable[[], list[Metric]]] = {
-            "drift": self._drift,
-            "skew": self._skew,
             "alerts": self._alerts,
             "jobs": self._jobs,
         }
-        up: list[tuple[tuple[str, ...], float]] = []
+        up: list[tuple[tuple[str, ...], float]] = [((source,), float(there)) for source, there in others.items()]
         for source, read in sources.items():
             try:
                 yield from read()
@@ -251,23 +330,6 @@ class _BoxCollector:
 
         yield from metrics_inference.families(self._box.models, self._box.registry.visible, shown)
         yield from metrics_inference.of_workers(self._box.workers.state(), self._box.registry.visible, shown)
-
-    def _drift(self) -> list[Metric]:
-        serving = self._box.registry.in_stage("Production")
-        found = [result for version in serving for result in self._box.monitor.latest(version.model)]
-        worst = heapq.nlargest(MOST_FEATURES, found, key=lambda result: max(result.statistic or 0, _missing(result)))
-        distances = [(_of(result), result.statistic) for result in worst if result.statistic is not None]
-        missing = [(_of(result), _missing(result)) for result in worst if result.current_rows]
-        return [
-            _gauge("ml_feature_drift_ks_statistic", distances),
-            _gauge("ml_feature_missing_ratio", missing),
-        ]
-
-    def _skew(self) -> list[Metric]:
-        serving = self._box.registry.in_stage("Production")
-        found = [result for version in serving for result in self._box.skew.latest(version.model)]
-        shares = [((result.model, result.feature), result.share) for result in found if result.share is not None]
-        return [_gauge("ml_feature_skew_equal_ratio", heapq.nsmallest(MOST_FEATURES, shares, key=lambda one: one[1]))]
 
     def _jobs(self) -> list[Metric]:
         return [_gauge("mlbox_jobs", [((state,), n) for state, n in sorted(self._box.scheduler.counts().items())])]

@@ -13,7 +13,7 @@ import pytest
 
 from mlbox.ids import new_id
 from mlbox.records import Column, LabelSet, ModelHealth
-from mlbox.serve.predlog import Batch
+from mlbox.serve.batches import Batch
 from mlbox.web.box import Box
 from tests.web.monitored import FEATURES, in_production, served
 from tests.web.site import Site, open_box

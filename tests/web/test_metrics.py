@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import math
 import re
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from mlbox.store.registry import NewVersion
 from mlbox.web import metrics
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
+from mlbox.web.metrics_inference import CRASHES
 from mlbox.web.observability import FILES, PANELS, RECORDS, RULES, dashboard, rules
 from tests.conftest import Server
 from tests.web.monitored import FEATURES, in_production, served, with_history
@@ -107,6 +110,48 @@ def test_drift_and_alerts_are_those_of_the_last_check(box: Box) -> None:
     assert value(found, "mlbox_alerts_firing", name="feature_drift") == 1
 
 
+def test_what_checks_found_is_rendered_once_until_the_next_check(box: Box) -> None:
+    found = Metrics(box)
+    in_production(box)
+    served(box, np.full(200, 50.0))
+    box.monitor.check("delay")
+    labels = {"model_name": "delay", "feature_name": FEATURES[0]}
+    for _ in range(5):
+        assert value(found, "ml_feature_drift_ks_statistic", **labels) == 1
+    assert found.rendered == {"drift": 1, "skew": 1}
+    served(box, np.random.default_rng(0).normal(size=5000))
+    box.monitor.check("delay")
+    known = value(found, "ml_feature_drift_ks_statistic", **labels)
+    assert known is not None
+    assert known < 1
+    assert found.rendered == {"drift": 2, "skew": 1}
+    list(read_openmetrics(found.render(OPENMETRICS)[0].decode()))
+    assert found.rendered == {"drift": 3, "skew": 2}, "another format is another page"
+
+
+def test_the_loop_goes_on_while_a_scrape_waits(box: Box) -> None:
+    """With no thread free a scrape waits, and the loop answers others meanwhile: nothing of it is rendered on the loop."""
+    free = threading.Event()
+    site = Site(box, user="")
+    headers = {"Authorization": f"Bearer {box.access.create_token('admin', 'test', actor='admin')[1]}"}
+
+    async def both() -> tuple[int, bool, int]:
+        transport = httpx.ASGITransport(app=site.app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers) as client:
+            for _ in range(box.settings.threads):
+                box.pool.submit(free.wait)
+            scrape = asyncio.create_task(client.get("/metrics"))
+            alive = [(await client.get("/livez")).status_code for _ in range(20)]
+            ended = scrape.done()
+            free.set()
+            return max(alive), ended, (await scrape).status_code
+
+    try:
+        assert asyncio.run(both()) == (200, False, 200)
+    finally:
+        free.set()
+
+
 def test_few_rows_give_no_statistic_to_alert_on(box: Box) -> None:
     found = Metrics(box)
     in_production(box)
@@ -148,6 +193,7 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     ours = {name for name in kinds if not name.startswith("process_")}
     assert ours == set(FAMILIES)
     assert all(kinds[name] == FAMILIES[name].kind for name in ours)
+    ours.remove(CRASHES)  # no version has ended a worker
     assert all(labels[name] == set(FAMILIES[name].labels) for name in ours)
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Annotated, Any, get_args
+from urllib.parse import quote
 
-from litestar import get, post
+from litestar import Response, get, post
 from litestar.params import Parameter, QueryParameter
 
+from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput
 from mlbox.records import (
     Alert,
     AlertGroup,
     AlertState,
     ConceptResult,
+    DomainResult,
     DriftResult,
     DriftSummary,
     EstimatedPerformance,
@@ -21,6 +25,8 @@ from mlbox.records import (
 )
 from mlbox.serve.alert_groups import grouped
 from mlbox.web.box import Box
+from mlbox.web.pages.report import report_page
+from mlbox.web.pages.view import render
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
 
@@ -55,6 +61,58 @@ async def history(box: Box, model: str, feature: str, limit: Limit = 1000) -> li
 async def estimate(box: Box, model: str) -> EstimatedPerformance:
     """How well a classifier in Production does, by its own scores, before the labels are there."""
     return await box.call(box.monitor.estimate, model)
+
+
+Window = Annotated[int, Parameter(ge=1, le=10**9)]
+
+
+@get("/api/v1/monitoring/{model:str}/drift", action="monitor.read")
+async def drift(
+    box: Box,
+    model: str,
+    window_seconds: Window,
+    until: str | None = None,
+    feature: str | None = None,
+    segment: str | None = None,
+    exact: bool = False,
+) -> list[DriftResult]:
+    """Compare what was served over a time, by default up to now; nothing is kept, and no alert fires.
+
+    `segment` names a feature: each of its 20 most frequent values is compared by itself, with the same rows of training. With
+    `exact` p-values are exact, of the last 10,000 rows.
+    """
+    return await box.call(
+        box.spans.drift,
+        model,
+        hold=timedelta(seconds=window_seconds),
+        until=parse_time(until, field="until") if until else None,
+        feature=feature,
+        segment=segment,
+        exact=exact,
+    )
+
+
+@get("/api/v1/monitoring/{model:str}/domain", action="monitor.read")
+async def domain(box: Box, model: str, window_seconds: Window) -> DomainResult:
+    """Have a classifier tell what was served over a time from what was learned from, by all features together."""
+    return await box.call(box.spans.domain, model, hold=timedelta(seconds=window_seconds))
+
+
+@get("/api/v1/monitoring/{model:str}/report", action="monitor.read")
+async def report(
+    box: Box, model: str, window_seconds: Window, format_: Annotated[str, QueryParameter(name="format")] = "json"
+) -> Response[bytes]:
+    """All that is known of a model over a time up to now: as JSON, or as an HTML page that needs no other file."""
+    if format_ not in ("json", "html"):
+        raise InvalidInput(f"{format_[:40]!r} is no form of a report.", hint="Use json or html.", field="format")
+
+    def work() -> bytes:
+        found = box.reports.of(model, hold=timedelta(seconds=window_seconds))
+        return found.to_json() if format_ == "json" else render("report.html", report_page(found))
+
+    kind = "application/json" if format_ == "json" else "text/html"
+    headers = {"content-disposition": f'attachment; filename="{quote(model)}.{format_}"'}
+    return Response(await box.call(work), media_type=kind, headers=headers)
 
 
 @get("/api/v1/monitoring/{model:str}/concept", action="monitor.read")
@@ -102,4 +160,7 @@ def _state(text: str | None) -> AlertState | None:
     return found
 
 
-handlers: list[Any] = [summaries, check, latest, history, estimate, concept, health, fleet, groups, alerts]
+handlers: list[Any] = [
+    *(summaries, check, latest, history, estimate, concept, drift, domain),
+    *(report, health, fleet, groups, alerts),
+]

@@ -20,11 +20,13 @@ async def performance(
     labels: str | None = None,
     since: str | None = None,
     until: str | None = None,
+    segment: str | None = None,
     every_seconds: Annotated[int | None, Parameter(ge=1, le=10**9)] = None,
 ) -> list[LivePerformance]:
     """By version and role: coverage, maturity and metrics of what was predicted, by the labels that are known by now.
 
-    `labels` is by default the label set of the data that the model learned from. With `every_seconds` each span by itself.
+    `labels` is by default the label set of the data that the model learned from. With `every_seconds` each span by itself, with
+    `segment`, a key of the label set, each of its 20 most frequent values.
     """
     return await box.call(
         box.performance.measure,
@@ -32,6 +34,7 @@ async def performance(
         labels=labels,
         since=parse_time(since, field="since") if since else None,
         until=parse_time(until, field="until") if until else None,
+        segment=segment,
         every=None if every_seconds is None else timedelta(seconds=every_seconds),
     )
 

@@ -23,10 +23,12 @@ from mlbox.serve.promotion import Promoter
 from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.refresh import Refresher
 from mlbox.serve.registration import Registrar
+from mlbox.serve.report import Reports
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
 from mlbox.serve.skew import Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
+from mlbox.serve.spans import Spans
 from mlbox.serve.stages import Stages
 from mlbox.serve.workers import Workers
 from mlbox.store import alert_rules, migrations
@@ -195,6 +197,19 @@ class Serving(Data):
         )
         self.monitor.beside += [self.skew.check, self.concept.check]
         self.health = Health(self.registry, self.monitor, self.skew, self.performance, self.concept, self.features)
+        self.spans = Spans(
+            self.registry, self.monitor, self.predictions, self.clock, minimum=self.settings.drift_minimum
+        )
+        self.reports = Reports(
+            self.health,
+            self.monitor,
+            self.spans,
+            self.performance,
+            self.concept,
+            self.skew,
+            self.business,
+            self.clock,
+        )
         self.landing = Landing(self.features, self.uploads)
         self.refresher = Refresher(
             self.features,
