@@ -43,6 +43,7 @@ COMMANDS = {
     "retry": Entry("job", "Queue ended jobs again, each as another attempt of the same job.", "retry"),
     "wait": Entry("job", "Wait until jobs have ended, and end with the exit code of the first that failed.", "wait"),
     "top": Entry("job", "Show the GPUs, what runs on them and what waits, live in a terminal.", "top"),
+    "search": Entry("search", "Find anything that has a name, by words.", "search"),
     # nouns
     "job": Entry("job", "Jobs: list, show, follow, stop, retry, wait."),
     "queue": Entry("queue", "Queues: what waits, and how the lines share the box."),

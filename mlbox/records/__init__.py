@@ -26,7 +26,7 @@ from mlbox.records.access import (
     WhoAmI,
 )
 from mlbox.records.base import NAME, ChainReport, Event, Record, check_name, html_table, limit_names
-from mlbox.records.box import Collected, Deleted, Delivery, Webhook
+from mlbox.records.box import Collected, Deleted, Delivery, SearchHit, SearchResult, Webhook
 from mlbox.records.datasets import (
     ChangedRow,
     DataFile,
@@ -329,6 +329,8 @@ __all__ = [
     "RunModel",
     "RunStatus",
     "Samples",
+    "SearchHit",
+    "SearchResult",
     "Secret",
     "ServeRole",
     "ServiceSpec",

@@ -78,3 +78,23 @@ class Collected(Record, frozen=True, kw_only=True):
     dry_run: bool
     cutoff: datetime
     """What was deleted before went."""
+
+
+class SearchHit(Record, frozen=True, kw_only=True):
+    """Something that a search found."""
+
+    kind: str
+    ref: str
+    """What commands and addresses name it by."""
+    name: str
+    about: str = ""
+    at: datetime
+    """When it was made, or changed last."""
+
+
+class SearchResult(Record, frozen=True, kw_only=True):
+    """What a search found, by kind."""
+
+    hits: tuple[SearchHit, ...]
+    down: tuple[str, ...] = ()
+    """Stores that did not answer: what they hold is missing here."""

@@ -134,7 +134,9 @@ def test_the_navigation_leads_to_every_page_of_an_empty_box(server: Server, visi
     visitor.page.get_by_role("button", name="Sign in").click()
     visitor.page.wait_for_url("**/")
     navigation = visitor.page.get_by_role("navigation", name="Main")
-    for path in EMPTY_PAGES:
+    navigation.get_by_role("searchbox", name="Search everything").press("Enter")
+    visitor.page.wait_for_url("**/search?q=")
+    for path in [each for each in EMPTY_PAGES if each != "/search"]:
         navigation.locator(f"a[href='{path}']").last.click()
         visitor.page.wait_for_url(f"**{path}")
         expect(navigation.locator("[aria-current=page]")).to_have_count(0 if path in ("/api", "/account") else 1)
@@ -168,6 +170,26 @@ def test_the_keyboard_alone_is_enough(filled: tuple[Server, Filled], visit: Call
             break
     assert len(seen) > 3
     assert all(style == "solid" for tag, style, visible in seen if tag != "BODY" and visible)
+
+
+def test_everything_is_searched_by_a_key_and_the_keys_are_shown(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor]
+) -> None:
+    server, _ = filled
+    person = visit(server)
+    person.sign_in()
+    person.visit("/jobs")
+    page = person.page
+    page.keyboard.press("/")
+    page.keyboard.type("churn")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/search?q=churn")
+    page.get_by_role("region", name="Models").get_by_role("link", name="churn").click()
+    page.wait_for_url("**/models/churn")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_contain_text("Search everything")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog", name="Keys")).to_have_count(0)
 
 
 def test_the_theme_is_chosen_and_kept(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:

@@ -204,6 +204,12 @@ def test_no_answer_tells_others_of_what_is_private(zoo: Zoo) -> None:
         *(f"/api/v1/audit?subject=model:{OWN}churn", "/api/v1/audit?limit=1000", "/api/v1/audit?actor=ada&limit=1"),
         *(f"/runs?experiment={OWN}churn", f"/datasets?name={OWN}churn", "/audit?actor=ada", "/api/v1/jobs?user=ada"),
         *("/api/v1/predictions?model=churn&limit=1000", "/api/v1/alerts?state=firing", "/api/v1/private"),
+        *(
+            "/api/v1/search?q=churn&limit=100",
+            "/search?q=churn",
+            f"/api/v1/search?q={OWN}",
+            "/api/v1/search?q=e&limit=100",
+        ),
     ],
 )
 def test_no_search_finds_what_is_private(zoo: Zoo, query: str) -> None:

@@ -18,6 +18,7 @@ from mlbox.records import Event
 from mlbox.serve.webhooks import Deliverer
 from mlbox.settings import Settings
 from mlbox.store.retention import Retention
+from mlbox.store.search import Search
 from mlbox.store.webhooks import Webhooks
 from mlbox.web.box.scheduling import Scheduling
 
@@ -44,6 +45,7 @@ class Box(Scheduling):
             opening.callback(self.pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
             self._open_webhooks(opening)
+            self.search = Search(self._databases)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
             self.sampler.start()

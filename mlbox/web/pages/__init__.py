@@ -21,6 +21,7 @@ from mlbox.web.pages import (
     monitoring,
     overview,
     runs,
+    search,
     secrets,
     signin,
     static,
@@ -29,6 +30,6 @@ from mlbox.web.pages import (
 
 PAGES = (
     *(signin, static, overview, features, datasets, deleted, labels, jobs, crons, runs, secrets),
-    *(models, approvals, endpoints, monitoring, audit, teams, account, admin, api_docs),
+    *(models, approvals, endpoints, monitoring, audit, teams, account, admin, api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

@@ -172,9 +172,9 @@ PAGES = {
     "view": "/features",
 }
 PAGES |= {"source": "/sources", "user": "/admin", "team": "/teams", "secret": "/secrets"}
-PAGES |= {"alert": "/monitoring", "service": "/features", "cron": "/crons"}
+PAGES |= {"alert": "/monitoring", "service": "/features", "cron": "/crons", "transform": "/features"}
 MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?Z")
-NESTED = {"model", "job", "run", "dataset", "label", "view", "source", "cron"}
+NESTED = {"model", "job", "run", "dataset", "label", "view", "transform", "source", "cron"}
 
 
 class _Lenient(dict[str, Any]):

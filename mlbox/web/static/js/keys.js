@@ -1,12 +1,17 @@
-// <mlbox-keys>: a key presses the button inside it that carries it as data-key, unless somebody is writing.
+// <mlbox-keys>: a key presses the button inside it that carries it as data-key, or goes to the field, unless somebody is writing.
+// On every page, ? shows the keys there are.
+const isWriting = (event) =>
+  event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog");
+
 class Keys extends HTMLElement {
   connectedCallback() {
     this.onKey = (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select")) return;
+      if (isWriting(event)) return;
       const button = [...this.querySelectorAll("[data-key]")].find((one) => one.dataset.key === event.key);
       if (!button || button.disabled) return;
       event.preventDefault();
-      button.click();
+      if (button.matches("input")) button.focus();
+      else button.click();
     };
     document.addEventListener("keydown", this.onKey);
   }
@@ -17,3 +22,35 @@ class Keys extends HTMLElement {
 }
 
 customElements.define("mlbox-keys", Keys);
+
+function nameOf(element) {
+  return element.ariaLabel || element.title || element.textContent.trim();
+}
+
+function showKeys() {
+  const dialog = document.createElement("dialog");
+  dialog.className = "keys";
+  dialog.ariaLabel = "Keys";
+  const title = document.createElement("h2");
+  title.textContent = "Keys";
+  const list = document.createElement("dl");
+  list.className = "kv";
+  const all = [...document.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, nameOf(one)]);
+  for (const [key, what] of [...all, ["?", "Show the keys"], ["Esc", "Close this"]]) {
+    const term = document.createElement("dt");
+    term.append(Object.assign(document.createElement("kbd"), { textContent: key }));
+    list.append(term, Object.assign(document.createElement("dd"), { textContent: what }));
+  }
+  const close = Object.assign(document.createElement("button"), { className: "button", textContent: "Close" });
+  close.addEventListener("click", () => dialog.close());
+  dialog.append(title, list, close);
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "?" || isWriting(event)) return;
+  event.preventDefault();
+  showKeys();
+});
