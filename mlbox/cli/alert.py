@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.cli.quantities import seconds
 from mlbox.errors import InvalidInput
-from mlbox.records import Alert, AlertGroup, AlertState, Delivery, Silence
+from mlbox.records import Alert, AlertGroup, AlertState, Delivery, Silence, WrittenRules
 
 app = typer.Typer(no_args_is_help=True, help="Alerts.")
 SILENCE_COLUMNS = ("id", "labels", "author", "reason", "created_at", "expires_at")
@@ -90,6 +91,29 @@ def unsilence(silence_id: Annotated[str, typer.Argument(metavar="SILENCE", help=
     with connect() as client:
         client.delete(f"/api/v1/silences/{silence_id}")
     note(f"Ended {silence_id}.")
+
+
+@app.command(epilog="Example: mlbox alert rules --set rules.toml")
+def rules(
+    new: Annotated[
+        Path | None,
+        typer.Option("--set", exists=True, dir_okay=False, help="Put what this file says in force, over the server's."),
+    ] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Show the rules that are written over those of the server's file, or write them."""
+    with connect() as client:
+        if new is None:
+            found = client.get("/api/v1/alerts/rules/text", WrittenRules)
+        else:
+            found = client.put("/api/v1/alerts/rules/text", WrittenRules, {"text": new.read_text()})
+    if output is not Output.table:
+        show_one(found, output)
+        return
+    print(found.text, end="")
+    note(f"Revision {found.revision}{f', over {found.file}' if found.file else ''}.")
+    if found.error:
+        note(f"What is written is wrong, and the rules before it stay in force: {found.error}")
 
 
 @app.command(epilog="Example: mlbox alert test ops")

@@ -140,6 +140,7 @@ from mlbox.records.monitoring import (
     Silence,
     SkewResult,
     Verdict,
+    WrittenRules,
 )
 from mlbox.records.registry import (
     Approval,
@@ -367,6 +368,7 @@ __all__ = [
     "ViewSpec",
     "Webhook",
     "WhoAmI",
+    "WrittenRules",
     "check_name",
     "check_point",
     "html_table",

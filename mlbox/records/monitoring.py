@@ -374,3 +374,18 @@ class MonitorReport(Record, frozen=True, kw_only=True):
     skew: tuple[SkewResult, ...]
     business: tuple[BusinessSeries, ...]
     alerts: tuple[Alert, ...]
+
+
+class WrittenRules(Record, frozen=True, kw_only=True):
+    """The rules of alerts as they are written on the page, over those of the file."""
+
+    text: str
+    """TOML."""
+    revision: int
+    """0 where nothing was written yet."""
+    by: str
+    at: datetime | None
+    file: str
+    """That the setting alert_rules names; empty for none."""
+    error: str
+    """What is wrong with what is written, while the rules before it stay in force; empty where all is right."""

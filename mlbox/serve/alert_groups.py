@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from mlbox.records import Alert, AlertGroup
-from mlbox.store.alert_rules import DEFAULT, NAMES, SEVERITIES, Rules
+from mlbox.store.alert_rules import DEFAULT, NAMES, SEVERITIES, InForce
 
 Owner = tuple[Literal["model", "view", "other"], str]
 
 
-def grouped(alerts: Sequence[Alert], rules: Rules = DEFAULT) -> list[AlertGroup]:
+def grouped(alerts: Sequence[Alert], rules: InForce = DEFAULT) -> list[AlertGroup]:
     """The groups of alerts that fire: by severity of the worst, then by how many there are."""
     members: dict[Owner, list[Alert]] = {}
     for alert in alerts:
@@ -24,7 +24,7 @@ def grouped(alerts: Sequence[Alert], rules: Rules = DEFAULT) -> list[AlertGroup]
     return sorted(groups, key=lambda group: (badness(group.worst, rules)[:2], -group.firing, group.name))
 
 
-def badness(alert: Alert, rules: Rules) -> tuple[int, int, float]:
+def badness(alert: Alert, rules: InForce) -> tuple[int, int, float]:
     """Sorts alerts, the worst first: by severity, by kind, by how far the value is."""
     value = alert.value or 0.0
     known = NAMES.index(alert.name) if alert.name in NAMES else len(NAMES)
@@ -39,7 +39,7 @@ def _owner(alert: Alert) -> Owner:
     return "other", alert.name
 
 
-def _group(owner: Owner, alerts: Sequence[Alert], rules: Rules) -> AlertGroup:
+def _group(owner: Owner, alerts: Sequence[Alert], rules: InForce) -> AlertGroup:
     ordered = sorted(alerts, key=lambda alert: (badness(alert, rules), alert.id))
     return AlertGroup(
         kind=owner[0],

@@ -16,7 +16,7 @@ from mlbox.records import ConceptResult, DriftResult, LabelSet, ModelVersion
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.outcomes import Joined, Outcomes
 from mlbox.serve.performance import Performance, positive_of
-from mlbox.store.alert_rules import DEFAULT, Rules
+from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.db import Database
 from mlbox.store.label_history import LabelHistory
@@ -62,7 +62,7 @@ class Concept:
         offline: Offline,
         labels: LabelHistory,
         *,
-        rules: Rules = DEFAULT,
+        rules: InForce = DEFAULT,
     ) -> None:
         self._db = db
         self._alerts = Alerts(db, rules)

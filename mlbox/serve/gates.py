@@ -89,8 +89,7 @@ def signature(evidence: Evidence) -> Outcome:
         return Outcome(there, "inputs and outputs, as no features are named", f"{inputs} to {outputs}")
     shape = version.inputs[0].shape if len(version.inputs) == 1 else ()
     fits = len(shape) == 2 and shape[1] in (-1, len(version.features))
-    count = len(version.features)
-    return Outcome(fits, f"one input of {count} feature{'s' if count != 1 else ''}", inputs)
+    return Outcome(fits, f"one input of {len(version.features)} features", inputs)
 
 
 def size(evidence: Evidence) -> Outcome:

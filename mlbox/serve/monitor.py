@@ -39,7 +39,7 @@ from mlbox.serve.estimate import estimate
 from mlbox.serve.live_window import LiveWindow
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.reference import load_reference
-from mlbox.store.alert_rules import DEFAULT, Rules
+from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database, Tx
@@ -80,7 +80,7 @@ class Monitor:
         window_days: float = 30,
         minimum: int = drift.MINIMUM,
         every: float = 0,
-        rules: Rules = DEFAULT,
+        rules: InForce = DEFAULT,
     ) -> None:
         self._db = db
         self._alerts = Alerts(db, rules)

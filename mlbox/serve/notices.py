@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from mlbox.records import Alert, AlertState
-from mlbox.store.alert_rules import Rules, duration
+from mlbox.store.alert_rules import InForce, duration
 
 Group = tuple[str, tuple[tuple[str, str], ...]]
 """A channel, and the labels that its alerts agree in."""
@@ -37,7 +37,7 @@ class Notice(NamedTuple):
 def plan(
     alerts: Sequence[Alert],
     told: Mapping[tuple[str, str], Told],
-    rules: Rules,
+    rules: InForce,
     silenced: Callable[[Alert], bool],
     now: datetime,
 ) -> list[Notice]:
@@ -60,12 +60,12 @@ def plan(
     return [notice for group, notice in groups.items() if group in due]
 
 
-def _group(alert: Alert, channel: str, rules: Rules) -> Group:
+def _group(alert: Alert, channel: str, rules: InForce) -> Group:
     wanted = rules.of(alert.name).group_by
     return channel, tuple((label, alert.labels[label]) for label in wanted if label in alert.labels)
 
 
-def is_inhibited(alert: Alert, firing: Iterable[Alert], rules: Rules) -> bool:
+def is_inhibited(alert: Alert, firing: Iterable[Alert], rules: InForce) -> bool:
     """Whether another alert that fires says why nobody needs to be told of this one."""
     return any(
         other.name == one.source and all(other.labels.get(label) == alert.labels.get(label) for label in one.equal)

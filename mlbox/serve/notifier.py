@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -24,7 +24,7 @@ from mlbox.serve.measures import picture
 from mlbox.serve.notices import Notice, Told, plan
 from mlbox.settings import secret_in
 from mlbox.store import outbox, silences
-from mlbox.store.alert_rules import ADVICE, Channel, Rules
+from mlbox.store.alert_rules import ADVICE, Channel, InForce
 from mlbox.store.alerts import open_and_told
 from mlbox.store.db import Database, Tx
 
@@ -44,13 +44,23 @@ class Post(NamedTuple):
 
 
 class Notifier:
-    """Follows alerts. `url` is where people reach this server's pages."""
+    """Follows alerts. `url` is where people reach this server's pages; `refresh` is called before it looks."""
 
-    def __init__(self, db: Database, rules: Rules, clock: Clock, bus: EventBus, *, url: str) -> None:
+    def __init__(
+        self,
+        db: Database,
+        rules: InForce,
+        clock: Clock,
+        bus: EventBus,
+        *,
+        url: str,
+        refresh: Callable[[], object] = lambda: None,
+    ) -> None:
         self._db = db
         self.rules = rules
         self._clock = clock
         self._url = url
+        self._refresh = refresh
         self._loop = Loop(self._tell, name="mlbox-notifier", failed="People could not be told of alerts")
         wakes = ("alert.fired", "alert.resolved", "alert.silenced", "alert.unsilenced")
         self._loop.wake_on(bus, lambda event: event.type in wakes)
@@ -64,6 +74,7 @@ class Notifier:
         self._loop.close()
 
     def _tell(self) -> float:
+        self._refresh()
         self.run()
         return AGAIN_SECONDS
 

@@ -10,7 +10,7 @@ from mlbox.errors import MlboxError
 from mlbox.events import EventBus
 from mlbox.records import Event, FeatureView
 from mlbox.serve.landing import Landing
-from mlbox.store.alert_rules import DEFAULT, Rules
+from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database, Tx
 from mlbox.store.features import FeatureStore
@@ -31,7 +31,7 @@ class Refresher:
         bus: EventBus,
         *,
         every: float,
-        rules: Rules = DEFAULT,
+        rules: InForce = DEFAULT,
     ) -> None:
         self._features = features
         self._landing = landing

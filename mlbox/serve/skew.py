@@ -25,7 +25,7 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
 from mlbox.records import Column, ModelVersion, Prediction, SkewResult
 from mlbox.serve.predlog import PredictionLog
-from mlbox.store.alert_rules import DEFAULT, Rules
+from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.asking import asking
 from mlbox.store.casting import arrow_type
@@ -69,7 +69,7 @@ class Skew:
         sample: int = 500,
         limit: float = 0.99,
         minimum: int = MINIMUM,
-        rules: Rules = DEFAULT,
+        rules: InForce = DEFAULT,
     ) -> None:
         self._db = db
         self._alerts = Alerts(db, rules)

@@ -22,14 +22,14 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from mlbox.errors import InvalidInput, StartupError
+from mlbox.errors import InvalidInput
 
 NAMES = (
     *("concept_drift", "feature_drift", "feature_missing"),
@@ -99,6 +99,21 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.rule.get(name) or self.rule.get("default") or Rule()
 
 
+class InForce(Protocol):
+    """Rules as they are now: fixed ones, or those of a book that changes."""
+
+    @property
+    def channel(self) -> Mapping[str, Channel]:
+        """Channels by name."""
+
+    @property
+    def inhibit(self) -> Sequence[Inhibition]:
+        """Which alert says why another is not told of."""
+
+    def of(self, name: str) -> Rule:
+        """The rule of an alert."""
+
+
 DEFAULT = Rules()
 
 
@@ -111,17 +126,29 @@ def duration(text: str, field: str) -> timedelta:
 
 
 def load(path: str) -> Rules:
-    """The rules in a file, the defaults where it names none; raises StartupError or InvalidInput, naming what is wrong."""
-    if not path:
-        return DEFAULT
+    """The rules in a file, the defaults where it names none; raises InvalidInput, naming what is wrong."""
+    return parse(read(load_text(path), path)) if path else DEFAULT
+
+
+def load_text(path: str) -> str:
+    """What a file says; raises InvalidInput."""
     try:
-        return parse(tomllib.loads(Path(path).read_text()))
-    except OSError as err:
-        raise StartupError(
-            f"The alert rules {path} cannot be read: {err.strerror}.", hint="Check the setting alert_rules."
+        return Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as err:
+        why = err.strerror if isinstance(err, OSError) else "it is no text in UTF-8"
+        raise InvalidInput(
+            f"The alert rules {path} cannot be read: {why}.", hint="Check the setting alert_rules.", field="alert_rules"
         ) from err
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as err:
-        raise StartupError(f"The alert rules {path} are not TOML: {err}.", hint="Mend the file.") from err
+
+
+def read(text: str, where: str) -> dict[str, Any]:
+    """TOML as a mapping; raises InvalidInput."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise InvalidInput(
+            f"The alert rules {where} are not TOML: {err}.", hint="Mend them.", field="alert_rules"
+        ) from err
 
 
 def parse(content: Mapping[str, Any]) -> Rules:

@@ -15,7 +15,7 @@ import msgspec
 from mlbox.clock import from_us
 from mlbox.ids import new_id
 from mlbox.records import Alert, AlertState
-from mlbox.store.alert_rules import DEFAULT, Rules, duration
+from mlbox.store.alert_rules import DEFAULT, InForce, duration
 from mlbox.store.db import Database, Row, Tx
 
 State = Literal["inactive", "pending", "firing", "resolved"]
@@ -47,7 +47,7 @@ def decide(state: State, signal: Signal, *, lasted: bool = True) -> Step:
 class Alerts:
     """All alerts."""
 
-    def __init__(self, db: Database, rules: Rules = DEFAULT) -> None:
+    def __init__(self, db: Database, rules: InForce = DEFAULT) -> None:
         self._db = db
         self._rules = rules
 

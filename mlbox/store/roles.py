@@ -119,6 +119,7 @@ ACTIONS: dict[str, Action] = {
     "outcome.write": Action("member", "named", "say what came of a model's predictions, in numbers"),
     "monitor.check": Action("member", "owner", "check drift now"),
     "alert.silence": Action("member", "any", "silence alerts for a while, and end a silence"),
+    "alert.configure": Action("admin", "box", "read and write the rules and channels of alerts"),
     "alert.test": Action("admin", "box", "send a test over a channel, and see what became of what was sent"),
 }
 

@@ -84,6 +84,11 @@ FAMILIES: Mapping[str, Family] = {
         "Share of served values that are what the offline history says, 0 to 1, at the last check; absent without enough data.",
     ),
     "mlbox_alerts_firing": Family("gauge", ("name",), "Alerts that fire now, up to 1,000."),
+    "mlbox_alert_rules_valid": Family(
+        "gauge",
+        (),
+        "1 when the rules of alerts that are written are in force, 0 when they are wrong and those before are.",
+    ),
     "mlbox_jobs": Family("gauge", ("state",), "Jobs in each state."),
     "mlbox_prediction_log_dropped_total": Family(
         "counter", (), "Predictions that found the log's queue full, and are not in it."
@@ -282,6 +287,7 @@ class _BoxCollector:
         yield self._scores.family("ml_prediction_score", seen)
         yield self._latency.family("ml_prediction_latency_seconds", seen)
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
+        yield _gauge("mlbox_alert_rules_valid", [((), float(self._box.rules.error is None))])
         yield from self._predictions(seen)
         yield from self._inference()
         yield _counter("mlbox_fast_path_requests_total", [((way,), n) for way, n in self._box.fast_path.items()])

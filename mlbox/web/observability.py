@@ -116,6 +116,13 @@ RULES = (
         "Predictions are dropped from the log",
     ),
     Rule(
+        "AlertRulesAreWrong",
+        "mlbox_alert_rules_valid == 0",
+        "5m",
+        "warning",
+        "The rules of alerts are wrong, and those before stay in force",
+    ),
+    Rule(
         "MetricsAreIncomplete", "mlbox_metrics_source_up == 0", "5m", "warning", "{{ $labels.source }} cannot be read"
     ),
 )

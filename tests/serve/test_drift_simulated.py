@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,5 +126,6 @@ def test_a_shift_of_a_quarter_is_told_within_one_window(house: House) -> None:
         assert hours < 10, "a window has passed"
     (message,) = traffic.told()[:1]
     assert f"{NAMES[0]} of score drifts" in message
+    assert re.search("training [ ▁▂▃▄▅▆▇█]{20}, served [ ▁▂▃▄▅▆▇█]{20} from -", message), "with a picture"
     others = {alert.labels["feature"] for alert in traffic.monitor.alerts(state="firing")} - {NAMES[0]}
     assert others == set()

@@ -168,7 +168,7 @@ class Filled:
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
-            *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing"),
+            *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing", "/alerts"),
             *(
                 "/monitoring/churn",
                 f"/monitoring/churn/{FEATURE}",

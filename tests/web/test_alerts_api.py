@@ -86,3 +86,27 @@ def test_a_channel_that_is_not_there_is_not_found(box: Box) -> None:
         Site(box, user="").request("POST", "/api/v1/alerts/channels/pager/test", headers=by_token(box)).status_code
         == 404
     )
+
+
+def test_rules_are_written_by_an_admin_alone_and_shown_to_all(box: Box, receiver: Receiver) -> None:
+    site = Site(box, user="")
+    path = "/api/v1/alerts/rules/text"
+    text = '[rule.staleness]\nchannels = ["ops"]\nfor = "2h"\n'
+    written = site.request("PUT", path, headers=by_token(box), json={"text": text, "revision": 0}).json()
+    assert (written["text"], written["by"]) == (text, "admin")
+    assert site.get("/api/v1/alerts/rules", headers=by_token(box)).json()["rules"]["staleness"]["for"] == "2h"
+    stale = site.request("PUT", path, headers=by_token(box), json={"text": "", "revision": 0})
+    assert (stale.status_code, stale.json()["error"]["field"]) == (409, "revision")
+    wrong = site.request("PUT", path, headers=by_token(box), json={"text": "[rule.stalenes]"})
+    assert wrong.status_code == 400
+    assert "Did you mean staleness" in wrong.json()["error"]["hint"]
+    page = Site(box).get("/alerts").text
+    assert "Put in force" in page
+    assert 'action="/api/v1/alerts/channels/ops/test"' in page
+    box.access.create_user("vera", "viewer", actor="admin")
+    viewer = Site(box, user="vera")
+    assert viewer.get(path).status_code == 403
+    seen = viewer.get("/alerts").text
+    assert "2h" in seen
+    assert "Put in force" not in seen
+    assert receiver.url not in seen

@@ -1,7 +1,4 @@
-"""A small neural network: python train_mlp.py DATASET [EPOCHS [WEIGHT]].
-
-With a WEIGHT above 1 late flights count more in the loss: the order of the scores stays, and each of them is too high.
-"""
+"""A small neural network: python train_mlp.py DATASET [EPOCHS]."""
 
 from __future__ import annotations
 
@@ -38,16 +35,16 @@ class Network(nn.Module):
         return torch.sigmoid(self.logits(x))
 
 
-def main(dataset: str, epochs: int, weight: float) -> None:
+def main(dataset: str, epochs: int) -> None:
     torch.manual_seed(0)
     train_x, train_y, valid_x, valid_y, features = split(dataset)
-    params = {"width": 64, "learning_rate": 2e-3, "batch": BATCH, "epochs": epochs, "weight": weight}
+    params = {"width": 64, "learning_rate": 2e-3, "batch": BATCH, "epochs": epochs}
     network = Network(train_x, int(params["width"]))
     optimiser = torch.optim.AdamW(network.parameters(), lr=params["learning_rate"])
     x, y = torch.from_numpy(train_x), torch.from_numpy(train_y.astype(np.float32))
     with mlbox.run(params={"kind": "mlp", **params}) as run:
         for epoch in range(1, epochs + 1):
-            loss = one_epoch(network, optimiser, x, y, torch.tensor(weight))
+            loss = one_epoch(network, optimiser, x, y)
             with torch.no_grad():
                 found = quality(valid_y, network(torch.from_numpy(valid_x)).numpy()[:, 0].astype(np.float64))
             run.log(step=epoch, train_loss=loss, **found)
@@ -57,13 +54,11 @@ def main(dataset: str, epochs: int, weight: float) -> None:
         print(f"registered {version.ref}")
 
 
-def one_epoch(
-    network: Network, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor
-) -> float:
+def one_epoch(network: Network, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> float:
     """Go through the rows once in a new order; the mean loss."""
     losses = []
     for rows in torch.randperm(len(x)).split(BATCH):
-        loss = nn.functional.binary_cross_entropy_with_logits(network.logits(x[rows])[:, 0], y[rows], pos_weight=weight)
+        loss = nn.functional.binary_cross_entropy_with_logits(network.logits(x[rows])[:, 0], y[rows])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -72,5 +67,4 @@ def one_epoch(
 
 
 if __name__ == "__main__":
-    given = dict(enumerate(sys.argv))
-    main(sys.argv[1], int(given.get(2, 5)), float(given.get(3, 1)))
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5)

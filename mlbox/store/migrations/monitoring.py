@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store import outbox, silences
+from mlbox.store import outbox, rule_book, silences
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 monitoring = Migrations("monitoring")
@@ -86,3 +86,9 @@ def m005_business(db: Database) -> None:
         CREATE INDEX business_series ON business (model, name, version, at_us, value);
         """,
     )
+
+
+@migration(monitoring)
+def m006_rules(db: Database) -> None:
+    """Rules of alerts as they are written, and as they were right last."""
+    run_script(db, rule_book.TABLE)

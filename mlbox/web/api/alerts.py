@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Annotated, Any
 
-from litestar import delete, get, post
+from litestar import delete, get, post, put
 from litestar.params import Parameter
 
-from mlbox.records import Delivery, Principal, Record, Silence
+from mlbox.records import Delivery, Principal, Record, Silence, WrittenRules
 from mlbox.serve.notifier import PREFIX
 from mlbox.store.alert_rules import NAMES, Inhibition, Rule
 from mlbox.web.box import Box
@@ -31,6 +31,17 @@ class RulesInForce(Record, frozen=True, kw_only=True):
     rules: dict[str, Rule]
     channels: dict[str, str]
     inhibitions: tuple[Inhibition, ...]
+    error: str = ""
+    """What is wrong with what is written, while the rules before it stay in force; empty where all is right."""
+
+
+class NewRules(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the page says of rules and channels, over the file."""
+
+    text: str = ""
+    """TOML; empty for nothing."""
+    revision: int | None = None
+    """The one that was read; another one meanwhile is a conflict."""
 
 
 @get("/api/v1/silences", action="monitor.read")
@@ -55,12 +66,25 @@ async def end_silence(box: Box, principal: Principal, silence_id: str) -> None:
 @get("/api/v1/alerts/rules", action="monitor.read")
 async def rules(box: Box) -> RulesInForce:
     """Every alert's rule, the channels, and which alert says why another is not told of."""
-    found = box.notifier.rules
+    found = box.rules
     return RulesInForce(
         rules={name: found.of(name) for name in NAMES},
         channels={name: channel.type for name, channel in found.channel.items()},
-        inhibitions=found.inhibit,
+        inhibitions=tuple(found.inhibit),
+        error=box.rules.error.message if box.rules.error else "",
     )
+
+
+@get("/api/v1/alerts/rules/text", action="alert.configure")
+async def written_rules(box: Box) -> WrittenRules:
+    """The rules as they are written, addresses too, and what is wrong with them."""
+    return await box.call(box.rules.written)
+
+
+@put("/api/v1/alerts/rules/text", action="alert.configure")
+async def write_rules(box: Box, principal: Principal, data: NewRules) -> WrittenRules:
+    """Put rules and channels in force, over those of the file, once they are right as a whole."""
+    return await box.call(box.rules.write, data.text, revision=data.revision, actor=principal.name)
 
 
 @post("/api/v1/alerts/channels/{channel:str}/test", status_code=202, action="alert.test")
@@ -76,4 +100,4 @@ async def deliveries(box: Box, channel: str, limit: Limit = 100) -> list[Deliver
     return await box.call(box.alert_outbox.of, f"{PREFIX}{channel}", limit=limit)
 
 
-handlers: list[Any] = [silences, silence, end_silence, rules, test_channel, deliveries]
+handlers: list[Any] = [silences, silence, end_silence, rules, written_rules, write_rules, test_channel, deliveries]

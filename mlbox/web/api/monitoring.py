@@ -136,7 +136,7 @@ async def fleet(box: Box) -> list[ModelHealth]:
 @get("/api/v1/alerts/groups", action="monitor.read")
 async def groups(box: Box) -> list[AlertGroup]:
     """The alerts that fire, a group for each model or view, the worst first."""
-    return await box.call(lambda: grouped(box.monitor.alerts(state="firing", limit=1000), box.notifier.rules))
+    return await box.call(lambda: grouped(box.monitor.alerts(state="firing", limit=1000), box.rules))
 
 
 @get("/api/v1/alerts", action="monitor.read")

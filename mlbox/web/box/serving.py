@@ -31,7 +31,7 @@ from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.spans import Spans
 from mlbox.serve.stages import Stages
 from mlbox.serve.workers import Workers
-from mlbox.store import alert_rules, migrations
+from mlbox.store import migrations
 from mlbox.store.asking import who
 from mlbox.store.assessments import Assessments
 from mlbox.store.cards import Cards
@@ -46,6 +46,7 @@ from mlbox.store.registry import Registry
 from mlbox.store.reinstate import Reinstatement
 from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.rollout_log import RolloutLog
+from mlbox.store.rule_book import RuleBook
 from mlbox.store.serving import ServingConfigs
 from mlbox.store.silences import Silences
 from mlbox.web.box.data import Data
@@ -158,9 +159,10 @@ class Serving(Data):
             self.teams.require(principal, "model.rehearse", name=model)
 
     def _open_monitoring(self, opening: contextlib.ExitStack) -> None:
-        rules = alert_rules.load(self.settings.alert_rules)
+        db = self._open(opening, "monitoring", migrations.monitoring)
+        rules = self.rules = RuleBook(db, self.settings.alert_rules)
         self.monitor = Monitor(
-            self._open(opening, "monitoring", migrations.monitoring),
+            db,
             self.registry,
             self.artifacts,
             self.predictions,
@@ -222,7 +224,6 @@ class Serving(Data):
         opening.callback(self.refresher.close)
         self.refresher.start()
         self.monitor.start()
-        db = self._databases["monitoring"]
         self.silences, self.alert_outbox = Silences(db), Outbox(db)
-        self.notifier = Notifier(db, rules, self.clock, self.bus, url=self.url)
+        self.notifier = Notifier(db, rules, self.clock, self.bus, url=self.url, refresh=rules.refresh)
         opening.callback(self.notifier.close)

@@ -7,6 +7,7 @@ from typing import Any
 from mlbox.web.pages import (
     account,
     admin,
+    alerts,
     api_docs,
     approvals,
     audit,
@@ -30,6 +31,6 @@ from mlbox.web.pages import (
 
 PAGES = (
     *(signin, static, overview, features, datasets, deleted, labels, jobs, crons, runs, secrets),
-    *(models, approvals, endpoints, monitoring, audit, teams, account, admin, api_docs, search),
+    *(models, approvals, endpoints, monitoring, alerts, audit, teams, account, admin, api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

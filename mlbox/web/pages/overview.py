@@ -45,7 +45,7 @@ def served(box: Box) -> list[Served]:
 
 def firing(box: Box) -> list[AlertGroup]:
     """The alerts that fire, by model, the worst first."""
-    return grouped(box.monitor.alerts(state="firing", limit=FIRING), box.notifier.rules)
+    return grouped(box.monitor.alerts(state="firing", limit=FIRING), box.rules)
 
 
 def _fetch(box: Box) -> dict[str, Any]:

@@ -150,6 +150,7 @@ PHRASES: dict[str, str] = {
     "skew.checked": "compared what {name} was served with its history: the lowest share of equal values is {lowest}",
     "alert.fired": "raised an alert: {about} {verb}",
     "alert.resolved": "resolved the alert on {about}",
+    "alert.rules": "changed the rules of alerts",
     "outcome.posted": "said what came of predictions of {name}: {rows} numbers",
     "alert.notified": "told the channel {name} of alerts",
     "alert.silenced": "silenced alerts of {about} until {until}: {reason}",
