@@ -20,6 +20,7 @@ import numpy as np
 
 from bench.harness import Report, median, options
 from mlbox.records import Promotion, PromotionPolicy, RampStep, Samples, Side
+from mlbox.serve import compare
 from mlbox.serve.batches import Batch
 from mlbox.serve.evidence import Evidence
 from mlbox.serve.rollout import choose
@@ -120,6 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     the_good(report, good)
     the_bad(report, bad)
     routing(report)
+    comparing(report, chosen.quick)
     return report.finish()
 
 
@@ -200,6 +202,33 @@ def routing(report: Report) -> None:
         roles = Counter(choose(key, 1, at).role for key in keys)
         off = max(abs(100 * roles[role] / KEYS - step.percent) for role in ("canary", "control"))
         report.at_most(f"split at {step.percent:g} %, off by", off, 0.5, "points")
+
+
+def comparing(report: Report, quick: bool) -> None:
+    """Champion and candidate on the same rows, at the sizes that the goals are about; a fifth of the resamples where quick."""
+    labels, first, second = compared(1_000_000)
+    report.at_most("DeLong, 1,000,000 rows", seconds(lambda: compare.delong(labels, first, second)), 2, "s")
+    labels, first, second = compared(100_000)
+    part = 5 if quick else 1
+    for metric in ("auc", "brier"):
+        count = compare.RESAMPLES // part
+        taken = seconds(lambda m=metric, n=count: compare.bootstrap(m, labels, first, second, resamples=n))
+        report.at_most(f"paired bootstrap of {metric}, {count} x 100,000 rows", taken, 10 / part, "s")
+
+
+def compared(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and two models' scores, the second a little better."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(rows) < 0.3).astype(float)
+    first, second = (gain * labels + (1 - gain) * rng.random(rows) for gain in (0.2, 0.25))
+    return labels, first, second
+
+
+def seconds(act: Callable[[], object]) -> float:
+    """CPU seconds of one call: the machine may be busy with others."""
+    began = time.process_time()
+    act()
+    return time.process_time() - began
 
 
 def only(step: RampStep) -> PromotionPolicy:

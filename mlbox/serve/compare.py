@@ -66,10 +66,17 @@ def weighted(metric: str, labels: np.ndarray, scores: np.ndarray) -> Weighted:
 
     def mean(weights: np.ndarray) -> float:
         total = float(weights.sum())
-        value = float(weights @ losses) / total if total else math.nan
+        value = _inner(weights, losses) / total if total else math.nan
         return math.sqrt(value) if metric == "rmse" else value
 
     return mean if not np.isnan(losses).any() else lambda weights: math.nan
+
+
+def _inner(first: np.ndarray, second: np.ndarray) -> float:
+    """The inner product, without BLAS: its threads cost more than they bring at this size, and others' cores with it."""
+    import numpy as np
+
+    return float(np.einsum("i,i->", first, second))
 
 
 def _losses(metric: str, labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -93,15 +100,15 @@ def _weighted_auc(labels: np.ndarray, scores: np.ndarray) -> Weighted:
     import numpy as np
 
     order = np.argsort(scores, kind="stable")
-    positive = (labels[order] == 1).astype(float)
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])
+    ones_at, zeros_at = order[labels[order] == 1], order[labels[order] != 1]
+    negatives = scores[zeros_at]
+    low, high = (np.searchsorted(negatives, scores[ones_at], side) for side in ("left", "right"))
 
     def auc(weights: np.ndarray) -> float:
-        here = weights[order]
-        ones = np.add.reduceat(here * positive, starts)
-        zeros = np.add.reduceat(here * (1 - positive), starts)
-        pairs = float(ones.sum()) * float(zeros.sum())
-        return float(ones @ (np.cumsum(zeros) - zeros / 2)) / pairs if pairs else math.nan
+        ones, below = weights[ones_at], np.zeros(len(zeros_at) + 1)
+        np.cumsum(weights[zeros_at], out=below[1:])
+        pairs = float(ones.sum()) * float(below[-1])
+        return _inner(ones, below[low] + below[high]) / (2 * pairs) if pairs else math.nan
 
     return auc
 
@@ -111,11 +118,11 @@ def _weighted_counts(metric: str, labels: np.ndarray, guesses: np.ndarray) -> We
     hit, guessed, there = (part.astype(float) for part in (labels & guesses, guesses, labels))
 
     def counted(weights: np.ndarray) -> float:
-        hits = float(weights @ hit)
+        hits = _inner(weights, hit)
         of = {
-            "precision": float(weights @ guessed),
-            "recall": float(weights @ there),
-            "f1": float(weights @ (guessed + there)) / 2,
+            "precision": _inner(weights, guessed),
+            "recall": _inner(weights, there),
+            "f1": _inner(weights, guessed + there) / 2,
         }[metric]
         return hits / of if of else math.nan
 

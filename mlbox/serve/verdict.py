@@ -117,6 +117,8 @@ def _of_time(samples: Samples, policy: PromotionPolicy, now: datetime, findings:
 def _waits(samples: Samples, hold: float, least: int, now: datetime) -> str:
     """What of time or traffic is missing, in words."""
     held = (now - samples.since).total_seconds()
+    if held < 0:
+        return f"the clock is {span(-held)} before this step began: it was set back"
     if held < hold:
         return f"held {span(held)} of {span(hold)}"
     if samples.candidate.rows < least or not samples.candidate.rows:

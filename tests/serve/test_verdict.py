@@ -64,7 +64,8 @@ def test_it_waits_for_its_hold_then_for_traffic_then_goes_on(samples: Samples) -
 
 
 def test_a_clock_that_is_set_back_waits() -> None:
-    assert verdict(canary(WELL), POLICY, NOW - HOUR).action == "wait"
+    found = verdict(canary(WELL), POLICY, NOW - HOUR)
+    assert (found.action, found.reason) == ("wait", "the clock is 1 h before this step began: it was set back")
 
 
 def test_no_data_never_promotes_however_long_it_takes_and_whatever_the_policy() -> None:

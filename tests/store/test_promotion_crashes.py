@@ -1,0 +1,260 @@
+"""A promotion that is cut off at any point: between two steps, and within one, it stands where the last whole step left it."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from mlbox.clock import ManualClock, parse_time
+from mlbox.errors import Conflict, Refused, Unavailable
+from mlbox.events import EventBus
+from mlbox.records import GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
+from mlbox.store import decisions, migrations
+from mlbox.store.curation import Curation
+from mlbox.store.db import Database
+from mlbox.store.promotions import MOVES, OPEN, Promotions
+from mlbox.store.registry import NewVersion, Registry
+
+START = parse_time("2026-01-01T00:00Z")
+POLICY = PromotionPolicy(
+    approvals=2,
+    steps=(
+        RampStep(percent=5, hold_seconds=60),
+        RampStep(percent=25, hold_seconds=60),
+        RampStep(percent=100, hold_seconds=0),
+    ),
+)
+
+
+class Store:
+    """A registry with a version in Production and another to promote; what is on disk is all that a crash leaves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = ManualClock(START)
+        self._path = folder / "registry.sqlite"
+        self.open()
+
+    def open(self) -> None:
+        self.db = Database(self._path, migrations.registry, self.clock, EventBus())
+        self.registry = Registry(self.db)
+        self.promotions = Promotions(self.db, self.registry)
+
+    def crash(self) -> None:
+        self.db.close()
+        self.open()
+
+    def register(self) -> ModelVersion:
+        new = NewVersion(model="delay", artifact="a" * 64, trained_by="ann", submitted_by="ann")
+        return self.registry.register(new)
+
+    def gates(self, promotion_id: str, passed: bool = True) -> Promotion:
+        result = GateResult(gate="size", passed=passed, required="", measured="", at=START)
+        return self.promotions.record_gates(promotion_id, [result])
+
+    def first_in_production(self) -> None:
+        promotion = self.gates(self.promotions.propose(self.register(), actor="ann").id)
+        for who in ("bea", "carl")[: promotion.policy.approvals]:
+            promotion = self.promotions.decide(promotion.id, approver=who, decision="approve")
+        assert promotion.state == "completed"
+
+    def standing(self) -> tuple[list[Promotion], dict[str, int]]:
+        """All that a person sees of it."""
+        return self.promotions.page(), self.registry.model("delay").stages
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    store.register()
+    store.registry.set_policy("delay", POLICY, actor="admin")
+    store.first_in_production()
+    yield store
+    store.db.close()
+
+
+def steps(store: Store) -> list[Callable[[], object]]:
+    """The way of a version from its proposal to Production, as it is walked."""
+    candidate = store.register()
+
+    def of() -> str:
+        (promotion,) = store.promotions.open("delay")
+        return promotion.id
+
+    return [
+        lambda: store.promotions.propose(candidate, actor="ann"),
+        lambda: store.gates(of()),
+        lambda: store.promotions.shadow_done(of(), "seen"),
+        lambda: store.promotions.decide(of(), approver="bea", decision="approve"),
+        lambda: store.promotions.decide(of(), approver="carl", decision="approve"),
+        lambda: store.promotions.set_hold(of(), "paused", "a sale"),
+        lambda: store.promotions.set_hold(of(), "", "over"),
+        lambda: store.promotions.next_step(of(), "held"),
+        lambda: store.promotions.next_step(of(), "held"),
+    ]
+
+
+def test_a_crash_between_any_two_steps_loses_nothing(store: Store) -> None:
+    for step in steps(store):
+        step()
+        before = store.standing()
+        store.crash()
+        assert store.standing() == before
+    assert store.registry.model("delay").stages == {"Production": 3, "Archived": 2, "None": 1}
+
+
+def test_a_step_that_breaks_at_its_end_did_not_happen(store: Store) -> None:
+    broken = "CREATE TRIGGER broken BEFORE INSERT ON event BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    for step in steps(store):
+        before = store.standing()
+        store.db.write(lambda tx: tx.run(broken).rowcount)
+        with pytest.raises(Unavailable, match="the disk is full"):
+            step()
+        store.crash()
+        assert store.standing() == before
+        store.db.write(lambda tx: tx.run("DROP TRIGGER broken").rowcount)
+        step()
+    assert store.registry.by_stage("delay", "Production") == store.registry.version("delay", 3)
+
+
+def test_of_two_promotions_at_once_one_begins(store: Store) -> None:
+    versions = [store.register() for _ in range(4)]
+
+    def propose(version: ModelVersion) -> str:
+        try:
+            return store.promotions.propose(version, actor="ann").state
+        except Conflict as err:
+            return err.message
+
+    with ThreadPoolExecutor(4) as pool:
+        told = list(pool.map(propose, versions))
+    assert told.count("testing") == 1
+    assert sum("is on its way already (testing)" in words for words in told) == 3
+
+
+def test_a_version_is_not_deleted_in_its_canary(store: Store) -> None:
+    for step in steps(store)[:5]:
+        step()
+    with pytest.raises(Conflict, match=r"on its way to Production \(canary\)"):
+        Curation(store.db, store.registry).delete_version("delay", 3, actor="ann")
+    (promotion,) = store.promotions.open("delay")
+    assert promotion.state == "canary"
+
+
+class Walk(RuleBasedStateMachine):
+    """Any order of what people, gates, traffic, time, admins and crashes do: no state that the rule forbids."""
+
+    people = st.sampled_from(["ann", "bea", "carl", "dora"])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._home = tempfile.TemporaryDirectory()
+        self.store = Store(Path(self._home.name))
+        self.fit = {"bea", "carl", "dora"}
+
+    @initialize(approvals=st.integers(1, 2))
+    def begin(self, approvals: int) -> None:
+        self.store.register()
+        self._policy(approvals, 1)
+        self.store.first_in_production()
+
+    def _policy(self, approvals: int, days: float) -> None:
+        policy = PromotionPolicy(approvals=approvals, approval_days=days, steps=POLICY.steps)
+        self.store.registry.set_policy("delay", policy, actor="admin")
+
+    @rule(approvals=st.integers(1, 2), days=st.sampled_from([1.0, 2.0]))
+    def policy_changes(self, approvals: int, days: float) -> None:
+        self._policy(approvals, days)
+
+    @rule(actor=people)
+    def propose(self, actor: str) -> None:
+        self._try(lambda: self.store.promotions.propose(self.store.register(), actor=actor))
+
+    @rule(passed=st.sampled_from([True, True, True, False]))
+    def gates_end(self, passed: bool) -> None:
+        self._each(lambda p: self.store.gates(p.id, passed))
+
+    @rule()
+    def shadow_ends(self) -> None:
+        self._each(lambda p: self.store.promotions.shadow_done(p.id, "seen"))
+
+    @rule(who=people, decision=st.sampled_from(["approve", "approve", "approve", "reject"]))
+    def someone_decides(self, who: str, decision: str) -> None:
+        self._each(lambda p: self.store.promotions.decide(p.id, approver=who, decision=decision))
+
+    @rule(who=people)
+    def someone_loses_the_role(self, who: str) -> None:
+        self.fit.discard(who)
+        self.store.promotions.may_approve = lambda user, model: user in self.fit
+
+    @rule()
+    def canary_goes_on(self) -> None:
+        self._each(lambda p: self.store.promotions.next_step(p.id, "held"))
+
+    @rule()
+    def canary_rolls_back(self) -> None:
+        self._each(lambda p: self.store.promotions.roll_back(p.id, "bad"))
+
+    @rule(hours=st.sampled_from([1, 12, 24]))
+    def time_passes(self, hours: int) -> None:
+        self.store.clock.advance(self.store.clock.now() + timedelta(hours=hours))
+        self.store.promotions.expire(self.store.clock.now())
+
+    @rule()
+    def data_becomes_known(self) -> None:
+        for promotion in self.store.promotions.open("delay"):
+            curation = Curation(self.store.db, self.store.registry)
+            curation.set_version_tag("delay", promotion.version, "dataset_version", "d@v1", actor="ann", dataset="d@v1")
+
+    @rule()
+    def crash(self) -> None:
+        before = self.store.standing()
+        self.store.crash()
+        assert self.store.standing() == before
+        self.store.promotions.may_approve = lambda user, model: user in self.fit
+
+    def _each(self, act: Callable[[Promotion], object]) -> None:
+        for promotion in self.store.promotions.open("delay"):
+            self._try(lambda p=promotion: act(p))
+
+    def _try(self, act: Callable[[], object]) -> None:
+        with contextlib.suppress(Conflict, Refused):  # too late or not allowed; a fault is neither
+            act()
+
+    @invariant()
+    def production_was_approved_by_enough_others(self) -> None:
+        versions = self.store.registry.in_stage("Production")
+        assert len(versions) == 1
+        (done,) = [p for p in self.store.promotions.of("delay", versions[0].version) if p.state == "completed"]
+        givers = {a.approver for a in done.approvals if a.decision == "approve"}
+        assert len(givers) >= done.policy.approvals
+        assert "ann" not in givers
+        assert done.requested_by not in givers
+        assert decisions.stands(self.store.db, done.id) or versions[0].dataset is not None
+
+    @invariant()
+    def what_is_under_way_is_where_its_state_says(self) -> None:
+        under_way = self.store.promotions.open("delay")
+        assert len(under_way) <= 1
+        staged = {version.version for version in self.store.registry.in_stage("Staging")}
+        assert staged == {p.version for p in under_way if p.state != "testing"}
+        for promotion in self.store.promotions.page():
+            assert promotion.state in MOVES
+            assert promotion.state not in OPEN or promotion in under_way
+            assert promotion.state != "canary" or len(promotion.approvals) >= promotion.policy.approvals
+
+    def teardown(self) -> None:
+        self.store.db.close()
+        self._home.cleanup()
+
+
+Walk.TestCase.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
+TestWalk = Walk.TestCase
