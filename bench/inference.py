@@ -190,12 +190,13 @@ def _bare(folder: Path, model: bytes) -> Iterator[tuple[str, int]]:
     path, port = folder / "gbm.onnx", free_port()
     path.write_bytes(model)
     with running([sys.executable, str(SIDE), str(path), str(port)], folder / "bare.log") as process:
-        while not _listens(port):
+        while not listens(port):
             time.sleep(0.05)
         yield f"http://127.0.0.1:{port}/", process.pid
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Whether anybody answers there."""
     with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
         return True
     return False
@@ -270,11 +271,11 @@ def _hold_to(cpu: int) -> bool:
 def load(kind: Kind, connections: int, seconds: float, held: bool) -> Seen:
     """wrk's figures, and what the server's threads took of a processor meanwhile."""
     command = ["wrk", "-t1", f"-c{connections}", f"-d{round(seconds)}s", "--latency", "-s", str(kind.script), kind.url]
-    before = _cpu_ns(kind.pid)
+    before = cpu_ns(kind.pid)
     ran = subprocess.run(
         ["taskset", "-c", "1", *command] if held else command, capture_output=True, text=True, check=True
     )
-    after = _cpu_ns(kind.pid)
+    after = cpu_ns(kind.pid)
     if "Non-2xx" in ran.stdout or "Socket errors" in ran.stdout:
         raise SystemExit(f"{kind.name}: {ran.stdout}")
     found = {name: float(re.search(pattern, ran.stdout)[1]) for name, pattern in PATTERNS.items()}  # type: ignore[index]
@@ -292,7 +293,7 @@ def _ms(number: str, unit: str) -> float:
     return float(number) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[unit]
 
 
-def _cpu_ns(pid: int) -> dict[int, int]:
+def cpu_ns(pid: int) -> dict[int, int]:
     """Nanoseconds on a processor of each thread of a process so far; the event loop's is the one with the process's number."""
     found = {}
     for task in Path(f"/proc/{pid}/task").iterdir():

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,24 @@ def given_input(*shape: int, name: str = "input", datatype: str = "FP32", **cont
 def values(response: Any, place: int = 0) -> Any:
     dtype = {"FP32": "<f4", "FP64": "<f8"}[response.outputs[place].datatype]
     return np.frombuffer(response.raw_output_contents[place], dtype).reshape(list(response.outputs[place].shape))
+
+
+def test_who_asks_is_known_before_anything_of_the_message_is_read(site: Site, rpc: Rpc) -> None:
+    """The client never sends its message: whoever waited for it would wait for ever."""
+    silent = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        silent.wait(120)
+        yield b""
+
+    call = rpc.channel.stream_unary(f"/{SERVICE}/ModelInfer")
+    try:
+        for metadata in ((), (("authorization", "Bearer mlb_wrong"),), (*rpc.auth, *rpc.auth)):
+            with pytest.raises(grpc.RpcError) as caught:
+                call(nothing(), metadata=metadata, timeout=60)
+            assert caught.value.code() in (Code.UNAUTHENTICATED, Code.INVALID_ARGUMENT)
+    finally:
+        silent.set()
 
 
 # -- what there is ------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from google.protobuf.json_format import ParseDict
@@ -10,10 +11,13 @@ from google.protobuf.json_format import ParseDict
 from mlbox.errors import MlboxError, NotFound, Refused, Unavailable
 from mlbox.records import Principal
 from mlbox.serve.server import ModelServer
+from mlbox.serve.tensors import Tensor
 from mlbox.web.box import Box
 from mlbox.web.rpc import inference_pb2 as pb
 from mlbox.web.rpc import wire
 from mlbox.web.v2 import dataplane, models, repository
+from mlbox.web.v2.infer import MOST_AT_HAND
+from mlbox.web.v2.wire import Request
 
 FINAL = "triton_final_response"
 WANTS_FINAL = "triton_enable_empty_final_response"
@@ -82,12 +86,24 @@ async def _unload(box: Box, principal: Principal, asked: Any) -> Any:
 
 
 async def infer(box: Box, principal: Principal, asked: Any) -> Any:
-    """Run a model on tensors, or on the features of entities."""
-    return await box.call(_inferred, box.models, asked, principal.name)
+    """Run a model on tensors, or on the features of entities: a small request to a quick model here, any other in a thread."""
+    if asked.model_version or asked.ByteSize() > MOST_AT_HAND:
+        return await box.call(_inferred, box.models, asked, principal.name)
+    read = wire.decode(asked)
+    if _is_at_hand(box.models, asked.model_name, read[1]):
+        return _inferred(box.models, asked, principal.name, read)
+    return await box.call(_inferred, box.models, asked, principal.name, read)
 
 
-def _inferred(server: ModelServer, asked: Any, caller: str) -> Any:
-    request, tensors = wire.decode(asked)
+def _is_at_hand(server: ModelServer, model: str, tensors: Sequence[Tensor]) -> bool:
+    rows = len(tensors[0].data) if tensors[0].data.ndim else 1
+    with contextlib.suppress(MlboxError):  # which the answer will tell of
+        return server.targets.is_at_hand(model, rows, [tensor.name for tensor in tensors])
+    return False
+
+
+def _inferred(server: ModelServer, asked: Any, caller: str, read: tuple[Request, list[Tensor]] | None = None) -> Any:
+    request, tensors = read or wire.decode(asked)
     version = version_of(asked.model_version)
     found = dataplane.infer(server, asked.model_name, version, request, tensors, caller)
     return wire.encode(request, asked.model_name, found)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -64,17 +64,17 @@ class RpcServer:
         """Listen, and say where; raises StartupError in words when the address cannot be had."""
         settings = self._box.settings
         self._server = grpc.aio.server(options=_options(settings), maximum_concurrent_rpcs=settings.max_requests)
-        handlers: dict[str, Any] = {
-            name: grpc.unary_unary_rpc_method_handler(self._unary(name, call)) for name, call in calls.CALLS.items()
-        }
-        handlers[STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
+        every = {name: self._unary(name, call) for name, call in calls.CALLS.items()}
+        whole = {name: grpc.unary_unary_rpc_method_handler(answer) for name, answer in every.items()}
+        asked_first = {name: grpc.stream_unary_rpc_method_handler(answer) for name, answer in every.items()}
+        whole[STREAM] = asked_first[STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
         health = {
             "Check": grpc.unary_unary_rpc_method_handler(self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
         self._server.add_generic_rpc_handlers(
             (
-                grpc.method_handlers_generic_handler(SERVICE, handlers),
+                _Service(whole, asked_first, self._box.access.recall),
                 grpc.method_handlers_generic_handler(HEALTH, health),
             )
         )
@@ -103,7 +103,9 @@ class RpcServer:
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
-    def _unary(self, name: str, call: calls.Call) -> Callable[[bytes, Any], Awaitable[bytes]]:
+    def _unary(self, name: str, call: calls.Call) -> Callable[[bytes | AsyncIterator[bytes], Any], Awaitable[bytes]]:
+        """A call with its message, or with what it is read from once it is known who asks."""
+
         async def work(content: bytes, principal: Principal) -> bytes:
             asked = wire.read(call.request, content)
             named = {"model": getattr(asked, call.names)} if call.names else {}
@@ -111,11 +113,12 @@ class RpcServer:
             answer: bytes = (await call.answer(self._box, principal, asked)).SerializeToString()
             return answer
 
-        async def answer(content: bytes, context: Any) -> bytes:
+        async def answer(content: bytes | AsyncIterator[bytes], context: Any) -> bytes:
             line = _Line(self._log, name, context)
             try:
                 line.principal = await self._admit(context)
-                return await work(content, line.principal)
+                message = content if isinstance(content, bytes) else await anext(content, b"")
+                return await work(message, line.principal)
             except Exception as err:
                 raise await line.refuse(err) from None
             finally:
@@ -139,12 +142,12 @@ class RpcServer:
 
     async def _admit(self, context: Any) -> Principal:
         """Who asks: as by REST, an Authorization header, here called metadata."""
-        given = [value for name, value in context.invocation_metadata() if name == "authorization"]
+        given = _credentials(context.invocation_metadata())
         if len(given) > 1:
             raise InvalidInput("The metadata authorization came twice.", hint="Send it once.", field="authorization")
         if not given:
             raise NotAuthenticated("A token is needed.", hint="Send the metadata authorization: Bearer TOKEN.")
-        credential = given[0] if isinstance(given[0], bytes) else given[0].encode()
+        credential = given[0]
         door = self._box.door
         principal = door.access.recall(credential) or await door.admit(credential, _peer(context)[0])
         set_asking(principal)
@@ -180,6 +183,26 @@ class RpcServer:
         return SERVING if await models.is_ready(self._box) else NOT_SERVING
 
 
+class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """The handler of each call: the quicker one, which begins with the message, for credentials that are known already.
+
+    grpc takes in a message before it calls that one. Whoever is not known yet is asked who he is before any of it is read.
+    """
+
+    def __init__(
+        self, whole: Mapping[str, Any], asked_first: Mapping[str, Any], recall: Callable[[bytes], Principal | None]
+    ) -> None:
+        self._whole = {f"/{SERVICE}/{name}": handler for name, handler in whole.items()}
+        self._asked_first = {f"/{SERVICE}/{name}": handler for name, handler in asked_first.items()}
+        self._recall = recall
+
+    def service(self, details: Any) -> Any:
+        """The handler of a call; None for one that there is not."""
+        given = _credentials(details.invocation_metadata)
+        known = len(given) == 1 and self._recall(given[0]) is not None
+        return (self._whole if known else self._asked_first).get(details.method)
+
+
 class _Line:
     """What is noted of one call."""
 
@@ -208,6 +231,14 @@ class _Line:
         status = self._status or (0 if self._context.cancelled() else 200)
         peer = _peer(self._context)
         self._log.note(Request(self._began, seconds, self._id, status, "gRPC", self._path, b"", peer, self.principal))
+
+
+def _credentials(metadata: Any) -> list[bytes]:
+    return [
+        value if isinstance(value, bytes) else value.encode()
+        for name, value in metadata or ()
+        if name == "authorization"
+    ]
 
 
 def _options(settings: Settings) -> list[tuple[str, int]]:
