@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from mlbox.errors import InvalidInput
 from mlbox.records import RunArtifact
@@ -57,6 +59,37 @@ def test_a_model_is_loaded_with_the_weights_in_its_own_folder(tmp_path: Path) ->
     folders.clear()
     assert not path.exists()
     assert artifacts.read(file.sha256) == weights
+
+
+@pytest.mark.slow
+def test_a_model_of_more_than_two_gibibytes_is_checked_and_run(tmp_path: Path) -> None:
+    """Past what one protobuf message holds, so its weights are beside it: 2.1 GiB of zeros, and a seven at the end."""
+    count = 9 << 26
+    weights = helper.make_tensor("w", TensorProto.FLOAT, [0], [])
+    weights.ClearField("dims")
+    weights.dims.append(count)
+    weights.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "0"), ("length", str(4 * count))):
+        weights.external_data.add(key=key, value=value)
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["w", "at"], ["weight"])],
+        "large",
+        [helper.make_tensor_value_info("at", TensorProto.INT64, ["N"])],
+        [helper.make_tensor_value_info("weight", TensorProto.FLOAT, ["N"])],
+        [weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    artifacts = Artifacts(tmp_path / "artifacts")
+    zeros, seven = bytes(1 << 22), np.array([7], np.float32).tobytes()
+    chunks = (*itertools.repeat(zeros, 4 * count // len(zeros) - 1), zeros[:-4] + seven)
+    digest, size = artifacts.put(chunks)
+    assert size == 4 * count > 1 << 31
+    file = RunArtifact(path="weights.bin", sha256=digest, size=size)
+    path = ModelFolders(artifacts).of(kept(artifacts, MAIN, model.SerializeToString()).sha256, [file])
+    found = inspect_onnx(path)
+    assert (found.external, found.size > size) == (("weights.bin",), True)
+    session = Session(path, providers=CPU)
+    assert session.run({"at": np.array([0, count - 1])})[0].tolist() == [0.0, 7.0]
 
 
 @pytest.mark.parametrize(
