@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from mlbox.client import Client
 from mlbox.errors import InvalidInput, NotAuthorised, NotFound
 from mlbox.records import Agreement, LabelItem, Labelled, LabelSet
-from tests.conftest import Server
+from tests.conftest import Server, wait_for
 from tests.store.test_label_studio import annotation, export, task
 
 WHEN = "2026-01-01T00:00:01+00:00"
@@ -66,6 +68,21 @@ def test_a_file_may_leave_out_what_is_optional_and_no_row_is_lost(client: Client
     body = {"corrections": {str(held["id"]): {"is": "dog"}}}
     assert client.post("/api/v1/labels/kind/held/resubmit", Labelled, body).rows == 1
     assert client.get("/api/v1/labels/kind/held", list[dict[str, Any]]) == []
+
+
+def test_an_upload_that_is_cut_off_leaves_nothing(client: Client, server: Server) -> None:
+    path, body = "/api/v1/labels/kind/rows", f"who,event_time,is\na,{WHEN},cat\nb,{WHEN},bird\n".encode()
+    url = urlsplit(server.url)
+    with socket.create_connection((url.hostname, url.port)) as wire:
+        wire.sendall(
+            f"POST {path}?format=csv&source=vet HTTP/1.1\r\nHost: {url.netloc}\r\nAuthorization: Bearer {server.token}\r\n"
+            f"Content-Type: application/octet-stream\r\nContent-Length: {len(body) + 1000}\r\n\r\n".encode()
+            + body
+        )
+    wait_for(lambda: f"POST {path}" in server.log, what="the end of the upload")
+    assert client.get("/api/v1/labels/kind", dict[str, Any])["rows"] == 0
+    assert client.get("/api/v1/labels/kind/held", list[dict[str, Any]]) == []
+    assert not any(file.is_file() for file in (server.data_dir / "uploads").rglob("*"))
 
 
 def test_what_a_file_may_not_say_is_held_by_row_and_nothing_waits_for_it(client: Client, tmp_path: Path) -> None:
