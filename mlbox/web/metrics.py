@@ -24,7 +24,7 @@ from mlbox import __version__
 from mlbox.errors import Unavailable
 from mlbox.records import DriftResult
 from mlbox.serve.batches import Batch
-from mlbox.web import metrics_inference
+from mlbox.web import metrics_inference, metrics_values
 from mlbox.web.box import Box
 
 MOST_VERSIONS = 500
@@ -65,6 +65,7 @@ FAMILIES: Mapping[str, Family] = {
         "Rows since the start by outcome: ok where they were scored, error where the model failed on their request.",
     ),
     "ml_prediction_score": Family("histogram", VERSION, "Scores that were given to users: every role but shadow."),
+    metrics_values.NAME: Family("histogram", VERSION, metrics_values.HELP),
     "ml_prediction_latency_seconds": Family(
         "histogram",
         VERSION,
@@ -174,7 +175,8 @@ class Metrics:
     def __init__(self, box: Box) -> None:
         self._scores = Histogram(SCORE_BUCKETS)
         self._latency = Histogram(LATENCY_BUCKETS)
-        self._box = _BoxCollector(box, self._scores, self._latency)
+        self._values = metrics_values.Values(box)
+        self._box = _BoxCollector(box, self._scores, self._latency, self._values)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
         self._checks: dict[str, _Drift | _Skew] = {"drift": _Drift(box), "skew": _Skew(box)}
@@ -186,7 +188,9 @@ class Metrics:
     def _observe(self, batch: Batch) -> None:
         if batch.role != "shadow":
             version = str(batch.version)
-            self._scores.observe(batch.model, version, [score for score in batch.scores if score is not None])
+            scores = [score for score in batch.scores if score is not None]
+            self._scores.observe(batch.model, version, scores)
+            self._values.observe(batch.model, version, scores)
             self._latency.observe(batch.model, version, [one / 1000 for one in batch.latencies])
 
     def render(self, accept: str) -> tuple[bytes, str]:
@@ -275,8 +279,9 @@ class _Skew:
 class _BoxCollector:
     """Reads the box at every scrape."""
 
-    def __init__(self, box: Box, scores: Histogram, latency: Histogram) -> None:
+    def __init__(self, box: Box, scores: Histogram, latency: Histogram, values: metrics_values.Values) -> None:
         self._box = box
+        self._values = values
         self._scores = scores
         self._latency = latency
 
@@ -285,6 +290,7 @@ class _BoxCollector:
         yield _gauge("mlbox_build_info", [((__version__,), 1)])
         seen = self._seen()
         yield self._scores.family("ml_prediction_score", seen)
+        yield self._values.family(VERSION, seen)
         yield self._latency.family("ml_prediction_latency_seconds", seen)
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
         yield _gauge("mlbox_alert_rules_valid", [((), float(self._box.rules.error is None))])

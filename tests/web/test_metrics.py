@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from hypothesis import given
@@ -23,13 +24,15 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox import __version__
+from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.registry import NewVersion
 from mlbox.web import metrics
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
 from mlbox.web.metrics_inference import CRASHES
+from mlbox.web.metrics_values import NAME as VALUE
 from mlbox.web.observability import FILES, PANELS, RECORDS, RULES, dashboard, rules
-from tests.conftest import Server
+from tests.conftest import Server, wait_for
 from tests.web.monitored import FEATURES, in_production, served, with_history
 from tests.web.site import Site, open_box
 
@@ -152,6 +155,32 @@ def test_the_loop_goes_on_while_a_scrape_waits(box: Box) -> None:
         free.set()
 
 
+def test_scores_beyond_0_to_1_have_buckets_of_their_training(box: Box) -> None:
+    found = Metrics(box)
+    in_production(box)
+    training = pa.table({name: np.arange(1000.0) for name in FEATURES})
+    content = make_reference(training, FEATURES, scorer=lambda rows: rows[:, 0] * 10)
+    new = NewVersion(
+        model="delay",
+        features=FEATURES,
+        reference=store_reference(box.artifacts, content),
+        trained_by="ann",
+        submitted_by="ann",
+    )
+    assert box.registry.register(new).version == 2
+    labels = {"model_name": "delay", "model_version": "2"}
+    for score in (5.0, 2500.0, 1e6, math.nan):
+        served(box, [0.0], version=2, score=score)
+    served(box, [0.0], version=1, score=5.0)
+    wait_for(lambda: value(found, "ml_prediction_value_count", **labels) == 3, what="the scores to be counted")
+    bounds = sorted(float(dict(of)["le"]) for name, of in scrape(found) if name == "ml_prediction_value_bucket")
+    assert bounds == [pytest.approx(999 * tenth) for tenth in range(1, 10)] + [math.inf]
+    assert value(found, "ml_prediction_value_bucket", **labels, le=repr(bounds[0])) == 1
+    assert value(found, "ml_prediction_value_bucket", **labels, le=repr(bounds[2])) == 2
+    assert value(found, "ml_prediction_value_sum", **labels) == 1_002_505
+    assert value(found, "ml_prediction_value_count", model_name="delay", model_version="1") is None
+
+
 def test_few_rows_give_no_statistic_to_alert_on(box: Box) -> None:
     found = Metrics(box)
     in_production(box)
@@ -193,7 +222,7 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     ours = {name for name in kinds if not name.startswith("process_")}
     assert ours == set(FAMILIES)
     assert all(kinds[name] == FAMILIES[name].kind for name in ours)
-    ours.remove(CRASHES)  # no version has ended a worker
+    ours -= {CRASHES, VALUE}  # no version has ended a worker, and none scores beyond 0 to 1
     assert all(labels[name] == set(FAMILIES[name].labels) for name in ours)
 
 
