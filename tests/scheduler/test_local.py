@@ -98,6 +98,59 @@ def test_a_shim_that_is_killed_is_lost_and_takes_its_processes_with_it(machine: 
     assert machine.left(ref) == []
 
 
+def command_of(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def test_what_forgot_whose_it_is_goes_with_its_group_when_the_shim_is_killed(machine: Machine) -> None:
+    ref = machine.shell("env -i setsid sleep 301 & sleep 300")
+    shim = machine.running(ref)
+    group = f"mlbox-{ref.job_id}-{ref.number}"
+    if not cgroups.members(group):
+        pytest.skip("this machine lets us have no control groups")
+
+    def nameless() -> list[int]:
+        return [pid for pid in cgroups.members(group) if command_of(pid) == ["sleep", "301"]]
+
+    (pid,) = wait_for(nameless, what="the process without an environment")
+    assert pid not in machine.left(ref)
+    start = processes.start_ticks(pid)
+    os.kill(shim, signal.SIGKILL)
+    assert machine.ended(ref).lost
+    with contextlib.suppress(OSError):
+        assert processes.stat_of(pid)[0] == b"Z" or processes.start_ticks(pid) != start, "it lives"
+    assert cgroups.members(group) == []
+
+
+IN_A_GROUP = """
+import sys, time
+from mlbox.scheduler.executors.local import cgroups
+group = cgroups.Group(sys.argv[1], 1 << 30, {"unified": cgroups.mounts()["unified"]})
+group.join()
+print(group.kills, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_group_of_version_2_is_killed_at_once() -> None:
+    if not os.access(cgroups.mounts().get("unified", (2, "/nowhere"))[1], os.W_OK):
+        pytest.skip("this machine lets us have no control group of version 2")
+    name = f"mlbox-test-{os.getpid()}"
+    with subprocess.Popen([PYTHON, "-c", IN_A_GROUP, name], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if process.stdout.readline() != "True\n":
+            process.kill()
+            pytest.skip("this kernel kills no group at once")
+        assert cgroups.members(name) == [process.pid]
+        cgroups.kill(name)
+        assert process.wait(60) == -signal.SIGKILL
+    cgroups.remove(name)
+    assert not Path(cgroups.mounts()["unified"][1], name).exists()
+
+
 def test_a_shim_that_is_killed_while_no_server_is_there_is_lost_to_the_next(machine: Machine) -> None:
     ref = machine.shell("setsid sleep 300 & sleep 300")
     shim = machine.running(ref)

@@ -1,8 +1,10 @@
 """Control groups: a job's processes as one, whose memory is bounded and who are killed at once, where this machine lets us.
 
 The standard library alone: shims load this file by its path. Of the two versions of control groups a machine may have either, or
-both at a time, each with some controllers. So each thing is taken where it is: the kill from version 2, the limits of memory and
-processes from version 2 or 1. Where neither can be had, the shim watches and walks instead.
+both at a time, each with some controllers. Where version 1 has the limits of memory and of processes, a group is of version 1: a
+process moves there at once, but into a group of version 2, after a while without such moves, only when every CPU has been through
+its scheduler, some 10 ms later. Else it is of version 2, which can also kill all of it at once. Where neither is to be had, the
+shim watches and walks instead.
 
 Sources: Linux, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Iterable
 
 MOST_PROCESSES = 16384
 """And threads, of one attempt."""
@@ -77,7 +80,7 @@ class Group:
         self._unified = ""
         self._memory = ""
         places = places if name else {}
-        if "unified" in places:
+        if "unified" in places and not _writable(places, LIMITS[1]):
             self._unified = self._make(os.path.join(_base(places["unified"][1]), name))
         for controller, limit in (("memory", memory_bytes), ("pids", MOST_PROCESSES)):
             folder = self._limit(controller, limit, name, places)
@@ -123,10 +126,13 @@ class Group:
         return folder
 
     def join(self) -> None:
-        """Put the calling process in, and with it all that will come from it."""
+        """Put the calling process, which has one thread, in, and with it all that will come from it.
+
+        Version 1 lets a thread move by itself, and does not wait for anyone, as it does with a process.
+        """
         for folder in self._folders:
             with contextlib.suppress(OSError):
-                _write(folder, "cgroup.procs", "0")
+                _write(folder, "cgroup.procs" if folder == self._unified else "tasks", "0")
 
     def kill(self) -> None:
         """Kill all at once, where that can be done."""
@@ -143,33 +149,58 @@ class Group:
         return False
 
     def remove(self) -> None:
-        """Remove it, once nothing lives in it; the kernel may take a moment to see that."""
-        end = time.monotonic() + GONE_SECONDS
-        for folder in self._folders:
-            while os.path.isdir(folder):
-                try:
-                    os.rmdir(folder)
-                except OSError:
-                    if time.monotonic() >= end:
-                        break
-                    time.sleep(0.01)
+        """Remove it, once nothing lives in it."""
+        _remove(self._folders)
+
+
+def members(name: str) -> list[int]:
+    """The processes in the group of an attempt whose shim is gone."""
+    found: set[int] = set()
+    for folder in _folders_of(name):
+        with contextlib.suppress(OSError):
+            found.update(map(int, _words(folder, "cgroup.procs")))
+    return sorted(found)
 
 
 def kill(name: str) -> None:
-    """Kill what is in a group whose shim is gone, and remove it."""
-    places = mounts()
-    if "unified" in places:
-        folder = os.path.join(_base(places["unified"][1]), name)
-        with contextlib.suppress(OSError):
-            _write(folder, "cgroup.kill", "1")
-    for controller, (_, above) in places.items():
-        base = _base(above) if controller == "unified" else above
-        folder = os.path.join(base, name)
-        if controller in ("unified", *LIMITS[1]) and os.path.isdir(folder):
-            end = time.monotonic() + GONE_SECONDS
-            while os.path.isdir(folder) and time.monotonic() < end:
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+    """Kill all in such a group at once, where that can be done."""
+    for folder in _folders_of(name):
+        if os.path.exists(os.path.join(folder, "cgroup.kill")):
+            with contextlib.suppress(OSError):
+                _write(folder, "cgroup.kill", "1")
+
+
+def remove(name: str) -> None:
+    """Remove such a group, once nothing lives in it."""
+    _remove(_folders_of(name))
+
+
+def _folders_of(name: str) -> list[str]:
+    folders = [
+        os.path.join(_base(above) if controller == "unified" else above, name)
+        for controller, (_, above) in mounts().items()
+        if controller in ("unified", *LIMITS[1])
+    ]
+    return [folder for folder in folders if os.path.isdir(folder)]
+
+
+def _remove(folders: list[str]) -> None:
+    """The kernel may take a moment to see that nothing lives in them."""
+    end = time.monotonic() + GONE_SECONDS
+    for folder in folders:
+        while os.path.isdir(folder):
+            try:
+                os.rmdir(folder)
+            except OSError:
+                if time.monotonic() >= end:
+                    break
+                time.sleep(0.01)
+
+
+def _writable(places: Places, controllers: Iterable[str]) -> bool:
+    """Whether groups of version 1 can be made for all of these."""
+    found = [places.get(controller, (0, "")) for controller in controllers]
+    return all(version == 1 and os.access(folder, os.W_OK) for version, folder in found)
 
 
 def _base(folder: str) -> str:

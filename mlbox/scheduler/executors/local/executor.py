@@ -189,9 +189,11 @@ class Local:
         """The shim is gone and left no status: what it ran must not run on beside another attempt."""
         if claim.boot != processes.boot_id():
             return Ended(None, lost=True, error="the machine was restarted while it ran")
-        cgroups.kill(_name(ref))
-        if not processes.kill_all(lambda: processes.of_attempt(*ref), REMAINS_SECONDS):
+        name = _name(ref)
+        cgroups.kill(name)
+        if not processes.kill_all(lambda: [*processes.of_attempt(*ref), *cgroups.members(name)], REMAINS_SECONDS):
             _log.warning("Processes of %s could not be killed.", ref)
+        cgroups.remove(name)
         return Ended(None, lost=True, error="its shim was killed, and its processes with it")
 
     def _checkpoint_at(self, ref: Ref, folder: Folder) -> datetime | None:

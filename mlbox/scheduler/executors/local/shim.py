@@ -296,10 +296,19 @@ class Attempt:
 
     def _end_all(self) -> None:
         """Kill all that is left, whatever session it fled to, and collect it."""
-        self._group.kill()
-        self._parts.processes.kill_all(self._left, KILL_SECONDS)
+        if not self._is_alone():
+            self._group.kill()
+            self._parts.processes.kill_all(self._left, KILL_SECONDS)
         if self._spec.get("after"):
             self._run_after(self._spec["after"])
+
+    def _is_alone(self) -> bool:
+        """Whether nothing is left of what came from it: a subreaper without a child has no descendants either."""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
 
     def _left(self) -> list[int]:
         self._reap()
