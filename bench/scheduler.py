@@ -6,6 +6,7 @@ A real server, asked over HTTP. The raw limit, measured in turn with the jobs: t
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import tempfile
@@ -32,6 +33,12 @@ GRACE_SECONDS = 1.0
 FOLDER = "/var/tmp"
 """Beside few other files, as in an installation: jobs are confined to what lies beside the data directory, name by name."""
 WAIT_SECONDS = 120.0
+CPU = {
+    "raw": "CPU of a bare process and its start",
+    "server": "CPU of a trivial job: the server",
+    "zygote": "CPU of a trivial job: to fork its shim",
+    "attempts": "CPU of a trivial job: its shim and the command",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -94,18 +101,29 @@ class Client:
         found = msgspec.json.decode(self.http.get("/api/v1/jobs?state=running").content, type=list[Job])
         return [job.attempts[-1].pid for job in found if job.attempts[-1].pid]
 
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds of the server; of the zygote; and of the attempts that ended."""
+        server = psutil.Process(self.pid)
+        zygote = next(child for child in server.children() if child.name() == "mlbox-zygote")
+        own, forks = server.cpu_times(), zygote.cpu_times()
+        return {
+            "server": own.user + own.system,
+            "zygote": forks.user + forks.system,
+            "attempts": forks.children_user + forks.children_system,
+        }
+
     def empty(self) -> bool:
         """Whether nothing waits or runs; asked so that the answer costs the server little."""
         return not self.http.get("/api/v1/jobs?open=true&limit=1").json()
 
 
-def wait(condition: Callable[[], bool], seconds: float = WAIT_SECONDS) -> None:
+def wait(condition: Callable[[], bool], seconds: float = WAIT_SECONDS, every: float = 0.01) -> None:
     """Poll; raises TimeoutError."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError
-        time.sleep(0.01)
+        time.sleep(every)
 
 
 def _latency(report: Report, box: Client, jobs: int) -> None:
@@ -124,18 +142,30 @@ def _latency(report: Report, box: Client, jobs: int) -> None:
 def _rate(report: Report, box: Client, jobs: int, rounds: int) -> None:
     """Trivial jobs from the first submission to the last one's end, beside as many bare processes, in turn."""
     ours, raw = [], []
+    spent: list[dict[str, float]] = []
     for _ in range(rounds):
-        start = time.perf_counter()
+        start, bare = time.perf_counter(), time.process_time() + _of_children()
         for _ in range(jobs):
             subprocess.run(TRIVIAL, check=True)
+        bare = time.process_time() + _of_children() - bare
         raw.append(jobs / (time.perf_counter() - start))
+        before = box.cpu()
         start = time.perf_counter()
         each(box.url, box.token, [post("/api/v1/jobs", {"command": TRIVIAL, **LITTLE})] * jobs)
-        wait(box.empty)
+        wait(box.empty, every=0.05)  # whoever asks more often takes what is measured
         ours.append(jobs / (time.perf_counter() - start))
+        spent.append({"raw": bare} | {what: seconds - before[what] for what, seconds in box.cpu().items()})
+    for what, name in CPU.items():
+        report.tell(name, median([each[what] for each in spent]) / jobs * 1000, "ms")
     report.tell("raw processes a second", median(raw), "/s")
     report.at_least("trivial jobs a second", median(ours), 100, "/s")
     report.at_least("of the raw rate", median([a / b for a, b in zip(ours, raw, strict=True)]), 0.5, "times")
+
+
+def _of_children() -> float:
+    """CPU seconds of the processes that were waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _running(report: Report, box: Client, jobs: int) -> None:
