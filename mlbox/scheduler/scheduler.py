@@ -46,9 +46,9 @@ LOOK_SECONDS = 30.0
 """A look at everything that often, whatever was or was not heard."""
 ENDING_SECONDS = 0.2
 """And that often while a job is to end: it may not have been there yet to be told."""
-LONG_SECONDS = 0.01
-"""A decision that takes longer than this is followed by a rest of the same length, unless a person waits for the next one."""
-MOST_REST_SECONDS = 0.2
+LONG_SECONDS = 0.002
+REST_SECONDS, MOST_REST_SECONDS = 0.01, 0.2
+"""A step that takes longer is followed by a rest of the same length in these bounds, unless a person waits for the next step."""
 TAKEN_SECONDS = 2.0
 """And that often while a job waits and someone else uses a GPU."""
 RULES = Rules()
@@ -280,6 +280,7 @@ class Scheduler:
             raise
 
     def _follow(self) -> float:
+        began = time.monotonic()
         if time.monotonic() >= self._look_due:
             self._look_due = time.monotonic() + LOOK_SECONDS
             self._roster.doubt()
@@ -287,14 +288,15 @@ class Scheduler:
         self._attempts.refuse(self._builds.look(self._roster.builds))
         now = self._clock.real()
         self._seen = state = self._state(now)
-        began = time.monotonic()
         decision = decide(state, now)
-        took = time.monotonic() - began
         self._attempts.begin(decision.starts, state)
         self._attempts.preempt(decision.preemptions)
         self._accounts.hold([self._attempts.running(job) for job in self._roster.active.values()])
-        if took > LONG_SECONDS:  # a queue of thousands: whoever submits more of them has every other moment
-            self._loop.rest(min(took, MOST_REST_SECONDS))
+        took = time.monotonic() - began
+        if (
+            took > LONG_SECONDS
+        ):  # many jobs: whoever submits more of them has every other moment, and they are taken together
+            self._loop.rest(min(max(took, REST_SECONDS), MOST_REST_SECONDS))
         look_at = (decision.look_at - now).total_seconds() if decision.look_at else LOOK_SECONDS
         ending = any(job.state == "stopping" for job in self._roster.active.values())
         taken = bool(state.waiting) and any(device.taken for device in state.box.devices)
