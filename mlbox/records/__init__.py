@@ -77,6 +77,7 @@ from mlbox.records.governance import Card, CardParts, Change, Dossier, Governanc
 from mlbox.records.jobs import (
     PHASES,
     Attempt,
+    AttemptSpan,
     Cron,
     CronSpec,
     CronTrigger,
@@ -203,6 +204,7 @@ __all__ = [
     "AlertState",
     "Approval",
     "Attempt",
+    "AttemptSpan",
     "Bench",
     "BenchFigure",
     "BrowserSession",

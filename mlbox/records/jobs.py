@@ -361,3 +361,18 @@ class UsageRow(Record, frozen=True, kw_only=True):
     cpu_hours: float
     jobs: int
     """How many of them had a part of it."""
+
+
+class AttemptSpan(Record, frozen=True, kw_only=True):
+    """One attempt as the timeline shows it; of another team's job only that it was there."""
+
+    job: str | None
+    name: str
+    user: str
+    team: str
+    number: int
+    started_at: datetime
+    ended_at: datetime | None
+    devices: tuple[str, ...]
+    """The UUIDs of the GPUs that it held."""
+    outcome: JobState

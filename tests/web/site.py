@@ -178,13 +178,13 @@ class Filled:
                 "/account",
                 "/api",
             ),
-            *("/search", "/search?q=churn", "/search?q=nothing+of+this+name"),
+            *("/timeline", "/timeline?hours=1", "/search", "/search?q=churn", "/search?q=nothing+of+this+name"),
         ]
 
 
 EMPTY_PAGES = [
     *("/", "/features", "/datasets", "/labels", "/jobs", "/crons", "/runs", "/models", "/approvals"),
-    *("/endpoints", "/monitoring", "/audit", "/admin", "/account", "/api", "/search"),
+    *("/endpoints", "/monitoring", "/audit", "/admin", "/account", "/api", "/search", "/timeline"),
 ]
 
 

@@ -38,6 +38,7 @@ from mlbox.store.remains import Cleaning
 from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.secrets import Secrets
 from mlbox.store.sharing import Sharing
+from mlbox.store.timeline import Timeline
 from mlbox.web.box.serving import Serving
 
 GIB = 1024 * MIB
@@ -105,7 +106,7 @@ class Scheduling(Serving):
             environments=self.environments,
         )
         jobs = self._open(opening, "jobs", migrations.jobs)
-        self.jobs, self.sharing = Jobs(jobs), Sharing(jobs)
+        self.jobs, self.sharing, self.timeline = Jobs(jobs), Sharing(jobs), Timeline(jobs)
         self.scheduler = Scheduler(
             self.jobs,
             self.tracker,

@@ -27,10 +27,11 @@ from mlbox.web.pages import (
     signin,
     static,
     teams,
+    timeline,
 )
 
 PAGES = (
-    *(signin, static, overview, features, datasets, deleted, labels, jobs, crons, runs, secrets),
+    *(signin, static, overview, features, datasets, deleted, labels, jobs, timeline, crons, runs, secrets),
     *(models, approvals, endpoints, monitoring, alerts, audit, teams, account, admin, api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]
