@@ -118,6 +118,8 @@ def names(made: Filled, own: str) -> dict[str, str]:
     }
 
 
+OF_A_SPAN = ("/drift", "/domain", "/report")
+"""Routes that ask for a span of time."""
 NOUNS = {"source": "sales", "label": "left", "feature": "spend", "service": "all", "view": "spend"}
 
 
@@ -129,7 +131,8 @@ def filled(path: str, made: Filled, own: str) -> str:
     if "/services/" in path:
         noun = f"{own}all"
     values = {**names(made, own), "name": noun, "ref": noun}
-    return re.sub(r"\{(\w+)(?::\w+)?\}", lambda m: quote(values.get(m[1], "x"), safe=""), path)
+    asked = re.sub(r"\{(\w+)(?::\w+)?\}", lambda m: quote(values.get(m[1], "x"), safe=""), path)
+    return f"{asked}?window_seconds=3600" if path.endswith(OF_A_SPAN) else asked
 
 
 def of_objects(path: str) -> bool:
