@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from examples.nyc_flights import road as roads
@@ -87,7 +87,11 @@ def walk(road: Road, steps: Steps) -> None:
     candidates = promote_first(road, steps)
     predict(road, steps)
     challenge(road, steps, candidates)
-    watch(road, steps)
+    careless = road.submit("train_mlp.py", dataset, 2, 4)
+    watch(road, steps, "summer", roads.SUMMER_ENDS)
+    bad_canary(road, steps, careless)
+    watch(road, steps, "winter", roads.END)
+    finish(road, steps)
 
 
 def train(road: Road, steps: Steps, dataset: roads.DatasetVersion) -> None:
@@ -134,15 +138,36 @@ def challenge(road: Road, steps: Steps, candidates: list[roads.ModelVersion]) ->
     steps.say(f"{served:,} predictions shadowed; grace approves: {second.ref} takes {promotion.percent:.0f} %")
 
 
-def watch(road: Road, steps: Steps) -> None:
+def watch(road: Road, steps: Steps, season: str, until: datetime) -> None:
     """Summer and winter differ from what the models were trained on."""
-    for season, until in (("summer", roads.SUMMER_ENDS), ("winter", roads.END)):
-        served = road.replay(until)
-        worst = road.check_drift()[0]
-        steps.say(
-            f"to the end of {season}: {served:,} flights served; {worst.feature} drifts, D = {worst.statistic:.2f}:"
-            f" {worst.verdict}, {len(road.alerts())} alerts fire, {road.labels_known():,} outcomes are known"
-        )
+    served = road.replay(until)
+    worst = road.check_drift()[0]
+    steps.say(
+        f"to the end of {season}: {served:,} flights served; {worst.feature} drifts, D = {worst.statistic:.2f}:"
+        f" {worst.verdict}, {len(road.alerts())} alerts fire, {road.labels_known():,} outcomes are known"
+    )
+
+
+def bad_canary(road: Road, steps: Steps, job: roads.Job) -> None:
+    """A model that orders flights as well as the others and scores each too high: no gate sees it, its canary does."""
+    road.set_policy(roads.WATCHFUL_POLICY)
+    job = road.wait_for_job(job)
+    if job.state != "succeeded":
+        raise MlboxError(f"The job {job.id} {job.state}: {job.reason}\n{road.log_of(job)}")
+    third = max(road.versions(), key=lambda version: version.version)
+    promotion = road.propose(third)
+    steps.say(f"{third.ref} weighs late flights 4 times (auc {third.metrics['auc']:.4f}) and passed its gates")
+    road.replay(road.now + timedelta(days=4))
+    promotion = road.approve(road.reach(promotion, "waiting_approval"))
+    served = road.serve_until_compared()
+    promotion = road.reach(promotion, "rolled_back")
+    decision = road.last_decision(promotion)
+    took = f"{third.ref} took {decision.samples.candidate.rows:,} of {served:,} flights"
+    steps.say(f"{took}, and was rolled back: {decision.reason}")
+
+
+def finish(road: Road, steps: Steps) -> None:
+    """What serves in the end, and whether it was served as its history has it."""
     least = road.check_skew()[0]
     steps.say(
         f"{least.equal:,} of {least.rows:,} served values of {least.feature}, the worst, are those of the history"

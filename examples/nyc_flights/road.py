@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import ipc
@@ -35,6 +36,7 @@ from mlbox.records import (
     Promotion,
     PromotionPolicy,
     RampStep,
+    RolloutDecision,
     SkewResult,
 )
 
@@ -64,6 +66,14 @@ DEMO_POLICY = PromotionPolicy(
     ),
     guards=(Guard(kind="errors", stop=1), Guard(kind="invalid", stop=1), Guard(kind="latency", stop=100)),
 )
+WATCHFUL_POLICY = msgspec.structs.replace(
+    DEMO_POLICY,
+    steps=(RampStep(percent=50, hold_seconds=14 * 86_400, min_predictions=20), RampStep(percent=100, hold_seconds=0)),
+    guards=(*DEMO_POLICY.guards, Guard(kind="scores", stop=0.1)),
+)
+"""It looks at the distribution of the scores, too, and shares so that there are soon enough of them."""
+COMPARED_SCORES = 350
+"""On each side; 300 are compared at first."""
 
 
 class Road:
@@ -168,10 +178,10 @@ class Road:
 
     # -- training ---------------------------------------------------------------------------------------------------
 
-    def submit(self, script: str, dataset: DatasetVersion, rounds: int) -> Job:
-        """Ada submits one training script."""
+    def submit(self, script: str, dataset: DatasetVersion, *numbers: float) -> Job:
+        """Ada submits one training script, with its numbers."""
         return self.ada.submit(
-            ["python", script, dataset.ref, str(rounds)],
+            ["python", script, dataset.ref, *map(str, numbers)],
             name=script.removesuffix(".py"),
             workdir=JOBS,
             datasets=[dataset.ref],
@@ -199,9 +209,9 @@ class Road:
 
     # -- promotion --------------------------------------------------------------------------------------------------
 
-    def set_policy(self) -> PromotionPolicy:
+    def set_policy(self, policy: PromotionPolicy = DEMO_POLICY) -> PromotionPolicy:
         """A demo's policy, labelled as one."""
-        return self.admin.put(f"/api/v1/models/{MODEL}/policy", PromotionPolicy, DEMO_POLICY)
+        return self.admin.put(f"/api/v1/models/{MODEL}/policy", PromotionPolicy, policy)
 
     def propose(self, version: ModelVersion) -> Promotion:
         """Ada proposes a version; the promotion once its gates were measured."""
@@ -217,6 +227,10 @@ class Road:
             return found if found.state in states else None
 
         return wait_for(there, f"the promotion of {MODEL}/{promotion.version} to be {' or '.join(states)}")
+
+    def last_decision(self, promotion: Promotion) -> RolloutDecision:
+        """What was decided last about a candidate's traffic, and from what."""
+        return self.admin.get(f"/api/v1/promotions/{promotion.id}/decisions", list[RolloutDecision])[-1]
 
     def approve_own(self, promotion: Promotion) -> str:
         """Ada, who trained it, tries to approve it: the words of the refusal."""
@@ -265,6 +279,18 @@ class Road:
             self.ada.predict(MODEL, entities=[entity(f) for f in leaving], keys=[key(f) for f in leaving])
             self.served += len(leaving)
         return len(leaving)
+
+    def serve_until_compared(self) -> int:
+        """Ask for every flight of the days ahead until the candidate's scores can be compared; how many were asked for."""
+        before, day = self.served, self.now
+        while (found := self.endpoint()).candidate and day < END:
+            if min(found.candidate_predictions, found.champion_predictions) >= COMPARED_SCORES:
+                break
+            leaving = self.flights.departing(day, day + DAY).to_pylist()
+            for some in (leaving[at : at + 100] for at in range(0, len(leaving), 100)):
+                self.ada.predict(MODEL, entities=[entity(f) for f in some], keys=[key(f) for f in some])
+            self.served, day = self.served + len(leaving), day + DAY
+        return self.served - before
 
     def replay(self, until: datetime, *, every: timedelta = DAY, seen: Callable[[datetime], None] | None = None) -> int:
         """Live until a day: once a day refresh the online store and serve the flights of the next hour."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from mlbox.errors import Unavailable
 from mlbox.records import ServeRole
 from mlbox.serve.lanes import Work
 from mlbox.serve.loading import Loaded
 from mlbox.serve.routing import Route
+from mlbox.serve.rows import Values
 from mlbox.serve.tensors import FLOATS, Tensor
-
-if TYPE_CHECKING:
-    pass
 
 SCORE = "score"
 """An output that every tabular model has beside its own: a number for each row."""
@@ -39,6 +37,12 @@ class Running(NamedTuple):
     named: Sequence[str]
     """The outputs of the answer, in their order."""
     caller: str
+    values: Values | None = None
+    """The features of each row, where they did not come as tensors."""
+    entities: Sequence[dict[str, Any]] = ()
+    """What they were looked up by."""
+    looking: float = 0.0
+    """Seconds that it took to look them up."""
 
 
 class Part(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, TooMany, Unavailable
@@ -18,11 +18,14 @@ from mlbox.serve.lanes import Ran, Work
 from mlbox.serve.loading import Loaded, Loader
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import Route
-from mlbox.serve.rows import MAX_ROWS, Inputs, as_matrix
+from mlbox.serve.rows import MAX_ROWS, Inputs, Values, as_matrix
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.targets import Target, Targets
 from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs
 from mlbox.serve.warmup import Recent
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Ask(NamedTuple):
@@ -39,19 +42,29 @@ class Ask(NamedTuple):
     timeout_ms: float = math.inf
 
 
+class AskRows(NamedTuple):
+    """A request by rows of features, of which some are still to be looked up."""
+
+    target: Target
+    inputs: Inputs
+    caller: str
+    routes: list[Route]
+    """One for each row."""
+
+
 class Begun(NamedTuple):
     """A request that was checked, and what is to run for it."""
 
-    ask: Ask
-    specs: tuple[TensorSpec, ...]
-    """What it was checked against."""
+    ask: Ask | AskRows
     rows: int
     """Of the log."""
-    joinable: bool
-    """Whether the first dimension of each tensor is that of rows."""
     routes: list[Route]
     """One for all rows, or one for each."""
     running: list[Running]
+    specs: tuple[TensorSpec, ...] = ()
+    """What its tensors were checked against."""
+    joinable: bool = True
+    """Whether the first dimension of each tensor is that of rows."""
 
 
 class Execution:
@@ -85,16 +98,20 @@ class Execution:
         if len(keys) > 1 and len(keys) != found:
             raise InvalidInput(f"{len(keys)} keys for {rows} rows.", hint="Send one for each row.", field="keys")
         routes = [target.alone[0]] if target.alone is not None and not keys else targets.routes(target, keys)
-        begun = Begun(ask, specs, rows, found is not None, routes, [])
-        if len(routes) == 1:
-            begun.running.append(self._work(begun, routes[0], range(rows)))
+        return self._with_works(Begun(ask, rows, routes, [], specs, found is not None))
+
+    def _with_works(self, begun: Begun) -> Begun:
+        if len(begun.routes) == 1:
+            begun.running.append(self._work(begun, begun.routes[0], range(begun.rows)))
         else:
-            begun.running.extend([self._work(begun, *group) for group in groups(routes).items()])
+            begun.running.extend([self._work(begun, *group) for group in groups(begun.routes).items()])
         return begun
 
     def _work(self, begun: Begun, route: Route, places: Sequence[int]) -> Running:
         """A version's work on the rows at these places."""
         ask, shadow = begun.ask, route.role == "shadow"
+        if isinstance(ask, AskRows):
+            return self._work_on_rows(ask, route, places)
         model = ask.target.model
         tensors = ask.tensors if len(places) == begun.rows else taken(ask.tensors, places)
         loaded = self._loaded(ask.target, route, len(places))
@@ -134,10 +151,10 @@ class Execution:
             self.recent.note(loaded.version.model, works[0].tensors)
             loaded.lane.run_now(works)
 
-    def end(self, begun: Begun) -> list[Part] | MlboxError:
+    def end(self, begun: Begun) -> tuple[Begun, list[Part]] | MlboxError:
         """What versions answered a request, or why one did not. Waits for them; a failure counts against the version."""
         try:
-            return [self._part(running) for running in begun.running]
+            return begun, [self._part(running) for running in begun.running]
         except MlboxError as err:
             return err
 
@@ -154,7 +171,8 @@ class Execution:
             found = [by_name[name] for name in named]
         rows = len(running.places)
         scores = ran.scores.tolist() if ran.scores is not None else scores_among(found, rows)
-        return Part(running, found, scores, new_ids(rows), (time.perf_counter() - work.queued) * 1000)
+        seconds = running.looking + time.perf_counter() - work.queued
+        return Part(running, found, scores, new_ids(rows), seconds * 1000)
 
     def batches(self, parts: Sequence[Part]) -> list[Batch]:
         """What the log takes: requests of a row each that one version answered for one caller are one batch."""
@@ -162,25 +180,31 @@ class Execution:
         for part in parts:
             running = part.running
             single = len(part.ids) == 1
-            key = (running.loaded, running.route.role, running.caller) if single else id(part)
+            by_row = running.values is not None
+            key = (running.loaded, running.route.role, running.caller, by_row) if single else id(part)
             alike.setdefault(key, []).append(part)
         return [self._logged(some) for some in alike.values()]
 
     def _logged(self, parts: Sequence[Part]) -> Batch:
-        import numpy as np
+        first = parts[0].running
+        version, named = first.loaded.version, first.loaded.named
+        every = [part.running for part in parts]
+        return Batch(
+            model=version.model,
+            version=version.version,
+            role=first.route.role,
+            at=self._clock.real(),
+            domain_at=self._clock.now(),
+            caller=first.caller,
+            latency_ms=parts[0].latency_ms if len(parts) == 1 else [part.latency_ms for part in parts],
+            ids=[own for part in parts for own in part.ids],
+            scores=[score for part in parts for score in part.scores],
+            names=named,
+            values=_values_of(every) if named else None,
+            entities=[entity for one in every for entity in one.entities],
+        )
 
-        first = parts[0]
-        running, named = first.running, first.running.loaded.named
-        if len(parts) == 1:
-            values = running.work.tensors[0].data if named else None
-            return self._batch(running, first.latency_ms, first.ids, first.scores, names=named, values=values)
-        latencies = [part.latency_ms for part in parts]
-        ids = [part.ids[0] for part in parts]
-        scores = [part.scores[0] for part in parts]
-        values = np.concatenate([part.running.work.tensors[0].data for part in parts]) if named else None
-        return self._batch(running, latencies, ids, scores, names=named, values=values)
-
-    def rehearsed(self, begun: Begun, places: Sequence[int], route: Route) -> Batch:
+    def rehearsed(self, begun: Begun, route: Route, places: Sequence[int]) -> Batch:
         """What the log takes of a version that answers beside a request, for nobody."""
         running = self._work(begun, route, places)
         self.start([running])
@@ -188,9 +212,16 @@ class Execution:
 
     # -- by rows ----------------------------------------------------------------------------------------------------------------
 
-    def score(self, model: str, route: Route, inputs: Inputs, places: Sequence[int], caller: str) -> Batch:
-        """Have a version score rows of features; what fails counts against it."""
-        loaded = self.load(model, route, len(places))
+    def begin_rows(self, ask: AskRows) -> Begun | MlboxError:
+        """A request with the works that it takes, once its features are looked up; or what is wrong with it."""
+        routes = ask.routes[:1] if len(set(ask.routes)) == 1 else ask.routes
+        try:
+            return self._with_works(Begun(ask, len(ask.inputs.rows), routes, []))
+        except MlboxError as err:
+            return err
+
+    def _work_on_rows(self, ask: AskRows, route: Route, places: Sequence[int]) -> Running:
+        loaded = self._loaded(ask.target, route, len(places))
         version, session = loaded.version, loaded.session
         if not session.tabular or not version.features:
             raise InvalidInput(
@@ -198,23 +229,12 @@ class Execution:
                 hint="Ask it by the Open Inference Protocol.",
                 field="model",
             )
-        values, looking = inputs.of(loaded.columns, places)
+        values, looking = ask.inputs.of(loaded.columns, places)
         tensors = [Tensor(session.inputs[0].name, "FP32", as_matrix(values))]
         work = Work(tensors, (), rows=len(places), last=route.role == "shadow")
         self._recall(loaded, work)
-        running = Running(loaded, route, places, work, (), caller)
-        self.start([running])
-        ran = self._ran(running)
-        assert ran.scores is not None
-        return self._batch(
-            running,
-            (looking + time.perf_counter() - work.queued) * 1000,
-            new_ids(len(places)),
-            ran.scores.tolist(),
-            names=version.features,
-            values=values,
-            entities=[inputs.rows[place].entity for place in places],
-        )
+        entities = [ask.inputs.rows[place].entity for place in places]
+        return Running(loaded, route, places, work, (SCORE,), ask.caller, values, entities, looking)
 
     # -- either -----------------------------------------------------------------------------------------------------------------
 
@@ -252,27 +272,15 @@ class Execution:
             ns=time.perf_counter_ns() - began,
         )
 
-    def _batch(
-        self,
-        running: Running,
-        latency_ms: float | list[float],
-        ids: Sequence[str],
-        scores: Sequence[float | None],
-        **given: Any,
-    ) -> Batch:
-        version = running.loaded.version
-        return Batch(
-            model=version.model,
-            version=version.version,
-            role=running.route.role,
-            at=self._clock.real(),
-            domain_at=self._clock.now(),
-            caller=running.caller,
-            latency_ms=latency_ms,
-            ids=ids,
-            scores=scores,
-            **given,
-        )
+
+def _values_of(every: Sequence[Running]) -> np.ndarray | Values:
+    """The features of works as they were looked up, or as tensors brought them."""
+    import numpy as np
+
+    if every[0].values is None:
+        tensors = [one.work.tensors[0].data for one in every]
+        return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
+    return [row for one in every for row in one.values or ()]
 
 
 def _checked_rows(rows: int, model: str, name: str) -> int:

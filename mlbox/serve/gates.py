@@ -89,7 +89,8 @@ def signature(evidence: Evidence) -> Outcome:
         return Outcome(there, "inputs and outputs, as no features are named", f"{inputs} to {outputs}")
     shape = version.inputs[0].shape if len(version.inputs) == 1 else ()
     fits = len(shape) == 2 and shape[1] in (-1, len(version.features))
-    return Outcome(fits, f"one input of {len(version.features)} features", inputs)
+    count = len(version.features)
+    return Outcome(fits, f"one input of {count} feature{'s' if count != 1 else ''}", inputs)
 
 
 def size(evidence: Evidence) -> Outcome:

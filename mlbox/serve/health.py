@@ -92,7 +92,7 @@ class Health:
         return ModelHealth(
             model=version.model,
             version=version.version,
-            state=min((area.state for area in areas if area.state != "unknown"), key=STATES.index, default="unknown"),
+            state=_state_of(areas),
             checked_at=drift[0].at if drift else None,
             firing=len(own),
             worst_feature=worst.feature if worst else None,
@@ -148,6 +148,12 @@ def _guarded(name: HealthName, look: Callable[[], HealthArea]) -> HealthArea:
         return _area(name, "unknown", err.message)
     except MlboxError as err:
         return _area(name, "warn", f"could not be looked at: {err.message}")
+
+
+def _state_of(areas: Sequence[HealthArea]) -> HealthState:
+    """The worst of what is known. That nothing fires says nothing of a model that nobody has looked at."""
+    known = [area.state for area in areas if area.state != "unknown" and (area.name, area.state) != ("alerts", "ok")]
+    return min(known, key=STATES.index, default="unknown")
 
 
 def _area(name: HealthName, state: HealthState, words: str) -> HealthArea:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mlbox.errors import InvalidInput, NotFound
+from mlbox.errors import InvalidInput, MlboxError, NotFound
 from mlbox.records import Column, ModelVersion, OnlineRow, Record
 from mlbox.store.catalog import suggest
 from mlbox.store.features import FeatureStore
@@ -103,7 +104,8 @@ class Inputs:
     def __init__(self, store: FeatureStore, rows: Sequence[PredictRow]) -> None:
         self.rows = rows
         self._store = store
-        self._found: dict[tuple[str, ...], tuple[_Looked, float]] = {}
+        self._found: dict[tuple[str, ...], tuple[_Looked, float, int]] = {}
+        """By features: what was found, the seconds that took, and where these rows begin in it."""
 
     def of(self, columns: Columns, places: Sequence[int]) -> tuple[Values, float]:
         """The features of the rows at these places, and the seconds that the look-up took.
@@ -113,20 +115,20 @@ class Inputs:
         given = [self.rows[place].features for place in places]
         if given[0] is not None and not any(self._is_partial(columns, place) for place in places):
             return [_given(columns, one or {}, place) for one, place in zip(given, places, strict=True)], 0.0
-        online, seconds = self._look_up(columns.names)
+        online, seconds, first = self._look_up(columns.names)
         if given[0] is not None:
-            found = [self._known(columns, online, place) for place in places]
+            found = [self._known(columns, online, first, place) for place in places]
             return [
                 _given(columns, self.rows[at].features or {}, at, f) for at, f in zip(places, found, strict=True)
             ], seconds
-        return [self._known(columns, online, place) for place in places], seconds
+        return [self._known(columns, online, first, place) for place in places], seconds
 
     def _is_partial(self, columns: Columns, place: int) -> bool:
         """Whether a row has some of the features, and an entity that the others are looked up by."""
         row = self.rows[place]
         return bool(row.entity) and len(row.features or ()) < len(columns.names)
 
-    def _look_up(self, names: tuple[str, ...]) -> tuple[_Looked, float]:
+    def _look_up(self, names: tuple[str, ...]) -> tuple[_Looked, float, int]:
         """Of all rows at once, whoever answers them, so that an error's row number is the caller's."""
         if names not in self._found:
             began = time.perf_counter()
@@ -135,11 +137,11 @@ class Inputs:
                 found: _Looked = _Records(names, self._store.online_features(names, entities))
             else:
                 found = self._store.online_vectors(names, entities)
-            self._found[names] = found, time.perf_counter() - began
+            self._found[names] = found, time.perf_counter() - began, 0
         return self._found[names]
 
-    def _known(self, columns: Columns, found: _Looked, place: int) -> list[float | None]:
-        if found.is_unknown(place):
+    def _known(self, columns: Columns, found: _Looked, first: int, place: int) -> list[float | None]:
+        if found.is_unknown(first + place):
             views = dict.fromkeys(name.partition(":")[0] for name in columns.names)
             raise NotFound(
                 f"No view knows the entity {self.rows[place].entity!r:.200}: it is not in {', '.join(views)}.",
@@ -148,8 +150,25 @@ class Inputs:
             )
         return [
             value if type(value) is float else _number(value, name)
-            for value, name in zip(found.values(place), columns.names, strict=True)
+            for value, name in zip(found.values(first + place), columns.names, strict=True)
         ]
+
+    @staticmethod
+    def look_up_together(asked: Sequence[tuple[Inputs, tuple[str, ...]]]) -> None:
+        """Look the features of several requests up at once. Where that fails, each is told of its own when it looks itself."""
+        alike: dict[tuple[str, ...], list[Inputs]] = {}
+        for inputs, names in asked:
+            if inputs.rows[0].features is None:
+                alike.setdefault(names, []).append(inputs)
+        for names, some in alike.items():
+            if len(some) == 1:
+                continue
+            every = Inputs(some[0]._store, [row for inputs in some for row in inputs.rows])
+            with contextlib.suppress(MlboxError):
+                found, seconds, first = every._look_up(names)
+                for inputs in some:
+                    inputs._found[names] = found, seconds, first
+                    first += len(inputs.rows)
 
 
 class _Looked(Protocol):

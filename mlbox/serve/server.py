@@ -17,10 +17,9 @@ from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TooMany, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, TensorSpec
-from mlbox.serve.answers import Inferred, Part, groups, joined
+from mlbox.serve.answers import Inferred, Part, joined
 from mlbox.serve.background import Background
-from mlbox.serve.batches import Batch
-from mlbox.serve.execution import Ask, Begun, Execution
+from mlbox.serve.execution import Ask, AskRows, Begun, Execution
 from mlbox.serve.loading import Loader
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.quarantine import Quarantine
@@ -41,8 +40,6 @@ __all__ = ["ModelServer", "PredictRow"]
 SHADOW_ROOM = 256
 WARM_ROOM = 1000
 _log = logging.getLogger(__name__)
-Shadowed = Callable[[Sequence[int], Route], Batch]
-"""Has the rows at these places answered along a route."""
 
 
 class ModelServer:
@@ -111,22 +108,31 @@ class ModelServer:
         Raises NotFound when nothing serves or an entity is unknown to every view, InvalidInput naming the field, and
         Unavailable when a model fails. Either all rows are answered and logged, or none.
         """
+        ask = self.ask_rows(model, rows, caller, version)
+        with asking(None):
+            (ended,) = self._ended([ask])
+            if isinstance(ended, MlboxError):
+                raise ended
+            begun, parts = ended
+            batches = self._execution.batches(parts)
+            self._predictions.put(batches)
+            self._shadow(begun)
+            answers: dict[int, Prediction] = {}
+            for part, batch in zip(parts, batches, strict=True):
+                answers |= zip(part.running.places, batch.predictions(), strict=True)
+            return [answers[place] for place in range(len(rows))]
+
+    def ask_rows(self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None = None) -> AskRows:
+        """Check a request by rows, and say who is to answer it; nothing is looked up then. Raises as `predict` does."""
         check_rows(rows)
         target = self.targets.find(model, version)
-        model = target.model
         self._admit(target, caller)
         with asking(None):  # who may ask a model may have it look at what it needs
-            routes = self.targets.routes(target, [row.key for row in rows])
-            inputs = Inputs(self._features, rows)
-            answers: dict[int, Prediction] = {}
-            batches = []
-            for route, places in groups(routes).items():
-                scored = self._execution.score(model, route, inputs, places, caller)
-                batches.append(scored)
-                answers |= zip(places, scored.predictions(), strict=True)
-            self._predictions.put(batches)
-            self._shadow(model, routes, lambda at, route: self._execution.score(model, route, inputs, at, caller))
-            return [answers[place] for place in range(len(rows))]
+            if target.alone is not None:
+                routes = [target.alone[0]] * len(rows)
+            else:
+                routes = self.targets.routes(target, [row.key for row in rows])
+            return AskRows(target, Inputs(self._features, rows), caller, routes)
 
     def infer(
         self,
@@ -159,22 +165,24 @@ class ModelServer:
         with asking(None):
             return self._execution.begin(ask, self.targets)
 
-    def run(self, begun: Sequence[Begun]) -> list[Inferred | MlboxError]:
+    def run(self, asked: Sequence[Begun | AskRows]) -> list[Inferred | MlboxError]:
         """Answer requests, or say what became of each: those that a quick version answers in one run of it."""
         with asking(None):
-            self._execution.start([running for one in begun for running in one.running])
-            ended = [self._execution.end(one) for one in begun]
-            self._predictions.put(
-                self._execution.batches([p for parts in ended if isinstance(parts, list) for p in parts])
-            )
-            return [
-                parts if isinstance(parts, MlboxError) else self._answered(one, parts)
-                for one, parts in zip(begun, ended, strict=True)
-            ]
+            found = self._ended(asked)
+            every = [part for ended in found if not isinstance(ended, MlboxError) for part in ended[1]]
+            self._predictions.put(self._execution.batches(every))
+            return [ended if isinstance(ended, MlboxError) else self._answered(*ended) for ended in found]
 
-    def _answered(self, begun: Begun, parts: Sequence[Part]) -> Inferred:
+    def _ended(self, asked: Sequence[Begun | AskRows]) -> list[tuple[Begun, list[Part]] | MlboxError]:
+        rows = [one for one in asked if isinstance(one, AskRows)]
+        Inputs.look_up_together([(one.inputs, one.target.alone[1].columns.names) for one in rows if one.target.alone])
+        every = [self._execution.begin_rows(one) if isinstance(one, AskRows) else one for one in asked]
+        self._execution.start([work for one in every if isinstance(one, Begun) for work in one.running])
+        return [self._execution.end(one) if isinstance(one, Begun) else one for one in every]
+
+    def _answered(self, begun: Begun, parts: list[Part]) -> Inferred:
         if len(begun.routes) > 1 or begun.routes[0].shadow is not None:
-            self._shadow(begun.ask.target.model, begun.routes, functools.partial(self._execution.rehearsed, begun))
+            self._shadow(begun)
         return joined(parts, begun.rows)
 
     def _admit(self, target: Target, caller: str) -> None:
@@ -203,20 +211,22 @@ class ModelServer:
 
     # -- beside the answer --------------------------------------------------------------------------------------------
 
-    def _shadow(self, model: str, routes: Sequence[Route], score: Shadowed) -> None:
+    def _shadow(self, begun: Begun) -> None:
         """Have other versions answer the same rows, after the answer and beside it; never waits."""
+        routes = begun.routes
         for number in dict.fromkeys(route.shadow for route in routes):
             if number is None:
                 continue
-            places = [place for place, route in enumerate(routes) if route.shadow == number]
-            route = Route(number, "shadow")
-            if not self._shadows.offer(functools.partial(self._watch, model, route, places, score)):
+            all_rows: Sequence[int] = range(begun.rows)
+            places = all_rows if len(routes) == 1 else [at for at in all_rows if routes[at].shadow == number]
+            if not self._shadows.offer(functools.partial(self._watch, begun, Route(number, "shadow"), places)):
                 self.shadows_dropped += len(places)
 
-    def _watch(self, model: str, route: Route, places: Sequence[int], score: Shadowed) -> None:
+    def _watch(self, begun: Begun, route: Route, places: Sequence[int]) -> None:
+        model = begun.ask.target.model
         try:
             with asking(None):
-                self._predictions.put([score(places, route)])
+                self._predictions.put([self._execution.rehearsed(begun, route, places)])
         except Unavailable as err:  # counted where it was found
             _log.warning("The shadow %s/%s failed: %s", model, route.version, err)
         except MlboxError as err:  # the champion answered these rows, so it is the shadow that cannot

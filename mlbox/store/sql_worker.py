@@ -8,11 +8,12 @@ file of typed rows, or one error.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import resource
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -91,16 +92,16 @@ def answer(request: SqlRequest) -> SqlAnswer:
     import pyarrow as pa
 
     limit(request)
+    connection = opened()  # which is not closed: that takes time, and the process ends
     try:
-        with duckdb.connect(config=_options(request)) as connection:
-            connection.execute("SET lock_configuration = true")
-            timer = threading.Timer(request.seconds, connection.interrupt)
-            timer.daemon = True
-            timer.start()
-            try:
-                return _run(connection, request)
-            finally:
-                timer.cancel()
+        confine(connection, request)
+        timer = threading.Timer(request.seconds, connection.interrupt)
+        timer.daemon = True
+        timer.start()
+        try:
+            return _run(connection, request)
+        finally:
+            timer.cancel()
     except MlboxError as err:
         return _refused(err)
     except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as err:
@@ -141,19 +142,35 @@ def _refused(err: MlboxError) -> SqlAnswer:
     return SqlAnswer(code=err.code, message=err.message, hint=err.hint, field=err.field)
 
 
-def _options(request: SqlRequest) -> dict[str, Any]:
-    return {
-        "enable_external_access": "false",
-        "autoinstall_known_extensions": "false",
-        "autoload_known_extensions": "false",
-        "python_enable_replacements": "false",
-        "arrow_large_buffer_size": "true",
-        "preserve_insertion_order": "false",
-        "memory_limit": request.memory,
-        "temp_directory": request.folder,
-        "max_temp_directory_size": request.temp,
-        **({"threads": str(request.threads)} if request.threads else {}),
-    }
+@functools.cache
+def opened() -> Cursor:
+    """A database in memory. A process that is forked has the one that was opened before, of which nothing runs then."""
+    import duckdb
+
+    return duckdb.connect(
+        config={
+            "threads": "1",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+            "arrow_large_buffer_size": "true",
+            "preserve_insertion_order": "false",
+        }
+    )
+
+
+def confine(connection: Cursor, request: SqlRequest) -> None:
+    """Hold a database to what a request may take; nothing outside of it can be reached from then on."""
+    threads = request.threads or os.cpu_count() or 1
+    for name, value in (
+        ("memory_limit", request.memory),
+        ("temp_directory", request.folder),
+        ("max_temp_directory_size", request.temp),
+        ("threads", str(threads)),
+        ("enable_external_access", "false"),
+        ("lock_configuration", "true"),
+    ):
+        connection.execute("SET {} = '{}'".format(name, value.replace("'", "''")))
 
 
 def limit(request: SqlRequest) -> None:
@@ -233,10 +250,7 @@ def write_batches(reader: pa.RecordBatchReader, target: str) -> int:
 
 def warm_up() -> None:
     """Before a process is forked: what is the same for all SQL is found out once, in the one thread that there is."""
-    import duckdb
-
-    with duckdb.connect(config={"threads": "1"}) as connection:
-        check_select(connection, "SELECT 1 AS x", ())
+    check_select(opened(), "SELECT 1 AS x", ())
 
 
 def main() -> None:

@@ -292,3 +292,28 @@ def test_requests_that_are_run_at_once_are_answered_and_logged_as_alone(serving:
     assert logged[ids[1][1]].features[FEATURES[1]] == pytest.approx(0.1)
     assert serving.server.statistics.of("score", 1).success.count == 4
     assert serving.log.traffic("score", 1, "champion").count == 5
+
+
+def test_entities_of_requests_at_once_are_looked_up_for_each_as_alone(serving: House) -> None:
+    serving.with_view()
+    serving.serve_one(1.0, 1.0)
+    entities: list[list[dict[str, Any]]] = [[{"who": "a"}], [{"who": "b"}, {"who": "a"}], [{"who": "zoe"}], [{}]]
+    asked = [
+        serving.server.ask_rows("score", [PredictRow(key="k", entity=one) for one in some], "carl") for some in entities
+    ]
+    asked.append(serving.server.ask_rows("score", [given(amount=-4.0, visits=4.0)], "carl"))
+    first, second, unknown, odd, own = serving.server.run(asked)
+    assert not isinstance(first, MlboxError)
+    assert not isinstance(second, MlboxError)
+    assert not isinstance(own, MlboxError)
+    assert first.outputs[0].data.tolist() == pytest.approx([sigmoid(3)], rel=1e-5)
+    assert second.outputs[0].data.tolist() == pytest.approx([math.nan, sigmoid(3)], rel=1e-5, nan_ok=True)
+    assert own.outputs[0].data.tolist() == pytest.approx([0.5], rel=1e-5)
+    assert isinstance(unknown, NotFound)
+    assert isinstance(odd, InvalidInput)
+    assert (unknown.field, odd.field) == ("entities.0", "entities.0.who")
+    logged = {row.id: row for row in serving.log.recent("score")}
+    assert [logged[own].entity for own in (*first.ids, *second.ids)] == [{"who": "a"}, {"who": "b"}, {"who": "a"}]
+    assert logged[second.ids[0]].features == {FEATURES[0]: None, FEATURES[1]: 3.0}
+    assert logged[own.ids[0]].features == {FEATURES[0]: -4.0, FEATURES[1]: 4.0}
+    assert len(logged) == 4

@@ -17,10 +17,11 @@ from mlbox.clock import ManualClock, to_us
 from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotAuthorised, NotFound, TooMany
 from mlbox.events import EventBus
 from mlbox.store import migrations
-from mlbox.store.access import KEPT, Access, Visit, make_secret, parse_life
+from mlbox.store.access import Access, Visit
 from mlbox.store.db import Database
 from mlbox.store.passwords import AT_A_TIME, MOST_WAITING, Passwords
 from mlbox.store.teams import Teams
+from mlbox.store.tokens import KEPT, make_secret, parse_life
 
 GOOD = "correct horse battery"
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import duckdb
 import psutil
 import pytest
 
@@ -15,6 +16,7 @@ from mlbox.errors import InvalidInput
 from mlbox.records import Column, Source
 from mlbox.store.offline import Limits
 from mlbox.store.sandbox import Pool, Ran, Sandbox, empty
+from mlbox.store.sql_worker import SqlRequest, confine, opened
 from mlbox.store.views import of_source
 from mlbox.store.workers import ForkServer
 from tests.conftest import wait_for
@@ -71,6 +73,32 @@ def test_sql_that_goes_too_far_is_an_error_that_says_so(sandbox: Sandbox, sql: s
         run(sandbox, sql, seconds=1.0 if "took longer" in told else 60.0)
     assert found.value.field == "sql"
     assert run(sandbox, "SELECT 1 AS x").rows.to_pylist() == [{"x": 1}], "the next one is harmed"
+
+
+def test_a_database_that_was_open_before_reaches_nothing_outside(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.csv"
+    secret.write_text("a\n1\n")
+    request = SqlRequest(seconds=1.0, memory="200MB", temp="100MB", folder=str(tmp_path / "it's"), threads=2)
+    with opened() as database:
+        confine(database, request)
+        for statement in (
+            f"SELECT * FROM read_csv('{secret}')",
+            f"SELECT * FROM '{secret}'",
+            f"COPY (SELECT 1 AS a) TO '{tmp_path}/stolen.csv'",
+            f"ATTACH '{tmp_path}/other.duckdb'",
+            "SET enable_external_access = true",
+            "SET memory_limit = '8GB'",
+            "SET threads = 8",
+        ):
+            with pytest.raises(duckdb.Error, match=r"disabled|locked|not allowed|Cannot"):
+                database.execute(statement)
+        said = "SELECT name, value FROM duckdb_settings() WHERE name IN ('temp_directory', 'threads', 'memory_limit')"
+        assert dict(database.execute(said).fetchall()) == {
+            "memory_limit": "190.7 MiB",
+            "temp_directory": request.folder,
+            "threads": "2",
+        }
+    opened.cache_clear()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGSEGV, signal.SIGABRT, signal.SIGKILL])

@@ -245,17 +245,22 @@ def test_pipelined_requests_wait_for_a_large_one_before_them(pair: Pair) -> None
     assert [b'"id":"large"' in answer for answer in answers] == [True, False, False] * 2
 
 
-CROWD: list[Any] = [
-    TENSOR,
-    {"inputs": [tensor(2.5, -1.0)], "id": "two rows"},
-    {"inputs": [tensor("a", datatype="BYTES")]},
-    {"inputs": [tensor(1.0, name="nothing")]},
-    {"inputs": [tensor(1.0, 2.0, shape=[1, 2])]},
-    {"inputs": [tensor(0.5)], "outputs": [{"name": "score"}], "parameters": {"key": "a"}},
-    {"inputs": [tensor(0.5)], "outputs": [{"name": "nothing"}]},
-    {"inputs": [tensor(0.5)], "parameters": {"priority": "first"}},
-    BY_ID,
-    {"inputs": [tensor("nobody", shape=[1], datatype="BYTES", name="who")]},
+CROWD: list[tuple[str, Any, int]] = [
+    (INFER, TENSOR, 200),
+    (INFER, {"inputs": [tensor(2.5, -1.0)], "id": "two rows"}, 200),
+    (INFER, {"inputs": [tensor("a", datatype="BYTES")]}, 400),
+    (INFER, {"inputs": [tensor(1.0, name="nothing")]}, 400),
+    (INFER, {"inputs": [tensor(1.0, 2.0, shape=[1, 2])]}, 400),
+    (INFER, {"inputs": [tensor(0.5)], "outputs": [{"name": "score"}], "parameters": {"key": "a"}}, 200),
+    (INFER, {"inputs": [tensor(0.5)], "outputs": [{"name": "nothing"}]}, 400),
+    (INFER, {"inputs": [tensor(0.5)], "parameters": {"priority": "first"}}, 400),
+    (INFER, BY_ID, 200),
+    (INFER, {"inputs": [tensor("nobody", shape=[1], datatype="BYTES", name="who")]}, 404),
+    (PREDICT, {"entities": [{"who": "u1"}, {"who": "u2"}]}, 200),
+    (PREDICT, {"entities": [{"who": "u1"}, {"who": "nobody"}]}, 404),
+    (PREDICT, {"entities": [{"whom": "u1"}]}, 400),
+    (PREDICT, {"features": [{"amount": 2.0}]}, 200),
+    (PREDICT, {"features": [{"weight": 2.0}]}, 400),
 ]
 
 
@@ -267,11 +272,11 @@ def test_requests_that_come_at_once_are_each_answered_as_if_alone(pair: Pair) ->
             wires = [Wire(server, pair.token) for _ in CROWD * 4]
             for wire in wires:
                 stack.enter_context(contextlib.closing(wire.socket))
-            for wire, body in zip(wires, CROWD * 4, strict=True):
-                wire.socket.sendall(wire.request(INFER, body))
+            for wire, (path, body, _) in zip(wires, CROWD * 4, strict=True):
+                wire.socket.sendall(wire.request(path, body))
             found.append([normal(wire.answer()) for wire in wires])
     assert found[0] == found[1]
-    assert [status(answer) for answer in found[0][: len(CROWD)]] == [200, 200, 400, 400, 400, 200, 400, 400, 200, 404]
+    assert [status(answer) for answer in found[0]] == [wanted for _, _, wanted in CROWD] * 4
 
 
 def test_requests_that_come_in_pieces(pair: Pair) -> None:

@@ -72,6 +72,7 @@ def test_what_was_not_looked_at_is_unknown_and_not_well(box: Box) -> None:
     assert found["drift"] == ("unknown", "not checked yet")
     assert found["performance"][0] == found["concept"][0] == found["skew"][0] == "unknown"
     assert found["alerts"] == ("ok", "nothing fires")
+    assert asked(box, "/api/v1/health").json()[0]["state"] == "unknown"
 
 
 def test_the_fleet_is_worst_first_and_each_model_has_a_page(box: Box) -> None:

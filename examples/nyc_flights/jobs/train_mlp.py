@@ -1,4 +1,7 @@
-"""A small neural network: python train_mlp.py DATASET [EPOCHS]."""
+"""A small neural network: python train_mlp.py DATASET [EPOCHS [WEIGHT]].
+
+With a WEIGHT above 1 late flights count more in the loss: the order of the scores stays, and each of them is too high.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +38,16 @@ class Network(nn.Module):
         return torch.sigmoid(self.logits(x))
 
 
-def main(dataset: str, epochs: int) -> None:
+def main(dataset: str, epochs: int, weight: float) -> None:
     torch.manual_seed(0)
     train_x, train_y, valid_x, valid_y, features = split(dataset)
-    params = {"width": 64, "learning_rate": 2e-3, "batch": BATCH, "epochs": epochs}
+    params = {"width": 64, "learning_rate": 2e-3, "batch": BATCH, "epochs": epochs, "weight": weight}
     network = Network(train_x, int(params["width"]))
     optimiser = torch.optim.AdamW(network.parameters(), lr=params["learning_rate"])
     x, y = torch.from_numpy(train_x), torch.from_numpy(train_y.astype(np.float32))
     with mlbox.run(params={"kind": "mlp", **params}) as run:
         for epoch in range(1, epochs + 1):
-            loss = one_epoch(network, optimiser, x, y)
+            loss = one_epoch(network, optimiser, x, y, torch.tensor(weight))
             with torch.no_grad():
                 found = quality(valid_y, network(torch.from_numpy(valid_x)).numpy()[:, 0].astype(np.float64))
             run.log(step=epoch, train_loss=loss, **found)
@@ -54,11 +57,13 @@ def main(dataset: str, epochs: int) -> None:
         print(f"registered {version.ref}")
 
 
-def one_epoch(network: Network, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> float:
+def one_epoch(
+    network: Network, optimiser: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor
+) -> float:
     """Go through the rows once in a new order; the mean loss."""
     losses = []
     for rows in torch.randperm(len(x)).split(BATCH):
-        loss = nn.functional.binary_cross_entropy_with_logits(network.logits(x[rows])[:, 0], y[rows])
+        loss = nn.functional.binary_cross_entropy_with_logits(network.logits(x[rows])[:, 0], y[rows], pos_weight=weight)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -67,4 +72,5 @@ def one_epoch(network: Network, optimiser: torch.optim.Optimizer, x: torch.Tenso
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 5)
+    given = dict(enumerate(sys.argv))
+    main(sys.argv[1], int(given.get(2, 5)), float(given.get(3, 1)))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import msgspec
 from litestar import get, post
 from litestar.params import Parameter
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, MlboxError
 from mlbox.ids import new_id
 from mlbox.records import Prediction, Principal, Record
+from mlbox.serve.answers import Inferred
+from mlbox.serve.execution import AskRows
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.web.box import Box
 from mlbox.web.fast.routes import Call, Fast, Reply
@@ -58,8 +61,15 @@ def rows_of(request: PredictRequest) -> list[PredictRow]:
 
 def answers_of(models: ModelServer, model: str, request: PredictRequest, caller: str) -> list[Answer]:
     """Score a request's rows; all of it off the loop."""
-    found = models.predict(model, rows=rows_of(request), caller=caller, version=request.version)
-    return [Answer(id=p.id, score=p.score, version=p.version, role=p.role) for p in found]
+    (found,) = models.run([models.ask_rows(model, rows_of(request), caller, request.version)])
+    if isinstance(found, MlboxError):
+        raise found
+    return _shown(found)
+
+
+def _shown(found: Inferred) -> list[Answer]:
+    every = zip(found.ids, found.outputs[0].data.tolist(), found.versions, found.roles, strict=True)
+    return [Answer(id=own, score=score, version=version, role=role) for own, score, version, role in every]
 
 
 def default_key(entity: dict[str, Any]) -> str:
@@ -91,6 +101,22 @@ def _fast(box: Box, call: Call) -> Reply:
     return Reply(msgspec.json.encode(answers))
 
 
+def _together(box: Box, calls: Sequence[Call]) -> list[Reply | Exception]:
+    """Requests that were read on the loop: what is looked up for them is looked up at once, and scored in one run."""
+    asked = [_asked(box, call) for call in calls]
+    ran = iter(box.models.run([one for one in asked if not isinstance(one, Exception)]))
+    found = [one if isinstance(one, Exception) else next(ran) for one in asked]
+    return [one if isinstance(one, Exception) else Reply(msgspec.json.encode(_shown(one))) for one in found]
+
+
+def _asked(box: Box, call: Call) -> AskRows | Exception:
+    call.enter()
+    try:
+        return box.models.ask_rows(call.parameters["model"], rows_of(call.read), call.principal.name)
+    except Exception as err:  # this request's own, whatever it is
+        return err
+
+
 @get("/api/v1/predictions", action="monitor.read")
 async def list_predictions(
     box: Box, model: str, limit: Annotated[int, Parameter(ge=1, le=1000)] = 100, after: str | None = None
@@ -101,4 +127,4 @@ async def list_predictions(
 
 
 handlers: list[Any] = [predict, list_predictions]
-fast = [Fast(predict, _is_at_hand, _fast)]
+fast = [Fast(predict, _is_at_hand, _fast, _together)]

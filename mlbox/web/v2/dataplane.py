@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import TensorSpec
 from mlbox.serve.answers import SCORE, Inferred
-from mlbox.serve.execution import Ask, Begun
+from mlbox.serve.execution import Ask, AskRows, Begun
 from mlbox.serve.rows import Form, PredictRow
 from mlbox.serve.server import ModelServer
 from mlbox.serve.tensors import FLOATS, Tensor, check_inputs
@@ -43,10 +43,7 @@ def infer(
     caller: str,
 ) -> Answer:
     """Answer one request; raises as `ModelServer.infer` does."""
-    begun = begin(models, model, version, asked, tensors, caller)
-    if isinstance(begun, Inferred):
-        return answer(asked, begun)
-    (found,) = models.run([begun])
+    (found,) = models.run([begin(models, model, version, asked, tensors, caller)])
     if isinstance(found, MlboxError):
         raise found
     return answer(asked, found)
@@ -59,8 +56,8 @@ def begin(
     asked: wire.Request,
     tensors: Sequence[Tensor],
     caller: str,
-) -> Begun | Inferred:
-    """A request that is ready to run; by ids it has run already."""
+) -> Begun | AskRows:
+    """A request that was checked and is ready to run."""
     keys = keys_of(asked.parameters)
     target = models.targets.find(model, version)
     specs = models.targets.inputs(target)
@@ -96,20 +93,11 @@ def _by_ids(
     keys: Sequence[str],
     caller: str,
     specs: Sequence[TensorSpec],
-) -> Inferred:
-    import numpy as np
-
+) -> AskRows:
     if any(output.name != SCORE for output in asked.outputs):
         raise InvalidInput("By ids the output is `score`.", hint=f"Name {SCORE}, or none.", field="outputs")
     rows = _rows(models.form(model, version), model, tensors, keys, specs)
-    found = models.predict(model, rows=rows, caller=caller, version=version)
-    scores = np.array([np.nan if one.score is None else one.score for one in found])
-    return Inferred(
-        [Tensor(SCORE, "FP64", scores)],
-        [one.id for one in found],
-        [one.version for one in found],
-        [one.role for one in found],
-    )
+    return models.ask_rows(model, rows, caller, version)
 
 
 def _are_ids(models: ModelServer, model: str, version: int | None, names: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ from litestar import Request, Response, post
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import Principal
 from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import Begun
+from mlbox.serve.execution import AskRows, Begun
 from mlbox.web.box import Box
 from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.v2 import dataplane, wire
@@ -129,12 +129,12 @@ def _fast(box: Box, call: Call) -> Reply:
 def _together(box: Box, calls: Sequence[Call]) -> list[Reply | Exception]:
     """Requests that were read on the loop: checked each alone, run as few times as they can be, answered each alone."""
     begun = [_begun(box, call) for call in calls]
-    ran = iter(box.models.run([one for one in begun if isinstance(one, Begun)]))
-    found = [next(ran) if isinstance(one, Begun) else one for one in begun]
+    ran = iter(box.models.run([one for one in begun if not isinstance(one, Exception)]))
+    found = [one if isinstance(one, Exception) else next(ran) for one in begun]
     return [_answered(call, one) for call, one in zip(calls, found, strict=True)]
 
 
-def _begun(box: Box, call: Call) -> Begun | Inferred | Exception:
+def _begun(box: Box, call: Call) -> Begun | AskRows | Exception:
     call.enter()
     request, tensors = call.read
     try:
