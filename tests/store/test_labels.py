@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
@@ -41,13 +40,23 @@ def house(tmp_path: Path) -> Iterator[House]:
     built.close()
 
 
-def say(house: House, source: str, value: str, *, who: str = "a", event: float = 1, **more: Any) -> Any:
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """For examples that each have a label set of their own; its clock goes on."""
+    built = House(tmp_path_factory.mktemp("shared"))
+    yield built
+    built.close()
+
+
+def say(
+    house: House, source: str, value: str, *, who: str = "a", event: float = 1, name: str = "kind", **more: Any
+) -> Any:
     row = {"who": who, "event_time": moment(event).isoformat(), "is": value, **more}
-    return house.labels.append_rows("kind", [row], source=source, actor="ann")
+    return house.labels.append_rows(name, [row], source=source, actor="ann")
 
 
-def counts(house: House, at: datetime | None = None) -> dict[tuple[str, datetime], Any]:
-    labels = house.labels.declared("kind")
+def counts(house: House, at: datetime | None = None, name: str = "kind") -> dict[tuple[str, datetime], Any]:
+    labels = house.labels.declared(name)
     found = house.offline.read(
         lambda c: c.execute(house.labels.known_sql(c, labels, at or house.clock.now())).fetchall()
     )
@@ -135,29 +144,25 @@ def by_hand(every: list[Said], policy: str, at: int) -> dict[tuple[str, int], st
     policy=st.sampled_from(["latest", "priority", "majority", "weighted"]),
     back=st.integers(0, 8),
 )
-def test_what_counts_is_what_the_rule_says_at_every_moment(every: list[Said], policy: Any, back: int) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        house = House(Path(folder))
-        try:
-            house.labels.apply(msgspec.structs.replace(SET, policy=policy), actor="ann")
-            now = 10
-            for one in every:
-                now += one.wait
-                house.clock.advance(moment(now))
-                more = {"annotator": one.annotator, "id": one.id, "ground_truth": one.truth}
-                if one.claimed is not None:
-                    more["known_at"] = moment(one.claimed).isoformat()
-                say(house, one.source, one.value, who=one.who, event=one.event, **more)
-            at = now - back
-            expected = by_hand(every, policy, at)
-            found = counts(house, moment(at))
-            assert {
-                (who, round((event - START.replace(tzinfo=None)).total_seconds())): value
-                for (who, event), value in found.items()
-            } == expected
-            assert house.labels.known("kind", at=moment(at)) == len(expected)
-        finally:
-            house.close()
+def test_what_counts_is_what_the_rule_says_at_every_moment(
+    shared: House, every: list[Said], policy: Any, back: int
+) -> None:
+    name, base = f"kind{len(shared.labels.sets())}", (shared.clock.now() - START).total_seconds()
+    shared.labels.apply(msgspec.structs.replace(SET, name=name, policy=policy), actor="ann")
+    now = 10
+    for one in every:
+        now += one.wait
+        shared.clock.advance(moment(base + now))
+        more = {"annotator": one.annotator, "id": one.id, "ground_truth": one.truth}
+        if one.claimed is not None:
+            more["known_at"] = moment(base + one.claimed).isoformat()
+        say(shared, one.source, one.value, who=one.who, event=base + one.event, name=name, **more)
+    at = now - back
+    expected = by_hand(every, policy, at)
+    found = counts(shared, moment(base + at), name)
+    first = moment(base).replace(tzinfo=None)
+    assert {(who, round((event - first).total_seconds())): value for (who, event), value in found.items()} == expected
+    assert shared.labels.known(name, at=moment(base + at)) == len(expected)
 
 
 def test_another_policy_rewrites_nothing_and_has_a_number(house: House) -> None:
