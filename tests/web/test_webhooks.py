@@ -89,6 +89,12 @@ def box(make_server: Callable[..., Server]) -> Server:
     return make_server("--outgoing-allow", "127.0.0.1")
 
 
+@pytest.fixture(scope="module")
+def shared(make_shared_server: Callable[..., Server]) -> Server:
+    """For what is refused, and so leaves nothing."""
+    return make_shared_server()
+
+
 def hook(box: Server, receiver: Receiver, **more: Any) -> dict[str, Any]:
     body = {
         "name": "chat",
@@ -219,11 +225,11 @@ def test_webhooks_are_listed_changed_and_deleted(box: Server, receiver: Receiver
         {"status": "ODD"},
     ],
 )
-def test_what_is_no_webhook_is_refused(box: Server, receiver: Receiver, more: dict[str, Any]) -> None:
+def test_what_is_no_webhook_is_refused(shared: Server, receiver: Receiver, more: dict[str, Any]) -> None:
     body = {"name": "n", "url": receiver.url, "events": [{"entity": "MODEL_VERSION", "action": "CREATED"}], **more}
-    answer = box.http.post(f"{API}/webhooks", json=body)
+    answer = shared.http.post(f"{API}/webhooks", json=body)
     assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), answer.text
-    assert box.http.get(f"{API}/webhooks").json()["webhooks"] == []
+    assert shared.http.get(f"{API}/webhooks").json()["webhooks"] == []
 
 
 def test_an_address_inside_is_not_asked(make_server: Callable[..., Server], receiver: Receiver, tmp_path: Path) -> None:
