@@ -222,7 +222,12 @@ def test_what_an_attempt_left_can_be_discarded_but_not_what_tells_of_it(bench: B
     bench.executor.discard(launch.ref.job_id, 2, checkpoints=True)
     code, said = bench.run(look, ref=launch.ref._replace(number=3))
     assert (code, said.splitlines()[-1]) == (0, "nothing")
-    bench.executor.discard("0" * 32, 1, checkpoints=True)
+    assert bench.log(launch.ref) == log
+    for _ in range(2):
+        bench.executor.discard(launch.ref.job_id, 3, checkpoints=True, logs=True)
+        assert bench.log(launch.ref).startswith("mlbox: this log was removed")
+    assert bench.executor.state(launch.ref) == before
+    bench.executor.discard("0" * 32, 1, checkpoints=True, logs=True)
 
 
 def test_a_command_that_there_is_not_ends_in_words(bench: Bench) -> None:
