@@ -8,17 +8,9 @@ import time
 
 _lock = threading.Lock()
 _last = 0
-_ready: list[bytes] = []
-
-
-def _random() -> bytes:
-    """8 random bytes, of many that are asked for at once: asking the system takes longer than all else here."""
-    try:
-        return _ready.pop()
-    except IndexError:
-        some = os.urandom(8 * 256)
-        _ready.extend(some[at : at + 8] for at in range(8, len(some), 8))
-        return some[:8]
+_ready: list[str] = []
+_VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""The digit of the variant, whose first two bits are fixed, for a random one."""
 
 
 def new_id() -> str:
@@ -36,9 +28,14 @@ def new_ids(count: int) -> list[str]:
     with _lock:
         first = max((time.time_ns() << 12) // 1_000_000, _last + 1)
         _last = first + count - 1
-    return [_written(stamp) for stamp in range(first, first + count)]
+    return [f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{_random()}" for stamp in range(first, first + count)]
 
 
-def _written(stamp: int) -> str:
-    tail = int.from_bytes(_random(), "big") & (1 << 62) - 1 | 1 << 63
-    return f"{stamp >> 12:012x}7{stamp & 0xFFF:03x}{tail:016x}"
+def _random() -> str:
+    """62 random bits behind the variant; many are asked for at once, as asking the system takes longer than all else here."""
+    try:
+        return _ready.pop()
+    except IndexError:
+        some = os.urandom(8 * 256).hex()
+        _ready.extend([_VARIANT[some[at]] + some[at + 1 : at + 16] for at in range(16, len(some), 16)])
+        return _VARIANT[some[0]] + some[1:16]

@@ -21,7 +21,7 @@ class Inferred(NamedTuple):
     """What tensors were answered with."""
 
     outputs: list[Tensor]
-    ids: list[str]
+    ids: Sequence[str]
     """Of each row's prediction in the log."""
     versions: list[int]
     roles: list[ServeRole]
@@ -51,7 +51,7 @@ class Part(NamedTuple):
     running: Running
     outputs: list[Tensor]
     scores: list[float | None]
-    ids: list[str]
+    ids: Sequence[str]
     """Of the rows' predictions."""
     latency_ms: float
 

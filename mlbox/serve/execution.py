@@ -138,8 +138,10 @@ class Execution:
     def start(self, every: Sequence[Running]) -> None:
         """Have works run: those that are quick here and now, those of one version together; others in their lanes."""
         quick: dict[Loaded, list[Work]] = {}
+        ids, at = new_ids(sum([len(running.places) for running in every])), 0
         for running in every:
             work, loaded = running.work, running.loaded
+            work.ids, at = ids[at : at + len(running.places)], at + len(running.places)
             if work.state == "done":
                 continue
             if loaded.lane.quick(work.rows):
@@ -172,7 +174,7 @@ class Execution:
         rows = len(running.places)
         scores = ran.scores.tolist() if ran.scores is not None else scores_among(found, rows)
         seconds = running.looking + time.perf_counter() - work.queued
-        return Part(running, found, scores, new_ids(rows), seconds * 1000)
+        return Part(running, found, scores, work.ids, seconds * 1000)
 
     def batches(self, parts: Sequence[Part]) -> list[Batch]:
         """What the log takes: requests of a row each that one version answered for one caller are one batch."""

@@ -55,8 +55,8 @@ class Work:
     """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
 
     __slots__ = (
-        *("again", "deadline", "future", "key", "last", "outcome", "priority", "queued", "rows", "state", "tensors"),
-        "wanted",
+        *("again", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "rows", "state"),
+        *("tensors", "wanted"),
     )
 
     def __init__(
@@ -81,6 +81,8 @@ class Work:
         self.state = "new"
         self.again = False
         """Whether the process that ran it died of it, or of what was joined with it: then it runs once more, alone."""
+        self.ids: Sequence[str] = ()
+        """Of the predictions that its rows come to."""
         self.key = b""
         """Under which its answer is to be remembered; empty for not at all."""
         self.outcome: Ran | MlboxError | None = None

@@ -146,7 +146,6 @@ def _begun(box: Box, call: Call) -> Begun | AskRows | Exception:
 def _answered(call: Call, found: Inferred | Exception) -> Reply | Exception:
     if isinstance(found, Exception):
         return found
-    call.enter()
     try:
         request = call.read[0]
         return _written(request, call.parameters["model"], dataplane.answer(request, found), call.headers)

@@ -40,8 +40,8 @@ IN_JSON = frozenset({"BOOL", "BYTES", *NUMBERS, *INTEGERS})
 ITEM = {name: int(kind[-1]) for name, kind in NUMPY.items() if name != "BYTES"}
 """Bytes of each value."""
 FLOAT32_MAX = (2 - 2**-23) * 2.0**127
-SAFE_SQUARES = 2.0**252
-"""Numbers whose squares are less than this together each fit into a float32; of others each is looked at."""
+SAFE = 2.0**126
+"""Numbers of which the root of the sum of squares is less each fit into a float32; of others each is looked at."""
 
 
 class InputTensor(msgspec.Struct):
@@ -249,7 +249,7 @@ def _numbers(given: InputTensor, values: list[Any]) -> np.ndarray:
     most = FLOAT32_MAX if given.datatype == "FP32" else sys.float_info.max
     try:
         data = np.array(values, np.float64)
-        if data.dot(data) < SAFE_SQUARES:
+        if math.hypot(*values) < SAFE:  # numpy would let go of the interpreter to say so
             return data.astype(NUMPY[given.datatype])
         wrong = [] if _within(data, most) else [value for value in values if abs(value) > most]
     except OverflowError:
