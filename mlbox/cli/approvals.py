@@ -9,7 +9,7 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.cli.refs import newest, split
-from mlbox.records import Dossier, FairnessColumn, Promotion, Rate
+from mlbox.records import DIFFERENCES, Dossier, FairnessColumn, Promotion, Rate
 
 app = typer.Typer(help="What waits for a person's decision.")
 FIGURES = (
@@ -69,6 +69,10 @@ def _print(found: Dossier) -> None:
         show([row for column in found.fairness.columns for row in _groups(column)], FIGURES, table)
     if found.shadow:
         _head(f"Shadow: {found.shadow.reason}")
+        paired = found.shadow.samples.paired
+        ends = (*(f"up to {end:g}" for end in DIFFERENCES), f"above {DIFFERENCES[-1]:g}")
+        apart = [{"scores_apart": end, "rows": rows} for end, rows in zip(ends, paired.bins, strict=True) if rows]
+        show(apart, ("scores_apart", "rows"), table)
     if promotion.champion is not None:
         _head(f"Against the champion, version {promotion.champion}")
         show(found.changes, ("part", "name", "champion", "candidate"), table)

@@ -174,6 +174,7 @@ from mlbox.records.registry import (
     VersionQuarantine,
 )
 from mlbox.records.serving import Bench, BenchFigure, ServingConfig
+from mlbox.records.shadow import DIFFERENCES, Paired
 from mlbox.records.tracking import (
     MAX_KEY,
     MAX_STEP,
@@ -191,6 +192,7 @@ from mlbox.records.tracking import (
 )
 
 __all__ = [
+    "DIFFERENCES",
     "FILE_FORMATS",
     "MAX_KEY",
     "MAX_STEP",
@@ -307,6 +309,7 @@ __all__ = [
     "NewToken",
     "OnlineRow",
     "Outlook",
+    "Paired",
     "PlannedChange",
     "PostedNumbers",
     "Prediction",

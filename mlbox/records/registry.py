@@ -9,6 +9,7 @@ import msgspec
 
 from mlbox.records.base import Record
 from mlbox.records.fairness import FairnessSpec
+from mlbox.records.shadow import Paired
 
 Stage = Literal["None", "Staging", "Production", "Archived"]
 
@@ -303,6 +304,8 @@ class Samples(Record, frozen=True, kw_only=True):
     control: Side = msgspec.field(default_factory=Side)
     champion: Side = msgspec.field(default_factory=Side)
     """All of the champion's, the control group among it."""
+    paired: Paired = msgspec.field(default_factory=Paired)
+    """What a shadow answered beside the champion, row by row."""
 
 
 class RolloutDecision(Record, frozen=True, kw_only=True):
@@ -349,6 +352,10 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     parity_tolerance: float = 1e-3
     shadow_seconds: float = 24 * 3600
     shadow_min_predictions: int = 1000
+    shadow_max_disagreement: float | None = None
+    """Share of rows on which the shadow may decide otherwise than the champion, at 0.5."""
+    shadow_max_difference: float | None = None
+    """How far apart the scores of both may be, in the mean."""
     steps: tuple[RampStep, ...] = (
         RampStep(percent=5, hold_seconds=24 * 3600, min_predictions=1000),
         RampStep(percent=25, hold_seconds=24 * 3600, min_predictions=1000),

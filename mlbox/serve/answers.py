@@ -64,6 +64,12 @@ def groups(routes: Sequence[Route]) -> dict[Route, list[int]]:
     return found
 
 
+def scores_of(parts: Sequence[Part], places: Sequence[int]) -> list[float | None]:
+    """The scores of some rows of a request, whoever answered each."""
+    found = {place: score for part in parts for place, score in zip(part.running.places, part.scores, strict=True)}
+    return [found[place] for place in places]
+
+
 def taken(tensors: Sequence[Tensor], places: Sequence[int]) -> list[Tensor]:
     """Some rows of tensors."""
     return [tensor._replace(data=tensor.data[list(places)]) for tensor in tensors]

@@ -6,16 +6,23 @@ Invariant: `_lock` guards all sides; it is held for the microseconds of one coun
 from __future__ import annotations
 
 import array
+import bisect
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mlbox.records import Promotion, Samples, ServeRole, Side
+from mlbox.records import Paired, Promotion, Samples, ServeRole, Side
+from mlbox.records.shadow import DIFFERENCES
 from mlbox.serve.batches import Batch
 from mlbox.serve.sequential import EPOCHS, bucket_of
 from mlbox.serve.verdict import RECENT, is_gross
+
+WIDEST = 1e30
+"""Further apart is as far: the sum of such differences stays a number."""
+THRESHOLD = 0.5
+"""Where a score turns a decision, for the agreement of a shadow and the champion."""
 
 
 class Step(NamedTuple):
@@ -74,6 +81,44 @@ class Tally:
         )
 
 
+class Pairs:
+    """Rows that the champion and a shadow both answered, which grow."""
+
+    def __init__(self, seen: Paired | None = None) -> None:
+        seen = seen or Paired()
+        self._rows, self._agreed, self._total = seen.rows, seen.agreed, seen.total
+        self._compared, self._most, self._bins = seen.compared, seen.most, list(seen.bins)
+
+    def add(self, answered: float | None, beside: float | None) -> None:
+        """One row."""
+        self._rows += 1
+        first, second = _finite(answered), _finite(beside)
+        if first is None or second is None:
+            self._agreed += first is second
+            return
+        apart = min(abs(first - second), WIDEST)
+        self._agreed += (first >= THRESHOLD) == (second >= THRESHOLD)
+        self._compared += 1
+        self._total += apart
+        self._most = max(self._most, apart)
+        self._bins[bisect.bisect_left(DIFFERENCES, apart)] += 1
+
+    def seen(self) -> Paired:
+        """As it is now."""
+        return Paired(
+            rows=self._rows,
+            agreed=self._agreed,
+            total=self._total,
+            compared=self._compared,
+            most=self._most,
+            bins=tuple(self._bins),
+        )
+
+
+def _finite(score: float | None) -> float | None:
+    return score if score is not None and math.isfinite(score) else None
+
+
 class Groups(NamedTuple):
     """Of one model whose candidate is watched."""
 
@@ -83,6 +128,7 @@ class Groups(NamedTuple):
     candidate: Tally
     control: Tally
     champion: Tally
+    pairs: Pairs
 
 
 class Evidence:
@@ -115,6 +161,17 @@ class Evidence:
                 else:
                     tally.answered(batch)
 
+    def paired(
+        self, model: str, version: int, answered: Sequence[float | None], beside: Sequence[float | None]
+    ) -> None:
+        """Count rows that the champion and a shadow answered; called behind the request's path."""
+        groups = self._groups.get(model)
+        if groups is None or groups.version != version:
+            return
+        with self._lock:
+            for one, other in zip(answered, beside, strict=True):
+                groups.pairs.add(one, other)
+
     def failed(self, model: str, version: int, role: ServeRole) -> None:
         """Count a run that failed."""
         groups = self._groups.get(model)
@@ -141,13 +198,21 @@ class Evidence:
                 candidate=groups.candidate.side(),
                 control=groups.control.side(),
                 champion=groups.champion.side(),
+                paired=groups.pairs.seen(),
             )
 
 
 def _groups(promotion: Promotion, kept: Samples | None) -> Groups:
-    sides = (kept.candidate, kept.control, kept.champion) if kept else (None, None, None)
-    tallies = (Tally(side) for side in sides)
-    return Groups(step_of(promotion), promotion.version, promotion.champion, *tallies)
+    seen = kept or Samples(state="shadow", since=promotion.state_since)
+    return Groups(
+        step_of(promotion),
+        promotion.version,
+        promotion.champion,
+        candidate=Tally(seen.candidate),
+        control=Tally(seen.control),
+        champion=Tally(seen.champion),
+        pairs=Pairs(seen.paired),
+    )
 
 
 def _tallies(groups: Groups, version: int, role: ServeRole) -> tuple[Tally, ...]:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections.abc import Sequence
 
 from mlbox.clock import Clock
 from mlbox.errors import Conflict, MlboxError, NotFound, Refused, Unavailable
@@ -98,6 +99,12 @@ class Rollouts:
         if champion is None:
             return ()
         return (champion,) if promotion is None or promotion.state == "shadow" else (champion, promotion.version)
+
+    def paired(
+        self, model: str, version: int, answered: Sequence[float | None], beside: Sequence[float | None]
+    ) -> None:
+        """Count what a shadow answered beside the champion."""
+        self._evidence.paired(model, version, answered, beside)
 
     def percent(self, model: str, version: int) -> float:
         """The share of the traffic under a model's name that a version answers now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -28,6 +29,11 @@ class Routes(Protocol):
 
     def versions(self, model: str) -> tuple[int, ...]:
         """Every version that may answer some key now; none when nothing of the model serves."""
+
+    def paired(
+        self, model: str, version: int, answered: Sequence[float | None], beside: Sequence[float | None]
+    ) -> None:
+        """Be told of the scores that users got, and of a shadow's of the same rows; must return at once."""
 
 
 @dataclass(frozen=True)

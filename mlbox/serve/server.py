@@ -17,7 +17,7 @@ from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TooMany, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, TensorSpec
-from mlbox.serve.answers import Inferred, Part, joined
+from mlbox.serve.answers import Inferred, Part, joined, scores_of
 from mlbox.serve.background import Background
 from mlbox.serve.execution import Ask, AskRows, Begun, Execution
 from mlbox.serve.loading import Loader
@@ -116,7 +116,7 @@ class ModelServer:
             begun, parts = ended
             batches = self._execution.batches(parts)
             self._predictions.put(batches)
-            self._shadow(begun)
+            self._shadow(begun, parts)
             answers: dict[int, Prediction] = {}
             for part, batch in zip(parts, batches, strict=True):
                 answers |= zip(part.running.places, batch.predictions(), strict=True)
@@ -182,7 +182,7 @@ class ModelServer:
 
     def _answered(self, begun: Begun, parts: list[Part]) -> Inferred:
         if len(begun.routes) > 1 or begun.routes[0].shadow is not None:
-            self._shadow(begun)
+            self._shadow(begun, parts)
         return joined(parts, begun.rows)
 
     def _admit(self, target: Target, caller: str) -> None:
@@ -211,7 +211,7 @@ class ModelServer:
 
     # -- beside the answer --------------------------------------------------------------------------------------------
 
-    def _shadow(self, begun: Begun) -> None:
+    def _shadow(self, begun: Begun, parts: Sequence[Part]) -> None:
         """Have other versions answer the same rows, after the answer and beside it; never waits."""
         routes = begun.routes
         for number in dict.fromkeys(route.shadow for route in routes):
@@ -219,14 +219,16 @@ class ModelServer:
                 continue
             all_rows: Sequence[int] = range(begun.rows)
             places = all_rows if len(routes) == 1 else [at for at in all_rows if routes[at].shadow == number]
-            if not self._shadows.offer(functools.partial(self._watch, begun, Route(number, "shadow"), places)):
+            if not self._shadows.offer(functools.partial(self._watch, begun, parts, Route(number, "shadow"), places)):
                 self.shadows_dropped += len(places)
 
-    def _watch(self, begun: Begun, route: Route, places: Sequence[int]) -> None:
+    def _watch(self, begun: Begun, parts: Sequence[Part], route: Route, places: Sequence[int]) -> None:
         model = begun.ask.target.model
         try:
             with asking(None):
-                self._predictions.put([self._execution.rehearsed(begun, route, places)])
+                batch = self._execution.rehearsed(begun, route, places)
+                self._predictions.put([batch])
+                self._routes.paired(model, route.version, scores_of(parts, places), batch.scores)
         except Unavailable as err:  # counted where it was found
             _log.warning("The shadow %s/%s failed: %s", model, route.version, err)
         except MlboxError as err:  # the champion answered these rows, so it is the shadow that cannot

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-RULE = 1
+RULE = 2
 """Version of the rule: raised with every change that may change a verdict."""
 RECENT = 20
 GROSS = 0.5
@@ -88,10 +88,28 @@ def _of_shadow(samples: Samples, policy: PromotionPolicy, now: datetime) -> Verd
     if proportion(side.errors, side.runs, policy.false_stops).low > policy.max_error_rate:
         words = f"{side.errors} of {side.runs} shadow runs failed, {policy.max_error_rate:.1%} may"
         return Verdict(action="roll_back", reason=words)
+    paired, allowed = samples.paired, policy.shadow_max_disagreement
+    if allowed is not None and proportion(paired.disagreed, paired.rows, policy.false_stops).low > allowed:
+        return Verdict(action="roll_back", reason=f"diverges: {paired.words}; {allowed:.1%} may disagree")
     waits = _waits(samples, policy.shadow_seconds, policy.shadow_min_predictions, now)
     if waits:
         return Verdict(action="wait", reason=waits)
-    return Verdict(action="advance", reason=_passed(samples, now))
+    return _of_pairs(samples, policy, now)
+
+
+def _of_pairs(samples: Samples, policy: PromotionPolicy, now: datetime) -> Verdict:
+    """The shadow has seen enough: whether it answered as the policy wants it, row by row."""
+    paired = samples.paired
+    limits = (policy.shadow_max_disagreement, policy.shadow_max_difference)
+    if limits == (None, None):
+        told = f"; {paired.words}" if paired.rows else ""
+        return Verdict(action="advance", reason=_passed(samples, now) + told)
+    if not paired.rows:
+        return Verdict(action="wait", reason="no row was answered by both the champion and the shadow")
+    figures = (paired.disagreed / paired.rows, paired.mean)
+    if any(limit is not None and figure > limit for limit, figure in zip(limits, figures, strict=True)):
+        return Verdict(action="roll_back", reason=f"diverges more than the policy allows: {paired.words}")
+    return Verdict(action="advance", reason=f"{_passed(samples, now)}; {paired.words}")
 
 
 def _of_time(samples: Samples, policy: PromotionPolicy, now: datetime, findings: tuple[Finding, ...]) -> Verdict:

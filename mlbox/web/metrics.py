@@ -91,6 +91,9 @@ FAMILIES: Mapping[str, Family] = {
         "1 when the rules of alerts that are written are in force, 0 when they are wrong and those before are.",
     ),
     "mlbox_jobs": Family("gauge", ("state",), "Jobs in each state."),
+    "mlbox_shadow_dropped_total": Family(
+        "counter", (), "Rows since the start that a shadow did not see, because it was too far behind."
+    ),
     "mlbox_prediction_log_dropped_total": Family(
         "counter", (), "Predictions that found the log's queue full, and are not in it."
     ),
@@ -292,6 +295,7 @@ class _BoxCollector:
         yield self._scores.family("ml_prediction_score", seen)
         yield self._values.family(VERSION, seen)
         yield self._latency.family("ml_prediction_latency_seconds", seen)
+        yield _counter("mlbox_shadow_dropped_total", [((), self._box.models.shadows_dropped)])
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
         yield _gauge("mlbox_alert_rules_valid", [((), float(self._box.rules.error is None))])
         yield from self._predictions(seen)

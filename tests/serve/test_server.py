@@ -96,6 +96,9 @@ def test_a_shadow_sees_every_request_after_the_answer_and_never_answers(serving:
     wait_for(lambda: serving.log.traffic("score", 2, "shadow").count == 20, what="the shadow")
     shadows = [p for p in serving.log.recent("score") if p.role == "shadow"]
     assert {round(p.score, 4) for p in shadows} == {round(sigmoid(-1), 4)}
+    (promotion,) = serving.promotions.open("score")
+    words = "agrees on 0.0% of 20 rows, scores 0.462 apart in the mean, 0.462 at most"
+    wait_for(lambda: words in serving.rollouts.standing(promotion).reason, what="the pairs")
 
 
 def test_a_canary_answers_its_share_and_the_answers_keep_their_order(serving: House) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlbox.records import Guard, PromotionPolicy, RampStep, RolloutDecision, Samples, Side
+from mlbox.records import Guard, Paired, PromotionPolicy, RampStep, RolloutDecision, Samples, Side
 from mlbox.serve.sequential import EPOCHS, bucket_of
 from mlbox.serve.verdict import RECENT, decided, recompute, verdict
 
@@ -61,6 +61,30 @@ def test_it_waits_for_its_hold_then_for_traffic_then_goes_on(samples: Samples) -
     found = verdict(few, POLICY, NOW + HOUR)
     assert (found.action, found.reason.split(" of ")[0]) == ("wait", "too little traffic: saw 10")
     assert verdict(samples, POLICY, NOW + HOUR).action == "advance"
+
+
+def pairs(rows: int, disagreed: int, mean: float = 0.01) -> Paired:
+    return Paired(rows=rows, agreed=rows - disagreed, compared=rows, total=rows * mean, most=0.4)
+
+
+def test_a_shadow_that_answers_otherwise_than_the_champion_is_stopped() -> None:
+    strict = msgspec.structs.replace(POLICY, shadow_max_disagreement=0.05, shadow_max_difference=0.02)
+
+    def of(paired: Paired, policy: PromotionPolicy, at: timedelta = HOUR) -> tuple[str, str]:
+        found = verdict(msgspec.structs.replace(SHADOW, paired=paired), policy, NOW + at)
+        return found.action, found.reason
+
+    assert of(pairs(2000, 600), POLICY)[0] == "advance"  # told, and nothing else
+    assert of(pairs(2000, 40), POLICY)[1].endswith(
+        "agrees on 98.0% of 2,000 rows, scores 0.01 apart in the mean, 0.4 at most"
+    )
+    action, reason = of(pairs(2000, 600), strict, timedelta(0))
+    assert (action, reason.partition(":")[0]) == ("roll_back", "diverges")
+    assert of(pairs(2000, 40), strict)[0] == "advance"
+    assert of(pairs(2000, 110), strict, timedelta(0))[0] == "wait"
+    assert of(pairs(2000, 110), strict)[0] == "roll_back"
+    assert of(pairs(2000, 0, mean=0.03), strict)[0] == "roll_back"
+    assert of(Paired(), strict) == ("wait", "no row was answered by both the champion and the shadow")
 
 
 def test_a_clock_that_is_set_back_waits() -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 
-from mlbox.records import ModelVersion, Promotion
+from mlbox.records import DIFFERENCES, ModelVersion, Promotion
 from mlbox.web.pages.models import Step, steps
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
@@ -55,7 +55,9 @@ def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
     assert who is not None
     found = box.governor.dossier(promotion_id)
     own = _own_part(found.version, found.promotion, who.name)
-    return {"d": found, "steps": steps(found.promotion), "own": own}
+    ends = (*(f"up to {end:g}" for end in DIFFERENCES), f"above {DIFFERENCES[-1]:g}")
+    bins = list(zip(ends, found.shadow.samples.paired.bins, strict=True)) if found.shadow else []
+    return {"d": found, "steps": steps(found.promotion), "own": own, "bins": bins}
 
 
 @get("/approvals/{promotion_id:str}", include_in_schema=False, action="model.read")
