@@ -14,20 +14,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from scipy import stats
 
 from bench.harness import Report, median, options
-from mlbox.clock import from_us
+from mlbox.clock import from_us, to_us
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion
 from mlbox.serve.batches import Batch
 from mlbox.serve.cells import Grid, Ring
 from mlbox.serve.judge import results
 from mlbox.serve.live_window import LiveWindow
+from mlbox.serve.predfiles import FEATURE, Files
 from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.served_spans import served_spans
 
 FEATURES, ROWS = 300, 10_000
 RECORDED = 30
@@ -59,6 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     _record(report, predictions)
     _check(report, 3 if chosen.quick else 9)
+    _query(report, 1_000_000 if chosen.quick else 10_000_000)
     return report.finish()
 
 
@@ -102,6 +107,58 @@ def _batch(names: tuple[str, ...], values: np.ndarray) -> Batch:
     now = from_us(1_800_000_000_000_000)
     ids = [new_id() for _ in values]
     return Batch("m", 1, "champion", now, now, "ann", 1.0, ids, [0.5] * len(ids), names, values)
+
+
+# -- asking the log ------------------------------------------------------------------------------------------------------
+
+
+def _query(report: Report, rows: int) -> None:
+    """Thirty days of one model by day, of files as large as merging makes them."""
+    end = from_us(1_800_000_000_000_000)
+    begin = end - timedelta(days=30)
+    with tempfile.TemporaryDirectory() as folder:
+        files, count = Files(Path(folder)), rows // 20
+        for place in range(20):
+            files.append("m", 1, _served(place, count, to_us(begin), to_us(end) - to_us(begin), 20 * count))
+        log = PredictionLog(Path(folder))
+        day = timedelta(days=1)
+
+        def ask() -> None:
+            found = served_spans(log, "m", since=begin, until=end, every=day)
+            assert sum(one.predictions for one in found) == 20 * count
+
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            ask()
+            took.append(time.perf_counter() - began)
+        log.close()
+    name = f"a query over 30 days of {20 * count:,} rows"
+    if 20 * count >= 10_000_000:
+        report.at_most(name, median(took), 1, "s")
+    else:
+        report.tell(name, median(took), "s")
+
+
+def _served(place: int, count: int, begin_us: int, whole_us: int, rows: int) -> pa.Table:
+    """One file's rows of the log, spread evenly over its part of the time."""
+    rng = np.random.default_rng(place)
+    numbers = np.arange(place * count, (place + 1) * count)
+    return pa.table(
+        {
+            "id": pa.array([f"{number:032x}" for number in numbers]),
+            "model": pa.array(["m"] * count),
+            "version": pa.array(np.ones(count, np.int64)),
+            "role": pa.array(["champion"] * count),
+            "at_us": begin_us + numbers * (whole_us // rows),
+            "domain_us": begin_us + numbers * (whole_us // rows),
+            "caller": pa.array(["ann"] * count),
+            "entity": pa.array(["{}"] * count),
+            "score": rng.random(count),
+            "latency_ms": rng.random(count),
+            f"{FEATURE}v@v1:f0": rng.normal(size=count),
+        }
+    )
 
 
 # -- checking -----------------------------------------------------------------------------------------------------------

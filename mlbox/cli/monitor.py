@@ -21,6 +21,7 @@ from mlbox.records import (
     LivePerformance,
     ModelHealth,
     PostedNumbers,
+    ServedSpan,
     SkewResult,
 )
 
@@ -71,6 +72,20 @@ def drift(
         )
     columns = ("feature", "statistic", "verdict", "p_value", "p_adjusted", "reference_rows", "current_rows")
     show(found, (*(("segment",) if segment else ()), *columns), output)
+
+
+@app.command(epilog="Example: mlbox monitor served flight-delay --window 30d --every 1d")
+def served(
+    model: Model,
+    window: Annotated[str, typer.Option(help="How long before now, such as 24h or 7d.")] = "30d",
+    every: Annotated[str, typer.Option(help="Each span by itself, such as 1d.")] = "1d",
+    output: OutputOption = Output.table,
+) -> None:
+    """Show what was served over a time, by version, role and span."""
+    query = {"window_seconds": _seconds(window, "window"), "every_seconds": _seconds(every)}
+    with connect(timeout_seconds=600) as client:
+        found = client.get(f"/api/v1/monitoring/{model}/served", list[ServedSpan], **query)
+    show(found, ("start", "version", "role", "predictions", "mean_score", "mean_latency_ms", "max_latency_ms"), output)
 
 
 @app.command(epilog="Example: mlbox monitor domain flight-delay --window 7d")

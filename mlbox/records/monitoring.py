@@ -389,3 +389,16 @@ class WrittenRules(Record, frozen=True, kw_only=True):
     """That the setting alert_rules names; empty for none."""
     error: str
     """What is wrong with what is written, while the rules before it stay in force; empty where all is right."""
+
+
+class ServedSpan(Record, frozen=True, kw_only=True):
+    """What a version in one role was asked in a span of domain time."""
+
+    model: str
+    version: int
+    role: ServeRole
+    start: datetime
+    predictions: int
+    mean_score: float | None
+    mean_latency_ms: float
+    max_latency_ms: float

@@ -276,6 +276,22 @@ class PredictionLog:
                     found += file.read(columns, features=False).filter(pc.field("id").isin(wanted)).to_pylist()
         return found
 
+    def spanning(self, model: str, *, columns: Sequence[str], since: datetime, until: datetime) -> Iterator[pa.Table]:
+        """Columns of each of a model's files that may hold a row from `since` to before `until`, in domain time."""
+        with self._writing:
+            self._flush_safely()
+            files = self._files.of(model)
+        for file in files:
+            with self._writing:  # for one file at a time, so that writing goes on in between
+                if not file.path.exists():
+                    raise Unavailable("The log was merged while it was read.", hint="Ask again.")
+                bounds = file.bounds("domain_us")
+                if bounds is None or (bounds[1] >= to_us(since) and bounds[0] < to_us(until)):
+                    table = file.read(columns, features=False)
+                else:
+                    continue
+            yield table
+
     def flushed(self, model: str, *, after: int, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """What of a model was flushed after a number, oldest first: a file's rows, and its number to go on from.
 

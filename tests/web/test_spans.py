@@ -209,3 +209,23 @@ def test_live_metrics_by_a_key_of_the_labels(box: Box) -> None:
     assert (refused.status_code, refused.json()["error"]["field"]) == (400, "segment")
     (whole,) = asked(box, "monitoring/towns/performance").json()
     assert (whole["segment"], whole["predictions"]) == ("", 60)
+
+
+def test_what_was_served_is_counted_by_version_role_and_span(box: Box) -> None:
+    learned(box, "traffic", {"v@v1:a": np.zeros(100)})
+    served(box, "traffic", {"v@v1:a": np.zeros(3)})
+    box.advance(box.clock.now() + timedelta(days=2), actor="admin")
+    served(box, "traffic", {"v@v1:a": np.zeros(5)})
+    box.predictions.flush()
+    found = asked(box, "monitoring/traffic/served?window_seconds=604800").json()
+    assert [(one["version"], one["role"], one["predictions"]) for one in found] == [
+        (1, "champion", 3),
+        (1, "champion", 5),
+    ]
+    assert [one["mean_score"] for one in found] == [pytest.approx(0.5), pytest.approx(0.5)]
+    assert (found[0]["mean_latency_ms"], found[0]["max_latency_ms"]) == (1.0, 1.0)
+    (last,) = asked(box, "monitoring/traffic/served?window_seconds=3600&every_seconds=604800").json()
+    assert last["predictions"] == 5
+    assert asked(box, "monitoring/none/served").status_code == 404
+    many = asked(box, "monitoring/traffic/served?window_seconds=604800&every_seconds=1")
+    assert (many.status_code, many.json()["error"]["field"]) == (400, "every")

@@ -22,8 +22,10 @@ from mlbox.records import (
     EstimatedPerformance,
     ModelHealth,
     Principal,
+    ServedSpan,
 )
 from mlbox.serve.alert_groups import grouped
+from mlbox.serve.served_spans import served_spans
 from mlbox.web.box import Box
 from mlbox.web.pages.report import report_page
 from mlbox.web.pages.view import render
@@ -90,6 +92,21 @@ async def drift(
         segment=segment,
         exact=exact,
     )
+
+
+@get("/api/v1/monitoring/{model:str}/served", action="monitor.read")
+async def served(
+    box: Box, model: str, window_seconds: Window = 30 * 86_400, every_seconds: Window = 86_400
+) -> list[ServedSpan]:
+    """What was served over a time up to now, by version, role and span: how many, their mean score, their latency."""
+
+    def work() -> list[ServedSpan]:
+        box.registry.model(model)
+        until = box.clock.now() + timedelta(microseconds=1)  # what was asked in this very moment is meant too
+        since, every = until - timedelta(seconds=window_seconds), timedelta(seconds=every_seconds)
+        return served_spans(box.predictions, model, since=since, until=until, every=every)
+
+    return await box.call(work)
 
 
 @get("/api/v1/monitoring/{model:str}/domain", action="monitor.read")
@@ -161,6 +178,6 @@ def _state(text: str | None) -> AlertState | None:
 
 
 handlers: list[Any] = [
-    *(summaries, check, latest, history, estimate, concept, drift, domain),
+    *(summaries, check, latest, history, estimate, concept, drift, domain, served),
     *(report, health, fleet, groups, alerts),
 ]
