@@ -107,6 +107,11 @@ def test_what_cannot_be_loaded_or_run_says_why_and_takes_no_worker(workers: Work
     assert workers.state().restarts == before.restarts
 
 
+def held_by_both(workers: Workers, session: RemoteSession) -> None:
+    key = session._held.key
+    wait_for(lambda: all(slot.alive and key in slot.holds for slot in workers._slots), what="both to hold it")
+
+
 def busy_pid(workers: Workers, session: RemoteSession, pool: ThreadPoolExecutor) -> tuple[Any, int]:
     """A run that goes on until it is killed, and the worker that has it: the one that takes time on a processor."""
     future = pool.submit(session.run, {"input": np.array([1 << 60])})
@@ -122,7 +127,7 @@ def _ticks(pid: int) -> int:
 
 def test_a_worker_that_is_killed_is_back_and_holds_what_it_held(workers: Workers, tmp_path: Path) -> None:
     session = opened(workers, counting(), tmp_path)
-    wait_for(lambda: workers.state().running == 2, what="both")
+    held_by_both(workers, session)
     before = workers.state()
     with ThreadPoolExecutor(1) as pool:
         future, pid = busy_pid(workers, session, pool)
@@ -152,7 +157,10 @@ def test_an_input_that_ends_its_process_is_tried_twice_and_takes_no_other_with_i
     way.close()
 
 
-def test_a_run_that_nobody_waits_for_ends_and_its_worker_stays(workers: Workers, tmp_path: Path) -> None:
+def test_a_run_that_nobody_waits_for_ends_and_its_worker_stays(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "HANG_SECONDS", 60.0)
     way = Way(workers, opened(workers, counting(), tmp_path), timeout_ms=300)
     wait_for(lambda: workers.state().running == 2, what="both")
     before = workers.state()
@@ -183,7 +191,7 @@ def _deaf(stop: remote.Stop, kill: Any) -> None:
 def test_what_nobody_uses_any_more_is_let_go(workers: Workers, tmp_path: Path) -> None:
     session = opened(workers, linear([1.0]), tmp_path)
     key = session._held.key
-    wait_for(lambda: all(key in slot.holds for slot in workers._slots), what="both to hold it")
+    held_by_both(workers, session)
     del session
     wait_for(lambda: not any(key in slot.holds for slot in workers._slots), what="both to let it go")
 
