@@ -404,7 +404,10 @@ def test_no_answer_but_a_page_is_html_and_none_may_be_guessed_at(
         answer = never_5xx(full, "GET", operation.url(filled), headers={"Accept": "text/html"})
         assert answer.headers["x-content-type-options"] == "nosniff", operation.path
         kind = answer.headers.get("content-type", "application/json")
-        assert kind.startswith(("application/", "text/plain", "text/event-stream")), (operation.path, kind)
+        assert kind.startswith(("application/", "text/plain", "text/markdown", "text/event-stream")), (
+            operation.path,
+            kind,
+        )
 
 
 @pytest.mark.parametrize(

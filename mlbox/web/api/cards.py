@@ -33,7 +33,7 @@ async def governance(box: Box, model: str, version: int) -> Governance:
 async def card_of_version(box: Box, model: str, version: int) -> Response[str]:
     """A version's model card in Markdown, with the YAML of Hugging Face's hub."""
     text = await box.call(box.governor.card, model, version)
-    return Response(text, media_type="text/markdown; charset=utf-8")
+    return Response(text, media_type="text/markdown")
 
 
 @get("/api/v1/models/{model:str}/card", action="model.read")
