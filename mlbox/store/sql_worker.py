@@ -150,6 +150,7 @@ def opened() -> Cursor:
     return duckdb.connect(
         config={
             "threads": "1",
+            "async_threads": "0",  # a process with threads is not safely forked
             "autoinstall_known_extensions": "false",
             "autoload_known_extensions": "false",
             "python_enable_replacements": "false",
@@ -167,6 +168,7 @@ def confine(connection: Cursor, request: SqlRequest) -> None:
         ("temp_directory", request.folder),
         ("max_temp_directory_size", request.temp),
         ("threads", str(threads)),
+        ("async_threads", str(threads)),
         ("enable_external_access", "false"),
         ("lock_configuration", "true"),
     ):

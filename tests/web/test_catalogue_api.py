@@ -177,8 +177,8 @@ def words_of(site: Site, path: str) -> str:
 
 def test_the_search_is_a_form_whose_address_says_it_all(site: Site) -> None:
     page = Page(site.get("/features?q=amount&team=everyone&dtype=FP64"))
-    form = next(form for form in page.all("form") if form.get("role") == "search")
-    assert (form["method"], form["action"]) == ("get", "/features")
+    searches = [(form["method"], form["action"]) for form in page.all("form") if form.get("role") == "search"]
+    assert searches == [("get", "/search"), ("get", "/features")], "of everything, and of features"
     fields = {one["name"]: one.get("value", "") for one in page.all("input") if "name" in one}
     assert (fields["q"], fields["tag"], fields["owner"]) == ("amount", "", "")
     assert "/features/spend@v1" in page.links
