@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from mlbox.clock import Clock, from_us, parse_time, to_us
@@ -26,6 +26,11 @@ MAX_SERIES = 100
 POINTS = 120
 """Spans that a series has about, where nobody says how long they are."""
 MAX_POINTS = 10_000
+LARGEST = 1e100
+"""Of a number, whose square is still to be summed."""
+FIRST = datetime(1900, 1, 1, tzinfo=UTC)
+AHEAD = timedelta(days=1)
+"""How far a time may lie ahead: clocks differ."""
 NAMED_UNKNOWN = 20
 INTERVAL = 1.96
 EVERYTHING = (-(2**62), 2**62)
@@ -64,7 +69,9 @@ class Business:
             )
         for place, number in enumerate(numbers):
             _check(number, f"outcomes.{place}")
-        known = self._predictions.located({one.prediction_id for one in numbers if one.prediction_id is not None})
+        located = self._predictions.located({one.prediction_id for one in numbers if one.prediction_id is not None})
+        seen = {owner for owner in {owner for owner, _, _ in located.values()} if self._registry.visible(owner)}
+        known = {own: place for own, place in located.items() if place[0] in seen}
         placed, unknown = self._placed(model, numbers, known)
         self._db.write(lambda tx: self._keep(tx, model, placed, actor))
         return PostedNumbers(rows=len(placed), unknown=len(unknown), unknown_ids=tuple(unknown[:NAMED_UNKNOWN]))
@@ -75,7 +82,7 @@ class Business:
         placed, unknown = [], []
         for place, number in enumerate(numbers):
             if number.prediction_id is None:
-                at = parse_time(number.at, field=f"outcomes.{place}.at") if number.at else self._clock.now()
+                at = self._time(number, f"outcomes.{place}.at")
                 version = self._version(model, number, at, f"outcomes.{place}")
                 placed.append(_Placed(number.name, version, to_us(at), number.value, None))
             elif number.prediction_id not in known:
@@ -90,6 +97,20 @@ class Business:
                     )
                 placed.append(_Placed(number.name, version, to_us(at), number.value, number.prediction_id))
         return placed, unknown
+
+    def _time(self, number: BusinessNumber, field: str) -> datetime:
+        """When a number was; one far from all others would stretch the series until nothing is seen of them."""
+        now = self._clock.now()
+        if number.at is None:
+            return now
+        at = parse_time(number.at, field=field)
+        if not FIRST <= at <= now + AHEAD:
+            raise InvalidInput(
+                f"{number.name} is of {at.isoformat()}, and it is {now.isoformat()}.",
+                hint="Send a time since 1900 that is not ahead.",
+                field=field,
+            )
+        return at
 
     def _version(self, model: str, number: BusinessNumber, at: datetime, field: str) -> int:
         """Of a number by time."""
@@ -204,8 +225,12 @@ def _names(tx: Tx, model: str) -> list[Row]:
 
 def _check(number: BusinessNumber, field: str) -> None:
     check_name(number.name, field=f"{field}.name")
-    if not math.isfinite(number.value):
-        raise InvalidInput(f"{number.name} is {number.value}.", hint="Send a finite number.", field=f"{field}.value")
+    if not abs(number.value) <= LARGEST:
+        raise InvalidInput(
+            f"{number.name} is {number.value}.",
+            hint=f"Send a number between -{LARGEST:g} and {LARGEST:g}.",
+            field=f"{field}.value",
+        )
     if number.prediction_id is not None and (number.at is not None or number.version is not None):
         raise InvalidInput(
             f"{number.name} names a prediction, which has a time and a version of its own.",

@@ -87,14 +87,14 @@ def test_sent_again_it_replaces_the_former_one(box: Box, model: str) -> None:
 
 def test_numbers_by_time_make_a_series(box: Box, model: str) -> None:
     program = Program(box)
-    days = [{"name": "daily", "value": n, "at": (START + timedelta(days=n)).isoformat()} for n in range(-3, 4)]
+    days = [{"name": "daily", "value": n, "at": (START + timedelta(days=n)).isoformat()} for n in range(-6, 1)]
     assert program.post(*days, {"name": "other", "value": 1}, model=model).json()["rows"] == 8
     daily, other = program.series(model=model)
     assert (daily["every_seconds"], len(daily["points"])) == (6 * 3600.0, 7)
-    assert [point["mean"] for point in daily["points"]] == list(range(-3, 4))
+    assert [point["mean"] for point in daily["points"]] == list(range(-6, 1))
     assert other["version"] == 1
     (some,) = program.series(
-        "name=daily&since=2026-01-01T00:00Z&until=2026-01-03T00:00Z&every_seconds=604800", model=model
+        "name=daily&since=2025-12-30T00:00Z&until=2026-01-01T00:00Z&every_seconds=604800", model=model
     )
     assert (some["count"], sum(point["count"] for point in some["points"])) == (2, 2)
     before_1970 = {"name": "old", "value": 1.0, "at": "1969-12-31T23:00Z"}
@@ -109,6 +109,9 @@ def test_numbers_by_time_make_a_series(box: Box, model: str) -> None:
         ({"name": "a b", "value": 1}, "outcomes.0.name"),
         ({"name": "a", "value": "much"}, "outcomes[0].value"),
         ({"name": "a", "value": 1, "at": "2026-01-01T00:00:00"}, "outcomes.0.at"),
+        ({"name": "a", "value": 1, "at": "0001-01-01T00:00Z", "version": 1}, "outcomes.0.at"),
+        ({"name": "a", "value": 1, "at": "9999-12-31T00:00Z", "version": 1}, "outcomes.0.at"),
+        ({"name": "a", "value": 1e308}, "outcomes.0.value"),
         ({"name": "a", "value": 1, "version": 9}, "outcomes.0.version"),
         ({"name": "a", "value": 1, "prediction_id": "x", "version": 1}, "outcomes.0.prediction_id"),
         ({"name": "a", "value": 1, "colour": "red"}, None),
@@ -134,6 +137,18 @@ def test_who_may_not_write_and_what_is_unknown(box: Box) -> None:
     box.registry.create_model("idle", actor="ann")
     assert "No version of idle was in Production" in program.post({"name": "a", "value": 1}, model="idle").text
     assert Program(box, "vera").post({"name": "a", "value": 1}).status_code == 403
+
+
+def test_a_prediction_of_what_one_may_not_see_is_unknown(box: Box) -> None:
+    box.teams.create("zebra", actor="admin")
+    box.access.create_user("otto", "member", actor="admin")
+    in_production(box, "zebra.hidden")
+    box.teams.set_private("model", "zebra.hidden", True, actor="admin")
+    own = served(box, [0.0], model="zebra.hidden")[0].id
+    answer = Program(box, "otto").post({"name": "a", "value": 1, "prediction_id": own})
+    nothing = Program(box, "otto").post({"name": "a", "value": 1, "prediction_id": "0" * 32})
+    assert answer.json() == {"rows": 0, "unknown": 1, "unknown_ids": [own]}
+    assert nothing.json() == {"rows": 0, "unknown": 1, "unknown_ids": ["0" * 32]}
 
 
 def test_a_model_has_so_many_series(box: Box, model: str) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -74,3 +75,12 @@ def test_a_viewer_is_shown_the_calls_and_no_form(site: Site) -> None:
     page = site.http.get("/endpoints/score", headers={**viewer, "accept": "text/html"}).text
     assert "mlbox-try" not in page
     assert set(calls_on(page)) == {"curl", "Python", "tritonclient"}
+
+
+def test_what_json_cannot_say_is_shown_as_missing(site: Site) -> None:
+    head = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1], "parameters": {"binary_data_size": 4}}]}
+    said = json.dumps(head).encode()
+    headers = {"Inference-Header-Content-Length": str(len(said))}
+    infinite = struct.pack("<f", float("inf"))
+    site.http.post("/v2/models/score/infer", content=said + infinite, headers=headers).raise_for_status()
+    assert re.search(r'<input name="spend@v1:amount" [^>]*value=""', page_of(site.server))

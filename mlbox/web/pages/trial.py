@@ -6,6 +6,7 @@ The example is what was asked last, where it names all ids; every line shown run
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -42,7 +43,7 @@ def trial_of(box: Box, base: str, model: str, asked: Sequence[Prediction]) -> Tr
     features = form.columns.names
     entity = _entity(form.keys, asked)
     values = dict.fromkeys(features, 0.0) | (dict(asked[0].features) if asked else {})
-    values = {name: values[name] for name in features}
+    values = {name: _finite(values[name]) for name in features}
     rows: dict[str, Any] = {"entities": [entity]} if form.keys else {"features": [values]}
     calls = (
         (_curl(base, model, rows), _python(base, model, rows), _triton(base, model, _of_keys(form.keys, entity)))
@@ -52,6 +53,11 @@ def trial_of(box: Box, base: str, model: str, asked: Sequence[Prediction]) -> Tr
         else (_triton(base, model, _of_specs(specs)),)
     )
     return Trial(form.keys, features, entity, values, calls)
+
+
+def _finite(value: float | None) -> float | None:
+    """What JSON can say; what it cannot is a missing value."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _entity(keys: Sequence[Column], asked: Sequence[Prediction]) -> dict[str, Any]:
