@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mlbox.cli.main import COMMANDS, load
 from mlbox.errors import Unavailable
@@ -21,6 +22,7 @@ from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box
 from mlbox.web.pages import form
 from mlbox.web.pages.headers import POLICY
+from mlbox.web.pages.models import steps
 from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.signin import local_path
 from mlbox.web.pages.view import part
@@ -162,6 +164,14 @@ def test_the_trainer_is_told_before_and_refused_after(box: Box, filled: Filled, 
     answer = trainer.request("POST", action, json={"comment": "mine"}, headers={"x-csrf-token": csrf})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "refused")
     assert trainer.request("POST", action, json={"comment": "mine"}).status_code == 403, "no form token"
+
+
+def test_a_candidate_that_was_rolled_back_is_shown_stopped_where_it_was(box: Box, filled: Filled) -> None:
+    in_shadow = replace(filled.waiting, state="rolled_back", reason="it differs")
+    assert [step.name for step in steps(in_shadow) if step.state == "stopped"] == ["Shadow"]
+    (champion,) = box.promotions.of("churn", 1)
+    in_canary = replace(in_shadow, approvals=champion.approvals)
+    assert [step.name for step in steps(in_canary) if step.state == "stopped"] == ["5 %"]
 
 
 def test_a_run_shows_its_metrics_thinned_to_what_a_screen_can_show(site: Site, filled: Filled) -> None:

@@ -76,8 +76,10 @@ def _reached(promotion: Promotion) -> int:
         return approval + 1 + promotion.step
     if promotion.state == "testing" or not promotion.gates or not all(gate.passed for gate in promotion.gates):
         return 0
-    if promotion.state == "shadow" or (promotion.state == "rolled_back" and shadow):
+    if promotion.state == "shadow":
         return 1
+    if promotion.state == "rolled_back" and shadow:  # out of shadow, or out of the canary that comes after an approval
+        return approval + 1 if any(one.decision == "approve" for one in promotion.approvals) else 1
     return approval
 
 
