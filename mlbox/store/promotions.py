@@ -375,11 +375,13 @@ def _load(tx: Tx, promotion_id: str, *expected: PromotionState) -> Promotion:
     return promotion
 
 
-def _move(tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reason: str, *, step: int = -1) -> None:
+def _move(
+    tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reason: str, *, step: int | None = None
+) -> None:
     assert target in MOVES[promotion.state], (promotion.state, target)
     tx.run(
         "UPDATE promotion SET state = ?, since_us = ?, step = ?, reason = ?, hold = '', hold_us = NULL WHERE id = ?",
-        (target, tx.domain_us, step, reason, promotion.id),
+        (target, tx.domain_us, promotion.step if step is None else step, reason, promotion.id),
     )
     subject = f"model:{promotion.model}/{promotion.version}"
     tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)

@@ -140,6 +140,16 @@ def test_of_two_promotions_at_once_one_begins(store: Store) -> None:
     assert sum("is on its way already (testing)" in words for words in told) == 3
 
 
+@pytest.mark.parametrize("after", [5, 8])
+def test_a_promotion_that_ended_in_its_canary_keeps_the_step_that_it_was_at(store: Store, after: int) -> None:
+    for step in steps(store)[:after]:
+        step()
+    (promotion,) = store.promotions.open("delay")
+    assert promotion.step == (0 if after == 5 else 1)
+    ended = store.promotions.roll_back(promotion.id, "bad")
+    assert (ended.state, ended.step, ended.percent) == ("rolled_back", promotion.step, 0)
+
+
 def test_a_version_is_not_deleted_in_its_canary(store: Store) -> None:
     for step in steps(store)[:5]:
         step()

@@ -172,6 +172,8 @@ def test_a_candidate_that_was_rolled_back_is_shown_stopped_where_it_was(box: Box
     (champion,) = box.promotions.of("churn", 1)
     in_canary = replace(in_shadow, approvals=champion.approvals)
     assert [step.name for step in steps(in_canary) if step.state == "stopped"] == ["5 %"]
+    later = replace(in_canary, step=1)
+    assert [step.name for step in steps(later) if step.state == "stopped"] == ["25 %"]
 
 
 def test_a_run_shows_its_metrics_thinned_to_what_a_screen_can_show(site: Site, filled: Filled) -> None:

@@ -78,7 +78,8 @@ def _reached(promotion: Promotion) -> int:
         return 0
     if promotion.state == "shadow":
         return 1
-    if promotion.state == "rolled_back" and shadow:  # out of shadow, or out of the canary that comes after an approval
+    if promotion.state == "rolled_back" and shadow:
+        # out of shadow, or out of a canary whose step releases before 1.0 did not keep
         return approval + 1 if any(one.decision == "approve" for one in promotion.approvals) else 1
     return approval
 
