@@ -81,6 +81,16 @@ class NewVersion(Record, frozen=True, kw_only=True):
     """What the version is made of, by path: it stays, whatever is logged under the same names later."""
 
 
+_JUDGED_ON = """
+SELECT DISTINCT name FROM (
+  SELECT m.name, policy FROM promotion_policy p JOIN model m ON m.id = p.model_id WHERE m.deleted_us IS NULL
+    AND revision = (SELECT max(revision) FROM promotion_policy WHERE model_id = m.id)
+  UNION ALL SELECT m.name, policy FROM promotion p JOIN model_version v ON v.id = p.version_id JOIN model m ON m.id = v.model_id
+    WHERE m.deleted_us IS NULL AND p.state IN ('testing', 'shadow', 'waiting_approval', 'canary'))
+WHERE :dataset IN (json_extract(policy, '$.compare.dataset'), json_extract(policy, '$.fairness.dataset')) ORDER BY name
+"""
+
+
 class Registry:
     """Models and their versions."""
 
@@ -265,13 +275,23 @@ class Registry:
         return [_version(row) for row in rows]
 
     def in_use_of(self, dataset: str, runs: Sequence[str] = ()) -> list[str]:
-        """The versions in Production or Staging that were trained on a dataset version, or by runs, whoever may see them."""
+        """What of models needs a dataset version, whoever may see it.
+
+        Versions that were trained on it, or by runs, and are in Production, in Staging or being tested; and the policies whose
+        gates judge on it, a model's own and those that promotions under way began with.
+        """
         rows = self._db.all(
-            f"{_VERSION_SQL} WHERE (model_version.dataset = ? OR run_id IN (SELECT value FROM json_each(?)))"
-            " AND stage IN ('Production', 'Staging') AND model_version.deleted_us IS NULL ORDER BY model_version.id",
-            (dataset, msgspec.json.encode(runs).decode()),
+            f"{_VERSION_SQL} WHERE (model_version.dataset = :dataset OR run_id IN (SELECT value FROM json_each(:runs)))"
+            " AND (stage IN ('Production', 'Staging') OR EXISTS (SELECT 1 FROM promotion p WHERE"
+            " p.version_id = model_version.id AND p.state = 'testing'))"
+            " AND model_version.deleted_us IS NULL ORDER BY model_version.id",
+            {"dataset": dataset, "runs": msgspec.json.encode(runs).decode()},
         )
-        return [f"{_version(row).ref} in {_version(row).stage}" for row in rows]
+        found = [
+            f"{one.ref} {'in ' + one.stage if one.stage != 'None' else 'in its gates'}" for one in map(_version, rows)
+        ]
+        judged = self._db.all(_JUDGED_ON, {"dataset": dataset})
+        return [*found, *(f"the policy of {row['name']}" for row in judged)]
 
     def archive(self, model: str, number: int, *, actor: str) -> ModelVersion:
         """Take a version out of use; one that serves from Production is replaced, not archived."""

@@ -11,7 +11,7 @@ import pytest
 from mlbox.clock import ManualClock
 from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import GateResult, ModelVersion, RunArtifact
+from mlbox.records import CompareSpec, GateResult, ModelVersion, PromotionPolicy, RunArtifact
 from mlbox.store import migrations
 from mlbox.store.curation import Curation
 from mlbox.store.db import Database
@@ -281,3 +281,29 @@ def test_the_first_servable_version_is_compared_with_nothing(house: House) -> No
 def test_the_first_approval_sets_the_expiry_that_nobody_set(house: House) -> None:
     house.approve(house.register())
     assert house.registry.model("churn").expires_at == house.clock.now() + timedelta(days=365)
+
+
+SPEC = CompareSpec(dataset="held-out@v1", hash="h", label="y")
+
+
+def test_what_a_model_needs_of_datasets_is_named_from_its_gates_to_its_end(house: House) -> None:
+    """Trained on, while it is on its way or serves; judged on, while a policy says so."""
+    version = house.register(dataset="d@v1")
+    assert house.registry.in_use_of("d@v1") == []
+    promotion = house.promotions.propose(version, actor="ann")
+    assert house.registry.in_use_of("d@v1") == ["churn/1 in its gates"]
+    gate = GateResult(gate="size", passed=True, required="x", measured="x", at=house.clock.real())
+    waiting = house.promotions.record_gates(promotion.id, [gate])
+    assert (waiting.state, house.registry.in_use_of("d@v1")) == ("waiting_approval", ["churn/1 in Staging"])
+    house.promotions.withdraw(promotion.id, actor="ann")
+    assert house.registry.in_use_of("d@v1") == []
+
+
+def test_rows_that_a_policy_judges_on_are_needed_by_it_and_by_who_began_under_it(house: House) -> None:
+    version = house.register()
+    house.registry.set_policy("churn", PromotionPolicy(compare=SPEC), actor="admin")
+    promotion = house.promotions.propose(version, actor="ann")
+    house.registry.set_policy("churn", PromotionPolicy(), actor="admin")
+    assert house.registry.in_use_of("held-out@v1") == ["the policy of churn"]
+    house.promotions.withdraw(promotion.id, actor="ann")
+    assert house.registry.in_use_of("held-out@v1") == []
