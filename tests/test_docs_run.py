@@ -78,10 +78,11 @@ def test_the_first_tutorial_ends_in_predictions(server: Server, shell: Shell, tm
         line[2:] for block in blocks(TUTORIAL, "console") for line in block.splitlines() if line.startswith("$ ")
     ]
     later = [c for c in commands[3:] if not c.startswith("mlbox serve")]
-    submit, versions, promote, status, create, approve = later
+    submit, versions, card, promote, status, create, approve = later
     assert submit.startswith("mlbox submit")
     shell(submit)
     assert "None" in shell(versions)
+    assert "of one shop" in shell(card)
     shell(promote)
     wait_for(lambda: "waiting_approval" in shell(status), what="the gates")
     refused = subprocess.run(["mlbox", "model", "approve", "comes-back/1"], capture_output=True, text=True, check=False)

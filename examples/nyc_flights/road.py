@@ -52,6 +52,10 @@ DAY = timedelta(days=1)
 FIRST_HOUR, HOURS, STRIDE = 10, 16, 5
 """Traffic is asked for once a day, another hour each day: from 10 to 25 h UTC, 5 in the morning to 8 in the evening there."""
 
+CARD = {
+    "intended_use": "To warn passengers who leave New York that their flight may be late.",
+    "limitations": "Flights of one year out of three airports; weather that is forecast is not among its features.",
+}
 DEMO_POLICY = PromotionPolicy(
     label="demo: holds of days of 2013, shares of a demo's traffic",
     metric="auc",
@@ -214,7 +218,8 @@ class Road:
         return self.admin.put(f"/api/v1/models/{MODEL}/policy", PromotionPolicy, policy)
 
     def propose(self, version: ModelVersion) -> Promotion:
-        """Ada proposes a version; the promotion once its gates were measured."""
+        """Ada proposes a version, whose card says what it is for; the promotion once its gates were measured."""
+        self.ada.client.post(f"/api/v1/models/{MODEL}/card", dict, CARD)
         path = f"/api/v1/models/{MODEL}/versions/{version.version}/promote"
         begun = self.ada.client.post(path, Promotion)
         return self.reach(begun, "shadow", "waiting_approval", "rejected")

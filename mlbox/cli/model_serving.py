@@ -73,7 +73,7 @@ def bench(
         show_one(found, output)
         return
     note(f"{found.provider} on {found.cpus} CPUs, without the network, {found.at:%Y-%m-%d %H:%M} UTC")
-    show(found.figures, ("rows", "concurrency", "p50_ms", "p95_ms", "rows_per_second", "requests"), output)
+    show(found.figures, ("rows", "concurrency", "p50_ms", "p95_ms", "p99_ms", "rows_per_second", "requests"), output)
 
 
 def _change(text: str) -> tuple[str, Any]:

@@ -337,6 +337,9 @@ class Recomputed(Record, frozen=True, kw_only=True):
     reason: str
 
 
+CardPart = Literal["license", "intended_use", "out_of_scope", "limitations", "ethics", "contact"]
+
+
 class PromotionPolicy(Record, frozen=True, kw_only=True):
     """What a model's versions must pass. The defaults are the house's; `label` marks a policy that is not for real use."""
 
@@ -348,7 +351,12 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     margin: float = 0.0
     """How much worse than the champion a candidate may be."""
     max_artifact_bytes: int = 2 * 1024**3
+    max_latency_ms_p50: float | None = None
     max_latency_ms_p95: float = 50.0
+    max_latency_ms_p99: float | None = None
+    """Of a request, through the model's queue and batches, with so many rows and so many at a time as follows."""
+    latency_rows: int = 1
+    latency_concurrency: int = 1
     parity_tolerance: float = 1e-3
     shadow_seconds: float = 24 * 3600
     shadow_min_predictions: int = 1000
@@ -388,8 +396,10 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """Who may decide, among those with the role; empty for all of them."""
     approval_days: float = 30
     """How long a request waits for its decision before it expires."""
+    card: tuple[CardPart, ...] = ("intended_use", "limitations")
+    """The parts of the model card that people must have written."""
     unserved: Literal["approval", "gates"] = "approval"
-    """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric and facts."""
+    """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric, facts and card."""
 
 
 class Promotion(Record, frozen=True, kw_only=True):
@@ -407,7 +417,7 @@ class Promotion(Record, frozen=True, kw_only=True):
     """Domain time at which the present state, or canary step, began: holds count from it."""
     policy: PromotionPolicy
     step: int = -1
-    """Index of the policy's ramp step while in canary; -1 before."""
+    """Index of the policy's ramp step that its canary is at, or ended in; -1 before."""
     hold: CanaryHold = ""
     gates: tuple[GateResult, ...] = ()
     approvals: tuple[Approval, ...] = ()

@@ -44,6 +44,8 @@ class BenchFigure(Record, frozen=True, kw_only=True):
     """Requests at a time."""
     p50_ms: float
     p95_ms: float
+    p99_ms: float | None = None
+    """None in figures from before it was taken."""
     rows_per_second: float
     requests: int
     """That were timed."""

@@ -14,11 +14,12 @@ from mlbox.serve.check import bench_onnx
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.measurements import Measurements
 from mlbox.store.model_folders import ModelFolders
+from mlbox.store.policies import MOST_CONCURRENCY, MOST_ROWS
 from mlbox.store.registry import Registry
 from mlbox.store.serving import ServingConfigs
 
 ROWS, CONCURRENCY = (1, 8, 32), (1, 4, 16)
-MOST_FIGURES, MOST_ROWS, MOST_CONCURRENCY = 25, 10_000, 64
+MOST_FIGURES = 25
 
 
 class Benches:

@@ -64,13 +64,6 @@ class Comparison(Record, frozen=True, kw_only=True):
     rows: int
 
 
-class Latency(Record, frozen=True, kw_only=True):
-    """How long one run takes, in milliseconds."""
-
-    p50_ms: float
-    p95_ms: float
-
-
 @dataclass(frozen=True)
 class Sample:
     """Rows [N, F] as float32, and what the source model answered, [N] as float64."""
@@ -102,12 +95,6 @@ def inspect_among(
         path = folders.of(model.sha256, found)
         return path, inspect_onnx(path, width=width)
     return path, msgspec.convert(_without_error(answer), type=ModelCheck)
-
-
-def measure_latency(path: Path, *, batch: int, runs: int, width: int | None = None) -> Latency:
-    """Time a model on rows of zeros, after a warm-up; one core, as in the server."""
-    task = {"model": str(path), "width": width, "latency": {"batch": batch, "runs": runs}}
-    return msgspec.convert(_examine(task)["latency"], type=Latency)
 
 
 def compare_onnx(path: Path, sample: Path, *, width: int | None = None) -> Comparison:

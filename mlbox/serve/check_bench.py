@@ -71,12 +71,13 @@ def _figure(
     took = time.perf_counter() - began
     if failed:
         raise failed[0]
-    p50, p95 = np.percentile(np.array(times) * 1000, [50, 95])
+    p50, p95, p99 = np.percentile(np.array(times) * 1000, [50, 95, 99])
     return {
         "rows": rows,
         "concurrency": concurrency,
         "p50_ms": float(p50),
         "p95_ms": float(p95),
+        "p99_ms": float(p99),
         "rows_per_second": len(times) * rows / took,
         "requests": len(times),
     }

@@ -1,7 +1,7 @@
 """The program of a disposable process: load what was uploaded, run it, say what was seen. It may die, and nothing is lost.
 
 Reads a task as JSON from standard input and writes one JSON object to standard output: what was found, or `error` with
-`message`, `hint`, `field`. A task is about a model, `{"model", "width"?, "latency": {"batch", "runs"}?, "rows"?, "scores"?,
+`message`, `hint`, `field`. A task is about a model, `{"model", "width"?, "rows"?, "scores"?,
 "against"?, "bench"?}`, where `against` is a sample that its answers are compared with; or about a sample, `{"sample", "inputs",
 "outputs"}`. `rows` is a file to read rows from, `scores`, `inputs` and `outputs` are files to write arrays to. Either has
 `folder`, an empty one to work in, and `stderr`, a file for what is said beside.
@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +93,6 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     session = Session(path if external else content, providers=CPU)
     del content
     feeds = _trial(session, task.get("width") or 1)
-    run = functools.partial(_run, session, feeds)
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
@@ -103,8 +101,6 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
         "memory": max(_memory() - before, LEAST_MEMORY),
         "joins": session.batched and _rows_stand_alone(session, feeds),
     }
-    if task.get("latency"):
-        answer["latency"] = _latency(run, **task["latency"])
     if task.get("bench"):
         from mlbox.serve.check_bench import measured
 
@@ -226,20 +222,6 @@ def _alike(a: Any, b: Any) -> bool:
     if a.shape != b.shape:
         return False
     return np.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) if a.dtype.kind == "f" else np.array_equal(a, b)
-
-
-def _latency(run: Callable[[int], object], batch: int, runs: int) -> dict[str, float]:
-    import numpy as np
-
-    for _ in range(max(1, runs // 10)):
-        run(batch)
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        run(batch)
-        times.append((time.perf_counter() - start) * 1000)
-    p50, p95 = np.percentile(times, [50, 95])
-    return {"p50_ms": float(p50), "p95_ms": float(p95)}
 
 
 def examine_sample(task: dict[str, Any]) -> dict[str, Any]:

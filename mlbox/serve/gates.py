@@ -10,11 +10,13 @@ governed by the approval, of which `UNSERVED` holds what the approver is told; a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
 from mlbox.records import (
+    BenchFigure,
+    CardParts,
     Comparison,
     DatasetVersion,
     Fairness,
@@ -38,7 +40,9 @@ class Evidence(Record, frozen=True, kw_only=True):
     run: Run | None = None
     dataset: DatasetVersion | None = None
     champion: ModelVersion | None = None
-    p95_ms: float | None = None
+    latency: BenchFigure | None = None
+    """With the policy's rows and requests at a time."""
+    card: CardParts | None = None
     parity: float | None = None
     """Largest absolute difference to the source model's outputs over the registered sample."""
     scores: tuple[float, float] | None = None
@@ -160,11 +164,18 @@ def fairness(evidence: Evidence) -> Outcome:
 
 
 def latency(evidence: Evidence) -> Outcome:
-    """The 95th percentile of single predictions, measured on this machine."""
-    required = f"p95 at most {evidence.policy.max_latency_ms_p95:.1f} ms"
-    if evidence.p95_ms is None:
+    """Quantiles of a request's time, of as many rows and with as many at a time as the policy says, on this machine."""
+    policy, found = evidence.policy, evidence.latency
+    most = {name: getattr(policy, f"max_latency_ms_{name}") for name in ("p50", "p95", "p99")}
+    bounds = ", ".join(f"{name} at most {bound:.1f} ms" for name, bound in most.items() if bound is not None)
+    rows, at_once = policy.latency_rows, policy.latency_concurrency
+    required = f"{bounds}, with {rows} row{'s' if rows != 1 else ''} and {at_once} at a time"
+    if found is None:
         return Outcome(False, required, evidence.problems.get("latency", "not measured"))
-    return Outcome(evidence.p95_ms <= evidence.policy.max_latency_ms_p95, required, f"{evidence.p95_ms:.3f} ms")
+    took = {name: getattr(found, f"{name}_ms") for name in most}
+    words = ", ".join(f"{name} {value:.3f}" for name, value in took.items())
+    passed = all(took[name] <= bound for name, bound in most.items() if bound is not None)
+    return Outcome(passed, required, f"{words} ms over {found.requests:,} requests")
 
 
 def parity(evidence: Evidence) -> Outcome:
@@ -203,6 +214,26 @@ def facts(evidence: Evidence) -> Outcome:
     return Outcome(not past, required, words)
 
 
+def card(evidence: Evidence) -> Outcome:
+    """People wrote the parts of the model card that the policy names."""
+    names = evidence.policy.card
+    if not names:
+        return Outcome(True, "nothing: the policy names no part of the card", "the approver reads what there is")
+    required = f"a model card with {_listed(names)}"
+    if evidence.card is None:
+        return Outcome(False, required, evidence.problems.get("card", "not known"))
+    empty = [name for name in names if not getattr(evidence.card, name).strip()]
+    if empty:
+        model = evidence.version.model
+        written = f"`mlbox model card {evidence.version.ref} --set {empty[0]}=TEXT`, or on the page of {model}'s card"
+        return Outcome(False, required, f"nothing of {_listed(empty)}: {written}")
+    return Outcome(True, required, f"{_listed(names)} written")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(name.replace("_", " ") for name in names)
+
+
 def declared(evidence: Evidence) -> Outcome:
     """What is known of where a version came from; for one that is not served, all of it may be a client's word."""
     version = evidence.version
@@ -220,6 +251,14 @@ def stated(evidence: Evidence) -> Outcome:
     """The model's facts; for a version that is not served the approver may do without a purpose."""
     found = facts(evidence)
     if evidence.policy.unserved == "gates" or evidence.model is None:
+        return found
+    return Outcome(True, "nothing: the approver decides", found.measured)
+
+
+def carded(evidence: Evidence) -> Outcome:
+    """The model card; for a version that is not served the approver may do without."""
+    found = card(evidence)
+    if found.passed or evidence.policy.unserved == "gates":
         return found
     return Outcome(True, "nothing: the approver decides", found.measured)
 
@@ -246,6 +285,7 @@ GATES: dict[str, Gate] = {
     "parity": parity,
     "sanity": sanity,
     "facts": facts,
+    "card": card,
     "fairness": fairness,
 }
 """The gates of what is to be served, in the order in which people read them."""
@@ -253,6 +293,7 @@ UNSERVED: dict[str, Gate] = {
     "lineage": declared,
     "size": size,
     "facts": stated,
+    "card": carded,
     "serving": not_served,
     "fairness": unjudged,
 }

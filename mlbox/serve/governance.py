@@ -172,6 +172,6 @@ def _missing(promotion: Promotion, facts: Governance, parts: CardParts) -> list[
     if not facts.purpose:
         words.append("the model has no purpose")
     empty = [name.replace("_", " ") for name in ("intended_use", "limitations") if not getattr(parts, name).strip()]
-    if empty:
+    if empty:  # the gate asks for what the policy names; the approver reads of these whatever it names
         words.append(f"the card says nothing of {' and '.join(empty)}")
     return words

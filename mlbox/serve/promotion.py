@@ -15,25 +15,37 @@ from typing import TYPE_CHECKING, TypeVar
 
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TimedOut
+from mlbox.records import (
+    BenchFigure,
+    DatasetVersion,
+    Fairness,
+    GateResult,
+    ModelVersion,
+    Promotion,
+    PromotionPolicy,
+    Record,
+    Run,
+)
 from mlbox.records import Comparison as WithChampion
-from mlbox.records import DatasetVersion, Fairness, GateResult, ModelVersion, Promotion, Record, Run
 from mlbox.serve import gates
-from mlbox.serve.check import Comparison, compare_onnx, measure_latency, score_onnx
+from mlbox.serve.check import Comparison, bench_onnx, compare_onnx, score_onnx
 from mlbox.serve.comparison import Comparer
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.reference import load_reference
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.cards import Cards
 from mlbox.store.datasets import Datasets
 from mlbox.store.model_folders import ModelFolders
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry
+from mlbox.store.serving import ServingConfigs
 from mlbox.store.tracking import Tracker
 
 if TYPE_CHECKING:
     import numpy as np
 
 T = TypeVar("T")
-LATENCY_RUNS = 200
+LATENCY_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -50,7 +62,11 @@ class Promoter:
         clock: Clock,
         comparer: Comparer,
         fairness: FairnessJudge,
+        cards: Cards,
+        configs: ServingConfigs,
     ) -> None:
+        self._cards = cards
+        self._configs = configs
         self._comparer = comparer
         self._fairness = fairness
         self._registry = registry
@@ -139,7 +155,10 @@ class Promoter:
             fairness=attempt("fairness", lambda version: self._groups(promotion, version))
             if version.servable
             else None,
-            p95_ms=attempt("latency", self._latency) if version.servable else None,
+            latency=attempt("latency", lambda version: self._latency(version, promotion.policy))
+            if version.servable
+            else None,
+            card=attempt("card", lambda version: self._cards.of(version.model).parts),
             parity=attempt("parity", self._parity) if version.servable else None,
             scores=attempt("sanity", self._scores if version.features else self._answers) if version.servable else None,
             problems=problems,
@@ -161,10 +180,16 @@ class Promoter:
     def _dataset(self, version: ModelVersion) -> DatasetVersion | None:
         return self._datasets.version(version.dataset) if version.dataset else None
 
-    def _latency(self, version: ModelVersion) -> float | None:
+    def _latency(self, version: ModelVersion, policy: PromotionPolicy) -> BenchFigure | None:
         if version.artifact is None:
             return None
-        return measure_latency(self._file(version), batch=1, runs=LATENCY_RUNS).p95_ms
+        config = self._configs.latest(version.model)
+        rows, at_once = (policy.latency_rows,), (policy.latency_concurrency,)
+        width = len(version.features)
+        _, (figure,) = bench_onnx(
+            self._file(version), config=config, rows=rows, concurrency=at_once, width=width, seconds=LATENCY_SECONDS
+        )
+        return figure
 
     def _parity(self, version: ModelVersion) -> float | None:
         if version.artifact is None or version.sample is None:

@@ -14,6 +14,8 @@ BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", 
 LEAST_DISTANCE = 0.06
 """With the most scores that are compared, D is not shown to be smaller than this."""
 DAY = 86_400
+MOST_ROWS, MOST_CONCURRENCY = 10_000, 64
+"""Of a request whose time is measured, and of requests at a time."""
 MOST_DAYS = 3650
 
 
@@ -67,9 +69,14 @@ def _check_steps(policy: PromotionPolicy) -> None:
 def _check_gates(policy: PromotionPolicy) -> None:
     if policy.minimum is not None and policy.minimum > 1 and policy.metric in BOUNDED and policy.higher_is_better:
         raise _never(f"{policy.metric} of at least {policy.minimum:g}", "It is never above 1.", "minimum")
-    for name in ("max_artifact_bytes", "max_latency_ms_p95"):
+    for name in ("max_artifact_bytes", "max_latency_ms_p50", "max_latency_ms_p95", "max_latency_ms_p99"):
         if getattr(policy, name) == 0:
             raise _never(f"{name} of 0", "Allow some.", name)
+    for name, most in (("latency_rows", MOST_ROWS), ("latency_concurrency", MOST_CONCURRENCY)):
+        if not 1 <= getattr(policy, name) <= most:
+            raise InvalidInput(f"{name} is {getattr(policy, name)}.", hint=f"1 to {most:,} are measured.", field=name)
+    if len(set(policy.card)) < len(policy.card):
+        raise InvalidInput("A part of the card is named twice.", hint="Name each once.", field="card")
     if not 0 < policy.false_stops < 1:
         raise InvalidInput(
             "false_stops is a share between 0 and 1.", hint="0.05 stops one good canary in 20.", field="false_stops"

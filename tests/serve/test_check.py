@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from mlbox.errors import InvalidInput
+from mlbox.records import ServingConfig
 from mlbox.serve import check
 from mlbox.serve.runtime import Session
 from mlbox.store.workers import ForkServer
@@ -35,9 +36,12 @@ def test_scores_are_the_same_in_the_process_and_in_the_server(tmp_path: Path) ->
     assert np.array_equal(scores, Session(path).score(rows), equal_nan=True)
 
 
-def test_latency_is_measured(tmp_path: Path) -> None:
-    found = check.measure_latency(save(linear([1.0]), tmp_path), batch=1, runs=20)
-    assert 0 < found.p50_ms <= found.p95_ms
+def test_latency_is_measured_through_the_queue_with_several_at_a_time(tmp_path: Path) -> None:
+    path, config = save(linear([1.0]), tmp_path), ServingConfig()
+    _, (found,) = check.bench_onnx(path, config=config, rows=[2], concurrency=[4], width=1, seconds=0.05)
+    assert found.p99_ms
+    assert 0 < found.p50_ms <= found.p95_ms <= found.p99_ms
+    assert (found.rows, found.concurrency, found.requests >= 20) == (2, 4, True)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07" * 50])

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbox.records import (
+    BenchFigure,
+    CardParts,
     DatasetVersion,
     Fairness,
     FairnessColumn,
@@ -64,6 +66,7 @@ DATASET = DatasetVersion(
     created_by="ann",
     created_at=NOW,
 )
+QUICK = BenchFigure(rows=1, concurrency=1, p50_ms=0.5, p95_ms=1.0, p99_ms=2.0, rows_per_second=1e3, requests=1000)
 GOOD = Evidence(
     version=VERSION,
     policy=PromotionPolicy(),
@@ -71,7 +74,8 @@ GOOD = Evidence(
     dataset=DATASET,
     model=Model(id="m", name="delay", owner="ann", purpose="to warn passengers", created_at=NOW),
     now=NOW,
-    p95_ms=1.0,
+    latency=QUICK,
+    card=CardParts(intended_use="to warn passengers", limitations="of no airport but New York's"),
     parity=1e-6,
     scores=(0.1, 0.9),
 )
@@ -108,8 +112,14 @@ def test_a_good_version_passes_every_gate_and_each_says_what_it_measured() -> No
         ("metric", {"version_metrics": {"auc": math.nan}}, "no auc"),
         ("metric", {"version_metrics": {"auc": 0.99}}, "but the run logged 0.7"),
         ("metric", {"policy_minimum": 0.71}, "0.7000"),
-        ("latency", {"p95_ms": 51.0}, "51.000 ms"),
-        ("latency", {"p95_ms": None, "problems": {"latency": "the model died"}}, "the model died"),
+        ("latency", {"policy_max_latency_ms_p95": 0.9}, "p50 0.500, p95 1.000, p99 2.000 ms over 1,000 requests"),
+        ("latency", {"policy_max_latency_ms_p50": 0.4}, "p50 0.500"),
+        ("latency", {"policy_max_latency_ms_p99": 1.9}, "p99 2.000"),
+        ("latency", {"latency": None, "problems": {"latency": "the model died"}}, "the model died"),
+        ("card", {"card": CardParts(intended_use="x")}, "nothing of limitations: `mlbox model card delay/2 --set"),
+        ("card", {"card": CardParts(intended_use=" ", limitations="x")}, "nothing of intended use"),
+        ("card", {"card": None, "problems": {"card": "the registry is down"}}, "the registry is down"),
+        ("card", {"policy_card": ("license",)}, "nothing of license"),
         ("parity", {"parity": 0.01}, "0.01"),
         ("parity", {"parity": math.nan}, "nan"),
         ("parity", {"parity": None}, "no sample was registered"),
@@ -128,6 +138,20 @@ def test_what_fails_a_gate_fails_that_gate_alone_and_is_named(
     failed = [result for result in evaluate(evidence(**changes), NOW) if not result.passed]
     assert [result.gate for result in failed] == [gate]
     assert measured in failed[0].measured
+
+
+def test_the_latency_gate_says_what_it_asks_with_how_many_rows_and_at_a_time() -> None:
+    found = GATES["latency"](
+        evidence(policy_latency_rows=8, policy_latency_concurrency=4, policy_max_latency_ms_p99=80.0)
+    )
+    assert (found.passed, found.required) == (
+        True,
+        "p95 at most 50.0 ms, p99 at most 80.0 ms, with 8 rows and 4 at a time",
+    )
+
+
+def test_a_policy_may_ask_for_no_part_of_the_card() -> None:
+    assert GATES["card"](evidence(policy_card=(), card=CardParts())).passed
 
 
 JUDGED = FairnessSpec(dataset="held-out@v1", label="late", sensitive=("sex",))
@@ -183,8 +207,8 @@ LOADED = {"version_format": "other", "version_unservable": "it has no ONNX file.
 
 
 def test_a_version_that_cannot_be_served_is_for_the_approver_and_says_how_to_convert_it() -> None:
-    results = {r.gate: r for r in evaluate(evidence(**LOADED, version_lineage="declared", p95_ms=None), NOW)}
-    assert list(results) == ["lineage", "size", "facts", "serving", "fairness"]
+    results = {r.gate: r for r in evaluate(evidence(**LOADED, version_lineage="declared", latency=None), NOW)}
+    assert list(results) == ["lineage", "size", "facts", "card", "serving", "fairness"]
     assert all(result.passed for result in results.values())
     assert "(declared), no dataset version" in results["lineage"].measured
     assert "not servable: it has no ONNX file." in results["serving"].measured
@@ -192,9 +216,10 @@ def test_a_version_that_cannot_be_served_is_for_the_approver_and_says_how_to_con
 
 
 def test_a_policy_may_hold_it_to_lineage_facts_and_metric_too() -> None:
-    strict = {**LOADED, "policy_unserved": "gates", "model_purpose": "", "version_metrics": {}, "dataset": None}
-    failed = [result.gate for result in evaluate(evidence(**strict), NOW) if not result.passed]
-    assert failed == ["lineage", "facts", "metric"]
+    bare = {**LOADED, "model_purpose": "", "version_metrics": {}, "dataset": None, "card": CardParts()}
+    assert all(result.passed for result in evaluate(evidence(**bare), NOW))
+    failed = [result.gate for result in evaluate(evidence(**bare, policy_unserved="gates"), NOW) if not result.passed]
+    assert failed == ["lineage", "facts", "card", "metric"]
 
 
 def test_without_a_file_it_does_not_pass() -> None:

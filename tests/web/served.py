@@ -44,6 +44,7 @@ class Site:
         self.put = lambda path, content: ok(self.http.put(path, content=content))
         self._data()
         self.first = self.register(1.0)
+        self.post("/api/v1/models/score/card", {"intended_use": "to score", "limitations": "of one feature"})
 
     def _data(self) -> None:
         columns = [KEY, {"name": "moment", "dtype": "TIMESTAMP"}, {"name": "amount", "dtype": "FP64"}]

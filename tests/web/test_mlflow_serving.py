@@ -59,6 +59,13 @@ def test_an_onnx_file_with_a_sample_and_a_dataset_serves_after_all_gates(site: S
     assert (version["format"], version["unservable"]) == ("onnx", "")
     assert version["features"] == ["spend@v1:amount"]
     assert version["reference"]
+    refused = move(site, MODEL, 1, "Staging")
+    assert (refused.status_code, "nothing of intended use and limitations" in refused.text) == (403, True)
+    ok(
+        site.http.post(
+            f"/api/v1/models/{MODEL}/card", json={"intended_use": "to score", "limitations": "of one feature"}
+        )
+    )
     staged = move(site, MODEL, 1, "Staging")
     assert staged.status_code == 200, staged.text
     gates = {gate["gate"] for gate in site.http.get("/api/v1/promotions", params={"model": MODEL}).json()[0]["gates"]}

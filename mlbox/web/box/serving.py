@@ -65,6 +65,7 @@ class Serving(Data):
         self.serving = ServingConfigs(db, self.registry)
         self.benches = Benches(self.registry, self.serving, Measurements(db), self.artifacts, self.clock)
         self.registrar = Registrar(self.registry, self.tracker, self.datasets, self.features, self.artifacts)
+        self.cards = Cards(db, self.registry)
         self._open_promoter(opening)
         self.addresses = Addresses(self.logged_models)
         self.sources = SourceRegistrar(
@@ -99,7 +100,6 @@ class Serving(Data):
         self.quarantines = Quarantines(db, self.registry)
         self.workers = Workers(self.settings.workers)
         opening.callback(self.workers.close)
-        self.cards = Cards(db, self.registry)
         self.governor = Governor(
             self.registry,
             self.promotions,
@@ -143,6 +143,8 @@ class Serving(Data):
             self.clock,
             self.comparer,
             self.fairness,
+            self.cards,
+            self.serving,
         )
         opening.callback(self.promoter.close)
 
