@@ -69,9 +69,18 @@ class Vectors:
         """Which of the views, counted from 0, each feature is of."""
         return self._plan.view_of
 
-    def found(self, entity: int, view: int) -> Found:
-        """One view's row of an entity."""
-        return self._found[view][entity]
+    def found(self, view: int) -> Sequence[Found]:
+        """One view's row of each entity."""
+        return self._found[view]
+
+    def columns(self) -> list[Sequence[Value]]:
+        """The values by feature, then by entity: as `values`, turned over at once."""
+        if not len(self):
+            return [()] * len(self._plan.places)
+        every: list[Sequence[Value]] = []
+        for view in self._found:
+            every += zip(*[one.values for one in view], strict=True)
+        return every if self._plan.is_whole else [every[place] for place in self._plan.places]
 
     def values(self, entity: int) -> Sequence[Value]:
         """One entity's values, None for what is missing."""

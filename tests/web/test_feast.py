@@ -193,3 +193,31 @@ def test_a_push_is_read_back_column_by_column_until_it_is_too_old(box: Server) -
     box.http.post("/api/v1/clock", json={"to": "2026-01-09T00:00:00Z"}).raise_for_status()
     late = ask(box, "get-online-features", body).json()["results"][1]
     assert (late["values"], late["statuses"]) == ([None] * 3, ["OUTSIDE_MAX_AGE", "NOT_FOUND", "PRESENT"])
+
+
+def test_columns_of_two_views_are_written_as_one_would_write_them_value_by_value(box: Server) -> None:
+    who, shop = ["ned", "nobody", "ola"], [1, 2, 3]
+    push(box, who=["ned", "ola"], bought=["2026-01-03T00:00:00Z", "2026-01-02T00:00:00Z"], amount=[1, None])
+    df = {"who": ["ola"], "shop": [3], "amount": [0.1], "due": [0], "event_timestamp": ["2026-01-01T00:00:00.5"]}
+    written = ask(box, "write-to-online-store", {"feature_view_name": "pair", "df": df})
+    assert written.status_code == 200, written.text
+    names = ["pair:due", "last:amount", "pair:amount"]
+    body = {"features": names, "entities": {"who": who, "shop": shop}, "full_feature_names": True}
+    never, key = "1970-01-01T00:00:00Z", ["PRESENT"] * 3
+    pair = (["NOT_FOUND", "NOT_FOUND", "PRESENT"], [never, never, "2026-01-01T00:00:00.500000Z"])
+    last = (["PRESENT", "NOT_FOUND", "PRESENT"], ["2026-01-03T00:00:00Z", never, "2026-01-02T00:00:00Z"])
+    columns = [
+        (who, key, [never] * 3),
+        (shop, key, [never] * 3),
+        ([None, None, "1970-01-01T00:00:00+00:00"], *pair),
+        ([1.0, None, None], *last),
+        ([None, None, 0.1], *pair),
+    ]
+    fields = ("values", "statuses", "event_timestamps")
+    expected = {
+        "metadata": {"feature_names": ["who", "shop", "pair__due", "last__amount", "pair__amount"]},
+        "results": [dict(zip(fields, column, strict=True)) for column in columns],
+    }
+    assert ask(box, "get-online-features", body).text == json.dumps(expected, separators=(",", ":"))
+    nobody = ask(box, "get-online-features", {**body, "entities": {"who": [], "shop": []}}).json()["results"]
+    assert nobody == [{field: [] for field in fields}] * 5

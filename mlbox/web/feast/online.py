@@ -37,8 +37,8 @@ class Result(msgspec.Struct, frozen=True):
     """One column of the answer."""
 
     values: Sequence[Any]
-    statuses: Sequence[str]
-    event_timestamps: Sequence[str]
+    statuses: Sequence[str] | msgspec.Raw
+    event_timestamps: Sequence[str] | msgspec.Raw
 
 
 @post(f"{PREFIX}/get-online-features", status_code=200, include_in_schema=False, action="view.read")
@@ -70,14 +70,14 @@ def _answer(box: Box, asked: Asked) -> bytes:
         raise InvalidInput("No feature is named.", hint="Send features, or feature_service.", field="features")
     features = box.features.resolve(named)
     names = _names(features, full=asked.full_feature_names)
-    entities = [dict(zip(asked.entities, row, strict=True)) for row in zip(*asked.entities.values(), strict=True)]
+    entities = _by_entity(asked.entities)
     rows = len(entities)
-    present, never = ["PRESENT"] * rows, [EPOCH] * rows
+    present, never = _once(["PRESENT"] * rows), _once([EPOCH] * rows)
     results = [Result(values, present, never) for values in asked.entities.values()]
     if box.features.uses_transforms(features):
         results += _by_record(box, features, entities)
     else:
-        results += _by_column(box.features.online_vectors(features, entities), rows)
+        results += _by_column(box.features.online_vectors(features, entities))
     metadata: dict[str, Any] = {"feature_names": [*asked.entities, *names]}
     if asked.include_feature_view_version_metadata:
         views = dict.fromkeys(split_ref(ref.partition(":")[0]) for ref in features)
@@ -85,19 +85,25 @@ def _answer(box: Box, asked: Asked) -> bytes:
     return msgspec.json.encode({"metadata": metadata, "results": results})
 
 
-def _by_column(vectors: Vectors, rows: int) -> list[Result]:
-    every = range(rows)
-    columns = list(zip(*[vectors.values(row) for row in every], strict=True)) if rows else []
-    times: dict[int, list[str]] = {}
-    states: dict[int, list[str]] = {}
-    results = []
-    for place, view in enumerate(vectors.view_of):
-        if view not in times:
-            found = [vectors.found(row, view) for row in every]
-            times[view] = [moment_text(one.event_us) for one in found]
-            states[view] = [one.status for one in found]  # a null that is stored is PRESENT to Feast
-        results.append(Result(columns[place] if rows else [], states[view], times[view]))
-    return results
+def _by_entity(columns: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    if len(columns) == 1:  # the usual case, and three times as fast
+        ((name, values),) = columns.items()
+        return [{name: value} for value in values]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _once(texts: list[str]) -> msgspec.Raw:
+    """What is the same for every feature of a view, as JSON that is made once: two thirds of a long answer are this."""
+    return msgspec.Raw(msgspec.json.encode(texts))
+
+
+def _by_column(vectors: Vectors) -> list[Result]:
+    parts: dict[int, tuple[msgspec.Raw, msgspec.Raw]] = {}
+    for view in dict.fromkeys(vectors.view_of):
+        found = vectors.found(view)
+        states = _once([one.status for one in found])  # a null that is stored is PRESENT to Feast
+        parts[view] = states, _once([moment_text(one.event_us) for one in found])
+    return [Result(column, *parts[view]) for column, view in zip(vectors.columns(), vectors.view_of, strict=True)]
 
 
 def _by_record(box: Box, features: Sequence[str], entities: Sequence[Mapping[str, Any]]) -> list[Result]:
