@@ -1,7 +1,8 @@
 """Canaries by simulation, with the real verdict on the real counts: how often a good one is stopped, how soon a bad one is.
 
 A day of traffic at 2 requests a second with a canary of 5 %, looked at every 5 minutes. Of the champion 2 % of the runs fail, its
-latency is lognormal, its scores are beta. The peer is what a z-test at 5 % on the errors does at each of the same looks.
+latency is lognormal, its scores are even. Then the same with a guard of labels that come up to a day late, and with all guards
+in the three largest of six segments. The peer is what a z-test at 5 % on the errors does at each of the same looks.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from bench.harness import Report, median, options
-from mlbox.records import Promotion, PromotionPolicy, RampStep, Samples, Side
+from mlbox.records import Guard, LabelledLoss, Promotion, PromotionPolicy, RampStep, Samples, Segment, Side
 from mlbox.serve import compare
 from mlbox.serve.batches import Batch
 from mlbox.serve.evidence import Evidence
 from mlbox.serve.rollout import choose
+from mlbox.serve.segments import SCORES
 from mlbox.serve.sequential import EPOCHS, GROWTH
 from mlbox.serve.verdict import RECENT, verdict
 
@@ -34,6 +37,11 @@ CANARY = ALL * SHARE // 100
 ERRORS, INVALID = 0.02, 0.001
 KEYS, CALLS = 100_000, 200_000
 POLICY = PromotionPolicy()
+WATCHED = PromotionPolicy(
+    segments=("carrier",), guards=(*POLICY.guards, Guard(kind="labels", stop=1.0, metric="brier")), largest_segments=3
+)
+SHARES = (0.4, 0.25, 0.15, 0.1, 0.06, 0.04)
+"""Of the traffic, by segment."""
 
 
 class World(NamedTuple):
@@ -43,6 +51,10 @@ class World(NamedTuple):
     slower: float = 1.0
     shift: float = 0.0
     """Of the scores: KS distance to the champion's, as that of a uniform moved by so much."""
+    in_largest: float | None = None
+    """Errors of the largest segment, where they are others there."""
+    learned: float = 1.0
+    """How much of what the scores say is true: a label is 1 as often as that much of the score, and else by chance."""
 
 
 class Group:
@@ -51,11 +63,18 @@ class Group:
     def __init__(self, rng: np.random.Generator, world: World, per_look: int) -> None:
         n = LOOKS * per_look
         self.per_look = per_look
-        self.failed = rng.random(n) < world.errors
+        self.segment = rng.choice(len(SHARES), n, p=SHARES)
+        often = np.full(n, world.errors)
+        if world.in_largest is not None:
+            often[self.segment == 0] = world.in_largest
+        self.failed = rng.random(n) < often
         self.invalid = (rng.random(n) < INVALID) & ~self.failed
         latency = rng.lognormal(1.0, 0.5, n) * world.slower
         self.buckets = np.floor(np.log(latency) / math.log(GROWTH)).astype(int)
         self.scores = rng.random(n) + world.shift
+        chance = world.learned * np.clip(self.scores, 0, 1) + (1 - world.learned) * 0.5
+        self.losses = (self.scores - (rng.random(n) < chance)) ** 2
+        self.arrives = np.arange(n) // per_look + rng.integers(1, LOOKS, n)
         self.latency: Counter[int] = Counter()
         self.seen = 0
 
@@ -76,6 +95,35 @@ class Group:
             last="".join("x" if failed else "." for failed in self.failed[max(0, n - RECENT) : n]),
         )
 
+    def segments(self, look: int) -> list[Side]:
+        """The counts by segment at a look: those that the warm-up, one look, would choose."""
+        n = (look + 1) * self.per_look
+        found = []
+        for number in range(WATCHED.largest_segments):
+            mine = np.flatnonzero(self.segment[:n] == number)
+            mine = mine[mine >= self.per_look]
+            failed = self.failed[mine]
+            well = mine[~failed]
+            counted = np.unique(self.buckets[well], return_counts=True)
+            scored = well[~self.invalid[well]]
+            found.append(
+                Side(
+                    runs=len(mine),
+                    errors=int(failed.sum()),
+                    rows=len(well),
+                    invalid=int(self.invalid[well].sum()),
+                    latency=dict(zip(counted[0].tolist(), counted[1].tolist(), strict=True)),
+                    scores=self.scores[scored][:SCORES].tobytes(),
+                )
+            )
+        return found
+
+    def labelled(self, look: int) -> tuple[int, float]:
+        """Predictions whose labels are known at a look, and the sum of their losses."""
+        n = (look + 1) * self.per_look
+        known = (self.arrives[:n] <= look) & ~self.failed[:n] & ~self.invalid[:n]
+        return int(known.sum()), float(np.clip(self.losses[:n][known], 0, 1).sum())
+
 
 class Outcome(NamedTuple):
     """How a day went: the first look at which the canary was stopped, and at which the z-test would have; or none."""
@@ -85,23 +133,37 @@ class Outcome(NamedTuple):
     advanced: bool
 
 
-def day(seed: int, world: World, looks: int = LOOKS) -> Outcome:
+def day(seed: int, world: World, policy: PromotionPolicy = POLICY) -> Outcome:
     """One canary's day."""
     rng = np.random.default_rng(seed)
     canary, control = Group(rng, world, CANARY), Group(rng, World(), CANARY)
     others = np.cumsum(rng.binomial(ALL - 2 * CANARY, ERRORS, LOOKS))
     by_z, found = None, None
-    for look in range(looks):
+    for look in range(LOOKS):
         ours, theirs = canary.side(look), control.side(look)
         rest = (look + 1) * (ALL - 2 * CANARY)
         champion = Side(runs=theirs.runs + rest, errors=theirs.errors + int(others[look]))
         if by_z is None and z_of(ours, champion) > 1.645:
             by_z = look
         samples = Samples(state="canary", step=0, since=START, candidate=ours, control=theirs, champion=champion)
-        found = verdict(samples, POLICY, START + timedelta(minutes=MINUTES * (look + 1)))
+        if policy is WATCHED:
+            samples = watched(samples, look, canary, control)
+        found = verdict(samples, policy, START + timedelta(minutes=MINUTES * (look + 1)))
         if found.action == "roll_back":
             return Outcome(look, by_z, False)
     return Outcome(None, by_z, found is not None and found.action == "advance")
+
+
+def watched(samples: Samples, look: int, canary: Group, control: Group) -> Samples:
+    """The same samples with labels and segments."""
+    (ours, loss), (theirs, against) = canary.labelled(look), control.labelled(look)
+    sums = LabelledLoss(candidate=ours, candidate_loss=loss, control=theirs, control_loss=against)
+    sides = zip(canary.segments(look), control.segments(look), strict=True)
+    segments = tuple(
+        Segment(name=f"carrier={number}", candidate=one, control=other, champion=other)
+        for number, (one, other) in enumerate(sides)
+    )
+    return msgspec.structs.replace(samples, labels={"labels brier": sums}, segments=segments)
 
 
 def z_of(one: Side, other: Side) -> float:
@@ -131,6 +193,9 @@ def the_good(report: Report, runs: int) -> None:
     report.at_most("good canaries stopped", 100 * sum(d.stopped is not None for d in days) / runs, 5, "%")
     report.tell("the same by a z-test on errors at each look", 100 * sum(d.by_z is not None for d in days) / runs, "%")
     report.tell("good canaries that go on right after 24 h", 100 * sum(d.advanced for d in days) / runs, "%")
+    looked = [day(seed, World(), WATCHED) for seed in range(runs)]
+    stopped = 100 * sum(d.stopped is not None for d in looked) / runs
+    report.at_most("good canaries stopped, with labels and segments", stopped, 5, "%")
 
 
 def the_bad(report: Report, runs: int) -> None:
@@ -143,11 +208,17 @@ def the_bad(report: Report, runs: int) -> None:
     moved = after(runs, World(shift=0.25)) / MINUTES * CANARY
     report.at_most("KS shift of 0.25 caught, median", moved, 1000, "canary requests")
     report.tell("p95 twice as long caught, median", after(runs, World(slower=2.0)) / 60, "h")
+    few = max(5, runs // 5)
+    hidden = after(few, World(in_largest=0.08), WATCHED) / 60
+    report.tell("errors of 8 % in the largest of six segments caught, median", hidden, "h")
+    report.tell(
+        "scores that say nothing caught by labels or else, median", after(few, World(learned=0.0), WATCHED) / 60, "h"
+    )
 
 
-def after(runs: int, world: World) -> float:
+def after(runs: int, world: World, policy: PromotionPolicy = POLICY) -> float:
     """Minutes until the median canary of a kind was stopped; a day where it was not."""
-    stopped = [day(seed, world).stopped for seed in range(10_000, 10_000 + runs)]
+    stopped = [day(seed, world, policy).stopped for seed in range(10_000, 10_000 + runs)]
     return statistics.median(MINUTES * (LOOKS if look is None else look + 1) for look in stopped)
 
 

@@ -1,4 +1,4 @@
-"""`mlbox model pause`, `resume`, `freeze`, `advance`, `decisions`: a canary by hand, and why it went as it did."""
+"""`mlbox model pause`, `resume`, `freeze`, `advance`, `guards`, `shadow`, `decisions`: a candidate by hand, and its evidence."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show
 from mlbox.cli.refs import Comment, Ref, act, newest, split
 from mlbox.errors import Conflict
-from mlbox.records import Endpoint, Promotion, Recomputed
+from mlbox.records import Endpoint, Promotion, Recomputed, ShadowFigures
 
-FINDINGS = ("guard", "state", "statistic", "bound", "evidence", "low", "high", "words")
+FINDINGS = ("guard", "segment", "state", "statistic", "bound", "evidence", "low", "high", "words")
+SHADOW = (
+    *("segment", "rows", "failed", "agreed_share", "mean_difference", "leaning", "most"),
+    *("champion_p95_ms", "shadow_p95_ms", "slower_p50_ms", "slower_p95_ms", "slower_p99_ms"),
+)
 DECISIONS = ("at", "actor", "done", "action", "reason", "rule", "same")
 
 
@@ -23,6 +27,7 @@ def register(app: typer.Typer) -> None:
     app.command(epilog="Example: mlbox model freeze flight-delay/3 -m 'for the post-mortem'")(freeze)
     app.command(epilog="Example: mlbox model advance flight-delay/3 -m 'seen with the team'")(advance)
     app.command(epilog="Example: mlbox model guards flight-delay")(guards)
+    app.command(epilog="Example: mlbox model shadow flight-delay/3")(shadow)
     app.command(epilog="Example: mlbox model decisions flight-delay/3")(decisions)
 
 
@@ -59,6 +64,17 @@ def guards(
         for endpoint in found:
             typer.echo(f"{model}/{endpoint.candidate}: {endpoint.standing or 'no candidate'}", err=True)
     show([finding for endpoint in found for finding in endpoint.findings], FINDINGS, output)
+
+
+def shadow(ref: Ref, output: OutputOption = Output.table) -> None:
+    """Show what a shadow does beside the champion on the same requests, or did as it ended: all of them, then by segment.
+
+    Times are in ms; `slower_*` are quantiles of the shadow's time less the champion's on the same request.
+    """
+    with connect() as client:
+        promotion = newest(ref, client.get("/api/v1/promotions", list[Promotion], model=split(ref)[0]))
+        found = client.get(f"/api/v1/promotions/{promotion.id}/shadow", list[ShadowFigures])
+    show(found, SHADOW, output)
 
 
 def decisions(ref: Ref, output: OutputOption = Output.table) -> None:

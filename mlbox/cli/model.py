@@ -15,7 +15,7 @@ from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.cli.refs import Comment, Ref, act, newest, split
 from mlbox.errors import InvalidInput
-from mlbox.records import Model, ModelVersion, Promotion, PromotionPolicy, Tenure
+from mlbox.records import Endpoint, Model, ModelVersion, Promotion, PromotionPolicy, ShadowFigures, Tenure
 
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
 model_serving.register(app)
@@ -60,15 +60,21 @@ def promote(ref: Ref, output: OutputOption = Output.table) -> None:
 
 @app.command(epilog="Example: mlbox model status flight-delay/3")
 def status(ref: Ref, output: OutputOption = Output.table) -> None:
-    """Show where a version's promotion stands, gate by gate."""
+    """Show where a version's promotion stands: gates, shadow, approvals, and the guards of its canary."""
     with connect() as client:
         promotion = newest(ref, client.get("/api/v1/promotions", list[Promotion], model=split(ref)[0]))
-    if output is not Output.table:
-        show_one(promotion, output)
-        return
+        if output is not Output.table:
+            show_one(promotion, output)
+            return
+        shadow = client.get(f"/api/v1/promotions/{promotion.id}/shadow", list[ShadowFigures])
+        served = client.get("/api/v1/endpoints", list[Endpoint])
     show([promotion], ("model", "version", "state", "percent", "hold", "state_since", "reason"), output)
     show(promotion.gates, ("gate", "passed", "required", "measured"), output)
+    if shadow:
+        show(shadow, canary.SHADOW, output)
     show(promotion.approvals, ("approver", "decision", "comment", "at"), output)
+    if findings := [finding for one in served if one.promotion == promotion.id for finding in one.findings]:
+        show(findings, canary.FINDINGS, output)
 
 
 @app.command(epilog="Example: mlbox model approve flight-delay/3 -m 'shadow looks right'")

@@ -7,7 +7,8 @@ from typing import Literal
 
 from mlbox.records.base import Record
 from mlbox.records.fairness import Fairness
-from mlbox.records.registry import Approval, Comparison, ModelVersion, Promotion, RolloutDecision, Tenure
+from mlbox.records.registry import Approval, Comparison, ModelVersion, Promotion, Tenure
+from mlbox.records.rollout import RolloutDecision
 
 
 class CardParts(Record, frozen=True, kw_only=True):

@@ -5,11 +5,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Literal
 
-import msgspec
-
 from mlbox.records.base import Record
 from mlbox.records.fairness import FairnessSpec
-from mlbox.records.shadow import Paired
+from mlbox.records.rollout import CanaryHold, Finding, Guard
+from mlbox.records.shadow import ShadowFigures
 
 Stage = Literal["None", "Staging", "Production", "Archived"]
 
@@ -151,10 +150,6 @@ class Approval(Record, frozen=True, kw_only=True):
     at: datetime
 
 
-CanaryHold = Literal["", "paused", "undecided", "frozen"]
-"""Why a canary does not go on by itself: someone paused it, its evidence asks for a person, or it is kept without traffic."""
-
-
 class RampStep(Record, frozen=True, kw_only=True):
     """A share of traffic, how long it must hold and how many predictions it must see before the next step."""
 
@@ -230,113 +225,6 @@ class Comparison(Record, frozen=True, kw_only=True):
         )
 
 
-GuardKind = Literal["errors", "invalid", "latency", "scores"]
-
-
-class Guard(Record, frozen=True, kw_only=True):
-    """One thing in which a canary is compared with the champion, more being worse.
-
-    | kind | compared | `stop` | `margin` |
-    |---|---|---|---|
-    | errors | share of runs that failed, with all of the champion's at the time | ratio | difference |
-    | invalid | share of scores that are null or not finite, with the control group | ratio | difference |
-    | latency | the quantile of the runs' time, with the control group | ratio | ratio |
-    | scores | the Kolmogorov-Smirnov distance of the scores, to the control group | distance | distance |
-    """
-
-    kind: GuardKind
-    stop: float
-    """Shown to be worse than this, at any time, it ends the canary."""
-    margin: float | None = None
-    """Before a step ends it must be shown to be no worse than this; None asks for nothing to be shown."""
-    quantile: float = 0.95
-    then: Literal["roll_back", "ask", "watch"] = "roll_back"
-    """What follows when it is worse: back at once, a person is asked, or it is only told."""
-
-    @property
-    def name(self) -> str:
-        """As people call it."""
-        return f"latency p{self.quantile * 100:g}" if self.kind == "latency" else self.kind
-
-
-class Finding(Record, frozen=True, kw_only=True):
-    """What one guard says at one look. Numbers that are not there yet are None."""
-
-    guard: str
-    state: Literal["worse", "holds", "undecided", "too_little"]
-    statistic: float | None = None
-    """In the units of the guard's `stop`."""
-    bound: float | None = None
-    """What the evidence must pass for the guard to be worse; an evidence or a lower end."""
-    evidence: float | None = None
-    low: float | None = None
-    high: float | None = None
-    """The always-valid interval, in the units of the guard's `margin`."""
-    words: str = ""
-
-
-class Side(Record, frozen=True, kw_only=True):
-    """What one group of keys saw since a step began."""
-
-    runs: int = 0
-    """Of the model, answered or failed."""
-    errors: int = 0
-    """Runs that failed."""
-    rows: int = 0
-    invalid: int = 0
-    """Rows whose score is null or not finite."""
-    latency: dict[int, int] = {}
-    """Runs by bucket of their time (see `sequential`)."""
-    scores: bytes = b""
-    """The first finite scores, as float64."""
-    last: str = ""
-    """How the last runs ended, oldest first: `.` well, `x` not."""
-
-
-class Samples(Record, frozen=True, kw_only=True):
-    """All that a verdict looks at beside the policy and the time."""
-
-    state: Literal["shadow", "canary"]
-    step: int = -1
-    since: datetime
-    hold: CanaryHold = ""
-    candidate: Side = msgspec.field(default_factory=Side)
-    control: Side = msgspec.field(default_factory=Side)
-    champion: Side = msgspec.field(default_factory=Side)
-    """All of the champion's, the control group among it."""
-    paired: Paired = msgspec.field(default_factory=Paired)
-    """What a shadow answered beside the champion, row by row."""
-
-
-class RolloutDecision(Record, frozen=True, kw_only=True):
-    """One decision about a candidate's traffic, with all that it was made from, so that it can be made again."""
-
-    id: str = ""
-    promotion: str = ""
-    at: datetime
-    """Domain time, as the verdict saw it."""
-    actor: str = "mlbox"
-    rule: int
-    """Version of the rule."""
-    action: Literal["wait", "advance", "roll_back", "ask"]
-    reason: str
-    findings: tuple[Finding, ...] = ()
-    samples: Samples
-    done: str = ""
-    """What was then done: the action itself, or what a person chose."""
-    comment: str = ""
-    """Of the person who decided."""
-
-
-class Recomputed(Record, frozen=True, kw_only=True):
-    """A decision, and what the rule says of the same inputs now."""
-
-    decision: RolloutDecision
-    same: bool
-    action: str
-    reason: str
-
-
 CardPart = Literal["license", "intended_use", "out_of_scope", "limitations", "ethics", "contact"]
 
 
@@ -384,6 +272,10 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
         Guard(kind="scores", stop=0.1),
     )
     """What a canary is compared in; without any, time and traffic alone let it go on."""
+    segments: tuple[str, ...] = ()
+    """Keys of entities, or features, by whose values shadow and canary are looked at as well."""
+    largest_segments: int = 3
+    """In how many of these, the largest, the guards are asked too; they have half of `false_stops`."""
     false_stops: float = 0.05
     """How many of all good canaries may be stopped, over all guards and looks together."""
     patience_seconds: float = 24 * 3600
@@ -400,6 +292,11 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """The parts of the model card that people must have written."""
     unserved: Literal["approval", "gates"] = "approval"
     """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric, facts and card."""
+
+    @property
+    def told_segments(self) -> tuple[str, ...]:
+        """The columns by which a shadow is told: its segments, or those of the comparison where it names none."""
+        return self.segments or (self.compare.segments if self.compare else ())
 
 
 class Promotion(Record, frozen=True, kw_only=True):
@@ -458,7 +355,9 @@ class Endpoint(Record, frozen=True, kw_only=True):
     """What the candidate waits for, in words."""
     hold: CanaryHold = ""
     findings: tuple[Finding, ...] = ()
-    """What each guard of a canary says now."""
+    """What each guard of a canary says now, over all traffic first, then in each segment."""
+    shadow: tuple[ShadowFigures, ...] = ()
+    """What a shadow does beside the champion: on all requests, then by segment."""
     champion_predictions: int = 0
     champion_errors: int = 0
     champion_p95_ms: float | None = None

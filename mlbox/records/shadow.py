@@ -21,6 +21,17 @@ class Paired(Record, frozen=True, kw_only=True):
     most: float = 0.0
     bins: tuple[int, ...] = (0,) * (len(DIFFERENCES) + 1)
     """Rows by absolute difference, up to each of `DIFFERENCES` and above the last."""
+    leaning: float = 0.0
+    """Sum of the shadow's scores less the champion's, where both are finite."""
+    failed: int = 0
+    """Rows that the champion answered and the shadow failed on; they are in no other count."""
+    slower: dict[int, int] = {}
+    """Requests on which the shadow took as long or longer, by bucket of by how much (see `serve.shadow`)."""
+    faster: dict[int, int] = {}
+    """Requests on which it took less time, likewise."""
+    champion_ms: dict[int, int] = {}
+    """Requests by bucket of the champion's time."""
+    shadow_ms: dict[int, int] = {}
 
     @property
     def mean(self) -> float:
@@ -37,3 +48,30 @@ class Paired(Record, frozen=True, kw_only=True):
         """As one would say it."""
         share = self.agreed / self.rows if self.rows else 0.0
         return f"agrees on {share:.1%} of {self.rows:,} rows, scores {self.mean:.3g} apart in the mean, {self.most:.3g} at most"
+
+
+class ShadowFigures(Record, frozen=True, kw_only=True):
+    """A shadow and the champion on the same requests: all of them, or a segment's. Figures that are not there yet are None."""
+
+    segment: str = ""
+    """`column=value`; empty for all requests."""
+    rows: int
+    failed: int
+    """Rows that the champion answered and the shadow failed on."""
+    failed_share: float | None
+    agreed_share: float | None
+    """Of the rows that both answered: on the same side of 0.5."""
+    mean_difference: float | None
+    """Of the scores, absolute."""
+    leaning: float | None
+    """The shadow's scores less the champion's, in the mean."""
+    most: float
+    bins: tuple[int, ...]
+    """Rows by absolute difference of the scores, up to each of `DIFFERENCES` and above the last."""
+    requests: int
+    champion_p95_ms: float | None
+    shadow_p95_ms: float | None
+    slower_p50_ms: float | None
+    """Quantiles of the shadow's time less the champion's on the same request."""
+    slower_p95_ms: float | None
+    slower_p99_ms: float | None

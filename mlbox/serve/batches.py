@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,18 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _json = msgspec.json.Encoder().encode
+
+
+class Given(NamedTuple):
+    """What rows were made of: the features, in the order of a row's values, and what they were looked up by."""
+
+    rows: int
+    names: tuple[str, ...] = ()
+    values: np.ndarray | Sequence[Sequence[float | None]] | None = None
+    entities: Sequence[dict[str, Any]] = ()
+
+
+NOTHING = Given(0)
 
 
 class Batch(msgspec.Struct, frozen=True, eq=False):
@@ -39,6 +51,11 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     """The features, in the order of a row's values."""
     values: np.ndarray | Sequence[Sequence[float | None]] | None = None
     entities: Sequence[dict[str, Any]] = ()
+
+    @property
+    def given(self) -> Given:
+        """What its rows were made of."""
+        return Given(len(self.ids), self.names, self.values, self.entities)
 
     @property
     def by_request(self) -> Sequence[float]:

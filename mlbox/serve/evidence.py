@@ -5,24 +5,16 @@ Invariant: `_lock` guards all sides; it is held for the microseconds of one coun
 
 from __future__ import annotations
 
-import array
-import bisect
-import math
 import threading
-from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from mlbox.records import Paired, Promotion, Samples, ServeRole, Side
-from mlbox.records.shadow import DIFFERENCES
-from mlbox.serve.batches import Batch
-from mlbox.serve.sequential import EPOCHS, bucket_of
-from mlbox.serve.verdict import RECENT, is_gross
-
-WIDEST = 1e30
-"""Further apart is as far: the sum of such differences stays a number."""
-THRESHOLD = 0.5
-"""Where a score turns a decision, for the agreement of a shadow and the champion."""
+from mlbox.records import Promotion, Samples, ServeRole
+from mlbox.serve.batches import NOTHING, Batch, Given
+from mlbox.serve.routing import Beside
+from mlbox.serve.segments import Counted, Largest, PairsIn
+from mlbox.serve.tally import Pairs, Tally
+from mlbox.serve.verdict import is_gross
 
 
 class Step(NamedTuple):
@@ -38,87 +30,6 @@ def step_of(promotion: Promotion) -> Step:
     return Step(promotion.id, promotion.state, promotion.step)
 
 
-class Tally:
-    """One group's counts, which grow."""
-
-    def __init__(self, side: Side | None = None) -> None:
-        side = side or Side()
-        self.runs, self.errors = side.runs, side.errors
-        self.rows, self.invalid = side.rows, side.invalid
-        self.latency = Counter(side.latency)
-        self.scores = array.array("d", side.scores)
-        self.last = deque(side.last, maxlen=RECENT)
-
-    def answered(self, batch: Batch) -> None:
-        """Requests that were given scores."""
-        for latency_ms in batch.by_request:
-            self.runs += 1
-            self.last.append(".")
-            self.latency[bucket_of(latency_ms)] += 1
-        for score in batch.scores:
-            self.rows += 1
-            if score is None or not math.isfinite(score):
-                self.invalid += 1
-            elif len(self.scores) < EPOCHS[-1]:
-                self.scores.append(score)
-
-    def failed(self) -> None:
-        """One run that gave none."""
-        self.runs += 1
-        self.errors += 1
-        self.last.append("x")
-
-    def side(self) -> Side:
-        """As it is now."""
-        return Side(
-            runs=self.runs,
-            errors=self.errors,
-            rows=self.rows,
-            invalid=self.invalid,
-            latency=dict(self.latency),
-            scores=self.scores.tobytes(),
-            last="".join(self.last),
-        )
-
-
-class Pairs:
-    """Rows that the champion and a shadow both answered, which grow."""
-
-    def __init__(self, seen: Paired | None = None) -> None:
-        seen = seen or Paired()
-        self._rows, self._agreed, self._total = seen.rows, seen.agreed, seen.total
-        self._compared, self._most, self._bins = seen.compared, seen.most, list(seen.bins)
-
-    def add(self, answered: float | None, beside: float | None) -> None:
-        """One row."""
-        self._rows += 1
-        first, second = _finite(answered), _finite(beside)
-        if first is None or second is None:
-            self._agreed += first is second
-            return
-        apart = min(abs(first - second), WIDEST)
-        self._agreed += (first >= THRESHOLD) == (second >= THRESHOLD)
-        self._compared += 1
-        self._total += apart
-        self._most = max(self._most, apart)
-        self._bins[bisect.bisect_left(DIFFERENCES, apart)] += 1
-
-    def seen(self) -> Paired:
-        """As it is now."""
-        return Paired(
-            rows=self._rows,
-            agreed=self._agreed,
-            total=self._total,
-            compared=self._compared,
-            most=self._most,
-            bins=tuple(self._bins),
-        )
-
-
-def _finite(score: float | None) -> float | None:
-    return score if score is not None and math.isfinite(score) else None
-
-
 class Groups(NamedTuple):
     """Of one model whose candidate is watched."""
 
@@ -129,6 +40,8 @@ class Groups(NamedTuple):
     control: Tally
     champion: Tally
     pairs: Pairs
+    pairs_in: PairsIn
+    largest: Largest
 
 
 class Evidence:
@@ -155,31 +68,34 @@ class Evidence:
         if groups is None:
             return
         with self._lock:
-            for tally in _tallies(groups, batch.version, batch.role):
+            for tally in _tallies(groups, groups, batch.version, batch.role):
                 if tally is groups.champion:  # of all its traffic only the runs are compared
                     tally.runs += len(batch.by_request)
                 else:
-                    tally.answered(batch)
+                    tally.answered(batch.by_request, batch.scores)
+            if groups.largest.columns:
+                groups.largest.answered(batch, lambda of: _tallies(groups, of, batch.version, batch.role))
 
-    def paired(
-        self, model: str, version: int, answered: Sequence[float | None], beside: Sequence[float | None]
-    ) -> None:
-        """Count rows that the champion and a shadow answered; called behind the request's path."""
+    def paired(self, model: str, version: int, found: Beside) -> None:
+        """Count a request that the champion answered and a shadow ran; called behind the request's path."""
         groups = self._groups.get(model)
         if groups is None or groups.version != version:
             return
+        rows = len(found.answered)
         with self._lock:
-            for one, other in zip(answered, beside, strict=True):
-                groups.pairs.add(one, other)
+            for pairs, places in ((groups.pairs, range(rows)), *groups.pairs_in.of(found.given, rows)):
+                _pair(pairs, places, found)
 
-    def failed(self, model: str, version: int, role: ServeRole) -> None:
+    def failed(self, model: str, version: int, role: ServeRole, given: Given = NOTHING) -> None:
         """Count a run that failed."""
         groups = self._groups.get(model)
         if groups is None:
             return
         with self._lock:
-            for tally in _tallies(groups, version, role):
+            for tally in _tallies(groups, groups, version, role):
                 tally.failed()
+            if groups.largest.columns:
+                groups.largest.failed(given, lambda of: _tallies(groups, of, version, role))
             gross = is_gross("".join(groups.candidate.last), groups.champion.errors, groups.champion.runs)
         if gross:
             self._alarm()
@@ -199,11 +115,23 @@ class Evidence:
                 control=groups.control.side(),
                 champion=groups.champion.side(),
                 paired=groups.pairs.seen(),
+                paired_in={name: pairs.seen() for name, pairs in groups.pairs_in.pairs.items()},
+                segments=groups.largest.segments(),
             )
+
+
+def _pair(pairs: Pairs, places: Sequence[int], found: Beside) -> None:
+    if found.beside is None:
+        pairs.failed(len(places))
+        return
+    for place in places:
+        pairs.add(found.answered[place], found.beside[place])
+    pairs.took(found.answered_ms, found.beside_ms)
 
 
 def _groups(promotion: Promotion, kept: Samples | None) -> Groups:
     seen = kept or Samples(state="shadow", since=promotion.state_since)
+    policy, shadow = promotion.policy, promotion.state == "shadow"
     return Groups(
         step_of(promotion),
         promotion.version,
@@ -212,13 +140,18 @@ def _groups(promotion: Promotion, kept: Samples | None) -> Groups:
         control=Tally(seen.control),
         champion=Tally(seen.champion),
         pairs=Pairs(seen.paired),
+        pairs_in=PairsIn(policy.told_segments if shadow else (), seen.paired_in),
+        largest=Largest(() if shadow else policy.segments, policy.largest_segments, seen.segments),
     )
 
 
-def _tallies(groups: Groups, version: int, role: ServeRole) -> tuple[Tally, ...]:
-    """Where a run counts: the control group is the champion's, too. What was asked by its version counts nowhere."""
+def _tallies(groups: Groups, of: Groups | Counted, version: int, role: ServeRole) -> tuple[Tally, ...]:
+    """Where a run counts, of all traffic or of a segment's: the control group is the champion's, too.
+
+    What was asked by its version counts nowhere.
+    """
     if version == groups.version:
-        return (groups.candidate,) if role in ("canary", "shadow") else ()
+        return (of.candidate,) if role in ("canary", "shadow") else ()
     if version != groups.champion_version:
         return ()
-    return (groups.control, groups.champion) if role == "control" else (groups.champion,)
+    return (of.control, of.champion) if role == "control" else (of.champion,)

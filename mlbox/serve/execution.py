@@ -12,7 +12,7 @@ from mlbox.errors import InvalidInput, MlboxError, TooMany, Unavailable
 from mlbox.ids import new_ids
 from mlbox.records import TensorSpec
 from mlbox.serve.answers import SCORE, Part, Running, groups, scores_among, taken
-from mlbox.serve.batches import Batch
+from mlbox.serve.batches import Batch, Given
 from mlbox.serve.cache import Answers, key_of
 from mlbox.serve.lanes import Ran, Work
 from mlbox.serve.loading import Loaded, Loader
@@ -252,7 +252,13 @@ class Execution:
             raise
         except MlboxError:
             version = running.loaded.version
-            self._log.record_error(version.model, version.version, running.route.role, rows=len(running.places))
+            self._log.record_error(
+                version.model,
+                version.version,
+                running.route.role,
+                rows=len(running.places),
+                given=given_of(running),
+            )
             raise
 
     def _recall(self, loaded: Loaded, work: Work) -> None:
@@ -283,6 +289,12 @@ def _values_of(every: Sequence[Running]) -> np.ndarray | Values:
         tensors = [one.work.tensors[0].data for one in every]
         return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
     return [row for one in every for row in one.values or ()]
+
+
+def given_of(running: Running) -> Given:
+    """What a work's rows were made of."""
+    named = running.loaded.named
+    return Given(len(running.places), named, _values_of([running]) if named else None, running.entities)
 
 
 def _checked_rows(rows: int, model: str, name: str) -> int:

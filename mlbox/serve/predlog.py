@@ -24,7 +24,7 @@ import msgspec
 from mlbox.clock import from_us, to_us
 from mlbox.errors import Unavailable
 from mlbox.records import Prediction, ServeRole
-from mlbox.serve.batches import Batch, table_of
+from mlbox.serve.batches import NOTHING, Batch, Given, table_of
 from mlbox.serve.predfiles import FEATURE, Files, LogFile, from_table
 from mlbox.serve.routing import Traffic
 
@@ -54,7 +54,7 @@ class Window:
 
 
 Observer = Callable[[Batch], None]
-ErrorObserver = Callable[[str, int, ServeRole], None]
+ErrorObserver = Callable[[str, int, ServeRole, Given], None]
 
 
 @dataclass
@@ -114,19 +114,19 @@ class PredictionLog:
             self._held += len(batch.ids)
             self._waiting.append(batch)
 
-    def record_error(self, model: str, version: int, role: ServeRole, *, rows: int = 1) -> None:
+    def record_error(self, model: str, version: int, role: ServeRole, *, rows: int = 1, given: Given = NOTHING) -> None:
         """A version failed on this many rows; they count like those that it answered, or large requests would hide."""
         with self._lock:
             self._count((model, version, role)).errors += rows
         for observer in self._error_observers:
-            observer(model, version, role)
+            observer(model, version, role, given)
 
     def on_prediction(self, observer: Observer) -> None:
         """Have a function told of all rows, in the thread that put them; it must return at once."""
         self._observers.append(observer)
 
     def on_error(self, observer: ErrorObserver) -> None:
-        """Have a function told of each run that failed: model, version and role; it must return at once."""
+        """Have a function told of each run that failed: model, version, role and its rows; it must return at once."""
         self._error_observers.append(observer)
 
     # -- figures ----------------------------------------------------------------------------------------------------

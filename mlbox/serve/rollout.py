@@ -10,15 +10,19 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import msgspec
 
 from mlbox.clock import Clock
 from mlbox.errors import Conflict, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import CanaryHold, Endpoint, Event, Promotion, Samples, ServeRole
+from mlbox.records import CanaryHold, Endpoint, Event, LabelledLoss, Promotion, Samples, ServeRole, ShadowFigures
 from mlbox.serve.evidence import Evidence
 from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.routing import Route, bucket
+from mlbox.serve.routing import Beside, Route, bucket
+from mlbox.serve.shadow import figures_of
 from mlbox.serve.verdict import Verdict, decided, verdict
 from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry
@@ -65,6 +69,8 @@ class Rollouts:
         self._clock = clock
         self._every = every
         self._lock = threading.Lock()
+        self.labels_of: Callable[[Promotion, datetime, datetime], Mapping[str, LabelledLoss]] = lambda *_: {}
+        """By guard, what labels that arrived say of a canary that began at a moment, as of another."""
         self.generation = 0
         """How often what is below was read anew."""
         self._champions: dict[str, int] = {}
@@ -100,11 +106,9 @@ class Rollouts:
             return ()
         return (champion,) if promotion is None or promotion.state == "shadow" else (champion, promotion.version)
 
-    def paired(
-        self, model: str, version: int, answered: Sequence[float | None], beside: Sequence[float | None]
-    ) -> None:
-        """Count what a shadow answered beside the champion."""
-        self._evidence.paired(model, version, answered, beside)
+    def paired(self, model: str, version: int, found: Beside) -> None:
+        """Count what a shadow made of a request that the champion answered."""
+        self._evidence.paired(model, version, found)
 
     def percent(self, model: str, version: int) -> float:
         """The share of the traffic under a model's name that a version answers now."""
@@ -131,6 +135,7 @@ class Rollouts:
                 champion_p95_ms=alone.p95_ms,
             )
         found = self.standing(promotion)
+        shadow = self.shadow(promotion) if promotion.state == "shadow" else ()
         beside = self._predictions.traffic(model, champion, "champion" if promotion.state == "shadow" else "control")
         own = self._predictions.traffic(model, promotion.version, _role_of(promotion))
         return Endpoint(
@@ -143,6 +148,7 @@ class Rollouts:
             standing=found.reason,
             hold=promotion.hold,
             findings=found.findings,
+            shadow=shadow,
             champion_predictions=beside.count,
             champion_errors=beside.errors,
             champion_p95_ms=beside.p95_ms,
@@ -177,10 +183,26 @@ class Rollouts:
 
     def standing(self, promotion: Promotion) -> Verdict:
         """What the verdict would be now, without doing anything."""
-        return verdict(self._evidence.samples(promotion), promotion.policy, self._clock.now())
+        return verdict(self.samples(promotion), promotion.policy, self._clock.now())
+
+    def samples(self, promotion: Promotion) -> Samples:
+        """All that a verdict about a promotion goes by now."""
+        samples = self._evidence.samples(promotion)
+        if not any(guard.kind == "labels" for guard in promotion.policy.guards) or promotion.state != "canary":
+            return samples
+        canary = [made.samples.since for made in self._kept.of(promotion.id) if made.samples.state == "canary"]
+        began = min([*canary, promotion.state_since])
+        return msgspec.structs.replace(samples, labels=dict(self.labels_of(promotion, began, self._clock.now())))
+
+    def shadow(self, promotion: Promotion) -> tuple[ShadowFigures, ...]:
+        """What a shadow does beside the champion now, or did as it ended; nothing where there was none."""
+        if promotion.state == "shadow":
+            return figures_of(self.samples(promotion))
+        made = [one.samples for one in self._kept.of(promotion.id) if one.samples.state == "shadow"]
+        return figures_of(made[-1]) if made else ()
 
     def _judge(self, promotion: Promotion) -> Verdict:
-        samples, now = self._evidence.samples(promotion), self._clock.now()
+        samples, now = self.samples(promotion), self._clock.now()
         found = verdict(samples, promotion.policy, now)
         decision = decided(samples, found, now)
         try:
@@ -201,7 +223,7 @@ class Rollouts:
     def hold(self, promotion_id: str, hold: CanaryHold, *, actor: str, comment: str) -> Promotion:
         """Pause, freeze or resume a canary."""
         promotion = self._promotions.get(promotion_id)
-        samples, now = self._evidence.samples(promotion), self._clock.now()
+        samples, now = self.samples(promotion), self._clock.now()
         found = verdict(samples, promotion.policy, now)
         decision = decided(samples, found, now, actor=actor, done=hold or "resumed", comment=comment)
         reason = f"{hold or 'resumed'} by {actor}" + (f": {comment}" if comment else "")
@@ -214,7 +236,7 @@ class Rollouts:
         approved it.
         """
         promotion = self._promotions.get(promotion_id)
-        samples, now = self._evidence.samples(promotion), self._clock.now()
+        samples, now = self.samples(promotion), self._clock.now()
         found = verdict(samples, promotion.policy, now)
         if promotion.state == "canary" and promotion.hold != "undecided":
             _check_all_hold(promotion, samples, found)
@@ -225,7 +247,7 @@ class Rollouts:
     def roll_back(self, promotion_id: str, *, actor: str, comment: str) -> Promotion:
         """A person takes a candidate's traffic away."""
         promotion = self._promotions.get(promotion_id)
-        samples, now = self._evidence.samples(promotion), self._clock.now()
+        samples, now = self.samples(promotion), self._clock.now()
         decision = None
         if promotion.state in ("shadow", "canary"):
             found = verdict(samples, promotion.policy, now)
@@ -281,7 +303,7 @@ def _check_all_hold(promotion: Promotion, samples: Samples, found: Verdict) -> N
     name = f"{promotion.model}/{promotion.version}"
     if promotion.hold:
         raise Conflict(f"{name} is {promotion.hold}.", hint="`mlbox model resume` lets it go on.")
-    needed = zip(promotion.policy.guards, found.findings, strict=True)
+    needed = zip(promotion.policy.guards, found.findings, strict=False)  # those of segments come after
     open_ = [finding.words for guard, finding in needed if guard.margin is not None and finding.state != "holds"]
     if not samples.candidate.rows:
         open_.append("no prediction was seen")

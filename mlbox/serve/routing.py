@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from mlbox.records import ServeRole
+from mlbox.serve.batches import Given
 
 
 class Route(NamedTuple):
@@ -16,6 +17,18 @@ class Route(NamedTuple):
     version: int
     role: ServeRole
     shadow: int | None = None
+
+
+class Beside(NamedTuple):
+    """A request that the champion answered, and what a shadow made of it."""
+
+    given: Given
+    answered: Sequence[float | None]
+    """The scores that users got."""
+    answered_ms: float
+    beside: Sequence[float | None] | None
+    """The shadow's of the same rows; None where it failed."""
+    beside_ms: float = 0.0
 
 
 class Routes(Protocol):
@@ -30,10 +43,8 @@ class Routes(Protocol):
     def versions(self, model: str) -> tuple[int, ...]:
         """Every version that may answer some key now; none when nothing of the model serves."""
 
-    def paired(
-        self, model: str, version: int, answered: Sequence[float | None], beside: Sequence[float | None]
-    ) -> None:
-        """Be told of the scores that users got, and of a shadow's of the same rows; must return at once."""
+    def paired(self, model: str, version: int, found: Beside) -> None:
+        """Be told of what a shadow made of a request that the champion answered; must return at once."""
 
 
 @dataclass(frozen=True)

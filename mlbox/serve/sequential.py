@@ -38,8 +38,12 @@ def log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
-def proportion(hits: int, n: int, alpha: float) -> Interval:
-    """A confidence sequence for a probability of which so many of n trials were hits: Robbins' mixture over Beta(½, ½)."""
+def proportion(hits: float, n: int, alpha: float) -> Interval:
+    """A confidence sequence for a probability of which so many of n trials were hits: Robbins' mixture over Beta(½, ½).
+
+    It holds for the mean of n values between 0 and 1 as well, with their sum as hits: each factor of the likelihood ratio is
+    convex in the value, so its mean is at most that of a coin with the same mean, which is 1.
+    """
     if n == 0:
         return Interval(0.0, 1.0)
     mixture = log_beta(hits + 0.5, n - hits + 0.5) - log_beta(0.5, 0.5)
@@ -52,8 +56,8 @@ def proportion(hits: int, n: int, alpha: float) -> Interval:
     return Interval(_edge(excluded, 0.0, seen), _edge(excluded, 1.0, seen))
 
 
-def _log_power(p: float, n: int) -> float:
-    if n == 0:
+def _log_power(p: float, n: float) -> float:
+    if n <= 0:
         return 0.0
     return n * math.log(p) if p > 0 else -math.inf
 
@@ -71,13 +75,14 @@ def _edge(excluded: Callable[[float], bool], outside: float, inside: float) -> f
     return outside
 
 
-def log_evidence_of_rate(hits: int, others: int, share: float, ratio: float = 1.0) -> float:
+def log_evidence_of_rate(hits: float, others: float, share: float, ratio: float = 1.0) -> float:
     """The logarithm of the evidence that one side's rate of hits is more than `ratio` times the other's.
 
     Of each hit, whichever side it falls on, the odds are those of the traffic times the ratio of the rates: a coin whose
     bias under the null is known. `hits` fell on this side and `others` on the other; `share` of the traffic is this side's.
+    Sums of values between 0 and 1 are taken for hits as well, by the same convexity as in `proportion`.
     """
-    if hits + others == 0 or not 0 < share < 1:
+    if hits + others <= 0 or not 0 < share < 1:
         return 0.0
     odds = share / (1 - share) * ratio
     null = odds / (1 + odds)

@@ -19,12 +19,13 @@ from mlbox.events import EventBus
 from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, TensorSpec
 from mlbox.serve.answers import Inferred, Part, joined, scores_of
 from mlbox.serve.background import Background
-from mlbox.serve.execution import Ask, AskRows, Begun, Execution
+from mlbox.serve.batches import Given
+from mlbox.serve.execution import Ask, AskRows, Begun, Execution, given_of
 from mlbox.serve.loading import Loader
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.rates import Rates
-from mlbox.serve.routing import Route, Routes
+from mlbox.serve.routing import Beside, Route, Routes
 from mlbox.serve.rows import Form, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.targets import SERVING, Target, Targets
@@ -224,16 +225,21 @@ class ModelServer:
 
     def _watch(self, begun: Begun, parts: Sequence[Part], route: Route, places: Sequence[int]) -> None:
         model = begun.ask.target.model
+        answered, took = scores_of(parts, places), max(part.latency_ms for part in parts)
+        given = given_of(parts[0].running) if len(parts) == 1 else Given(len(places))
+        beside: Sequence[float | None] | None = None
+        beside_ms = 0.0
         try:
             with asking(None):
                 batch = self._execution.rehearsed(begun, route, places)
-                self._predictions.put([batch])
-                self._routes.paired(model, route.version, scores_of(parts, places), batch.scores)
+            self._predictions.put([batch])
+            beside, (beside_ms,) = batch.scores, batch.by_request
         except Unavailable as err:  # counted where it was found
             _log.warning("The shadow %s/%s failed: %s", model, route.version, err)
         except MlboxError as err:  # the champion answered these rows, so it is the shadow that cannot
             _log.warning("The shadow %s/%s cannot answer what the champion can: %s", model, route.version, err)
             self._predictions.record_error(model, route.version, route.role, rows=len(places))
+        self._routes.paired(model, route.version, Beside(given, answered, took, beside, beside_ms))
 
     # -- what serves ------------------------------------------------------------------------------------------------
 

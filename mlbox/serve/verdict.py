@@ -16,7 +16,20 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from mlbox.records import Finding, Guard, PromotionPolicy, Recomputed, Record, RolloutDecision, Samples, Side
+import msgspec
+
+from mlbox.records import (
+    Finding,
+    Guard,
+    LabelledLoss,
+    PromotionPolicy,
+    Recomputed,
+    Record,
+    RolloutDecision,
+    Samples,
+    Segment,
+    Side,
+)
 from mlbox.serve import drift
 from mlbox.serve.sequential import (
     EPOCHS,
@@ -34,7 +47,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-RULE = 2
+RULE = 3
 """Version of the rule: raised with every change that may change a verdict."""
 RECENT = 20
 GROSS = 0.5
@@ -120,7 +133,7 @@ def _of_time(samples: Samples, policy: PromotionPolicy, now: datetime, findings:
         return Verdict(action="wait", reason=waits, findings=findings)
     open_ = [
         finding
-        for guard, finding in zip(policy.guards, findings, strict=True)
+        for guard, finding in zip(policy.guards, findings, strict=False)  # those of segments come after
         if guard.margin is not None and guard.then != "watch" and finding.state != "holds"
     ]
     if not open_:
@@ -176,37 +189,70 @@ def _gross(samples: Samples) -> tuple[Literal["roll_back"], str] | None:
 def _worse(policy: PromotionPolicy, findings: tuple[Finding, ...]) -> tuple[Literal["roll_back", "ask"], str] | None:
     """What the guards that found the candidate worse ask for, the hardest first."""
     action: Literal["roll_back", "ask"]
+    follows = {guard.name: guard.then for guard in policy.guards}
     for action in ("roll_back", "ask"):
-        words = [
-            finding.words
-            for guard, finding in zip(policy.guards, findings, strict=True)
-            if guard.then == action and finding.state == "worse"
-        ]
+        words = [finding.words for finding in findings if follows[finding.guard] == action and finding.state == "worse"]
         if words:
             return action, "; ".join(words)
     return None
 
 
 def judge(samples: Samples, policy: PromotionPolicy) -> tuple[Finding, ...]:
-    """What every guard says, in the policy's order."""
+    """What every guard says, in the policy's order: over all traffic, then in each segment.
+
+    Where the policy names segments, what good canaries may be stopped is shared: half for all traffic, half for the segments.
+    """
     stopping = sum(guard.then != "watch" for guard in policy.guards)
-    alpha = policy.false_stops / max(1, stopping)
-    return tuple(JUDGES[guard.kind](guard, samples, alpha) for guard in policy.guards)
+    share = policy.false_stops / 2 if policy.segments else policy.false_stops
+    alpha = share / max(1, stopping)
+    found = [JUDGES[guard.kind](guard, samples, alpha) for guard in policy.guards]
+    for segment in samples.segments[: policy.largest_segments]:
+        found += _in_segment(segment, samples, policy, share)
+    return tuple(found)
+
+
+def _in_segment(segment: Segment, samples: Samples, policy: PromotionPolicy, share: float) -> list[Finding]:
+    guards = [guard for guard in policy.guards if guard.kind != "labels"]
+    stopping = sum(guard.then != "watch" for guard in guards)
+    alpha = share / max(1, stopping * policy.largest_segments)
+    part = msgspec.structs.replace(
+        samples, candidate=segment.candidate, control=segment.control, champion=segment.champion
+    )
+    found = [JUDGES[guard.kind](guard, part, alpha) for guard in guards]
+    return [
+        msgspec.structs.replace(one, segment=segment.name, words=f"in {segment.name}: {one.words}") for one in found
+    ]
 
 
 def _errors(guard: Guard, samples: Samples, alpha: float) -> Finding:
     one, other = samples.candidate, samples.champion
-    return _rates(guard, (one.errors, one.runs), (other.errors, other.runs), "runs failed", alpha)
+    words = f"{one.errors} of {one.runs} runs failed, the champion's {other.errors} of {other.runs}"
+    return _rates(guard, (one.errors, one.runs), (other.errors, other.runs), words, alpha)
 
 
 def _invalid(guard: Guard, samples: Samples, alpha: float) -> Finding:
     one, other = samples.candidate, samples.control
-    return _rates(guard, (one.invalid, one.rows), (other.invalid, other.rows), "scores are invalid", alpha)
+    words = f"{one.invalid} of {one.rows} scores are invalid, the champion's {other.invalid} of {other.rows}"
+    return _rates(guard, (one.invalid, one.rows), (other.invalid, other.rows), words, alpha)
 
 
-def _rates(guard: Guard, one: tuple[int, int], other: tuple[int, int], what: str, alpha: float) -> Finding:
+def _labels(guard: Guard, samples: Samples, alpha: float) -> Finding:
+    """Of labels that arrived: losses of 0 to 1, for which bounds on rates hold as well, since such a loss spreads no wider."""
+    seen = samples.labels.get(guard.name, LabelledLoss())
+    one, other = (seen.candidate_loss, seen.candidate), (seen.control_loss, seen.control)
+    if not one[1] or not other[1]:
+        words = seen.note or f"labels of {one[1]} predictions are known, and of {other[1]} of the champion's"
+        return Finding(guard=guard.name, state="too_little", words=words)
+    mean, against = one[0] / one[1], other[0] / other[1]
+    words = f"{LOSSES[guard.metric]} {mean:.3g} over {one[1]} labels, the champion's {against:.3g} over {other[1]}"
+    return _rates(guard, one, other, words, alpha)
+
+
+LOSSES = {"errors": "share that was wrong", "brier": "Brier score", "absolute": "mean distance, in parts of the scale,"}
+
+
+def _rates(guard: Guard, one: tuple[float, int], other: tuple[float, int], words: str, alpha: float) -> Finding:
     (hits, n), (others, m) = one, other
-    words = f"{hits} of {n} {what}, the champion's {others} of {m}"
     if not n or not m:
         return Finding(guard=guard.name, state="too_little", words=words)
     evidence = log_evidence_of_rate(hits, others, n / (n + m), guard.stop)
@@ -309,7 +355,13 @@ def _finite(value: float | None) -> float | None:
 
 
 Judge = Callable[[Guard, Samples, float], Finding]
-JUDGES: dict[str, Judge] = {"errors": _errors, "invalid": _invalid, "latency": _latency, "scores": _scores}
+JUDGES: dict[str, Judge] = {
+    "errors": _errors,
+    "invalid": _invalid,
+    "latency": _latency,
+    "scores": _scores,
+    "labels": _labels,
+}
 
 
 def decided(

@@ -13,6 +13,7 @@ BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", 
 """Metrics that are never above 1."""
 LEAST_DISTANCE = 0.06
 """With the most scores that are compared, D is not shown to be smaller than this."""
+MOST_SEGMENTS = 20
 DAY = 86_400
 MOST_ROWS, MOST_CONCURRENCY = 10_000, 64
 """Of a request whose time is measured, and of requests at a time."""
@@ -26,6 +27,7 @@ def check_policy(policy: PromotionPolicy) -> None:
     _check_gates(policy)
     _check_fairness(policy)
     _check_approvals(policy)
+    _check_segments(policy)
     names = [guard.name for guard in policy.guards]
     for guard in policy.guards:
         _check_guard(guard)
@@ -113,9 +115,22 @@ def _check_approvals(policy: PromotionPolicy) -> None:
         )
 
 
+def _check_segments(policy: PromotionPolicy) -> None:
+    if len(set(policy.segments)) < len(policy.segments) or "" in policy.segments:
+        raise InvalidInput("Name each segment column once.", hint='For example ["carrier"].', field="segments")
+    if not 1 <= policy.largest_segments <= MOST_SEGMENTS:
+        raise InvalidInput(
+            f"{policy.largest_segments} segments are none, or more than have enough traffic to show anything.",
+            hint=f"Compare 1 to {MOST_SEGMENTS}.",
+            field="largest_segments",
+        )
+
+
 def _check_guard(guard: Guard) -> None:
     if guard.kind == "latency" and not 0 < guard.quantile < 1:
         raise InvalidInput("A quantile is between 0 and 1.", hint="For example 0.95.", field="guards")
+    if guard.kind == "labels" and guard.scale <= 0:
+        raise InvalidInput("A scale is above 0.", hint="The distance that counts as wholly wrong.", field="guards")
     if guard.kind != "scores" and guard.stop < 1:
         raise _never(f"the guard {guard.name} with stop {guard.stop:g}", "1 is as good as the champion.", "guards")
     least = {"latency": 1.0, "scores": LEAST_DISTANCE}.get(guard.kind, 0.0)

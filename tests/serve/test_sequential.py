@@ -115,3 +115,24 @@ def test_the_epochs_spend_no_more_than_there_is() -> None:
         stats.ks_2samp(rng.random(300), rng.random(300)).statistic > distance_slack(300, 0.05) for _ in range(200)
     )
     assert beyond <= stats.binom.ppf(0.999, 200, 0.05)
+
+
+def test_losses_between_0_and_1_keep_the_promise_that_is_made_for_hits() -> None:
+    """Squared errors of the same model on either side, looked at again and again: few are shown worse."""
+    rng = np.random.default_rng(1)
+    looks, alpha, runs = [50, 100, 200, 400, 800], 0.1, 400
+    worse = missed = 0
+    for _ in range(runs):
+        chance = rng.beta(1, 3, 1600)
+        losses = (chance - (rng.random(1600) < chance)) ** 2
+        ours = rng.random(1600) < 0.5
+        sums = [(losses[:n][ours[:n]], losses[:n][~ours[:n]]) for n in (2 * look for look in looks)]
+        worse += any(
+            log_evidence_of_rate(float(a.sum()), float(b.sum()), len(a) / (len(a) + len(b))) > math.log(1 / alpha)
+            for a, b in sums
+        )
+        mean = 0.25 * 0.75 - 0.25 * 0.75 / 5  # E[p (1 - p)] of that beta distribution
+        ends = [proportion(float(a.sum()), len(a), alpha) for a, _ in sums]
+        missed += any(not low <= mean <= high for low, high in ends)
+    assert worse <= alpha * runs
+    assert missed <= alpha * runs

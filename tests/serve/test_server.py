@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
@@ -18,7 +19,7 @@ from mlbox.serve.tensors import Tensor
 from mlbox.store.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import linear
-from tests.serve.house import FEATURES, House
+from tests.serve.house import FEATURES, POLICY, House
 
 
 def sigmoid(x: float) -> float:
@@ -179,6 +180,31 @@ def test_a_shadow_sees_the_very_features_that_the_champion_saw(serving: House) -
     assert (shadow.features, shadow.entity) == (champion.features, champion.entity)
 
 
+def test_a_shadow_is_told_by_segment_with_its_time_beside_the_champion_s(serving: House) -> None:
+    serving.registry.set_policy("score", replace(POLICY, segments=("who", "visits")), actor="admin")
+    serving.with_view()
+    serving.serve_one(1.0, 0.0)
+    serving.promote(serving.register(-1.0, 0.0))
+    serving.ask(*[PredictRow(key=who, entity={"who": who}) for who in "aab"])
+    serving.ask(PredictRow(key="a", entity={"who": "a"}))
+    (promotion,) = serving.promotions.open("score")
+    wait_for(lambda: serving.rollouts.shadow(promotion)[0].requests == 2, what="both requests")
+    found = {one.segment: one for one in serving.rollouts.shadow(promotion)}
+    assert {name: one.rows for name, one in found.items()} == {
+        "": 4,
+        "who=a": 3,
+        "who=b": 1,
+        "visits=2": 3,
+        "visits=3": 1,
+    }
+    assert (found["who=a"].requests, found["who=b"].requests) == (2, 1)
+    alike = sigmoid(-1.0) - sigmoid(1.0)
+    assert found["who=a"].leaning == pytest.approx(alike, abs=1e-6)
+    assert found["who=a"].mean_difference == pytest.approx(-alike, abs=1e-6)
+    times = (found[""].champion_p95_ms, found[""].shadow_p95_ms, found[""].slower_p50_ms, found[""].slower_p99_ms)
+    assert None not in times
+
+
 def test_a_shadow_that_cannot_answer_what_the_champion_can_has_failed(serving: House) -> None:
     serving.serve_one(1.0, 0.0)
     digest, size = serving.artifacts.put([linear([1.0]).SerializeToString()])
@@ -188,6 +214,9 @@ def test_a_shadow_that_cannot_answer_what_the_champion_can_has_failed(serving: H
     serving.promote(serving.registry.register(other))
     assert serving.ask(*[given(amount=1.0, visits=0)] * 3)[0].version == 1
     wait_for(lambda: serving.log.traffic("score", 2, "shadow").errors == 3, what="the shadow's failures")
+    (promotion,) = serving.promotions.open("score")
+    wait_for(lambda: serving.rollouts.shadow(promotion)[0].failed == 3, what="the request's comparison")
+    assert [(one.segment, one.rows, one.failed_share) for one in serving.rollouts.shadow(promotion)] == [("", 0, 1.0)]
 
 
 def test_the_longest_unused_version_gives_way(serving: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -10,7 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlbox.records import Guard, Paired, PromotionPolicy, RampStep, RolloutDecision, Samples, Side
+from mlbox.records import (
+    Guard,
+    LabelledLoss,
+    Paired,
+    PromotionPolicy,
+    RampStep,
+    RolloutDecision,
+    Samples,
+    Segment,
+    Side,
+)
 from mlbox.serve.sequential import EPOCHS, bucket_of
 from mlbox.serve.verdict import RECENT, decided, recompute, verdict
 
@@ -158,6 +169,50 @@ def test_a_margin_that_is_shown_to_be_kept_forgives_what_is_shown_to_be_worse() 
     assert verdict(slightly, forgiving, NOW + HOUR).findings[0].state == "holds"
     strict = msgspec.structs.replace(POLICY, guards=(Guard(kind="errors", stop=1, margin=0.001),))
     assert verdict(slightly, strict, NOW).action == "roll_back"
+
+
+def labelled(n: int, loss: float, against: float) -> dict[str, LabelledLoss]:
+    sums = LabelledLoss(candidate=n, candidate_loss=n * loss, control=n, control_loss=n * against)
+    return {"labels brier": sums}
+
+
+def test_labels_that_arrive_late_stop_a_canary_whose_scores_cost_more() -> None:
+    guard = Guard(kind="labels", stop=1.0, metric="brier")
+    policy = msgspec.structs.replace(POLICY, guards=(guard,))
+    for n, loss, action in ((400, 0.3, "roll_back"), (400, 0.16, "wait"), (30, 0.3, "wait"), (0, 0, "wait")):
+        made = verdict(canary(WELL, labels=labelled(n, loss, 0.15)), policy, NOW)
+        assert made.action == action, (n, loss)
+    found = verdict(canary(WELL, labels=labelled(400, 0.3, 0.15)), policy, NOW)
+    assert found.reason == "Brier score 0.3 over 400 labels, the champion's 0.15 over 400"
+    assert found.findings[0].statistic == pytest.approx(2.0)
+    noted = canary(WELL, labels={"labels brier": LabelledLoss(note="no labels are known")})
+    assert verdict(noted, policy, NOW).findings[0].words == "no labels are known"
+    shown = msgspec.structs.replace(policy, guards=(msgspec.structs.replace(guard, margin=0.2),))
+    assert verdict(canary(WELL, labels=labelled(400, 0.16, 0.15)), shown, NOW + HOUR).action == "advance"
+    assert verdict(canary(WELL), shown, NOW + 9 * HOUR).action == "wait"  # labels are asked for, and none came
+
+
+def test_a_segment_stops_a_canary_that_is_well_over_all() -> None:
+    policy = msgspec.structs.replace(POLICY, segments=("carrier",))
+    bad = Segment(
+        name="carrier=AA", candidate=side(200, 60), control=side(200, seed=1), champion=Side(runs=4000, errors=4)
+    )
+    good = msgspec.structs.replace(bad, name="carrier=BB", candidate=side(200))
+    assert verdict(canary(WELL, segments=(good,)), policy, NOW).action == "wait"
+    found = verdict(canary(WELL, segments=(good, bad)), policy, NOW)
+    assert found.action == "roll_back"
+    assert found.reason.startswith("in carrier=AA: 60 of 200 runs failed, the champion's 4 of 4000")
+    assert [one.segment for one in found.findings] == [*[""] * 4, *["carrier=BB"] * 4, *["carrier=AA"] * 4]
+    made = decided(canary(WELL, segments=(good, bad)), found, NOW)
+    assert recompute(msgspec.json.decode(made.to_json(), type=RolloutDecision), policy).same
+
+
+def test_segments_share_the_error_and_are_not_asked_to_show_a_margin() -> None:
+    policy = msgspec.structs.replace(POLICY, segments=("carrier",), guards=(POLICY.guards[0],))
+    little = Segment(name="carrier=AA", candidate=side(5), control=side(5), champion=Side(runs=50))
+    found = verdict(canary(WELL, segments=(little,)), policy, NOW + HOUR)
+    assert (found.action, [one.state for one in found.findings]) == ("advance", ["holds", "too_little"])
+    assert [math.exp(-(one.bound or 0)) for one in found.findings] == [pytest.approx(0.025), pytest.approx(0.025 / 3)]
 
 
 @pytest.mark.parametrize(("hold", "action"), [("paused", "roll_back"), ("undecided", "roll_back"), ("frozen", "wait")])

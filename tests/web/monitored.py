@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from mlbox.ids import new_id
-from mlbox.records import Column, GateResult, ModelVersion, Prediction, ViewSpec
+from mlbox.records import Column, GateResult, ModelVersion, Prediction, Promotion, ViewSpec
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.registry import NewVersion
 from mlbox.web.box import Box
@@ -20,6 +20,13 @@ FEATURES = ("weather@v1:temp", "weather@v1:wind")
 
 def in_production(box: Box, model: str = "delay") -> ModelVersion:
     """A version with a reference of normal values, approved by another than who made it."""
+    promotion = register(box, model)
+    box.promotions.decide(promotion.id, approver="bea", decision="approve")
+    return box.registry.version(model, promotion.version)
+
+
+def register(box: Box, model: str = "delay") -> Promotion:
+    """A version that passed its gates, and so is in shadow where the model has a champion."""
     rng = np.random.default_rng(0)
     training = pa.table({name: rng.normal(size=500) for name in FEATURES})
     version = box.registry.register(
@@ -32,9 +39,7 @@ def in_production(box: Box, model: str = "delay") -> ModelVersion:
         )
     )
     gate = GateResult(gate="size", passed=True, required="x", measured="x", at=box.clock.real())
-    promotion = box.promotions.record_gates(box.promotions.propose(version, actor="ann").id, [gate])
-    box.promotions.decide(promotion.id, approver="bea", decision="approve")
-    return version
+    return box.promotions.record_gates(box.promotions.propose(version, actor="ann").id, [gate])
 
 
 def served(box: Box, values: Iterable[float | None], *, score: float = 0.5, **changed: Any) -> list[Prediction]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import get, post
 
-from mlbox.records import ModelVersion, Principal, Promotion, Recomputed, RolloutDecision
+from mlbox.records import ModelVersion, Principal, Promotion, Recomputed, RolloutDecision, ShadowFigures
 from mlbox.serve.verdict import recompute
 from mlbox.web.api.models import Comment
 from mlbox.web.box import Box
@@ -59,4 +59,10 @@ def _recomputed(box: Box, promotion_id: str) -> list[Recomputed]:
     return [recompute(decision, policy) for decision in box.rollout_log.of(promotion_id)]
 
 
-handlers: list[Any] = [reinstate, pause, resume, freeze, advance, decisions, recomputed]
+@get("/api/v1/promotions/{promotion_id:str}/shadow", action="model.read")
+async def shadow(box: Box, promotion_id: str) -> list[ShadowFigures]:
+    """What a shadow does beside the champion, or did as it ended: on all requests, then by segment, the largest first."""
+    return list(await box.call(lambda: box.rollouts.shadow(box.promotions.get(promotion_id))))
+
+
+handlers: list[Any] = [reinstate, pause, resume, freeze, advance, decisions, recomputed, shadow]

@@ -14,6 +14,7 @@ from mlbox.serve.frozen_rows import FrozenRows
 from mlbox.serve.governance import Governor
 from mlbox.serve.health import Health
 from mlbox.serve.landing import Landing
+from mlbox.serve.late_labels import LateLabels
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.notifier import Notifier
 from mlbox.serve.outcomes import Outcomes
@@ -97,6 +98,7 @@ class Serving(Data):
             self.settings.rollout_seconds,
         )
         opening.callback(self.rollouts.close)
+        self.rollouts.labels_of = LateLabels(self.performance, self.outcomes, self.labels, self.offline).of
         self.quarantines = Quarantines(db, self.registry)
         self.workers = Workers(self.settings.workers)
         opening.callback(self.workers.close)

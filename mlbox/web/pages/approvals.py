@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.records import DIFFERENCES, ModelVersion, Promotion
+from mlbox.serve.shadow import figures_of
 from mlbox.web.pages.models import Step, steps
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
@@ -56,8 +57,9 @@ def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
     found = box.governor.dossier(promotion_id)
     own = _own_part(found.version, found.promotion, who.name)
     ends = (*(f"up to {end:g}" for end in DIFFERENCES), f"above {DIFFERENCES[-1]:g}")
-    bins = list(zip(ends, found.shadow.samples.paired.bins, strict=True)) if found.shadow else []
-    return {"d": found, "steps": steps(found.promotion), "own": own, "bins": bins}
+    figures = figures_of(found.shadow.samples) if found.shadow else ()
+    bins = list(zip(ends, figures[0].bins, strict=True)) if figures else []
+    return {"d": found, "steps": steps(found.promotion), "own": own, "bins": bins, "figures": figures}
 
 
 @get("/approvals/{promotion_id:str}", include_in_schema=False, action="model.read")
