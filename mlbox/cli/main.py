@@ -55,6 +55,7 @@ COMMANDS = {
     "dataset": Entry("dataset", "Dataset versions."),
     "endpoint": Entry("endpoint", "What serves, and predictions."),
     "monitor": Entry("monitor", "What is served: drift, skew, and performance as labels arrive."),
+    "predictions": Entry("predictions", "The prediction log: export, hold, erase, keep."),
     "alert": Entry("alert", "Alerts."),
     "audit": Entry("audit", "What happened, and who did it."),
     "feature": Entry("feature", "Feature views and services, and what is known of an entity."),

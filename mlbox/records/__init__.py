@@ -144,6 +144,7 @@ from mlbox.records.monitoring import (
     Verdict,
     WrittenRules,
 )
+from mlbox.records.predictions import PredictionHold, PredictionKeeping, PredictionRemoval
 from mlbox.records.registry import (
     Approval,
     Compared,
@@ -321,6 +322,9 @@ __all__ = [
     "PlannedChange",
     "PostedNumbers",
     "Prediction",
+    "PredictionHold",
+    "PredictionKeeping",
+    "PredictionRemoval",
     "Principal",
     "Priority",
     "Promotion",

@@ -72,6 +72,8 @@ class Collected(Record, frozen=True, kw_only=True):
     """Deleted versions whose files went; who made and approved them stays known."""
     datasets: int = 0
     """Dataset versions whose files went."""
+    predictions: int = 0
+    """Rows of the prediction log that were older than their model's are kept for."""
     files: int
     bytes: int
     """Freed on disk."""

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import msgspec
+
 from mlbox.clock import Clock, from_us, parse_time, to_us
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import BusinessNumber, BusinessPoint, BusinessSeries, PostedNumbers, check_name
@@ -159,6 +161,12 @@ class Business:
             tx.emit(
                 "outcome.posted", f"model:{model}", actor, rows=len(placed), names=sorted({one.name for one in placed})
             )
+
+    def forget(self, ids: Sequence[str]) -> int:
+        """Remove the numbers that came of predictions; how many."""
+        text = msgspec.json.encode(ids).decode()
+        sql = "DELETE FROM business WHERE prediction_id IN (SELECT value FROM json_each(?))"
+        return self._db.write(lambda tx: tx.run(sql, (text,)).rowcount)
 
     # -- reading ------------------------------------------------------------------------------------------------------
 

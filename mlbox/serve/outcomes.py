@@ -77,6 +77,7 @@ class Outcomes:
         self._labels = labels
         self._predictions = predictions
         self._joining = threading.Lock()
+        self._forgot = 0
         offline.prepare(_STATE)
 
     def join(self, model: str, labels: LabelSet) -> Joined:
@@ -91,7 +92,7 @@ class Outcomes:
                 )
                 self._offline.write(take)
             meet = functools.partial(self._meet_changed, model=model, labels=labels, tables=tables, state=state)
-            return tables._replace(state=self._offline.write(meet))
+            return tables._replace(state=(*self._offline.write(meet), self._forgot))
 
     def complete(self, labels: LabelSet, rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """Labels as they were sent, those that name a prediction and nothing else with the item that it was about."""
@@ -99,6 +100,35 @@ class Outcomes:
         bare = [_named(row) for row in rows if _is_bare(row, wanted)]
         known = self._predictions.find({one for one in bare if one}) if any(bare) else {}
         return [_completed(row, labels, known) if _is_bare(row, wanted) else row for row in rows]
+
+    def forget(self, model: str, ids: Sequence[str]) -> None:
+        """Remove predictions, which the log has no more, from what they were joined with."""
+        import pyarrow as pa
+
+        with self._joining:
+            self._remove(model, pa.table({"_id": pa.array(ids, pa.string())}), "IN")
+
+    def prune(self, model: str) -> None:
+        """Remove the predictions that the log has no more."""
+        import pyarrow as pa
+
+        with self._joining:
+            with self._predictions.reading(model) as files:
+                parts = [file.read(("id",), features=False) for file in files]
+            ids = pa.concat_tables(parts).column("id") if parts else pa.array([], pa.string())
+            self._remove(model, pa.table({"_id": ids}), "NOT IN")
+
+    def _remove(self, model: str, ids: pa.Table, which: str) -> None:
+        def remove(cursor: Cursor) -> None:
+            cursor.register("gone", ids)
+            found = cursor.execute('SELECT label_set FROM "state:outcome" WHERE model = ?', [model]).fetchall()
+            for table in (f"{kind}:{model}:{label_set}" for (label_set,) in found for kind in ("asked", "met")):
+                cursor.execute(f"DELETE FROM {quote(table)} WHERE _id {which} (SELECT _id FROM gone)")
+            cursor.unregister("gone")
+
+        if self._offline.used:
+            self._offline.write(remove)
+        self._forgot += 1
 
     def _begin(self, cursor: Cursor, model: str, labels: LabelSet, tables: Joined) -> _State:
         keys = typed_names(labels.keys)

@@ -4,6 +4,9 @@ Invariants
 - A file's name is the range of flush numbers in it. Numbers rise over the life of the log, ranges of one folder are disjoint.
 - A file is written under a temporary name, fsynced and renamed: under its own name it is whole.
 - Only neighbours are merged. A file whose range lies within another's is what a crash in a merge left, and is removed.
+- Rows are removed by writing their file anew under its own name: whenever that ends, there is the old file or the new one. A file
+  without rows is removed, but not the one with the highest number, which numbers go on from, and none whose parts may be left.
+- What is being read lies, as hard links, in a folder of its own, so that nothing need wait for a slow reader.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +38,8 @@ MERGE_BYTES = 64 * 1024**2
 """More than this is not merged into one: it is read into memory for it."""
 FEATURE = "f:"
 """Before the name of each feature's column."""
+READING = ".reading"
+"""The folder with what is being read."""
 _NAME = re.compile(r"(\d{10})-(\d{10})\.parquet")
 _log = logging.getLogger(__name__)
 
@@ -47,6 +53,18 @@ class LogFile:
     path: Path
     size: int
 
+    @property
+    def model(self) -> str:
+        """Whose rows are in it."""
+        return self.path.parent.parent.name.removeprefix("model=")
+
+    def spans(self, since_us: int | None, until_us: int | None) -> bool:
+        """Whether it may hold a row from one moment of domain time to before another."""
+        bounds = self.bounds("domain_us")
+        if bounds is None:
+            return True
+        return (since_us is None or bounds[1] >= since_us) and (until_us is None or bounds[0] < until_us)
+
     def read(self, columns: Sequence[str] | None = None, *, features: bool = True) -> pa.Table:
         """Its rows, with all columns or with those and, if wanted, the features'; raises Unavailable for a damaged file."""
         import pyarrow as pa
@@ -59,6 +77,17 @@ class LogFile:
                 return file.read(wanted)
         except (OSError, pa.ArrowException) as err:
             raise self._damaged(err) from err
+
+    def names(self) -> list[str]:
+        """Of its columns."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            names: list[str] = pq.read_schema(self.path).names
+        except (OSError, pa.ArrowException) as err:
+            raise self._damaged(err) from err
+        return names
 
     def highest(self, column: str) -> Any:
         """The greatest value of a column, by the file's own statistics; None where it has none."""
@@ -93,9 +122,11 @@ class Files:
     def __init__(self, root: Path) -> None:
         self._root = root
         root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(root / READING, ignore_errors=True)
         self._folders = {folder: _sweep(folder) for folder in sorted(root.glob("model=*/version=*"))}
         self._unmergeable: set[Path] = set()
-        self._number = max((file.last for files in self._folders.values() for file in files), default=0)
+        self.number = max((file.last for files in self._folders.values() for file in files), default=0)
+        """The highest one that a file has."""
 
     def append(self, model: str, version: int, rows: pa.Table) -> None:
         """Write rows as the next file of a version, on disk when this returns."""
@@ -105,8 +136,8 @@ class Files:
             for made in (folder.parent, self._root):
                 sync_folder(made)
             self._folders[folder] = []
-        self._number += 1
-        self._folders[folder].append(_write(folder, self._number, self._number, rows))
+        self.number += 1
+        self._folders[folder].append(_write(folder, self.number, self.number, rows))
         self._merge_safely(folder)
 
     def of(self, model: str) -> list[LogFile]:
@@ -117,6 +148,34 @@ class Files:
     def all(self) -> list[LogFile]:
         """The files of all models."""
         return [file for files in self._folders.values() for file in files]
+
+    def models(self) -> list[str]:
+        """The models that have files, by name."""
+        return sorted({folder.parent.name.removeprefix("model=") for folder, files in self._folders.items() if files})
+
+    def replace(self, file: LogFile, rows: pa.Table) -> int:
+        """Put rows in the place of those of a file, on disk when this returns; the bytes that were freed."""
+        folder = file.path.parent
+        files = self._folders[folder]
+        at = files.index(file)
+        if not rows.num_rows and file.last < self.number and folder not in self._unmergeable:
+            file.path.unlink()
+            sync_folder(folder)
+            del files[at]
+            return file.size
+        files[at] = _write(folder, file.first, file.last, rows)
+        return file.size - files[at].size
+
+    def link(self, files: Sequence[LogFile]) -> tuple[Path, list[LogFile]]:
+        """A folder to be removed after reading, with these files in it."""
+        folder = self._root / READING / str(time.monotonic_ns())
+        found = []
+        for file in files:
+            path = folder / file.path.relative_to(self._root)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.hardlink_to(file.path)
+            found.append(LogFile(file.last, file.first, path, file.size))
+        return folder, found
 
     def _merge_safely(self, folder: Path) -> None:
         """The rows are on disk already: a merge that fails must not look as if they were not."""

@@ -9,15 +9,17 @@ guards the files, and is held while they are written or read.
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import logging
+import shutil
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -55,6 +57,18 @@ class Window:
 
 Observer = Callable[[Batch], None]
 ErrorObserver = Callable[[str, int, ServeRole, Given], None]
+
+
+class Removed(NamedTuple):
+    """What was removed from one file."""
+
+    model: str
+    ids: list[str]
+    bytes: int
+
+
+Going = Callable[[LogFile], "pa.BooleanArray | None"]
+"""Which rows of a file are to go; None where none are, and it need not be looked at closer."""
 
 
 @dataclass
@@ -278,19 +292,21 @@ class PredictionLog:
 
     def spanning(self, model: str, *, columns: Sequence[str], since: datetime, until: datetime) -> Iterator[pa.Table]:
         """Columns of each of a model's files that may hold a row from `since` to before `until`, in domain time."""
+        with self.reading(model) as files:
+            for file in files:
+                if file.spans(to_us(since), to_us(until)):
+                    yield file.read(columns, features=False)
+
+    @contextlib.contextmanager
+    def reading(self, model: str) -> Iterator[list[LogFile]]:
+        """A model's files as they are now, the newest first, for as long as it takes to read them: writing goes on beside it."""
         with self._writing:
             self._flush_safely()
-            files = self._files.of(model)
-        for file in files:
-            with self._writing:  # for one file at a time, so that writing goes on in between
-                if not file.path.exists():
-                    raise Unavailable("The log was merged while it was read.", hint="Ask again.")
-                bounds = file.bounds("domain_us")
-                if bounds is None or (bounds[1] >= to_us(since) and bounds[0] < to_us(until)):
-                    table = file.read(columns, features=False)
-                else:
-                    continue
-            yield table
+            folder, files = self._files.link(self._files.of(model))
+        try:
+            yield files
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def flushed(self, model: str, *, after: int, columns: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """What of a model was flushed after a number, oldest first: a file's rows, and its number to go on from.
@@ -344,6 +360,58 @@ class PredictionLog:
                     newest = heapq.nlargest(limit, [*newest, *kept.column("id").to_pylist()])
         return [part.filter(pc.field("id") >= newest[-1]) for part in parts]
 
+    # -- removing ---------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[str]:
+        """The models that the log has rows of on disk."""
+        with self._writing:
+            self._flush_safely()
+            return self._files.models()
+
+    def kept(self, model: str) -> tuple[int, int, datetime | None]:
+        """Files and bytes of a model on disk, and when its oldest row was made, in real time."""
+        with self._writing:
+            files = self._files.of(model)
+            firsts = [bounds[0] for file in _oldest_of_each(files) if (bounds := file.bounds("at_us"))]
+        return len(files), sum(file.size for file in files), from_us(min(firsts)) if firsts else None
+
+    def removing(
+        self, model: str | None, going: Going, before: Callable[[str, list[str]], None] = lambda model, ids: None
+    ) -> Iterator[Removed]:
+        """Remove the rows that `going` points at, of all that was put before, a file at a time; writing goes on in between.
+
+        `before` is told of a file's rows before they go, what is yielded after that. Raises OSError when the disk refuses what
+        waits, and Unavailable for a damaged file.
+        """
+        with self._writing:
+            self._flush()
+            upto = self._files.number
+        seen: set[Path] = set()
+        while True:
+            with self._writing:
+                files = self._files.all() if model is None else self._files.of(model)
+                file = next((one for one in files if one.first <= upto and one.path not in seen), None)
+                if file is None:
+                    return
+                seen.add(file.path)  # if it is merged later, its rows are looked at again in another file
+                removed = self._remove_from(file, going, before)
+            if removed is not None:
+                yield removed
+
+    def _remove_from(self, file: LogFile, going: Going, before: Callable[[str, list[str]], None]) -> Removed | None:
+        import pyarrow.compute as pc
+
+        mask = going(file)
+        if mask is None:
+            return None
+        ids = file.read(("id",), features=False).filter(mask).column("id").to_pylist()
+        if not ids:
+            if not len(mask) and file.last < self._files.number:
+                self._files.replace(file, file.read())  # it was emptied while it was the newest
+            return None
+        before(file.model, ids)
+        return Removed(file.model, ids, self._files.replace(file, file.read().filter(pc.invert(mask))))
+
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
@@ -372,6 +440,11 @@ def _kept(table: pa.Table, shadows: bool, before: str | None, span: tuple[int | 
     if until_us is not None:
         table = table.filter(pc.field("domain_us") < until_us)
     return table
+
+
+def _oldest_of_each(files: Sequence[LogFile]) -> list[LogFile]:
+    """The first file of each version."""
+    return list({file.path.parent: file for file in sorted(files, reverse=True)}.values())
 
 
 def _is_older(file: LogFile, column: str, than: str | int) -> bool:

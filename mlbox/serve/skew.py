@@ -14,7 +14,7 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,6 +25,7 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
 from mlbox.records import Column, ModelVersion, Prediction, SkewResult
 from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.selection import has_keys
 from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.asking import asking
@@ -174,6 +175,19 @@ class Skew:
             if alert.labels["model"] == version.model and alert.labels["feature"] not in measured:
                 reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
                 self._alerts.apply(tx, SKEW, alert.labels, "resolve", summary=reason)
+
+    def forget(self, model: str, entity: Mapping[str, Any]) -> None:
+        """Take an entity, and what it was served, out of the results that show it as an example."""
+
+        def write(tx: Tx) -> None:
+            rows = tx.all("SELECT id, result FROM skew WHERE model = ? AND result -> '$.entity' != '{}'", (model,))
+            for row in rows:
+                found = msgspec.json.decode(row["result"], type=SkewResult)
+                if found.entity and has_keys(found.entity, entity):
+                    bare = msgspec.structs.replace(found, entity={}, moment=None, served=None, recomputed=None)
+                    tx.run("UPDATE skew SET result = ? WHERE id = ?", (bare.to_json().decode(), row["id"]))
+
+        self._db.write(write)
 
     # -- reading --------------------------------------------------------------------------------------------------------
 

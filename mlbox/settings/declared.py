@@ -247,6 +247,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_queue: Annotated[
         int, Meta(ge=100, description="Predictions that may wait for the log before drops are counted.")
     ] = 50000
+    prediction_days: Annotated[
+        float,
+        Meta(
+            gt=0, le=36500, description="Days for which predictions are kept, of models that do not say so themselves."
+        ),
+    ] = 183
+    erasure_audit: Annotated[
+        str,
+        Meta(
+            pattern="^(digest|clear)$",
+            description="How an erasure's key stands in the audit log: as an HMAC that proves it, or in clear.",
+        ),
+    ] = "digest"
     drift_window: Annotated[int, Meta(ge=100, description="Predictions in the current window of a drift check.")] = (
         10000
     )

@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,6 +29,8 @@ from mlbox.store.db import Database, Row, Tx
 from mlbox.store.tracking import Tracker
 
 GRACE = timedelta(hours=1)
+FIRST_SECONDS = 600.0
+"""After a start: a server that is started anew every day removes what is old all the same."""
 POINTS_AT_ONCE = 20_000
 """So few in one write, because everyone else's writes wait for it."""
 OF_JOBS = ("snapshot", "git_diff", "environment")
@@ -99,6 +101,7 @@ class Retention:
         *,
         days: float,
         every_hours: float = 0,
+        aging: Callable[[bool], tuple[int, int]] = lambda dry_run: (0, 0),
     ) -> None:
         self._tracking, self._registry = databases["tracking"], databases["registry"]
         self._datasets, self._jobs = databases["datasets"], databases["jobs"]
@@ -110,6 +113,8 @@ class Retention:
         self._clock = clock
         self.kept_for = timedelta(days=days)
         self._every = every_hours * 3600
+        self._aging = aging
+        """Removes what is kept for a time only; how many predictions, and the bytes that were freed."""
         self._collecting = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -218,6 +223,7 @@ class Retention:
                     self._tracking.write(functools.partial(_remove_logged, model_id=model_id, cutoff=given["cutoff"]))
                 experiments = self._tracking.write(lambda tx: _remove_experiments(tx, given))
             files, size = self._sweep(given, grace, dry_run=dry_run)
+            predictions, freed = self._aging(dry_run)
         done = Collected(
             runs=len(runs),
             experiments=experiments,
@@ -225,11 +231,12 @@ class Retention:
             versions=len(versions),
             datasets=datasets,
             files=files,
-            bytes=size,
+            predictions=predictions,
+            bytes=size + freed,
             dry_run=dry_run,
             cutoff=cutoff,
         )
-        if not dry_run and (runs or models or versions or datasets or experiments or files):
+        if not dry_run and (runs or models or versions or datasets or experiments or files or predictions):
             counted = {name: value for name, value in msgspec.structs.asdict(done).items() if isinstance(value, int)}
             self._tracking.write(lambda tx: tx.emit("box.collected", "box:artifacts", actor, **counted))
         return done
@@ -328,7 +335,9 @@ class Retention:
             self._thread.start()
 
     def _loop(self) -> None:
-        while not self._stopping.wait(self._every):
+        wait = min(self._every, FIRST_SECONDS)
+        while not self._stopping.wait(wait):
+            wait = self._every
             try:
                 self.collect(actor="system")
             except MlboxError as err:

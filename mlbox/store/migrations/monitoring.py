@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store import outbox, rule_book, silences
+from mlbox.store import outbox, prediction_rows, rule_book, silences
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 monitoring = Migrations("monitoring")
@@ -92,3 +92,9 @@ def m005_business(db: Database) -> None:
 def m006_rules(db: Database) -> None:
     """Rules of alerts as they are written, and as they were right last."""
     run_script(db, rule_book.TABLE)
+
+
+@migration(monitoring)
+def m007_prediction_log(db: Database) -> None:
+    """Which predictions are held, how long they are kept, and what was removed of them."""
+    run_script(db, prediction_rows.TABLES)

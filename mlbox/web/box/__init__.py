@@ -66,6 +66,7 @@ class Box(Scheduling):
             self.clock,
             days=self.settings.deleted_days,
             every_hours=self.settings.collect_hours,
+            aging=lambda dry_run: self.keeping.expire(dry_run=dry_run),
         )
         opening.callback(self.retention.close)
         self.retention.start()

@@ -13,6 +13,7 @@ from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.frozen_rows import FrozenRows
 from mlbox.serve.governance import Governor
 from mlbox.serve.health import Health
+from mlbox.serve.keeping import Keeping
 from mlbox.serve.landing import Landing
 from mlbox.serve.late_labels import LateLabels
 from mlbox.serve.monitor import Monitor
@@ -38,9 +39,11 @@ from mlbox.store.assessments import Assessments
 from mlbox.store.cards import Cards
 from mlbox.store.curation import Curation
 from mlbox.store.history import History
+from mlbox.store.keyfile import FOLDER, KeyFile
 from mlbox.store.measurements import Measurements
 from mlbox.store.model_search import ModelSearch
 from mlbox.store.outbox import Outbox
+from mlbox.store.prediction_rows import PredictionRows
 from mlbox.store.promotions import Promotions
 from mlbox.store.quarantines import Quarantines
 from mlbox.store.registry import Registry
@@ -191,6 +194,7 @@ class Serving(Data):
         self.business = Business(
             self._databases["monitoring"], self.registry, self.history, self.predictions, self.clock
         )
+        self._open_keeping(opening)
         self.concept = Concept(
             self._databases["monitoring"],
             self.registry,
@@ -231,3 +235,19 @@ class Serving(Data):
         self.silences, self.alert_outbox = Silences(db), Outbox(db)
         self.notifier = Notifier(db, rules, self.clock, self.bus, url=self.url, refresh=rules.refresh)
         opening.callback(self.notifier.close)
+
+    def _open_keeping(self, opening: contextlib.ExitStack) -> None:
+        clear = self.settings.erasure_audit == "clear"
+        self.keeping = Keeping(
+            self.predictions,
+            PredictionRows(self._databases["monitoring"], self.clock),
+            self.registry,
+            self.outcomes,
+            self.business,
+            self.skew,
+            self.clock,
+            days=self.settings.prediction_days,
+            key_file=None if clear else KeyFile(self.data_dir.root / FOLDER / "erasure.key", marked=True),
+        )
+        opening.callback(self.keeping.close)
+        self.keeping.start()

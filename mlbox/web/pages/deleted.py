@@ -1,4 +1,4 @@
-"""What was deleted: who did it, until when it can be taken back, and the button that does."""
+"""What was deleted: who did it, until when it can be taken back, and the button that does; and what the prediction log keeps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ from typing import Any
 
 from litestar import Response, get
 
-from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
+
+MOST_MODELS = 100
+MOST_ROWS = 20
+
+
+def _kept(view: View) -> dict[str, Any]:
+    """The prediction log: how long each model's is kept, what is held, and what was removed."""
+    box = view.box
+    models = box.keeping.every()
+    member = view.may("member", team=None)
+    return {
+        "default": box.keeping.days,
+        "models": models[:MOST_MODELS],
+        "more": max(0, len(models) - MOST_MODELS),
+        "holds": box.keeping.rows.holds(limit=MOST_ROWS) if member else [],
+        "removals": box.keeping.rows.removals(limit=MOST_ROWS) if member else [],
+        "member": member,
+    }
 
 
 def _fetch(view: View, after: str | None) -> dict[str, Any]:
@@ -17,6 +35,7 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
         "deleted": [(one, view.may("member", team=box.teams.team_of(one.owner))) for one in shown],
         "next": next_page(view, last),
         "days": box.retention.kept_for.days,
+        "log": part(lambda: _kept(view)),
         "may_collect": view.may("admin"),
     }
 
