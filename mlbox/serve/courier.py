@@ -20,6 +20,7 @@ from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.events import EventBus
 from mlbox.loop import Loop
+from mlbox.serve import by_apprise
 from mlbox.serve.notifier import PREFIX, Notifier, Post
 from mlbox.store.outbox import Message, Outbox, place_of
 
@@ -56,11 +57,14 @@ class Courier:
         *,
         told_by: tuple[str, ...],
         channels: Notifier | None = None,
+        allow: Sequence[str] = (),
     ) -> None:
         self._outboxes = outboxes
         self._outgoing = functools.cache(outgoing)
         self._mail = mail
         self._channels = channels
+        self._allow = allow
+        """The setting `outgoing_allow`, for what does not go by `outgoing`."""
         self._clock = clock
         self._loop = Loop(
             self._deliver_all, name="mlbox-courier", failed="Messages could not be sent", again=IDLE_SECONDS
@@ -110,12 +114,19 @@ class Courier:
     def _try(self, message: Message) -> tuple[str, bool, bool]:
         """The status in words, whether it was taken, and whether another try makes no sense."""
         if self._channels is not None and message.address.startswith(PREFIX):
-            to = self._channels.address(message)
-            return self._by_mail(message._replace(address=to)) if to else self._by_post(self._channels.request(message))
+            return self._to_channel(self._channels, message)
         if message.address.startswith("mailto:"):
             return self._by_mail(message)
         headers = {"Content-Type": "application/json", "X-Mlbox-Delivery": message.id}
         return self._by_post(Post(message.address, msgspec.json.encode(message.body), headers))
+
+    def _to_channel(self, channels: Notifier, message: Message) -> tuple[str, bool, bool]:
+        if to := channels.address(message):
+            return self._by_mail(message._replace(address=to))
+        if url := channels.by_apprise(message):
+            told = by_apprise.send(url, str(message.body.get("text", "")), self._allow)
+            return told.words, told.taken, told.final
+        return self._by_post(channels.request(message))
 
     def _by_post(self, post: Post) -> tuple[str, bool, bool]:
         answer = self._outgoing().post(post.url, post.body, post.headers)

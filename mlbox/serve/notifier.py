@@ -168,10 +168,15 @@ class Notifier:
         channel = self._channel(message)
         return f"mailto:{channel.to}" if channel.type == "email" else ""
 
+    def by_apprise(self, message: outbox.Message) -> str:
+        """The address of a channel of apprise; empty for other channels. Raises InvalidInput."""
+        channel = self._channel(message)
+        return _url(channel) if channel.type == "apprise" else ""
+
     def request(self, message: outbox.Message) -> Post:
         """A message as its channel wants it, signed where it has a key. Raises InvalidInput for a channel that is gone."""
         channel = self._channel(message)
-        url = channel.url or secret_in(channel.url_file, "url_file") or ""
+        url = _url(channel)
         headers = {"Content-Type": "application/json", "X-Mlbox-Delivery": message.id}
         if channel.type == "slack":
             return Post(url, msgspec.json.encode({"text": message.body["text"]}), headers)
@@ -186,6 +191,10 @@ class Notifier:
         if name not in self.rules.channel:
             raise InvalidInput(f"The channel {name} is no more.", hint="Name it in the alert rules.", field="channel")
         return self.rules.channel[name]
+
+
+def _url(channel: Channel) -> str:
+    return channel.url or secret_in(channel.url_file, "url_file") or ""
 
 
 def _picture(tx: Tx, alert: Alert) -> str:

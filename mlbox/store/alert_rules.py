@@ -3,7 +3,7 @@
 A TOML file, named by the setting `alert_rules`, changes the defaults:
 
     [channel.ops]
-    type = "slack"                  # email, slack, webhook or alertmanager
+    type = "slack"                  # email, slack, webhook, alertmanager or apprise
     url_file = "/etc/mlbox/slack"   # or url = "https://..."; for email: to = "ml@example.org"
 
     [rule.feature_drift]            # or [rule.default] for all that are not named
@@ -20,6 +20,7 @@ A TOML file, named by the setting `alert_rules`, changes the defaults:
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ SEVERITIES: tuple[Severity, ...] = ("page", "warning", "info")
 class Channel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where people are told."""
 
-    type: Literal["email", "slack", "webhook", "alertmanager"]
+    type: Literal["email", "slack", "webhook", "alertmanager", "apprise"]
     url: str = ""
     url_file: str = ""
     """A file with the URL, where it is a secret."""
@@ -182,6 +183,12 @@ def _check_channel(name: str, channel: Channel) -> None:
         raise InvalidInput(
             f"The channel {name} has no {wants}.",
             hint=f"A channel of type {channel.type} needs it.",
+            field=f"channel.{name}",
+        )
+    if channel.type == "apprise" and importlib.util.find_spec("apprise") is None:
+        raise InvalidInput(
+            f"The channel {name} is of apprise, which this server does not have.",
+            hint="Install the extra, `pip install 'mlbox[apprise]'`, and start the server again.",
             field=f"channel.{name}",
         )
 

@@ -178,6 +178,7 @@ class Scheduling(Serving):
             self.bus,
             told_by=("job.", "alert.notified"),
             channels=self.notifier,
+            allow=settings.outgoing_allow,
         )
         opening.callback(self.courier.close)
 
