@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from mlbox.errors import Unavailable
 from mlbox.records import ServeRole
-from mlbox.serve.lanes import Work
 from mlbox.serve.loading import Loaded
 from mlbox.serve.routing import Route
 from mlbox.serve.rows import Values
 from mlbox.serve.tensors import FLOATS, Tensor
+from mlbox.serve.work import Work
 
 SCORE = "score"
 """An output that every tabular model has beside its own: a number for each row."""

@@ -12,8 +12,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mlbox.serve.lanes import Ran
 from mlbox.serve.tensors import Tensor
+from mlbox.serve.work import Ran
 
 if TYPE_CHECKING:
     import numpy as np

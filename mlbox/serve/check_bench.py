@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import MlboxError
 from mlbox.records import ServingConfig
-from mlbox.serve.lanes import Lane, Work
+from mlbox.serve.lanes import Lane
 from mlbox.serve.runtime import Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import warm
 from mlbox.serve.watch import Watch
+from mlbox.serve.work import Work
 
 if TYPE_CHECKING:
     import numpy as np

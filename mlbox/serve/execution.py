@@ -14,7 +14,6 @@ from mlbox.records import TensorSpec
 from mlbox.serve.answers import SCORE, Part, Running, groups, scores_among, taken
 from mlbox.serve.batches import Batch, Given
 from mlbox.serve.cache import Answers, key_of
-from mlbox.serve.lanes import Ran, Work
 from mlbox.serve.loading import Loaded, Loader
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import Route
@@ -23,6 +22,7 @@ from mlbox.serve.statistics import Statistics
 from mlbox.serve.targets import Target, Targets
 from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs
 from mlbox.serve.warmup import Recent
+from mlbox.serve.work import Apart, Ran, Work
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,8 @@ class Ask(NamedTuple):
     """What decides which version answers, one for all rows or one for each; without, any may."""
     priority: int = 0
     timeout_ms: float = math.inf
+    by_row: bool = False
+    """Whether each row is a request of its own. Where they fail together it is `Apart`, and nothing has happened."""
 
 
 class AskRows(NamedTuple):
@@ -50,6 +52,8 @@ class AskRows(NamedTuple):
     caller: str
     routes: list[Route]
     """One for each row."""
+    by_row: bool = False
+    """As that of `Ask`."""
 
 
 class Begun(NamedTuple):
@@ -123,8 +127,15 @@ class Execution:
             beside = loaded.session.tabular and SCORE not in wanted
             wanted = [name for name in named if not (beside and name == SCORE)]
             check_outputs(loaded.session.outputs, wanted, model)
-        rows = len(places) if begun.joinable else None
-        work = Work(tensors, wanted, rows=rows, priority=ask.priority, timeout_ms=ask.timeout_ms, last=shadow)
+        work = Work(
+            tensors,
+            wanted,
+            rows=len(places) if begun.joinable else None,
+            priority=ask.priority,
+            timeout_ms=ask.timeout_ms,
+            last=shadow,
+            requests=len(places) if ask.by_row else 1,
+        )
         self._recall(loaded, work)
         return Running(loaded, route, places, work, named or wanted, ask.caller)
 
@@ -147,10 +158,10 @@ class Execution:
             if loaded.lane.quick(work.rows):
                 quick.setdefault(loaded, []).append(work)
                 continue
-            self.recent.note(loaded.version.model, work.tensors)
+            self.recent.note(loaded.version.model, work.of_a_request)
             loaded.lane.offer(work)
         for loaded, works in quick.items():
-            self.recent.note(loaded.version.model, works[0].tensors)
+            self.recent.note(loaded.version.model, works[0].of_a_request)
             loaded.lane.run_now(works)
 
     def end(self, begun: Begun) -> tuple[Begun, list[Part]] | MlboxError:
@@ -198,7 +209,7 @@ class Execution:
             at=self._clock.real(),
             domain_at=self._clock.now(),
             caller=first.caller,
-            latency_ms=parts[0].latency_ms if len(parts) == 1 else [part.latency_ms for part in parts],
+            latency_ms=parts[0].latency_ms if first.work.requests == len(parts) == 1 else _latencies(parts),
             ids=[own for part in parts for own in part.ids],
             scores=[score for part in parts for score in part.scores],
             names=named,
@@ -233,7 +244,8 @@ class Execution:
             )
         values, looking = ask.inputs.of(loaded.columns, places)
         tensors = [Tensor(session.inputs[0].name, "FP32", as_matrix(values))]
-        work = Work(tensors, (), rows=len(places), last=route.role == "shadow")
+        requests = len(places) if ask.by_row else 1
+        work = Work(tensors, (), rows=len(places), requests=requests, last=route.role == "shadow")
         self._recall(loaded, work)
         entities = [ask.inputs.rows[place].entity for place in places]
         return Running(loaded, route, places, work, (SCORE,), ask.caller, values, entities, looking)
@@ -248,7 +260,7 @@ class Execution:
                 most = running.loaded.lane.config.cache_bytes
                 self.answers.put(running.loaded.version.model, work.key, ran, most=most)
             return ran
-        except TooMany:
+        except (TooMany, Apart):
             raise
         except MlboxError:
             version = running.loaded.version
@@ -279,6 +291,10 @@ class Execution:
             rows=work.rows or 1,
             ns=time.perf_counter_ns() - began,
         )
+
+
+def _latencies(parts: Sequence[Part]) -> list[float]:
+    return [part.latency_ms for part in parts for _ in part.ids]
 
 
 def _values_of(every: Sequence[Running]) -> np.ndarray | Values:

@@ -19,19 +19,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 from mlbox.errors import MlboxError, TimedOut, TooMany, Unavailable
 from mlbox.records import ServingConfig
 from mlbox.serve.remote import Died
 from mlbox.serve.runtime import Session
 from mlbox.serve.statistics import Statistics
-from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import Speed
 from mlbox.serve.watch import Watch
-
-if TYPE_CHECKING:
-    import numpy as np
+from mlbox.serve.work import Apart, NotByRow, Ran, Work, feeds_of, split
 
 QUICK_SECONDS = 200e-6
 """A run that takes less is cheaper where it was asked for than in another thread."""
@@ -42,79 +39,12 @@ _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
 
 
-class Ran(NamedTuple):
-    """What a work was answered with."""
-
-    scores: np.ndarray | None
-    """Of each row, where the model has one."""
-    outputs: list[np.ndarray]
-    """Those that were wanted, in their order."""
-
-
-class Work:
-    """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
-
-    __slots__ = (
-        *("again", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "rows", "state"),
-        *("tensors", "wanted"),
-    )
-
-    def __init__(
-        self,
-        tensors: Sequence[Tensor],
-        wanted: Sequence[str],
-        *,
-        rows: int | None,
-        priority: int = 0,
-        timeout_ms: float = math.inf,
-        last: bool = False,
-    ) -> None:
-        self.tensors = tensors
-        self.wanted = wanted
-        self.rows = rows
-        """None where the first dimension is not that of rows, and it can be joined with no other."""
-        self.priority = priority
-        self.last = last
-        """Comes after every other, whatever its priority."""
-        self.queued = time.perf_counter()
-        self.deadline = self.queued + timeout_ms / 1000
-        self.state = "new"
-        self.again = False
-        """Whether the process that ran it died of it, or of what was joined with it: then it runs once more, alone."""
-        self.ids: Sequence[str] = ()
-        """Of the predictions that its rows come to."""
-        self.key = b""
-        """Under which its answer is to be remembered; empty for not at all."""
-        self.outcome: Ran | MlboxError | None = None
-        self.future: Future[Ran] | None = None
-
-    def result(self) -> Ran:
-        """What it was answered with; raises why it was not."""
-        if isinstance(self.outcome, Ran):
-            return self.outcome
-        assert self.outcome is not None
-        raise self.outcome
-
-    @property
-    def shape(self) -> Any:
-        """Works of the same can be joined: the tensors without their rows. One that can be joined with no other is its own."""
-        if self.rows is None:
-            return id(self)
-        if len(self.tensors) == 1:
-            return self.tensors[0].data.shape[1:]
-        return tuple(sorted((tensor.name, tensor.data.shape[1:]) for tensor in self.tensors))
-
-
 class _Group:
     """Works of one shape that wait, the next first."""
 
     def __init__(self) -> None:
         self.heap: list[tuple[int, int, Work]] = []
         self.rows = 0
-
-
-class _NotByRow(Exception):
-    """A model that was given joined rows answered with another number of them."""
 
 
 class Lane:
@@ -164,6 +94,11 @@ class Lane:
     def joins(self) -> bool:
         """Whether requests are joined."""
         return self._joins and self._config.max_batch > 1
+
+    @property
+    def joins_at_once(self) -> bool:
+        """Whether requests that are there at the same time are joined where they were asked."""
+        return self.joins and self.speed is not None and self.speed.row <= WORTH_SECONDS
 
     @property
     def pending(self) -> int:
@@ -299,7 +234,7 @@ class Lane:
 
     def _joined(self, works: Sequence[Work]) -> list[list[Work]]:
         """Works by what can be run together, in their order."""
-        if len(works) == 1 or not self.joins or self.speed is None or self.speed.row > WORTH_SECONDS:
+        if len(works) == 1 or not self.joins_at_once:
             return [[work] for work in works]
         most = self._config.max_batch
         found: list[list[Work]] = []
@@ -326,12 +261,12 @@ class Lane:
             self._run_together(works, options)
         except Exception as err:
             died = isinstance(err, Died)
+            if isinstance(err, NotByRow):
+                _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
+                self._joins = False
             if len(works) == 1 and (works[0].again or not died):
                 self._fail(works[0], err)
                 return
-            if isinstance(err, _NotByRow):
-                _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
-                self._joins = False
             for work in works:
                 work.again = work.again or died
                 self._execute([work], ends=ends)
@@ -341,22 +276,25 @@ class Lane:
     def _run_together(self, works: list[Work], options: Any) -> None:
         began = time.perf_counter()
         wanted = list(works[0].wanted) if len(works) == 1 else list(dict.fromkeys(n for w in works for n in w.wanted))
-        scores, outputs = self._session.answer(_feeds(works), wanted, options)
+        scores, outputs = self._session.answer(feeds_of(works), wanted, options)
         took = time.perf_counter() - began
-        rans = [Ran(scores, outputs)] if len(works) == 1 else _split(works, wanted, scores, outputs)
-        self._usual_seconds += _SMOOTHING * (took / len(works) - self._usual_seconds)
+        alone = len(works) == 1 and works[0].requests == 1
+        rans = [Ran(scores, outputs)] if alone else split(works, wanted, scores, outputs)
+        self._usual_seconds += _SMOOTHING * (took / sum([work.requests for work in works]) - self._usual_seconds)
         self._statistics.executed(
             *self._name,
             rows=sum([work.rows or 1 for work in works]),
-            requests=sum([work.state == "running" for work in works]),
+            requests=sum([work.requests for work in works if work.state == "running"]),
             infer_ns=int(took * 1e9),
-            queue_ns=int(sum([began - work.queued for work in works]) * 1e9),
+            queue_ns=int(sum([(began - work.queued) * work.requests for work in works]) * 1e9),
         )
         for work, ran in zip(works, rans, strict=True):
             self._settle(work, ran)
 
     def _fail(self, work: Work, err: Exception) -> None:
-        if self._settle(work, self._failure(err)):
+        if work.requests > 1:
+            self._settle(work, Apart(f"{self._ref} failed on one of {work.requests} requests."))
+        elif self._settle(work, self._failure(err)):
             reason = "crash" if isinstance(err, Died) else "model"
             self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
             if isinstance(err, Unavailable):
@@ -435,31 +373,3 @@ class Lane:
 
 def _ms(work: Work) -> str:
     return f"{(work.deadline - work.queued) * 1000:,.0f}"
-
-
-def _feeds(works: Sequence[Work]) -> dict[str, np.ndarray]:
-    if len(works) == 1:
-        return {tensor.name: tensor.data for tensor in works[0].tensors}
-    import numpy as np
-
-    if len(works[0].tensors) == 1:
-        return {works[0].tensors[0].name: np.concatenate([work.tensors[0].data for work in works])}
-    by_name = [{tensor.name: tensor.data for tensor in work.tensors} for work in works]
-    return {name: np.concatenate([feeds[name] for feeds in by_name]) for name in by_name[0]}
-
-
-def _split(
-    works: Sequence[Work], wanted: Sequence[str], scores: np.ndarray | None, outputs: Sequence[np.ndarray]
-) -> list[Ran]:
-    """Each work's rows out of a joined run's."""
-    total = sum(work.rows or 0 for work in works)
-    if any(not output.shape or output.shape[0] != total for output in outputs):
-        raise _NotByRow
-    found = dict(zip(wanted, outputs, strict=True))
-    rans, at = [], 0
-    for work in works:
-        end = at + (work.rows or 0)
-        own = None if scores is None else scores[at:end]
-        rans.append(Ran(own, [found[name][at:end] for name in work.wanted]))
-        at = end
-    return rans

@@ -123,8 +123,13 @@ class ModelServer:
                 answers |= zip(part.running.places, batch.predictions(), strict=True)
             return [answers[place] for place in range(len(rows))]
 
-    def ask_rows(self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None = None) -> AskRows:
-        """Check a request by rows, and say who is to answer it; nothing is looked up then. Raises as `predict` does."""
+    def ask_rows(
+        self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None = None, *, by_row: bool = False
+    ) -> AskRows:
+        """Check a request by rows, and say who is to answer it; nothing is looked up then. Raises as `predict` does.
+
+        With `by_row` it stands for requests of a row each.
+        """
         check_rows(rows)
         target = self.targets.find(model, version)
         self._admit(target, caller)
@@ -133,7 +138,7 @@ class ModelServer:
                 routes = [target.alone[0]] * len(rows)
             else:
                 routes = self.targets.routes(target, [row.key for row in rows])
-            return AskRows(target, Inputs(self._features, rows), caller, routes)
+            return AskRows(target, Inputs(self._features, rows), caller, routes, by_row)
 
     def infer(
         self,
@@ -159,6 +164,18 @@ class ModelServer:
         if isinstance(found, MlboxError):
             raise found
         return found
+
+    def crowd(self, model: str) -> Target | None:
+        """Who answers requests of a row each in one run, of as many as come at a time; None where they are run otherwise.
+
+        Whoever answers is one quick version, which limits no rates and remembers no answers: these ask for each request.
+        """
+        target = self.targets.find(model)
+        if target.alone is None or target.version is not None:
+            return None
+        lane, config = target.alone[1].lane, self._loader.config(target.model)
+        plain = lane.joins_at_once and not config.rate_limit and not config.cache_bytes
+        return target if plain and lane.quick(1) else None
 
     def begin(self, ask: Ask) -> Begun:
         """Check a request, and say who is to answer it, for whoever asks; nothing has run then. Raises as `infer` does."""

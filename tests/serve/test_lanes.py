@@ -16,12 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput, TimedOut, TooMany, Unavailable
 from mlbox.records import ServingConfig
-from mlbox.serve.lanes import Lane, Ran, Work
+from mlbox.serve.lanes import Lane
 from mlbox.serve.runtime import CPU, Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import Speed, warm
 from mlbox.serve.watch import Watch
+from mlbox.serve.work import Apart, Ran, Work
 from tests.conftest import wait_for
 from tests.models import linear
 
@@ -155,6 +156,24 @@ def test_what_fails_in_a_batch_fails_alone() -> None:
     with pytest.raises(Unavailable, match="m/1 failed on this input"):
         waiting[1].result(60)
     assert (place.totals.success.count, place.totals.fail.count, place.totals.reasons) == (3, 1, {"model": 1})
+    place.close()
+
+
+def test_of_requests_that_run_as_one_nothing_is_counted_where_that_fails() -> None:
+    """Each is to run by itself then, and is counted there."""
+    table = numpy_helper.from_array(np.array([10.0, 20.0], np.float32), "table")
+    index = helper.make_tensor_value_info("input", TensorProto.INT64, ["N"])
+    score = helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N"])
+    model = onnx_of([helper.make_node("Gather", ["table", "input"], ["score"])], [index], [score], [table])
+    place = Place(Session(model, providers=CPU))
+    place.lane.speed = QUICK
+    good, bad = work([1, 0], np.int64, requests=2), work([0, 7], np.int64, requests=2)
+    assert place.lane.run(good).outputs[0].tolist() == [20.0, 10.0]
+    with pytest.raises(Apart):
+        place.lane.run(bad)
+    assert (place.totals.success.count, place.totals.rows, place.totals.executions) == (2, 2, 1)
+    assert (place.totals.fail.count, place.totals.reasons) == (0, {})
+    assert good.of_a_request[0].data.tolist() == [1]
     place.close()
 
 

@@ -12,10 +12,13 @@ from msgspec.structs import replace
 
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
+from mlbox.records import ServingConfig
 from mlbox.serve.background import Background
 from mlbox.serve.execution import Ask
 from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.serve.targets import Target
 from mlbox.serve.tensors import Tensor
+from mlbox.serve.warmup import Speed
 from mlbox.store.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import linear
@@ -349,3 +352,52 @@ def test_entities_of_requests_at_once_are_looked_up_for_each_as_alone(serving: H
     assert logged[second.ids[0]].features == {FEATURES[0]: None, FEATURES[1]: 3.0}
     assert logged[own.ids[0]].features == {FEATURES[0]: -4.0, FEATURES[1]: 4.0}
     assert len(logged) == 4
+
+
+def in_memory(serving: House) -> Target:
+    """The one version that answers, known to be quick however slow this machine is; it was asked twice."""
+    for _ in range(2):
+        serving.ask(given(amount=0.0, visits=0.0))
+    target = serving.server.targets.find("score")
+    assert target.alone is not None
+    target.alone[1].lane.speed = Speed(1e-6, 1e-9)
+    return target
+
+
+def test_rows_that_are_requests_of_their_own_are_logged_and_counted_as_such(serving: House) -> None:
+    serving.with_view()
+    serving.serve_one(1.0, 1.0)
+    assert serving.server.crowd("score") is None, "not in memory"
+    target = in_memory(serving)
+    assert serving.server.crowd("score") is target
+    data = np.array([[-4.0, 0.5], [1.0, 1.0]], np.float32)
+    asked = serving.server.begin(Ask(target, [Tensor("input", "FP32", data)], "ann", by_row=True))
+    rows = [PredictRow(key=name, entity={"who": name}) for name in ("a", "b")]
+    entities = serving.server.ask_rows("score", rows, "ann", by_row=True)
+    unknown = serving.server.ask_rows("score", [*rows, PredictRow(key="z", entity={"who": "z"})], "ann", by_row=True)
+    first, second, third = serving.server.run([asked, entities, unknown])
+    assert not isinstance(first, MlboxError)
+    assert not isinstance(second, MlboxError)
+    assert isinstance(third, NotFound)
+    assert first.outputs[0].data.ravel().tolist() == pytest.approx([sigmoid(-3.5), sigmoid(2)], rel=1e-5)
+    logged = {row.id: row for row in serving.log.recent("score")}
+    assert [logged[own].features[FEATURES[0]] for own in (*first.ids, *second.ids)] == [-4.0, 1.0, 1.0, None]
+    assert [logged[own].entity for own in second.ids] == [{"who": "a"}, {"who": "b"}]
+    assert serving.server.statistics.of("score", 1).success.count == 6
+    assert (serving.log.traffic("score", 1, "champion").count, len(logged)) == (6, 6)
+
+
+def test_requests_that_are_each_asked_about_do_not_run_as_one(serving: House) -> None:
+    serving.serve_one(1.0, 1.0)
+    in_memory(serving)
+    assert serving.server.crowd("score") is not None
+    for config in (ServingConfig(rate_limit=5.0), ServingConfig(cache_bytes=1000), ServingConfig(max_batch=1)):
+        serving.server.configure("score", config)
+        assert serving.server.crowd("score") is None
+    serving.server.configure("score", ServingConfig())
+    serving.promote(serving.register(-1.0, 0.0))
+    serving.ask(given(amount=0.0, visits=0.0))
+    target = serving.server.crowd("score")
+    assert target is not None
+    assert target.alone is not None
+    assert target.alone[0].shadow == 2, "it watches, whoever answers"

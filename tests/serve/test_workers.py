@@ -23,13 +23,14 @@ from mlbox.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import ServingConfig
 from mlbox.serve import remote
-from mlbox.serve.lanes import Lane, Work
+from mlbox.serve.lanes import Lane
 from mlbox.serve.quarantine import CRASHES, WINDOW, Quarantine, is_too_much
 from mlbox.serve.remote import Died, RemoteSession
 from mlbox.serve.runtime import CPU, Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.watch import Watch
+from mlbox.serve.work import Work
 from mlbox.serve.workers import Workers
 from mlbox.store.quarantines import QUARANTINED, RELEASED, Quarantines
 from tests.conftest import wait_for

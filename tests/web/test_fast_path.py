@@ -6,10 +6,12 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import math
 import re
 import shutil
 import signal
 import socket
+import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -245,8 +247,27 @@ def test_pipelined_requests_wait_for_a_large_one_before_them(pair: Pair) -> None
     assert [b'"id":"large"' in answer for answer in answers] == [True, False, False] * 2
 
 
+def binary(number: float, *, said: int = 4, name: str = "input", **more: Any) -> tuple[bytes, str]:
+    """A request in binary, and the header that says how long its JSON is."""
+    given = {"name": name, "datatype": "FP32", "shape": [1, 1], "parameters": {"binary_data_size": said}}
+    head = json.dumps({"inputs": [given], **more}).encode()
+    return head + struct.pack("<f", number), f"Inference-Header-Content-Length: {len(head)}"
+
+
 CROWD: list[tuple[str, Any, int]] = [
     (INFER, TENSOR, 200),
+    (INFER, {"inputs": [tensor(3.5)]}, 200),
+    (INFER, {"inputs": [tensor(1e39)]}, 400),
+    (INFER, {"inputs": [tensor(1.0)], "strange": 1}, 200),
+    (INFER, {"inputs": [{**tensor(1.0), "data": [[2.0]]}]}, 200),
+    (INFER, {"inputs": [{**tensor(1.0), "parameters": {"binary_data_size": 4}}]}, 400),
+    (INFER, {"inputs": [tensor("u5", shape=[1], datatype="BYTES", name="who")]}, 200),
+    (INFER, {"inputs": [tensor(5, shape=[1], datatype="INT64", name="who")]}, 400),
+    (PREDICT, {"entities": [{"who": "u1"}]}, 200),
+    (PREDICT, {"entities": [{"who": "u5"}]}, 200),
+    (PREDICT, {"entities": [{"who": ["u5"]}]}, 400),
+    (PREDICT, {"entities": [{"who": "u5"}], "keys": ["a"]}, 200),
+    (PREDICT, {"entities": [{}]}, 400),
     (INFER, {"inputs": [tensor(2.5, -1.0)], "id": "two rows"}, 200),
     (INFER, {"inputs": [tensor("a", datatype="BYTES")]}, 400),
     (INFER, {"inputs": [tensor(1.0, name="nothing")]}, 400),
@@ -264,19 +285,54 @@ CROWD: list[tuple[str, Any, int]] = [
 ]
 
 
+IN_BINARY: list[tuple[tuple[bytes, str], int]] = [
+    (binary(1.0), 200),
+    (binary(math.nan), 200),
+    (binary(2.0, parameters={"binary_data_output": True}), 200),
+    (binary(3.0, parameters={"binary_data_output": True}), 200),
+    (binary(3.0, outputs=[{"name": "score", "parameters": {"binary_data": True}}]), 200),
+    (binary(3.0, outputs=[{"name": "score", "parameters": {"classification": 1}}]), 200),
+    (binary(3.0, id="own"), 200),
+    (binary(3.0, said=8), 400),
+    (binary(3.0, name="nothing"), 400),
+    (binary(3.0, outputs=[{"name": "nothing"}]), 400),
+]
+
+
+def at_once(server: Server, who: str, requests: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """What is answered to requests on a connection each, that are all sent before anything is read."""
+    with contextlib.ExitStack() as stack:
+        wires = [Wire(server, who) for _ in requests]
+        for wire in wires:
+            stack.enter_context(contextlib.closing(wire.socket))
+        for wire, (path, body, *lines) in zip(wires, requests, strict=True):
+            wire.socket.sendall(wire.request(path, body, *lines))
+        return [normal(wire.answer()) for wire in wires]
+
+
 def test_requests_that_come_at_once_are_each_answered_as_if_alone(pair: Pair) -> None:
     """What is wrong with one is told to that one; those for which one run does are answered in one."""
-    found = []
-    for server in (pair.fast, pair.slow):
-        with contextlib.ExitStack() as stack:
-            wires = [Wire(server, pair.token) for _ in CROWD * 4]
-            for wire in wires:
-                stack.enter_context(contextlib.closing(wire.socket))
-            for wire, (path, body, _) in zip(wires, CROWD * 4, strict=True):
-                wire.socket.sendall(wire.request(path, body))
-            found.append([normal(wire.answer()) for wire in wires])
+    asked = [(path, body) for path, body, _ in CROWD] * 4
+    found = [at_once(server, pair.token, asked) for server in (pair.fast, pair.slow)]
     assert found[0] == found[1]
     assert [status(answer) for answer in found[0]] == [wanted for _, _, wanted in CROWD] * 4
+
+
+def test_binary_requests_that_come_at_once_are_each_answered_as_if_alone(pair: Pair) -> None:
+    asked = [(INFER, body, line) for (body, line), _ in IN_BINARY] * 4
+    found = [at_once(server, pair.token, asked) for server in (pair.fast, pair.slow)]
+    assert found[0] == found[1]
+    assert [status(answer) for answer in found[0]] == [wanted for _, wanted in IN_BINARY] * 4
+
+
+def test_a_viewer_among_others_is_refused_alone(pair: Pair) -> None:
+    for server in (pair.fast, pair.slow):
+        wires = [Wire(server, who) for who in (pair.token, pair.viewer) * 8]
+        for wire in wires:
+            wire.socket.sendall(wire.request(INFER, TENSOR))
+        assert [status(wire.answer()) for wire in wires] == [200, 403] * 8
+        for wire in wires:
+            wire.socket.close()
 
 
 def test_requests_that_come_in_pieces(pair: Pair) -> None:

@@ -16,7 +16,8 @@ from mlbox.serve.answers import Inferred
 from mlbox.serve.execution import AskRows
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.web.box import Box
-from mlbox.web.fast.routes import Call, Fast, Reply
+from mlbox.web.crowd import Crowd
+from mlbox.web.fast.routes import Alike, Call, Fast, Reply
 
 
 class PredictRequest(Record, frozen=True, kw_only=True):
@@ -86,7 +87,14 @@ async def predict(box: Box, principal: Principal, model: str, data: PredictReque
     return await box.call(answers_of, box.models, model, data, principal.name)
 
 
+class _OneEntity(msgspec.Struct, forbid_unknown_fields=True):
+    """What most requests are."""
+
+    entities: tuple[dict[str, Any]]
+
+
 _decode = msgspec.json.Decoder(PredictRequest).decode
+_decode_entity = msgspec.json.Decoder(_OneEntity).decode
 
 
 def _is_at_hand(box: Box, call: Call) -> bool:
@@ -97,8 +105,37 @@ def _is_at_hand(box: Box, call: Call) -> bool:
 
 
 def _fast(box: Box, call: Call) -> Reply:
-    answers = answers_of(box.models, call.parameters["model"], call.read, call.principal.name)
+    asked = _decode(call.body) if call.read is None else call.read
+    answers = answers_of(box.models, call.parameters["model"], asked, call.principal.name)
     return Reply(msgspec.json.encode(answers))
+
+
+class _Entities(Crowd):
+    """Requests of an entity each, whose features are looked up."""
+
+    def take(self, body: bytes) -> bool:
+        """Read an entity."""
+        try:
+            (entity,) = _decode_entity(body).entities
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
+        if entity:
+            self._rows.append(PredictRow(key=default_key(entity), entity=entity))
+        return bool(entity)
+
+    def _ask(self, rows: list[Any]) -> AskRows:
+        return self._models.ask_rows(self._target.model, rows, self._caller, by_row=True)
+
+    def _written(self, found: Inferred) -> list[Reply | None]:
+        return [Reply(msgspec.json.encode([answer])) for answer in _shown(found)]
+
+
+def _alike(box: Box, call: Call) -> Alike | None:
+    model = call.parameters["model"]
+    target = box.models.crowd(model)
+    if target is None or not box.models.targets.is_at_hand(model, 1, ()):
+        return None
+    return _Entities(box.models, target, call.principal.name)
 
 
 def _together(box: Box, calls: Sequence[Call]) -> list[Reply | Exception]:
@@ -127,4 +164,4 @@ async def list_predictions(
 
 
 handlers: list[Any] = [predict, list_predictions]
-fast = [Fast(predict, _is_at_hand, _fast, _together)]
+fast = [Fast(predict, _is_at_hand, _fast, _together, _alike)]

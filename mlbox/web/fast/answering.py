@@ -6,11 +6,11 @@ they are remembered there; who asks, whether the server is busy, and the body ar
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
+import functools
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
@@ -19,16 +19,28 @@ from mlbox.web.access_log import AccessLog, Request, given_id
 from mlbox.web.box import Box
 from mlbox.web.edge import Edge
 from mlbox.web.fast.routes import Call, Fast, Found, Reply, Table
+from mlbox.web.fast.turn import Turn, Waiting
 from mlbox.web.limits import check_type, is_flat, is_json
 from mlbox.web.pages.headers import HEADERS
 from mlbox.web.problems import as_mlbox_error, body_at, retry_after
 
 MOST_BODY = 1024 * 1024
 """Larger bodies are the app's: what reading them costs makes the rest vanish."""
+MOST_LEADS = 1024
 FOREIGN = frozenset(
     {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"cookie", b"origin", b"sec-fetch-site"}
 )
 """Headers with which a request is not plain."""
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Lead:
+    """Stands for all heads that say the same: the same way, caller and headers, but for the length of the body."""
+
+    __slots__ = ()
 
 
 class Head(NamedTuple):
@@ -47,6 +59,8 @@ class Head(NamedTuple):
     given_id: str | None
     fields: bytes
     """What the outermost layers add to the answer."""
+    lead: Lead | None
+    """None for a head with which no other is alike."""
 
 
 class Asked(NamedTuple):
@@ -59,16 +73,7 @@ class Asked(NamedTuple):
     start: float
 
 
-class Answer(NamedTuple):
-    """What goes onto the wire."""
-
-    status: int
-    fields: bytes
-    """Its headers, but for the server's own, and for what the connection says of itself."""
-    body: bytes
-
-
-Send = Callable[[Asked, Answer], None]
+Answer = Reply | Exception
 
 
 class FastPath:
@@ -77,21 +82,24 @@ class FastPath:
     def __init__(self, box: Box, edge: Edge, log: AccessLog, routes: Iterable[Fast]) -> None:
         self.pool = box.pool
         self.edge = edge
-        self._box = box
+        self.box = box
+        self.new_id = log.new_id
+        self.turn = Turn(self)
         self._log = log
         self._table = Table(routes)
         self._access = box.access
         self._require = box.teams.require
         self.most_body = min(MOST_BODY, box.settings.max_body)
-        self._most_depth = box.settings.max_depth
+        self.most_depth = box.settings.max_depth
         self._own: tuple[object, bytes] = (None, b"")
         self._counts = box.fast_path
-        self._turn: list[tuple[Asked, Send]] = []
-        """What is to be answered at the end of this turn of the loop."""
+        self._leads: dict[Any, Lead] = {}
 
     def find(self, method: bytes, target: bytes) -> Found | None:
         """As `Table.find`."""
         return self._table.find(method, target)
+
+    # -- a head -------------------------------------------------------------------------------------------------------
 
     def judge(self, found: Found, scope: Any) -> Head | None:
         """What follows from a head; None where the app is to deal with the request. `scope` is changed as the edge changes it."""
@@ -110,17 +118,28 @@ class FastPath:
             check_type(headers, found.fast.handler)
         except MlboxError:
             return None
+        given, key = given_id(scope["headers"]), self._access.key_of(credential)
         return Head(
             *found,
             method=scope["method"],
             path=scope["path"],
             client=scope["client"],
             headers=headers,
-            credential=self._access.key_of(credential),
+            credential=key,
             is_json=is_json(headers),
-            given_id=given_id(scope["headers"]),
+            given_id=given,
             fields=b"".join(_line(*field) for field in fields),
+            lead=None if given or found.fast.alike is None else self._lead(scope["path"], key, headers),
         )
+
+    def _lead(self, path: str, credential: bytes, headers: Mapping[str, str]) -> Lead:
+        own = ("content-length", "authorization")
+        key = path, credential, frozenset(field for field in headers.items() if field[0] not in own)
+        if key not in self._leads and len(self._leads) >= MOST_LEADS:
+            self._leads.clear()  # what stands for the same twice costs a run, and nothing else
+        return self._leads.setdefault(key, Lead())
+
+    # -- a request ----------------------------------------------------------------------------------------------------
 
     def begin(self, head: Head, body: bytes) -> Asked | None:
         """A request that is whole; None where the app is to deal with it. Nothing has happened then."""
@@ -130,58 +149,72 @@ class FastPath:
 
     def _begin(self, head: Head, body: bytes) -> Asked | None:
         began, start = time.time(), time.perf_counter()
-        principal = self._access.recall_key(head.credential)
-        if principal is None or principal.job_id is not None or self.edge.is_full:
+        if self.edge.is_full or (head.is_json and not is_flat(body, self.most_depth)):
             return None
-        if head.is_json and not is_flat(body, self._most_depth):
+        call = self.call_of(head, body)
+        if call is None:
             return None
-        call = Call(principal, head.parameters, head.headers, body)
         try:
-            self._require(principal, head.fast.handler.opt["action"])
-            at_hand = head.fast.at_hand(self._box, call)
+            at_hand = head.fast.at_hand(self.box, call)
         except Exception:  # whatever it is, the app tells of it
             return None
-        call.id = head.given_id or self._log.new_id()
+        call.id = head.given_id or self.new_id()
         return Asked(head, call, at_hand, began, start)
 
-    def join(self, asked: Asked, send: Send) -> None:
-        """Answer a request together with others of this turn of the loop, at its end."""
-        if not self._turn:
-            asyncio.get_running_loop().call_soon(self._end_turn)
-        self._turn.append((asked, send))
-
-    def _end_turn(self) -> None:
-        turn, self._turn = self._turn, []
-        alike: dict[Any, list[tuple[Asked, Send]]] = {}
-        for one in turn:
-            alike.setdefault(one[0].head.fast.together, []).append(one)
-        for together, some in alike.items():
-            replies = contextvars.copy_context().run(self._replies, together, [asked.call for asked, _ in some])
-            for (asked, send), reply in zip(some, replies, strict=True):
-                send(asked, _answer(asked, reply))
-
-    def _replies(self, together: Callable[..., list[Reply | Exception]], calls: list[Call]) -> list[Reply | Exception]:
+    def call_of(self, head: Head, body: bytes = b"") -> Call | None:
+        """A request of somebody who is known and may ask this; None where the app is to find that out."""
+        principal = self._access.recall_key(head.credential)
+        if principal is None or principal.job_id is not None:
+            return None
         try:
-            return together(self._box, calls)
-        except Exception as err:  # as below; it is nobody's own
-            return [err] * len(calls)
+            self._require(principal, head.fast.handler.opt["action"])
+        except MlboxError:
+            return None
+        return Call(principal, head.parameters, head.headers, body)
 
     def answer(self, asked: Asked) -> Answer:
         """What a request is answered with, for whoever asked; may be called from any thread."""
-        return _answer(asked, contextvars.copy_context().run(self._reply, asked))
+        return self.within(asked.call, asked.head.fast.answer, self.box, asked.call)
 
-    def _reply(self, asked: Asked) -> Reply | Exception:
-        asked.call.enter()
-        try:
-            return asked.head.fast.answer(self._box, asked.call)
-        except Exception as err:  # whatever it is, as the app's own handlers of exceptions do
-            return err
+    def within(self, call: Call, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | Exception:
+        """What a function gives that works for a request, or what it raised, whatever that is: the answer says so."""
+        return contextvars.copy_context().run(_within, call, functools.partial(function, *given, **named))
+
+    # -- an answer ----------------------------------------------------------------------------------------------------
+
+    def deliver(self, one: Waiting, call: Call, answer: Answer) -> None:
+        """Answer one of several that were answered together."""
+        self.edge.leave()
+        self._counts["fast"] += 1
+        status, fields, body = self.written(one.head, call, answer)
+        one.to.answered(one.cycle, status, fields, body)
+        self._note(one.head, call, one.began, one.start, status)
+
+    def written(self, head: Head, call: Call, answer: Answer) -> tuple[int, bytes, bytes]:
+        """A status, headers but for the server's own and for what the connection says of itself, and a body."""
+        status = head.fast.handler.status_code
+        if isinstance(answer, Exception):
+            answer, status = _refusal(head.path, as_mlbox_error(answer))
+        body, kind, headers = answer
+        fields = b"%scontent-type: %s\r\ncontent-length: %d\r\n%s%sx-request-id: %s\r\n" % (
+            b"".join([_line(name.encode(), value.encode()) for name, value in headers.items()]) if headers else b"",
+            kind.encode(),
+            len(body),
+            _EVERY,
+            head.fields,
+            call.id.encode(),
+        )
+        return status, fields, body
 
     def note(self, asked: Asked, status: int) -> None:
         """A request was answered."""
-        head, seconds = asked.head, time.perf_counter() - asked.start
-        what = (head.method, head.path, b"", head.client, asked.call.principal)
-        self._log.note(Request(asked.began, seconds, asked.call.id, status, *what))
+        self._note(asked.head, asked.call, asked.began, asked.start, status)
+
+    def _note(self, head: Head, call: Call, began: float, start: float, status: int) -> None:
+        seconds = time.perf_counter() - start
+        self._log.note(
+            Request(began, seconds, call.id, status, head.method, head.path, b"", head.client, call.principal)
+        )
 
     def own_fields(self, headers: list[tuple[bytes, bytes]]) -> bytes:
         """The server's own headers, the date among them, of which there is a new list every second."""
@@ -190,20 +223,12 @@ class FastPath:
         return self._own[1]
 
 
-def _answer(asked: Asked, reply: Reply | Exception) -> Answer:
-    head, status = asked.head, asked.head.fast.handler.status_code
-    if isinstance(reply, Exception):
-        reply, status = _refusal(head.path, as_mlbox_error(reply))
-    more = b"".join([_line(name.encode(), value.encode()) for name, value in reply.headers.items()])
-    fields = b"%scontent-type: %s\r\ncontent-length: %d\r\n%s%sx-request-id: %s\r\n" % (
-        more,
-        reply.kind.encode(),
-        len(reply.body),
-        _EVERY,
-        head.fields,
-        asked.call.id.encode(),
-    )
-    return Answer(status, fields, reply.body)
+def _within(call: Call, function: Callable[[], T]) -> T | Exception:
+    call.enter()
+    try:
+        return function()
+    except Exception as err:  # as the app's own handlers of exceptions do
+        return err
 
 
 def _refusal(path: str, err: MlboxError) -> tuple[Reply, int]:

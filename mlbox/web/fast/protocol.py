@@ -165,22 +165,25 @@ class FastProtocol(HttpToolsProtocol):
 
     def _take(self, head: Head, body: bytes, cycle: Cycle) -> bool:
         """Answer a request; False, and nothing has happened, where the app is to."""
-        assert self._fast_path is not None
-        asked = self._fast_path.begin(head, body)
+        path = self._fast_path
+        assert path is not None
+        if path.turn.take(head, body, self, cycle):
+            self._head, self.cycle = None, cast(Any, cycle)
+            return True
+        asked = path.begin(head, body)
         if asked is None:
             return False
         self._head = None
         if asked.at_hand and head.fast.together is None:
-            self._send(asked, self._fast_path.answer(asked), cycle)
+            self._send(asked, path.answer(asked), cycle)
             return True
         self.cycle = cast(Any, cycle)
-        self._fast_path.edge.enter()
-        made = functools.partial(self._made, cycle)
+        path.edge.enter()
         if asked.at_hand:
-            self._fast_path.join(asked, made)
+            path.turn.join(asked, functools.partial(self._made, cycle))
         else:
-            work = self.loop.run_in_executor(self._fast_path.pool, self._fast_path.answer, asked)
-            work.add_done_callback(lambda done: made(asked, done.result()))
+            work = self.loop.run_in_executor(path.pool, path.answer, asked)
+            work.add_done_callback(lambda done: self._made(cycle, asked, done.result()))
         return True
 
     def _made(self, cycle: Cycle, asked: Asked, answer: Answer) -> None:
@@ -190,14 +193,20 @@ class FastProtocol(HttpToolsProtocol):
 
     def _send(self, asked: Asked, answer: Answer, cycle: Cycle) -> None:
         assert self._fast_path is not None
+        status, fields, body = self._fast_path.written(asked.head, asked.call, answer)
+        self.answered(cycle, status, fields, body)
+        self._fast_path.note(asked, status)
+
+    def answered(self, cycle: Cycle, status: int, fields: bytes, body: bytes) -> None:
+        """Send an answer with one write, and go on with what comes next."""
+        assert self._fast_path is not None
         cycle.response_complete = True
         if not cycle.disconnected:
             end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
             own = self._fast_path.own_fields(self.server_state.default_headers)
-            self.transport.write(b"".join((STATUS_LINE[answer.status], own, answer.fields, end, answer.body)))
+            self.transport.write(b"".join((STATUS_LINE[status], own, fields, end, body)))
             if not cycle.keep_alive:
                 self.transport.close()
-        self._fast_path.note(asked, answer.status)
         self._answered = self.loop.time()
         if self.pipeline or self.timeout_keep_alive_task is None:
             self.on_response_complete()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from litestar.handlers import HTTPRouteHandler
 
@@ -36,12 +36,14 @@ class Call:
 
     __slots__ = ("body", "headers", "id", "parameters", "principal", "read")
 
-    def __init__(self, principal: Principal, parameters: Parameters, headers: Mapping[str, str], body: bytes) -> None:
+    def __init__(
+        self, principal: Principal, parameters: Parameters, headers: Mapping[str, str], body: bytes, own: str = ""
+    ) -> None:
         self.principal = principal
         self.parameters = parameters
         self.headers = headers
         self.body = body
-        self.id = ""
+        self.id = own
         self.read: Any = None
         """The body decoded, for whoever decoded it."""
 
@@ -49,6 +51,17 @@ class Call:
         """From here on this context works for this request."""
         request_id.set(self.id)
         set_asking(self.principal)
+
+
+class Alike(Protocol):
+    """Requests of one turn of the loop that say the same of everything but the row that they ask about."""
+
+    def take(self, body: bytes) -> bool:
+        """Read one; False, and nothing has happened, for one that is not of that form."""
+
+    def replies(self) -> list[Reply | None]:
+        """What those that were taken are answered with, in their order; None, and nothing has happened, for those that are to be
+        answered each by itself, because something is wrong with one of them."""
 
 
 class Fast(NamedTuple):
@@ -62,6 +75,8 @@ class Fast(NamedTuple):
     together: Callable[[Box, Sequence[Call]], list[Reply | Exception]] | None = None
     """The same of all that are at hand in one turn of the loop, where that costs less than one after the other: what each is
     answered with, or what its handler would have raised. It works for each in turn (`Call.enter`)."""
+    alike: Callable[[Box, Call], Alike | None] | None = None
+    """What takes those that are like this one, which is not taken yet; None where they are of no such kind."""
 
 
 class Found(NamedTuple):

@@ -16,7 +16,7 @@ from mlbox.web.box import Box
 from mlbox.web.rpc import inference_pb2 as pb
 from mlbox.web.rpc import wire
 from mlbox.web.v2 import dataplane, models, repository
-from mlbox.web.v2.infer import MOST_AT_HAND
+from mlbox.web.v2.alike import MOST_AT_HAND
 from mlbox.web.v2.wire import Request
 
 FINAL = "triton_final_response"

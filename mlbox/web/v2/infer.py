@@ -16,10 +16,8 @@ from mlbox.serve.execution import AskRows, Begun
 from mlbox.web.box import Box
 from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.v2 import dataplane, wire
+from mlbox.web.v2.alike import MOST_AT_HAND, PACKINGS, alike
 from mlbox.web.v2.models import problem
-
-MOST_AT_HAND = 16 * 1024
-"""Bytes of JSON, or of texts, that are read on the loop. Of binary numbers it is any that the fast path takes."""
 
 
 @post(
@@ -94,7 +92,7 @@ def _plain(body: bytes, headers: Mapping[str, str], most: int) -> bytes:
 def _packed(reply: Reply, accepts: str) -> Reply:
     """Compressed only for who asks for exactly one way, as tritonclient does; browsers and httpx name several."""
     wanted = accepts.strip().lower()
-    if wanted not in ("gzip", "deflate"):
+    if wanted not in PACKINGS:
         return reply
     body = gzip.compress(reply.body, compresslevel=1, mtime=0) if wanted == "gzip" else zlib.compress(reply.body, 1)
     return Reply(body, reply.kind, {**reply.headers, "content-encoding": wanted})
@@ -154,4 +152,4 @@ def _answered(call: Call, found: Inferred | Exception) -> Reply | Exception:
 
 
 handlers: list[Any] = [infer]
-fast = [Fast(infer, _is_at_hand, _fast, _together)]
+fast = [Fast(infer, _is_at_hand, _fast, _together, alike)]

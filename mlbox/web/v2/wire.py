@@ -92,7 +92,7 @@ class Shown(msgspec.Struct, kw_only=True, gc=False):
 
 Read = tuple[Request, list[Tensor]]
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(Request).decode
+read = msgspec.json.Decoder(Request).decode
 _INTEGERS = msgspec.json.Decoder(list[int]).decode
 _FLAT: dict[str, Callable[[msgspec.Raw], list[Any]]] = {
     **dict.fromkeys(NUMBERS, msgspec.json.Decoder(list[float]).decode),
@@ -109,7 +109,7 @@ def decode(body: bytes, head: str | None, inputs: Callable[[], Sequence[TensorSp
     length = _head_length(head, len(body))
     text, binary = (body, memoryview(b"")) if length is None else (body[:length], memoryview(body)[length:])
     try:
-        asked = _decode(text)
+        asked = read(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         raise InvalidInput(f"The request cannot be read: {err}.", hint="Send Open Inference Protocol v2 JSON.") from err
     if not asked.inputs:
