@@ -35,16 +35,18 @@ from mlbox.serve.served_spans import served_spans
 
 FEATURES, ROWS = 300, 10_000
 RECORDED = 30
-PEER = Path(".venvs") / "evidently"
+HOME = Path(__file__).parent.parent / ".bench" / "evidently"
+VERSIONS = ("evidently>=0.7,<0.8", "pandas<3")
+"""The peer, and with what it can be imported: of pandas it uses what version 3 no longer has."""
 PEER_SIDE = """
 import json, sys, time, numpy as np, pandas as pd
 from evidently import Report
 from evidently.presets import DataDriftPreset
 a, b = (np.load(f"{sys.argv[1]}/{side}.npy") for side in ("reference", "current"))
 frames = [pd.DataFrame(side.T, columns=[f"f{n}" for n in range(len(side))]) for side in (b, a)]
-began = time.perf_counter()
+began = time.process_time()
 Report([DataDriftPreset(method="ks")]).run(*frames)
-print(json.dumps(time.perf_counter() - began))
+print(json.dumps(time.process_time() - began))
 """
 
 
@@ -52,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure and print."""
     chosen = options(__doc__ or "", arguments)
     if chosen.setup:
-        return _setup()
+        return setup()
     predictions = 20_000 if chosen.quick else 200_000
     report = Report(
         "monitoring",
@@ -67,9 +69,12 @@ def main(arguments: list[str] | None = None) -> int:
     return report.finish()
 
 
-def _setup() -> int:
-    subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-    return subprocess.run([str(PEER / "bin" / "pip"), "install", "-q", "evidently>=0.7,<0.8"], check=False).returncode
+def setup() -> int:
+    """Evidently in a venv of its own."""
+    if not (HOME / "bin" / "evidently").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(HOME)], check=True)
+        subprocess.run([str(HOME / "bin" / "python"), "-m", "pip", "install", "--quiet", *VERSIONS], check=True)
+    return 0
 
 
 # -- recording ----------------------------------------------------------------------------------------------------------
@@ -177,7 +182,7 @@ def _check(report: Report, repeats: int) -> None:
     window = _window(reference, current)
     at = from_us(1_800_000_000_000_000)
     full = median([_cpu(lambda: results(window, at, 100, lambda _: None)) for _ in range(repeats)])
-    report.at_most("full report", full * 1000, 1000, "ms")
+    report.at_most("full report, CPU", full * 1000, 1000, "ms")
     some = 20
     theirs = (
         _cpu(lambda: [stats.ks_2samp(reference[n], current[n], method="asymp") for n in range(some)]) / some * FEATURES
@@ -212,9 +217,9 @@ def _cpu(call: Callable[[], object]) -> float:
 
 
 def _beside_the_peer(report: Report, reference: np.ndarray, current: np.ndarray, ours: float) -> None:
-    python = PEER / "bin" / "python"
+    python = HOME / "bin" / "python"
     if not python.exists():
-        report.skip("Evidently / full report", "Evidently is not installed; run with --setup")
+        report.skip("Evidently / full report", "Evidently is not installed: python -m bench.monitoring --setup")
         return
     with tempfile.TemporaryDirectory() as folder:
         np.save(f"{folder}/reference.npy", reference)
@@ -224,7 +229,7 @@ def _beside_the_peer(report: Report, reference: np.ndarray, current: np.ndarray,
         report.skip("Evidently / full report", (done.stderr.strip().splitlines() or ["it failed"])[-1][:200])
         return
     theirs = float(json.loads(done.stdout.splitlines()[-1]))
-    report.tell("Evidently's drift preset", theirs, "s")
+    report.tell("Evidently's drift preset, CPU", theirs, "s")
     report.at_least("Evidently / full report", theirs / ours, 20, "times")
 
 
