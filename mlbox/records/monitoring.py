@@ -257,6 +257,9 @@ class ModelHealth(Record, frozen=True, kw_only=True):
     state: HealthState
     """The worst of its areas."""
     checked_at: datetime | None
+    """When it was checked for drift, in domain time."""
+    measured_at: datetime | None = None
+    """When performance and concept were measured, in real time."""
     firing: int
     worst_feature: str | None = None
     worst_statistic: float | None = None

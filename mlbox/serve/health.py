@@ -6,9 +6,15 @@ measured: an error that is a fifth larger is worth a look, one that is half as l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
 
+from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, NotFound
+from mlbox.events import EventBus
 from mlbox.records import (
     Alert,
     ConceptResult,
@@ -22,8 +28,10 @@ from mlbox.records import (
     SkewResult,
 )
 from mlbox.serve.concept import Concept
+from mlbox.serve.last_measured import Found, Kept, LastMeasured
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.performance import Performance
+from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.skew import Skew
 from mlbox.store.quality import Screened
 from mlbox.store.registry import Registry
@@ -40,12 +48,47 @@ ERRORS: dict[str, Callable[[float], float]] = {
     **dict.fromkeys(("log_loss", "brier", "mae", "rmse"), lambda value: value),
 }
 """Metrics as errors, of which less is better."""
+MEASURED: tuple[HealthName, ...] = ("performance", "concept")
+"""Areas that take long: they join predictions with labels."""
+FAILED = "could not be looked at"
 DEPTH = 8
 """Views over views that are looked through for the sources of a model."""
 
 
+class _Checked(NamedTuple):
+    """What the last check for drift says of a model, as far as health tells of it."""
+
+    check: str | None
+    area: HealthArea
+    missing: Sequence[str] = ()
+    """Features whose values are missing more often than in training."""
+    odd: Sequence[str] = ()
+    """Features with values that training did not have."""
+    at: datetime | None = None
+    worst: DriftResult | None = None
+
+
+class _Look:
+    """What a look at many models asks for once: alerts, and what whoever looks may know of views and sources."""
+
+    def __init__(self, alerts: Sequence[Alert], features: Screened) -> None:
+        self._alerts: dict[tuple[str, str], list[Alert]] = {}
+        for alert in alerts:
+            for label in ("model", "view"):
+                if label in alert.labels:
+                    self._alerts.setdefault((label, alert.labels[label]), []).append(alert)
+        self.read_by = functools.cache(functools.partial(_read_by, features))
+        self.held = functools.cache(features.quarantined_rows)
+        self.knows = functools.cache(functools.partial(_knows, features))
+
+    def firing(self, version: ModelVersion) -> list[Alert]:
+        """Alerts of a model and of the views that it reads."""
+        keys = [("model", version.model), *(("view", view) for view in _views(version))]
+        return list({alert.id: alert for key in keys for alert in self._alerts.get(key, ())}.values())
+
+
 class Health:
-    """Of one model, and of all."""
+    """Of one model, and of all. `start` it for what a look at many leaves to a thread."""
 
     def __init__(
         self,
@@ -55,6 +98,9 @@ class Health:
         performance: Performance,
         concept: Concept,
         features: Screened,
+        predictions: PredictionLog,
+        clock: Clock,
+        bus: EventBus,
     ) -> None:
         self._registry = registry
         self._monitor = monitor
@@ -62,82 +108,149 @@ class Health:
         self._performance = performance
         self._concept = concept
         self._features = features
+        self._measured = LastMeasured(self._measure, lambda: registry.in_stage("Production"), predictions, clock, bus)
+        self._checked: dict[str, _Checked] = {}
+        self._skewed: dict[str, tuple[str | None, HealthArea]] = {}
+        self.start, self.close = self._measured.start, self._measured.close
 
     def fleet(self) -> list[ModelHealth]:
-        """Every model in Production, the worst first."""
-        alerts = self._monitor.alerts(state="firing", limit=1000)
-        found = [self._of(version, alerts) for version in self._registry.in_stage("Production")]
+        """Every model in Production, the worst first; of many, what was last measured of them."""
+        versions = self._registry.in_stage("Production")
+        found = self._look(versions, self._measured.last(versions))
         return sorted(found, key=lambda one: (STATES.index(one.state), -one.firing, -(one.worst_statistic or 0)))
 
     def of(self, model: str) -> ModelHealth:
-        """One model; raises NotFound where it is unknown or has no version in Production."""
+        """One model, measured now; raises NotFound where it is unknown or has no version in Production."""
         version = self._registry.serving(model)
-        return self._of(version, self._monitor.alerts(state="firing", limit=1000))
+        return self._look([version], {model: self._measured.now(version)})[0]
 
-    def _of(self, version: ModelVersion, alerts: Sequence[Alert]) -> ModelHealth:
-        drift = self._monitor.latest(version.model)
-        views = {name.partition(":")[0] for name in version.features}
-        own = [
-            alert for alert in alerts if alert.labels.get("model") == version.model or alert.labels.get("view") in views
+    def keep(self, model: str) -> None:
+        """Measure a model where what was measured last does not hold any more; raises NotFound."""
+        self._measured.keep(self._registry.serving(model))
+
+    def _look(self, versions: Sequence[ModelVersion], measured: Mapping[str, Kept]) -> list[ModelHealth]:
+        names = [version.model for version in versions]
+        checks, skews = self._monitor.last_checks(names), self._skew.last_checks(names)
+        look = _Look(self._monitor.alerts(state="firing", limit=1000), self._features)
+        return [
+            self._of(version, look, checks[version.model], skews[version.model], measured.get(version.model))
+            for version in versions
         ]
+
+    def _of(
+        self, version: ModelVersion, look: _Look, check: str | None, skew: str | None, measured: Kept | None
+    ) -> ModelHealth:
+        drift, own = self._drift_of(version.model, check), look.firing(version)
         areas = [
-            _drift(drift),
-            _guarded("data quality", lambda: self._quality(version, drift, own)),
-            _guarded("skew", lambda: _skew(self._skew.latest(version.model))),
-            _guarded("performance", lambda: _performance(version, self._performance.measure(version.model))),
-            _guarded("concept", lambda: _concept(self._concept.measure(version.model))),
+            drift.area,
+            _guarded("data quality", lambda: self._quality(version, drift, own, look)),
+            _guarded("skew", lambda: self._skew_of(version.model, skew)),
+            *self._shown(measured),
             _alerts(own),
         ]
-        worst = max((r for r in drift if r.statistic is not None), key=lambda r: r.statistic or 0, default=None)
         return ModelHealth(
             model=version.model,
             version=version.version,
             state=_state_of(areas),
-            checked_at=drift[0].at if drift else None,
+            checked_at=drift.at,
+            measured_at=measured.at if measured else None,
             firing=len(own),
-            worst_feature=worst.feature if worst else None,
-            worst_statistic=worst.statistic if worst else None,
+            worst_feature=drift.worst.feature if drift.worst else None,
+            worst_statistic=drift.worst.statistic if drift.worst else None,
             areas=tuple(areas),
         )
 
+    # -- what checks found, read again when there was another one ---------------------------------------------------------
+
+    def _drift_of(self, model: str, check: str | None) -> _Checked:
+        known = self._checked.get(model)
+        if known is None or known.check != check:
+            known = self._checked[model] = _checked(check, self._monitor.latest(model))
+        return known
+
+    def _skew_of(self, model: str, check: str | None) -> HealthArea:
+        known = self._skewed.get(model)
+        if known is None or known[0] != check:
+            known = self._skewed[model] = check, _skew(self._skew.latest(model))
+        return known[1]
+
+    # -- what labels say --------------------------------------------------------------------------------------------------
+
+    def _measure(self, version: ModelVersion) -> Found:
+        label_set = None
+        with contextlib.suppress(NotFound):
+            label_set = self._performance.label_set(version.model)
+        areas = (
+            _guarded("performance", lambda: _performance(version, self._performance.measure(version.model))),
+            _guarded("concept", lambda: _concept(self._concept.measure(version.model))),
+        )
+        return Found(areas, label_set, lasts=not any(area.words.startswith(FAILED) for area in areas))
+
+    def _shown(self, measured: Kept | None) -> tuple[HealthArea, ...]:
+        """Of performance and concept, what whoever asks may know."""
+        if measured is None:
+            return tuple(_area(name, "unknown", "not measured yet") for name in MEASURED)
+        label_set = measured.found.label_set
+        if label_set is not None and not self._performance.sees(label_set):
+            return tuple(_area(name, "unknown", f"There is no label set {label_set!r}.") for name in MEASURED)
+        return measured.found.areas
+
     # -- what the feature store knows ---------------------------------------------------------------------------------
 
-    def _quality(self, version: ModelVersion, drift: Sequence[DriftResult], alerts: Sequence[Alert]) -> HealthArea:
-        missing = [result.feature for result in drift if result.missing_risen]
-        odd = [result.feature for result in drift if _odd(result)]
+    def _quality(self, version: ModelVersion, drift: _Checked, alerts: Sequence[Alert], look: _Look) -> HealthArea:
         stale = [alert.labels["view"] for alert in alerts if alert.name == "staleness" and "view" in alert.labels]
-        held = sum(self._features.quality(source).quarantined for source in self._sources(version))
+        held = sum(look.held().get(source, 0) for source in _sources(version, look))
         words = [
-            *([f"values are missing more often than in training: {_some(missing)}"] if missing else []),
+            *([f"values are missing more often than in training: {_some(drift.missing)}"] if drift.missing else []),
             *([f"not up to date: {_some(stale)}"] if stale else []),
-            *([f"values that training did not have: {_some(odd)}"] if odd else []),
+            *([f"values that training did not have: {_some(drift.odd)}"] if drift.odd else []),
             *([f"{held:,} row{'s' if held != 1 else ''} of its sources in quarantine"] if held else []),
         ]
-        state: HealthState = "bad" if missing or stale else "warn" if odd or held else "ok" if drift else "unknown"
-        return _area("data quality", state, "; ".join(words) or ("nothing is odd" if drift else "not checked yet"))
+        bad, odd = drift.missing or stale, drift.odd or held
+        state: HealthState = "bad" if bad else "warn" if odd else "ok" if drift.at else "unknown"
+        return _area("data quality", state, "; ".join(words) or ("nothing is odd" if drift.at else "not checked yet"))
 
-    def _sources(self, version: ModelVersion) -> set[str]:
-        """The sources that a version's features are made of, as far as whoever asks may see them."""
-        found: set[str] = set()
-        views = {name.partition(":")[0] for name in version.features}
-        for _ in range(DEPTH):
-            names = {name for view in views for name in self._read_by(view)}
-            found |= {name for name in names if "@" not in name}
-            views = names - found
-        return {name for name in found if self._known(name)}
 
-    def _read_by(self, view: str) -> tuple[str, ...]:
-        try:
-            return self._features.view(view).sources
-        except NotFound:  # computed on demand, or gone
-            return ()
+def _views(version: ModelVersion) -> set[str]:
+    return {name.partition(":")[0] for name in version.features}
 
-    def _known(self, source: str) -> bool:
-        try:
-            self._features.declared(source)
-        except NotFound:
-            return False
-        return True
+
+def _sources(version: ModelVersion, look: _Look) -> set[str]:
+    """The sources that a version's features are made of, as far as whoever asks may see them."""
+    found: set[str] = set()
+    views = _views(version)
+    for _ in range(DEPTH):
+        names = {name for view in views for name in look.read_by(view)}
+        found |= {name for name in names if "@" not in name}
+        views = names - found
+    return {name for name in found if look.knows(name)}
+
+
+def _read_by(features: Screened, view: str) -> tuple[str, ...]:
+    try:
+        return features.view(view).sources
+    except NotFound:  # computed on demand, or gone
+        return ()
+
+
+def _knows(features: Screened, source: str) -> bool:
+    try:
+        features.declared(source)
+    except NotFound:
+        return False
+    return True
+
+
+def _checked(check: str | None, results: Sequence[DriftResult]) -> _Checked:
+    known = [result for result in results if result.statistic is not None]
+    return _Checked(
+        check,
+        _drift(results),
+        missing=[result.feature for result in results if result.missing_risen],
+        odd=[result.feature for result in results if _odd(result)],
+        at=results[0].at if results else None,
+        worst=max(known, key=lambda result: result.statistic or 0, default=None),
+    )
 
 
 def _guarded(name: HealthName, look: Callable[[], HealthArea]) -> HealthArea:
@@ -147,7 +260,7 @@ def _guarded(name: HealthName, look: Callable[[], HealthArea]) -> HealthArea:
     except (NotFound, InvalidInput) as err:
         return _area(name, "unknown", err.message)
     except MlboxError as err:
-        return _area(name, "warn", f"could not be looked at: {err.message}")
+        return _area(name, "warn", f"{FAILED}: {err.message}")
 
 
 def _state_of(areas: Sequence[HealthArea]) -> HealthState:

@@ -42,6 +42,7 @@ from mlbox.serve.reference import load_reference
 from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
+from mlbox.store.checks import last_checks
 from mlbox.store.db import Database, Tx
 from mlbox.store.registry import Registry
 
@@ -195,10 +196,9 @@ class Monitor:
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
-    def last_check(self, model: str) -> str | None:
-        """The id of a model's last check; it tells whether `latest` has anything new."""
-        row = self._db.one("SELECT check_id FROM drift WHERE model = ? ORDER BY check_id DESC LIMIT 1", (model,))
-        return row["check_id"] if row is not None else None
+    def last_checks(self, models: Sequence[str]) -> dict[str, str | None]:
+        """The id of each model's last check; it tells whether `latest` has anything new."""
+        return last_checks(self._db, "drift", models)
 
     def latest(self, model: str) -> list[DriftResult]:
         """The results of a model's last check, by feature; none before the first."""

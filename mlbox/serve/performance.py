@@ -97,6 +97,10 @@ class Performance:
             field="labels",
         )
 
+    def sees(self, label_set: str) -> bool:
+        """Whether whoever asks may know what is measured by a label set."""
+        return self._labels.visible(label_set)
+
     def _dataset_labels(self, version: ModelVersion) -> str | None:
         if version.dataset is None:
             return None

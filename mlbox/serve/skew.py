@@ -30,6 +30,7 @@ from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.asking import asking
 from mlbox.store.casting import arrow_type
+from mlbox.store.checks import last_checks
 from mlbox.store.db import Database, Tx
 from mlbox.store.given import given_value
 from mlbox.store.ondemand import Transforms
@@ -191,10 +192,9 @@ class Skew:
 
     # -- reading --------------------------------------------------------------------------------------------------------
 
-    def last_check(self, model: str) -> str | None:
-        """The id of a model's last check; it tells whether `latest` has anything new."""
-        row = self._db.one("SELECT check_id FROM skew WHERE model = ? ORDER BY check_id DESC LIMIT 1", (model,))
-        return row["check_id"] if row is not None else None
+    def last_checks(self, models: Sequence[str]) -> dict[str, str | None]:
+        """The id of each model's last check; it tells whether `latest` has anything new."""
+        return last_checks(self._db, "skew", models)
 
     def latest(self, model: str) -> list[SkewResult]:
         """The results of a model's last check, by feature; none before the first."""

@@ -89,6 +89,10 @@ class LabelSets:
             raise NotFound(f"There is no label set {name[:200]!r}.", hint=suggest(name, known), field="label_set")
         return _label_set(row)
 
+    def visible(self, name: str) -> bool:
+        """True when whoever asks in this context may know of a label set."""
+        return self._db.privacy.visible("label", name)
+
     def _counted(self, labels: LabelSet) -> LabelSet:
         if not self._offline.used:
             return labels

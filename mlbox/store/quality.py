@@ -43,6 +43,8 @@ _READS: dict[tuple[str, str], str] = {
 """What a text looks like that can be read as a type."""
 _EXTRA = "_id BIGINT NOT NULL, _at TIMESTAMP NOT NULL, _by VARCHAR NOT NULL, _reasons VARCHAR[] NOT NULL"
 
+_PREFIX = "quarantine:"
+
 
 class Broken(NamedTuple):
     """One rule, in words, and which rows break it."""
@@ -53,7 +55,7 @@ class Broken(NamedTuple):
 
 def table_of(source: str) -> str:
     """The table of a source's quarantine, quoted."""
-    return quote(f"quarantine:{source}")
+    return quote(f"{_PREFIX}{source}")
 
 
 class Screened(FeatureStore):
@@ -144,6 +146,15 @@ class Screened(FeatureStore):
             count = self._offline.rows(f"SELECT count(*) FROM {table_of(source)}")[0][0]
         return Quality(source=source, expectations=self.expectations(source), quarantined=count, reasons=reasons)
 
+    def quarantined_rows(self) -> dict[str, int]:
+        """How many rows of each source are in quarantine, where there are any."""
+        if not self._offline.used:
+            return {}
+        names = self._offline.rows(f"SELECT table_name FROM duckdb_tables() WHERE starts_with(table_name, '{_PREFIX}')")
+        sources = [name.removeprefix(_PREFIX) for (name,) in names]
+        counts = " UNION ALL ".join(f"SELECT {number}, count(*) FROM {table_of(s)}" for number, s in enumerate(sources))
+        return {sources[number]: count for number, count in self._offline.rows(counts) if count} if sources else {}
+
     def quarantined(self, source: str, *, limit: int = 100, after: int = 0) -> list[Quarantined]:
         """Rows of the quarantine in the order that they came in, from the one after the id `after`."""
         found = self.declared(source)
@@ -166,7 +177,7 @@ class Screened(FeatureStore):
         if not self._offline.used:
             return False
         sql = "SELECT 1 FROM duckdb_tables() WHERE table_name = ?"
-        return bool(self._offline.rows(sql, [f"quarantine:{source}"]))
+        return bool(self._offline.rows(sql, [f"{_PREFIX}{source}"]))
 
     def resubmit(
         self,

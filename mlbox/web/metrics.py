@@ -247,8 +247,8 @@ class _Drift:
 
     def stamp(self) -> tuple[object, ...]:
         """The same as long as `collect` gives the same; raises Unavailable."""
-        serving = self._box.registry.in_stage("Production")
-        return tuple((version.model, self._box.monitor.last_check(version.model)) for version in serving)
+        serving = [version.model for version in self._box.registry.in_stage("Production")]
+        return tuple(self._box.monitor.last_checks(serving).items())
 
     def collect(self) -> list[Metric]:
         """The families; raises Unavailable."""
@@ -268,8 +268,8 @@ class _Skew:
 
     def stamp(self) -> tuple[object, ...]:
         """The same as long as `collect` gives the same; raises Unavailable."""
-        serving = self._box.registry.in_stage("Production")
-        return tuple((version.model, self._box.skew.last_check(version.model)) for version in serving)
+        serving = [version.model for version in self._box.registry.in_stage("Production")]
+        return tuple(self._box.skew.last_checks(serving).items())
 
     def collect(self) -> list[Metric]:
         """The families; raises Unavailable."""

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from mlbox.ids import new_id
-from mlbox.records import Column, LabelSet, ModelHealth
+from mlbox.records import Column, LabelSet, ModelHealth, Principal
 from mlbox.serve.batches import Batch
+from mlbox.store.asking import asking
 from mlbox.web.box import Box
 from tests.web.monitored import FEATURES, in_production, served
 from tests.web.site import Site, open_box
@@ -140,6 +141,45 @@ def test_errors_that_rise_while_inputs_stay_are_concept_drift(box: Box) -> None:
     assert health(box)["concept"][0] == "bad"
     box.curation.set_model_tag("delay", "label_set", "none", actor="ann")
     assert health(box)["concept"][0] == "unknown", "what cannot be had says so and takes no other area with it"
+
+
+def test_the_fleet_says_of_each_model_what_its_page_says(box: Box) -> None:
+    in_production(box)
+    with_labels(box)
+    truth = np.random.default_rng(5).random(400) < 0.5
+    labelled(box, truth, np.where(truth, 0.8, 0.2))
+    for model in ("calm", "new"):
+        in_production(box, model)
+    served(box, np.random.default_rng(0).normal(size=200), model="calm")
+    box.monitor.check("calm")
+    fleet = msgspec.json.decode(asked(box, "/api/v1/health").content, type=list[ModelHealth])
+    assert len(fleet) == 3
+    for one in fleet:
+        page = msgspec.json.decode(asked(box, f"/api/v1/monitoring/{one.model}/health").content, type=ModelHealth)
+        assert msgspec.structs.replace(one, measured_at=None) == msgspec.structs.replace(page, measured_at=None)
+        assert one.measured_at is not None
+    labelled(box, truth, np.where(truth, 0.2, 0.8))
+    again = {one["model"]: one for one in asked(box, "/api/v1/health").json()}
+    assert "of 800 predictions" in next(a["words"] for a in again["delay"]["areas"] if a["name"] == "performance")
+
+
+def test_who_may_not_see_the_labels_is_not_told_what_they_say(box: Box) -> None:
+    in_production(box)
+    with_labels(box)
+    truth = np.arange(300) % 2 == 0
+    labelled(box, truth, np.where(truth, 0.9, 0.1))
+    assert "100% of 300" in health(box)["performance"][1]
+    box.teams.create("zebra", actor="admin")
+    box.access.create_user("otto", "viewer", actor="admin")
+    box.labels.apply(LabelSet(name="zebra.late", keys=(WHO,), value=Column(name="late", dtype="BOOL")), actor="ann")
+    box.curation.set_model_tag("delay", "label_set", "zebra.late", actor="ann")
+    box.teams.set_private("label", "zebra.late", True, actor="admin")
+    assert "no label set" not in health(box)["performance"][1]
+    with asking(Principal(name="otto", role="viewer")):
+        (one,) = box.health.fleet()
+        assert one == msgspec.structs.replace(box.health.of("delay"), measured_at=one.measured_at)
+    words = {area.name: (area.state, area.words) for area in one.areas}
+    assert words["performance"] == words["concept"] == ("unknown", "There is no label set 'zebra.late'.")
 
 
 def test_errors_that_stay_are_well(box: Box) -> None:

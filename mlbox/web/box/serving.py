@@ -205,8 +205,20 @@ class Serving(Data):
             self.labels,
             rules=rules,
         )
-        self.monitor.beside += [self.skew.check, self.concept.check]
-        self.health = Health(self.registry, self.monitor, self.skew, self.performance, self.concept, self.features)
+        self.health = Health(
+            self.registry,
+            self.monitor,
+            self.skew,
+            self.performance,
+            self.concept,
+            self.features,
+            self.predictions,
+            self.clock,
+            self.bus,
+        )
+        opening.callback(self.health.close)
+        self.health.start()
+        self.monitor.beside += [self.skew.check, self.concept.check, self.health.keep]
         self.spans = Spans(
             self.registry, self.monitor, self.predictions, self.clock, minimum=self.settings.drift_minimum
         )
