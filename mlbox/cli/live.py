@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mlbox.cli import jobtable
 from mlbox.cli.output import Output, show, show_one, table
-from mlbox.records import Job
+from mlbox.records import Gpu, Job
 
 if TYPE_CHECKING:
     from mlbox.client import Client
@@ -88,11 +90,12 @@ def _gpus(gpus: list[dict[str, Any]], running: list[Job]) -> str:
         return "This box has no GPU.\n"
     rows = []
     for gpu in gpus:
+        label = msgspec.convert(gpu, Gpu).label
         holders = [job for job in running if gpu["index"] in job.attempts[-1].gpus]
         names = (
             ", ".join(job.spec.name or job.id[-jobtable.SHORT_ID :] for job in holders) or gpu.get("taken_by") or "free"
         )
-        rows.append({column: gpu.get(field) for field, column in GPU_COLUMNS.items()} | {"jobs": names})
+        rows.append({column: gpu.get(field) for field, column in GPU_COLUMNS.items()} | {"gpu": label, "jobs": names})
     columns = [name for name in GPU_COLUMNS.values() if any(row[name] is not None for row in rows)]
     return table(rows, columns)
 

@@ -46,14 +46,16 @@ _CELL_MIN = 12
 _GAP = "  "
 
 
-def show(rows: Sequence[Row], columns: Sequence[str], output: Output = Output.table) -> None:
-    """Print a list; `columns` are the table's."""
+def show(
+    rows: Sequence[Row], columns: Sequence[str], output: Output = Output.table, *, key: Sequence[str] = ()
+) -> None:
+    """Print a list; `columns` are the table's, and `key` those that only together identify a row."""
     writers: dict[Output, Callable[[], str]] = {
         Output.table: lambda: table(rows, columns),
         Output.json: lambda: _json(rows),
         Output.jsonl: lambda: "".join(f"{msgspec.json.encode(row).decode()}\n" for row in rows),
         Output.csv: lambda: _csv(rows, columns),
-        Output.id: lambda: "".join(f"{identifier(row, columns)}\n" for row in rows),
+        Output.id: lambda: "".join(f"{_joined(row, key) or identifier(row, columns)}\n" for row in rows),
     }
     _write(writers[output]())
 
@@ -79,6 +81,10 @@ def identifier(row: Row, columns: Sequence[str] = ()) -> str:
     """What other commands know a row by: its ref, else the first of the columns that identifies, else its id or name."""
     wanted = ("ref", *(name for name in columns if name in _IDS), *_IDS, *columns, *_names(row))
     return next((str(found) for name in wanted if (found := field(row, name)) is not None), "")
+
+
+def _joined(row: Row, key: Sequence[str]) -> str:
+    return "/".join(str(field(row, name)) for name in key)
 
 
 def field(row: Row, name: str) -> Any:
@@ -187,6 +193,10 @@ def _cell(name: str, value: Any) -> str:
 def _number(name: str, value: float) -> str:
     if name.rpartition(".")[2] in ("size", "bytes") or name.endswith("_bytes"):
         return _size(value)
+    if name.endswith("_hours"):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    if name.endswith("share"):
+        return f"{value * 100:.4g} %"
     number = f"{value:,}" if isinstance(value, int) and value >= 10000 else f"{value:.6g}"
     units = {"_seconds": " s", "_ms": " ms", "percent": " %", "_gb": " GB"}
     return number + next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")

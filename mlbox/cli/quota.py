@@ -17,6 +17,7 @@ from mlbox.records import TeamQuota, TeamWeight, UsageRow
 
 app = typer.Typer(no_args_is_help=True, help="Quotas: how many GPUs a team may hold, and when.")
 COLUMNS = ("team", "name", "gpus", "share", "windows", "zone", "borrowable", "counts", "open_until")
+KEY = ("team", "name")
 TeamName = Annotated[str, typer.Argument(metavar="TEAM", help="As `mlbox team ls` shows it.")]
 QuotaName = Annotated[str, typer.Option(help="Which of the team's quotas; it may have several, for different windows.")]
 _AGO = re.compile(r"(\d+)([hdw])")
@@ -29,14 +30,14 @@ def ls(
 ) -> None:
     """List quotas, and whether each counts now."""
     with connect() as client:
-        show(client.get("/api/v1/quotas", list[TeamQuota], team=team), COLUMNS, output)
+        show(client.get("/api/v1/quotas", list[TeamQuota], team=team), COLUMNS, output, key=KEY)
 
 
 @app.command("show", epilog="Example: mlbox quota show vision")
 def show_quotas(team: TeamName, output: OutputOption = Output.table) -> None:
     """Show a team's quotas, and whether each counts now."""
     with connect() as client:
-        show(client.get("/api/v1/quotas", list[TeamQuota], team=team), COLUMNS, output)
+        show(client.get("/api/v1/quotas", list[TeamQuota], team=team), COLUMNS, output, key=KEY)
 
 
 @app.command("set", epilog="Example: mlbox quota set vision 40% --window 'mon-fri 09:00-18:00' --zone Europe/Berlin")
@@ -61,8 +62,13 @@ def set_quota(
 
 
 @app.command(epilog="Example: mlbox quota rm vision --name day")
-def rm(team: TeamName, name: QuotaName = "default") -> None:
+def rm(
+    team: Annotated[str, typer.Argument(metavar="TEAM", help="Or TEAM/NAME, as `mlbox quota ls -o id` prints it.")],
+    name: QuotaName = "default",
+) -> None:
     """Take a quota away."""
+    team, slash, named = team.partition("/")
+    name = named if slash else name
     with connect() as client:
         client.delete(f"/api/v1/quotas/{quote(team, safe='')}/{quote(name, safe='')}")
     note(f"The team {team} has no quota {name} any more.")
@@ -100,7 +106,7 @@ def usage(
     }
     with connect() as client:
         found = client.get("/api/v1/usage", list[UsageRow], **query)
-    show(found, ("team", "user", "gpu_hours", "cpu_hours", "jobs"), output)
+    show(found, ("team", "user", "gpu_hours", "cpu_hours", "jobs"), output, key=("team", "user"))
 
 
 def _amount(text: str) -> dict[str, float]:

@@ -179,7 +179,7 @@ class Attempts:
         """Write down how attempts ended, and queue those jobs again that may be tried once more."""
         if not ends:
             return
-        jobs = self._jobs.some(ends)
+        jobs = [self._roster.active[id] for id in ends]  # whoever asked one to stop meanwhile is heard in the end
         for job in jobs:
             self._executor.clear(ref_of(job))
         outcomes = {job.id: outcome_of(job, _state_after(ends[job.id])) for job in jobs}

@@ -1,6 +1,6 @@
 """Confinement: a command that reaches the files it is meant to, and no others. Landlock, which needs no privileges.
 
-The standard library alone: the shim loads this file by its path, and the child that is to become the command confines itself.
+The standard library alone: the shim loads this file by its path, and the thread that is to start the command confines itself.
 
 Landlock's rules only allow, and what is below an allowed folder is allowed with it. To leave out the data directory, the plan
 therefore allows everything beside the way from / to it, and of what is inside only what is named. A folder on that way cannot be
@@ -130,7 +130,7 @@ def devices() -> list[str]:
 
 
 def apply(rules: dict[str, int], abi: int, opened: Iterable[bytes] = ()) -> None:
-    """Confine this process and all that come from it; raises OSError. `opened` are rules whose paths are open."""
+    """Confine this thread and all that come from it; raises OSError. `opened` are rules whose paths are open."""
     libc = _libc()
     rights = ALL[min(abi, 3)]
     attributes = struct.pack("=QQQ", rights, 0, SCOPES)[: 24 if abi >= 6 else 16 if abi >= 4 else 8]
@@ -200,8 +200,16 @@ class Ground:
         self._listed: dict[str, int] = {}
         """When each folder that was listed had changed for the last time."""
         self._made_at = 0
+        self._mountinfo = -1
+        self.forked()
+
+    def forked(self) -> None:
+        """In a child: what is told of mounts is told once to each file that was opened for it."""
+        if self._mountinfo >= 0:
+            os.close(self._mountinfo)
+        self._mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
         self._mounts = select.poll()
-        self._mounts.register(os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC), select.POLLPRI)
+        self._mounts.register(self._mountinfo, select.POLLPRI)
 
     def prepare(self) -> None:
         """Make the rules, where they are not what they would be now."""
@@ -254,7 +262,7 @@ def _changed_at(folder: str) -> int:
 
 
 def confine(asked: dict[str, Any], ground: Ground | None = None) -> None:
-    """Confine this process, and all that comes from it, as the isolation says; raises OSError."""
+    """Confine this thread, and all that comes from it, as the isolation says; raises OSError."""
     closed, more = [*asked["closed"], "/dev"], (names_in, asked["readable"], asked["runnable"])
     if ground is not None and ground.rules:
         apply(beyond(closed, asked["fixed"], asked["own"], *more), version(), ground.rules)

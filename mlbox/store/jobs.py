@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from mlbox.clock import from_us, to_us
 from mlbox.errors import AlreadyExists, Conflict, NotFound
@@ -143,6 +144,14 @@ class Jobs:
             _job(row) for row in self._db.all(f"{_JOB_SQL} WHERE job.id IN (SELECT value FROM json_each(?))", (wanted,))
         ]
 
+    def without_logs(self, *, limit: int = 100) -> list[Job]:
+        """The jobs whose logs were removed because they ended long ago, the last to end first."""
+        rows = self._db.all(
+            f"{_JOB_SQL} WHERE left_over = 'nothing' AND ended_us IS NOT NULL AND {_VISIBLE} ORDER BY ended_us DESC LIMIT ?",
+            (limit,),
+        )
+        return [_job(row) for row in rows]
+
     def counts(self) -> dict[JobState, int]:
         """How many jobs are in each state."""
         rows = self._db.all(f"SELECT state, count(*) AS n FROM job WHERE {_VISIBLE} GROUP BY state")
@@ -165,7 +174,7 @@ class Jobs:
     def add(self, job: Job) -> Job:
         """A new job, queued."""
 
-        def write(tx: Tx) -> None:
+        def write(tx: Tx) -> int:
             _check_name(tx.one, job.spec)
             tx.run(
                 "INSERT INTO job (id, user, team, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?,?)",
@@ -175,9 +184,9 @@ class Jobs:
                 ),
             )
             tx.emit("job.submitted", f"job:{job.id}", job.user, name=job.spec.name, run=job.run_id)
+            return tx.now_us
 
-        self._db.write(write)
-        return self.get(job.id)
+        return replace(job, created_at=from_us(self._db.write(write)))
 
     def begin_attempts(self, starts: Mapping[str, Grant]) -> list[Job]:
         """queued or preempted -> starting, with the row of a new attempt and what it is charged for; those that could.
@@ -185,33 +194,50 @@ class Jobs:
         As the other moves of many jobs, they share one fsync; a job that is in another state by now, or gone, is left out.
         """
 
-        def write(tx: Tx, job_id: str) -> None:
+        def write(tx: Tx, job_id: str) -> Job:
             job, grant = _load(tx, job_id, *WAITING), starts[job_id]
-            number = len(job.attempts) + 1
+            attempt = Attempt(
+                number=len(job.attempts) + 1,
+                started_at=from_us(tx.now_us),
+                gpus=tuple(grant.gpus),
+                devices=tuple(grant.devices),
+                gpu_count=grant.gpu_count,
+                yields_to=tuple(grant.yields_to),
+                ran_on=dict(grant.ran_on),
+            )
             tx.run(
                 "INSERT INTO attempt (job_id, number, started_us, gpus, devices, gpu_count, cpu_count, yields_to, ran_on)"
                 " VALUES (?,?,?,?,?,?,?,?,?)",
                 (
-                    *(job_id, number, tx.now_us, _json(list(grant.gpus)), _json(list(grant.devices)), grant.gpu_count),
-                    *(job.spec.cpus or 0.0, _json(list(grant.yields_to)), _json(dict(grant.ran_on))),
+                    *(
+                        job_id,
+                        attempt.number,
+                        tx.now_us,
+                        _json(attempt.gpus),
+                        _json(attempt.devices),
+                        attempt.gpu_count,
+                    ),
+                    *(job.spec.cpus or 0.0, _json(attempt.yields_to), _json(attempt.ran_on)),
                 ),
             )
-            tx.run("UPDATE job SET promised = 0 WHERE id = ?", (job_id,))
-            _move(tx, job, "starting", "mlbox", f"attempt {number} starts")
+            if job.promised:
+                tx.run("UPDATE job SET promised = 0 WHERE id = ?", (job_id,))
+            changed = replace(job, promised=False, attempts=(*job.attempts, attempt))
+            return _move(tx, changed, "starting", "mlbox", f"attempt {attempt.number} starts")
 
         return self._each(starts, write)
 
     def started(self, numbers: Mapping[str, int | None]) -> list[Job]:
         """starting -> running; their attempts have these process ids. Any other state stays as it is."""
 
-        def write(tx: Tx, job_id: str) -> None:
+        def write(tx: Tx, job_id: str) -> Job:
             job = _load(tx, job_id, *MOVES)
             tx.run(
                 "UPDATE attempt SET pid = ? WHERE job_id = ? AND number = ?",
                 (numbers[job_id], job_id, len(job.attempts)),
             )
-            if job.state == "starting":
-                _move(tx, job, "running", "mlbox", "")
+            job = _with_attempt(job, pid=numbers[job_id])
+            return _move(tx, job, "running", "mlbox", "") if job.state == "starting" else job
 
         return self._each(numbers, write)
 
@@ -222,7 +248,7 @@ class Jobs:
         preempted, and waits to go on, unless it came to its own good end first.
         """
 
-        def write(tx: Tx, job_id: str) -> None:
+        def write(tx: Tx, job_id: str) -> Job:
             job = _load(tx, job_id, *ACTIVE)
             end = ends[job_id]
             outcome = outcome_of(job, end.state)
@@ -230,27 +256,31 @@ class Jobs:
                 "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ?, outcome = ? WHERE job_id = ? AND number = ?",
                 (tx.now_us, end.exit_code, end.reason, outcome, job_id, len(job.attempts)),
             )
+            now = from_us(tx.now_us)
+            job = _with_attempt(job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
             if outcome == "preempted":
                 tx.run("UPDATE job SET stop_cause = NULL WHERE id = ?", (job_id,))
-                _move(tx, job, "preempted", "mlbox", job.reason)
-            elif outcome != "stopped" and end.retry_at is not None:
+                return _move(tx, replace(job, stop_cause=None), "preempted", "mlbox", job.reason)
+            if outcome != "stopped" and end.retry_at is not None:
                 tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(end.retry_at), job_id))
-                _move(tx, job, "queued", "mlbox", f"{end.reason}; tried again")
-            else:
-                tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, end.exit_code, job_id))
-                _move(tx, job, outcome, "mlbox", job.reason if outcome == "stopped" else end.reason)
+                return _move(tx, replace(job, not_before=end.retry_at), "queued", "mlbox", f"{end.reason}; tried again")
+            tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, end.exit_code, job_id))
+            job = replace(job, ended_at=now, exit_code=end.exit_code)
+            return _move(tx, job, outcome, "mlbox", job.reason if outcome == "stopped" else end.reason)
 
         return self._each(ends, write)
 
-    def _each(self, job_ids: Collection[str], write: Callable[[Tx, str], None]) -> list[Job]:
-        def of(job_id: str) -> Callable[[Tx], None]:
+    def _each(self, job_ids: Collection[str], write: Callable[[Tx, str], Job]) -> list[Job]:
+        def of(job_id: str) -> Callable[[Tx], Job]:
             return lambda tx: write(tx, job_id)
 
-        done = self._db.write_each([of(job_id) for job_id in job_ids])
-        for error in done:
-            if error is not None and not isinstance(error, Conflict | NotFound):
-                raise error
-        return self.some([job_id for job_id, error in zip(job_ids, done, strict=True) if error is None])
+        moved = []
+        for done in self._db.write_each([of(job_id) for job_id in job_ids]):
+            if isinstance(done, Job):
+                moved.append(done)
+            elif not isinstance(done, Conflict | NotFound):
+                raise done
+        return moved
 
     def ask_to_stop(
         self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "", for_job: str | None = None
@@ -350,13 +380,22 @@ def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
     return job
 
 
-def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> None:
+def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> Job:
+    """Take a job to another state; as it is then."""
     assert state in MOVES[job.state], (job.state, state)
-    tx.run("UPDATE job SET state = ?, reason = ? WHERE id = ?", (state, reason, job.id))
-    if state in WAITING:
-        tx.run("UPDATE job SET queued_us = ? WHERE id = ?", (tx.now_us, job.id))
+    waits = state in WAITING
+    tx.run(
+        "UPDATE job SET state = ?, reason = ?, queued_us = iif(?, ?, queued_us) WHERE id = ?",
+        (state, reason, waits, tx.now_us, job.id),
+    )
     tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
     job_notices.tell(tx, job, state, reason)
+    return replace(job, state=state, reason=reason, queued_at=from_us(tx.now_us) if waits else job.queued_at)
+
+
+def _with_attempt(job: Job, **changes: Any) -> Job:
+    """A job whose present attempt is another one."""
+    return replace(job, attempts=(*job.attempts[:-1], replace(job.attempts[-1], **changes)))
 
 
 def _job(row: Row) -> Job:

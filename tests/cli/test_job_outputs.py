@@ -40,16 +40,16 @@ def rows(box: Callable[..., Ran], *words: str) -> dict[str, Any]:
     }
 
 
-LISTS = [  # words, the field that -o id prints, and a word that people see in the table
+LISTS = [  # words, the field or fields that -o id prints, and a word that people see in the table
     (("ps",), "id", "one"),
     (("ps", "-a"), "id", "one"),
     (("job", "ls"), "id", "one"),
     (("queue",), "id", "one"),
     (("queue", "ls"), "name", "experiments"),
     (("gpus",), "uuid", "(virtual)"),
-    (("usage",), "team", "everyone"),
-    (("quota", "ls"), "name", "mon-fri 09:00-18:00"),
-    (("quota", "show", "everyone"), "name", "mon-fri 09:00-18:00"),
+    (("usage",), "team/user", "everyone"),
+    (("quota", "ls"), "team/name", "mon-fri 09:00-18:00"),
+    (("quota", "show", "everyone"), "team/name", "mon-fri 09:00-18:00"),
     (("quota", "weights"), "team", "everyone"),
     (("cron", "ls"), "id", "nightly"),
     (("cron", "preview", "0 3 * * *", "--timezone", "Europe/Berlin"), "at", "03:00 CE"),
@@ -72,8 +72,8 @@ def test_every_reading_command_knows_every_form(box: Callable[..., Ran], home: P
         found = rows(box, *words)
         assert any(seen in line for line in found["table"]), (words, found["table"])
         assert found["json"], words
-        assert [row[key] for row in found["json"]] == found["id"], words
-        assert [row[key] for row in found["jsonl"]] == [row[key] for row in found["csv"]] == found["id"], words
+        for form in ("json", "jsonl", "csv"):
+            assert ["/".join(row[name] for name in key.split("/")) for row in found[form]] == found["id"], (words, form)
         assert list(found["csv"][0]) == list(found["json"][0]), words
     for name in ("nightly", rows(box, "cron", "ls")["id"][0]):
         assert "spec schedule  0 3 * * *" in box("cron", "show", name).out

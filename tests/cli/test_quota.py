@@ -30,6 +30,9 @@ def test_a_box_is_shared_by_its_admin(box_cli: Callable) -> None:
         ("day", None, 0.4, False),
         ("default", 1.5, None, True),
     ]
+    assert "40 %" in box_cli("quota", "ls").out
+    assert box_cli("quota", "ls", "-o", "id").out.split() == ["vision/day", "vision/default"]
+    assert box_cli("quota", "rm", "vision/default").code == 0
     assert box_cli("quota", "rm", "vision", "--name", "day").code == 0
     assert box_cli("quota", "weight", "vision", "2").code == 0
     assert "vision  2" in box_cli("quota", "weights").out

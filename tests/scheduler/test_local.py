@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors import Ended, Launch, Observed, Ref
-from mlbox.scheduler.executors.local import Local, cgroups, containers, processes
+from mlbox.scheduler.executors.local import Local, cgroups, containers, processes, spawner
 from mlbox.scheduler.gpus import Virtual
 from tests.conftest import wait_for
 
@@ -221,11 +222,99 @@ def test_of_many_shims_for_one_attempt_one_runs_the_command(machine: Machine, tm
     }
     (machine.root / "x").mkdir(parents=True)
     for number in range(1, 6):
-        machine.executor._spawner.spawn(Ref("x", number), spec)
+        machine.executor._give(Ref("x", number), spec)
     wait_for((machine.root / "x" / "status.json").exists, what="the status")
     wait_for(lambda: len(machine.executor._over) == 5, what="all shims to end")
     assert (tmp_path / "count").read_text() == "once\n"
     assert not list((machine.root / "x").glob(".status*"))
+
+
+# -- one shim, many attempts ------------------------------------------------------------------------------------------------
+
+
+def shim_of(machine: Machine, ref: Ref) -> int:
+    """Whose the attempt is or was."""
+    return int(os.readlink(machine.folder(ref) / "claim").split()[0])
+
+
+def after(machine: Machine, ended: Ref, script: str, **more: object) -> Ref:
+    """An attempt of the shim that has just ended another one."""
+    wait_for(lambda: machine.executor._spawner._resting, what=f"the shim of {ended} to rest")
+    return machine.shell(script, **more)
+
+
+def test_a_shim_that_is_through_takes_the_next_attempt_which_finds_nothing_of_the_one_before(machine: Machine) -> None:
+    first = machine.shell("echo one; echo secret > there; umask 0; sleep 300 & exit 3", env={"ONE": "1"})
+    assert machine.ended(first).exit_code == 3
+    second = after(machine, first, "ls; env; echo $(umask); exit 4")
+    assert machine.ended(second).exit_code == 4
+    assert shim_of(machine, first) == shim_of(machine, second)
+    log = machine.log(second)
+    assert "there" not in log
+    assert "ONE=" not in log
+    assert "\n0000\n" not in log
+    assert machine.log(first) == "one\n"
+    assert machine.ended(first).exit_code == 3, "though its shim lives"
+    assert machine.left(first) == []
+
+
+def test_a_stop_that_comes_too_late_does_not_stop_the_next_attempt_of_the_shim(machine: Machine) -> None:
+    first = machine.shell("exit 3")
+    assert machine.ended(first).exit_code == 3
+    second = after(machine, first, "sleep 0.3; exit 4")
+    machine.executor.stop(first)
+    machine.running(second)
+    machine.executor.stop(first)
+    assert machine.ended(second).exit_code == 4
+
+
+def test_a_stop_ends_the_second_attempt_of_a_shim_and_the_shim(machine: Machine) -> None:
+    second = after(machine, machine.shell("exit 3"), "sleep 300")
+    machine.running(second)
+    machine.executor.stop(second)
+    assert machine.ended(second).stopped
+    third = machine.shell("exit 5")
+    assert machine.ended(third).exit_code == 5
+    assert shim_of(machine, third) != shim_of(machine, second)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_what_is_given_to_a_shim_that_ends_meanwhile_runs_all_the_same(machine: Machine, number: int) -> None:
+    first = machine.shell("exit 3")
+    assert machine.ended(first).exit_code == 3
+    wait_for(lambda: machine.executor._spawner._resting, what="the shim to rest")
+    shim = shim_of(machine, first)
+    os.kill(shim, signal.SIGSTOP)  # it can take nothing more
+    second = machine.shell("exit 4")
+    os.kill(shim, number)
+    os.kill(shim, signal.SIGCONT)
+    assert machine.ended(second).exit_code == 4
+    assert shim_of(machine, second) != shim
+
+
+def test_a_shim_whose_server_is_gone_ends_with_its_attempt(machine: Machine) -> None:
+    ref = machine.shell("read _; sleep 0.2; exit 3")
+    shim = os.pidfd_open(wait_for(lambda: machine.executor.state(ref).number, what="the shim"))
+    machine.restart()
+    assert machine.ended(ref).exit_code == 3
+    assert select.select([shim], [], [], 60)[0]
+    os.close(shim)
+
+
+def test_a_shim_without_an_attempt_waits_but_a_moment(machine: Machine) -> None:
+    assert machine.ended(machine.shell("exit 3")).exit_code == 3
+    wait_for(lambda: not machine.executor._shims, what="the shim to end")
+
+
+def test_many_that_come_at_once_run_side_by_side(machine: Machine, tmp_path: Path) -> None:
+    count = 3 * spawner.MOST_STARTING
+    os.mkfifo(tmp_path / "gate")
+    refs = [machine.shell(f"read _ < {tmp_path}/gate; exit 7") for _ in range(count)]
+    for ref in refs:
+        machine.running(ref)
+    with open(tmp_path / "gate", "w") as gate:
+        gate.write("go\n" * count)
+    assert {machine.ended(ref).exit_code for ref in refs} == {7}
 
 
 # -- what it does -----------------------------------------------------------------------------------------------------------

@@ -65,9 +65,11 @@ def test_folders_go_after_a_day_and_logs_stay(house: Swept) -> None:
     house.after(days=30)
     assert [house.keeps_checkpoint(job) for job in (bad, runs)] == [False, True]
     assert house.log(bad) == "said\n"
+    assert house.jobs.without_logs() == []
     house.after(days=335)
     assert all(house.log(job).startswith("mlbox: this log was removed") for job in (good, bad))
     assert house.jobs.get(bad.id).exit_code == 3, "its record stays"
+    assert {job.id for job in house.jobs.without_logs()} == {good.id, bad.id}
     assert (house.folder / "jobs" / runs.id / "1" / "work").exists()
     house.scheduler.stop(runs.id, actor="ann")
     house.ended(runs)

@@ -34,7 +34,8 @@ class Life(RuleBasedStateMachine):
         self.db = Database(Path(self.folder.name) / "jobs.sqlite", migrations.jobs, clock, EventBus())
         self.jobs = Jobs(self.db)
         spec = JobSpec(command=("true",), name="one")
-        self.jobs.add(Job(id="j", user="ann", spec=spec, state="queued", created_at=clock.real(), run_id="r"))
+        job = Job(id="j", user="ann", spec=spec, state="queued", created_at=clock.real(), run_id="r")
+        assert self.jobs.add(job) == self.job
         self.before: JobState = "queued"
         self.stopped_by_user = False
 
@@ -45,13 +46,17 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.job.state in WAITING)
     @rule()
     def begins(self) -> None:
-        assert [job.state for job in self.jobs.begin_attempts({"j": Grant([0]), "none": Grant()})] == ["starting"]
+        grant = Grant([0], ["GPU-0"], 1.0, ["k"], {"cpu": "one"})
+        moved = self.jobs.begin_attempts({"j": grant, "none": Grant()})
+        assert moved == [self.job]
+        assert self.job.state == "starting"
 
     @rule()
     def runs(self) -> None:
         was = self.job.state
         if was in ACTIVE:
             (job,) = self.jobs.started({"j": 1})
+            assert job == self.job
             assert job.state == ("running" if was == "starting" else was)
 
     @precondition(lambda self: self.job.state in ACTIVE)
@@ -60,6 +65,7 @@ class Life(RuleBasedStateMachine):
         was = self.job
         retry_at = self.clock.real() if again and state == "failed" else None
         (after,) = self.jobs.end_attempts({"j": End(state, 0, "so", retry_at)})
+        assert after == self.job
         if self.stopped_by_user:
             assert after.state == "stopped"
         elif was.state == "stopping":

@@ -235,4 +235,4 @@ def _shortage(kind: ReasonKind, need: Need, free: Capacity) -> tuple[str, float,
 
 
 def _number(value: float) -> str:
-    return f"{max(0.0, value):.4g}"
+    return f"{round(max(0.0, value), 2):g}"

@@ -34,6 +34,7 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
     return {
         "deleted": [(one, view.may("member", team=box.teams.team_of(one.owner))) for one in shown],
         "next": next_page(view, last),
+        "without_logs": [] if after else box.jobs.without_logs(limit=PAGE_SIZE),
         "days": box.retention.kept_for.days,
         "log": part(lambda: _kept(view)),
         "may_collect": view.may("admin"),
@@ -42,7 +43,7 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
 
 @get("/deleted", include_in_schema=False, action="deleted.read")
 async def deleted(view: View, after: str | None = None) -> Response[bytes]:
-    """What was deleted, the latest first."""
+    """What was deleted, the latest first, and which jobs have no log any more."""
     return await view.page("deleted.html", lambda: _fetch(view, after))
 
 

@@ -77,6 +77,7 @@ class Group:
 
     def __init__(self, name: str, memory_bytes: int, places: Places) -> None:
         self._folders: list[str] = []
+        self._home = places.get("unified", (2, ""))[1]
         self._unified = ""
         self._memory = ""
         places = places if name else {}
@@ -126,13 +127,16 @@ class Group:
         return folder
 
     def join(self) -> None:
-        """Put the calling process, which has one thread, in, and with it all that will come from it.
-
-        Version 1 lets a thread move by itself, and does not wait for anyone, as it does with a process.
-        """
+        """Put the calling thread in, and with it all that will come from it; in version 2 its whole process has to go along."""
         for folder in self._folders:
             with contextlib.suppress(OSError):
                 _write(folder, "cgroup.procs" if folder == self._unified else "tasks", "0")
+
+    def leave(self) -> None:
+        """Out again, after a thread has joined: what it started stays in."""
+        if self._unified:
+            with contextlib.suppress(OSError):
+                _write(self._home, "cgroup.procs", "0")
 
     def kill(self) -> None:
         """Kill all at once, where that can be done."""

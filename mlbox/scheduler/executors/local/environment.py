@@ -13,9 +13,13 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "TZ", "USER", "LOGNAME", "XDG_CACHE_HOME"
 """What a job gets of the server's environment: nothing that could hold a secret."""
 
 
-def environment(launch: Launch, folder: Mapping[str, str]) -> dict[str, str]:
+def inherited() -> dict[str, str]:
+    """What of the server's environment its jobs get."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
+
+
+def environment(launch: Launch, inherited: Mapping[str, str], folder: Mapping[str, str]) -> dict[str, str]:
     """A small clean one, what its user asked for, and what is ours, which no user overrides; `folder` names its folders."""
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     programs = launch.environment / "bin" if launch.environment else Path(sys.executable).parent
     path = os.pathsep.join([str(programs), "/usr/local/bin", "/usr/bin", "/bin"])
     user = {name: value for name, value in launch.spec.env.items() if not name.startswith("MLBOX_")}

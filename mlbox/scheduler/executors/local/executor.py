@@ -20,11 +20,11 @@ from mlbox.records import JobSpec
 from mlbox.scheduler.devices import Devices, Ledger
 from mlbox.scheduler.executors.base import ABSENT, STARTING, Ended, Launch, Observed, Ref, Supply
 from mlbox.scheduler.executors.local import cgroups, containers, outputs, processes
-from mlbox.scheduler.executors.local.environment import environment
+from mlbox.scheduler.executors.local.environment import environment, inherited
 from mlbox.scheduler.executors.local.folder import Claim, Folder, link_modules, readable
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.executors.local.meter import Meter
-from mlbox.scheduler.executors.local.spawner import Forked, Spawner
+from mlbox.scheduler.executors.local.spawner import Shim, Spawner
 from mlbox.scheduler.gpus import NO_DEVICE, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
 from mlbox.scheduler.machine import this_machine
@@ -67,12 +67,15 @@ class Local:
         )
         self._meter = Meter()
         self._engine = containers.engine()
+        self._inherited = inherited()
         self._changed: Callable[[Ref], None] = lambda ref: None
         self._lock = threading.RLock()
-        self._watched: dict[Ref, int] = {}
-        """The pidfd of each shim that lives, as far as was heard."""
-        self._over: set[Ref] = set()
-        """Attempts whose shim ended."""
+        self._shims: dict[int, Shim] = {}
+        """This server's, by their process ids, until they are gone."""
+        self._watched: dict[Ref, Shim] = {}
+        """By attempt, who runs it, as far as was heard: one of these, or an earlier server's."""
+        self._over: dict[Ref, str] = {}
+        """Attempts that a shim is done with, or that ended with theirs, and what it said was wrong."""
         self._checkpoints: dict[Ref, tuple[float, datetime | None]] = {}
         self._spawner = Spawner(isolation.rules(isolation.writable) if isolation.confined else None)
         self._site: Path | None = None
@@ -118,7 +121,7 @@ class Local:
         laid_out = folder.prepare(launch, self._isolation, self._site)
         spec = {
             **laid_out,
-            "env": environment(launch, laid_out["env"]),
+            "env": environment(launch, self._inherited, laid_out["env"]),
             "command": list(launch.spec.command),
             "mask": dict(launch.mask),
             "procs": launch.spec.procs,
@@ -131,7 +134,17 @@ class Local:
         }
         if launch.spec.image:
             self._contain(spec, launch, folder)
-        self._spawner.spawn(launch.ref, spec)
+        self._give(launch.ref, spec)
+
+    def _give(self, ref: Ref, spec: dict[str, Any]) -> None:
+        self._spawner.spawn(ref, spec)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        with self._lock:
+            for shim in self._spawner.dispatch():
+                if shim.ref is not None:
+                    self._watched[shim.ref] = shim
 
     def _memory_bytes(self, spec: JobSpec) -> int:
         most = self._devices.memory_gb
@@ -169,20 +182,26 @@ class Local:
         if self._spawner.pending(ref) or ref in self._watched:
             return STARTING
         if ref in self._over:
-            return Observed("ended", ended=Ended(None, error=f"its shim could not start: {folder.complaint()}"))
+            why = self._over[ref] or "it left no word"
+            return Observed("ended", ended=Ended(None, error=f"its shim could not start: {why}"))
         return ABSENT
 
     def _lives(self, ref: Ref, claim: Claim) -> bool:
-        """Whether the shim that claimed an attempt is there; if so, its end will be heard of."""
+        """Whether the shim that claimed an attempt is there, and at it; if so, its end will be heard of."""
         with self._lock:
-            fd = self._watched.get(ref)
-            if fd is not None and not readable(fd):
+            ours = self._shims.get(claim.pid)
+            if ours is not None and not readable(ours.pidfd):
+                if ours.ref == ref:
+                    self._watched[ref] = ours
+                return ours.ref == ref
+            watched = self._watched.get(ref)
+            if watched is not None and watched.pid == claim.pid and not readable(watched.pidfd):
                 return True
             self._unwatch(ref)
             fd = claim.lives()
             if fd is None:
                 return False
-            self._watch(ref, fd)
+            self._watch(Shim(claim.pid, fd, ref))
             return True
 
     def _lost(self, ref: Ref, claim: Claim) -> Ended:
@@ -206,10 +225,10 @@ class Local:
     def stop(self, ref: Ref) -> None:
         """Tell the shim; one that is not there yet is told when it is."""
         with self._lock:
-            fd = self._watched.get(ref)
-            if fd is not None:
+            shim = self._watched.get(ref)
+            if shim is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(fd, signal.SIGTERM)
+                    signal.pidfd_send_signal(shim.pidfd, signal.SIGTERM)
 
     def measure(self, ref: Ref, devices: Sequence[str]) -> Mapping[str, float]:
         """Of all processes below its shim, and of its GPUs."""
@@ -241,7 +260,7 @@ class Local:
         """Remove temporary files and the datasets' names."""
         with self._lock:
             self._unwatch(ref)
-            self._over.discard(ref)
+            self._over.pop(ref, None)
             self._checkpoints.pop(ref, None)
             self._meter.forget(ref)
         self._folder(ref).clear()
@@ -276,28 +295,83 @@ class Local:
                 elif key.data == "zygote's end":
                     self._restart()
                     break  # what else was selected may be of the one that is gone
-                else:
-                    self._shim_ended(key.data, key.fd)
+                elif key.fd == key.data.pidfd:
+                    self._gone(key.data)
+                elif key.data.link is not None:
+                    self._hear_shim(key.data)
 
     def _hear(self) -> bool:
-        """Take one message; False when there are no more, as the zygote's end says as well."""
-        said = self._spawner.receive()
-        if said is None:
+        """Take one message of the zygote; False when there are no more, as its end says as well."""
+        shim = self._spawner.receive()
+        if shim is None:
             return False
-        if isinstance(said, Forked):
-            with self._lock:
-                self._watch(said.ref, said.pidfd)
-                self._spawner.answered(said.ref)
-        else:
-            self._changed(said.ref)
+        with self._lock:
+            self._spawner.answered(self._watch(shim))
         return True
 
-    def _shim_ended(self, ref: Ref, fd: int) -> None:
+    def _hear_shim(self, shim: Shim) -> bool:
+        """Take one message of a shim; False when there are no more."""
+        said = shim.hear()
+        if said is None:
+            self._hang_up(shim)
+            return False
+        if "ended" in said or "failed" in said:
+            self._done(shim, said.get("failed", ""))
+        elif (ref := shim.ref) is not None:
+            self._spawner.answered(ref)
+            self._spawner.started(ref)
+            if "running" in said:
+                self._changed(ref)
+        self._dispatch()
+        return True
+
+    def _done(self, shim: Shim, why: str = "") -> None:
+        """A shim is through with its attempt, and may have another."""
         with self._lock:
-            if self._watched.get(ref) == fd:
-                self._unwatch(ref)
-                self._over.add(ref)
+            ref = shim.ref
+            if ref is None:
+                return
+            shim.ref = None
+            self._spawner.answered(ref)
+            self._spawner.started(ref)
+            if self._watched.get(ref) is shim:
+                del self._watched[ref]
+                self._over[ref] = why
+            if shim.link is not None and not self._spawner.rest(shim):
+                self._hang_up(shim)
         self._changed(ref)
+
+    def _hang_up(self, shim: Shim) -> None:
+        with self._lock:
+            self._spawner.forget(shim)
+            if shim.link is not None:
+                self._selector.unregister(shim.link)
+                shim.hang_up()
+
+    def _gone(self, shim: Shim) -> None:
+        """A shim is no more; what it was given and did not take, another one may."""
+        while shim.link is not None and readable(shim.link.fileno()) and self._hear_shim(shim):
+            pass
+        with self._lock:
+            left = shim.ref if self._forget(shim) and not shim.first else None
+            if left is not None and self._folder(left).claim() is None:
+                self._watched.pop(left, None)
+                self._spawner.again(left)
+                shim.ref = None
+        self._done(shim)
+        self._dispatch()
+
+    def _forget(self, shim: Shim) -> bool:
+        """Let go of all that is known of a shim; False where that was done before."""
+        if shim.pidfd < 0:
+            return False
+        self._hang_up(shim)
+        self._selector.unregister(shim.pidfd)
+        os.close(shim.pidfd)
+        shim.pidfd = -1
+        if self._shims.get(shim.pid) is shim:
+            del self._shims[shim.pid]
+        return True
 
     def _register_spawner(self) -> None:
         self._selector.register(self._spawner.fileno(), selectors.EVENT_READ, "zygote")
@@ -320,19 +394,23 @@ class Local:
                 self._register_spawner()
                 return
 
-    def _watch(self, ref: Ref, fd: int) -> None:
-        """Hear of a shim's end by its pidfd, which is ours from here on."""
-        if ref in self._watched or self._closing:
-            os.close(fd)
-            return
-        self._watched[ref] = fd
-        self._selector.register(fd, selectors.EVENT_READ, ref)
+    def _watch(self, shim: Shim) -> Ref:
+        """Hear of a shim's end by its pidfd, and of what it says: both are ours from here on. What it runs."""
+        assert shim.ref is not None
+        self._selector.register(shim.pidfd, selectors.EVENT_READ, shim)
+        if shim.link is not None:
+            self._selector.register(shim.link, selectors.EVENT_READ, shim)
+            self._shims[shim.pid] = shim
+        known = self._watched.setdefault(shim.ref, shim)
+        if known.pid == shim.pid and known is not shim:  # it was seen before it was heard of
+            self._unwatch(shim.ref)
+            self._watched[shim.ref] = shim
+        return shim.ref
 
     def _unwatch(self, ref: Ref) -> None:
-        fd = self._watched.pop(ref, None)
-        if fd is not None:
-            self._selector.unregister(fd)
-            os.close(fd)
+        shim = self._watched.pop(ref, None)
+        if shim is not None and shim.link is None and self._shims.get(shim.pid) is not shim:
+            self._forget(shim)
 
     def close(self) -> None:
         """Stop listening; running attempts go on under their shims."""
@@ -341,8 +419,8 @@ class Local:
             os.write(self._wake_write, b"x")
         if self._thread.is_alive():
             self._thread.join()
-        for ref in list(self._watched):
-            self._unwatch(ref)
+        for shim in {*self._watched.values(), *self._shims.values()}:
+            self._forget(shim)
         self._spawner.close()
         self._selector.close()
         os.close(self._wake_read)

@@ -140,7 +140,7 @@ class Folder:
     def claim(self) -> Claim | None:
         """Who took the attempt, if it was taken."""
         try:
-            pid, start, boot = os.readlink(self.path / outputs.CLAIM).split()
+            pid, start, boot = os.readlink(f"{self.path}/{outputs.CLAIM}").split()
         except OSError:
             return None
         return Claim(int(pid), int(start), boot)
@@ -148,7 +148,8 @@ class Folder:
     def ended(self) -> Ended | None:
         """How it ended, if it did."""
         try:
-            status = json.loads((self.path / outputs.STATUS).read_bytes())
+            with open(f"{self.path}/{outputs.STATUS}", "rb", buffering=0) as file:
+                status = json.loads(file.read())
         except FileNotFoundError:
             return None
         known = {name: status[name] for name in Ended.__dataclass_fields__ if name in status}
@@ -170,7 +171,7 @@ class Folder:
     def clear(self) -> None:
         """Remove the temporary files, and the datasets' names, once the attempt has ended."""
         for folder in (self.tmp, self.datasets):
-            if folder.exists():
+            if os.path.lexists(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def discard(self) -> None:
@@ -199,14 +200,6 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             with self.log.open("a") as log:
                 log.write(f"mlbox: {line}\n")
-
-    def complaint(self) -> str:
-        """The last thing that the shim said of itself."""
-        try:
-            lines = (self.path / outputs.ERRORS).read_text(errors="replace").splitlines()
-        except OSError:
-            lines = []
-        return lines[-1] if lines else f"it left no word in {self.path}"
 
 
 def _files(mount: Mount, datasets: Path) -> list[dict[str, str]]:

@@ -5,9 +5,9 @@ The standard library alone: shims load this file by its path.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import sys
 import time
 from typing import Any
 
@@ -90,20 +90,21 @@ class Status:
 
     def drop(self) -> None:
         """There is nothing to say: the attempt is another shim's."""
+        os.close(self._file)
         os.unlink(self._temporary)
 
-    def write(self, ended: dict[str, Any]) -> None:
-        """Write it whole, on disk, or not at all; tried for a while where the disk will not have it."""
+    def write(self, ended: dict[str, Any]) -> bool:
+        """Write it whole, on disk, or not at all; tried for a while where the disk will not have it. Whether it is there."""
         content = json.dumps(ended).encode()[:STATUS_BYTES]
         end = time.monotonic() + DISK_SECONDS
         while True:
             try:
                 self._write(content)
-                return
+                return True
             except OSError as err:
-                print(f"The status cannot be written: {err}", file=sys.stderr, flush=True)
+                complain(f"The status cannot be written: {err}")
                 if time.monotonic() >= end:
-                    return
+                    return False
             time.sleep(1)
             self._again()
 
@@ -112,6 +113,7 @@ class Status:
         os.ftruncate(self._file, len(content))
         os.fsync(self._file)
         os.rename(self._temporary, STATUS)
+        os.close(self._file)
         sync_here()
 
     def _again(self) -> None:
@@ -121,7 +123,13 @@ class Status:
             os.chdir(self._folder)
             self._file = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as err:
-            print(f"The folder cannot be made: {err}", file=sys.stderr, flush=True)
+            complain(f"The folder cannot be made: {err}")
+
+
+def complain(line: str) -> None:
+    """Leave word of what is wrong with the shim itself, for whoever looks into the folder."""
+    with contextlib.suppress(OSError), open(ERRORS, "a") as file:
+        file.write(line + "\n")
 
 
 def sync_here() -> None:

@@ -1,4 +1,4 @@
-"""The shim: a small process that runs one attempt of one job, and outlives the server.
+"""The shim: a small process that runs an attempt of a job, and outlives the server.
 
 It is forked by the zygote, with the standard library alone. In the attempt's folder it
 - claims the attempt (`claim`, made once): of two shims for one attempt only one runs the command;
@@ -8,6 +8,10 @@ It is forked by the zygote, with the standard library alone. In the attempt's fo
 - ends them on SIGTERM, at the time limit, or when they hold more memory than they may: SIGTERM to their groups, and after the
   grace SIGKILL to all that ever came from them. It is a subreaper, so that none of these is hidden from it;
 - writes how it ended to `status.json`, complete and on disk or not at all, in space that it kept for that from the start.
+
+Then nothing is left of the attempt, and the shim says so to its server. For a moment it waits to be given another one, because to
+fork a process of Python, which writes to much of its memory, costs more than all that a short attempt has a shim do. Without its
+server, after a signal, or with an end that it could not write down it takes no other.
 
 What it is to do comes in a file that is only in memory, because it names the job's token and secrets.
 """
@@ -21,15 +25,20 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
+import threading
 import time
 from typing import Any
 
 CANNOT_START = 127
-BLOCKED = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 """What the zygote blocks before it forks, so that nothing is missed."""
-IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
-"""What Python ignores, and a command would go on to ignore; signals with a handler are the command's own again by themselves."""
+MESSAGE_BYTES = 4096
 READ_BYTES = 1 << 18
+IDLE_SECONDS = 1.0
+"""How long to wait for another attempt, and how long an attempt runs until what it needed to start is let go."""
+MOST_ATTEMPTS = 200
+"""Of one shim: it collects no garbage, so it is not to live for ever."""
 WATCH_SECONDS = 0.5
 """Between two looks at the memory of a job that no control group holds to it."""
 DRAIN_SECONDS = 1.0
@@ -47,35 +56,139 @@ class Parts:
         """What confined attempts share, once the zygote knows it."""
 
 
-def main(spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
-    """Run the attempt that a spec describes. The signals are blocked, and the process is in a session of its own."""
-    make(spec["folder"], 0o777)
-    os.chdir(spec["folder"])
-    null = os.open(os.devnull, os.O_RDWR)
-    errors = os.open(parts.outputs.ERRORS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for target, source in ((0, null), (1, errors), (2, errors)):
-        os.dup2(source, target)
-    os.close(null)
-    os.close(errors)
-    parts.processes.prctl(parts.processes.SET_NAME, b"mlbox-shim")
-    parts.processes.prctl(parts.processes.SET_CHILD_SUBREAPER, 1)
-    status = parts.outputs.Status(spec["folder"])
-    if not claim(parts):
-        status.drop()
-        return
-    try:
-        lay_out(spec)
-        ended = mounted(spec, parts) or Attempt(spec, parts, tell).run()
-    except Exception as err:  # whatever it is, the attempt has an end
-        ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
-    remove(spec["tmp"])
-    status.write({**ended, "ended": time.time()})
+class Shim:
+    """This process, in a session of its own, with the signals blocked until it is made."""
+
+    def __init__(self, parts: Parts, server: socket.socket) -> None:
+        self.parts = parts
+        self._server = server
+        self.stop_asked = False
+        """Somebody wants the attempt to end."""
+        self.null = os.open(os.devnull, os.O_RDWR)
+        for target in (0, 1, 2):
+            os.dup2(self.null, target)
+        parts.processes.prctl(parts.processes.SET_NAME, b"mlbox-shim")
+        parts.processes.prctl(parts.processes.SET_CHILD_SUBREAPER, 1)
+        pid = os.getpid()
+        self._claim = f"{pid} {parts.processes.start_ticks(pid)} {parts.processes.boot_id()}"
+        self.waking, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, self._signalled)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if parts.ground is not None:
+            parts.ground.forked()
+
+    def _signalled(self, number: int, _: object) -> None:
+        self.stop_asked = self.stop_asked or number != signal.SIGCHLD
+
+    def serve(self, given: int | None) -> None:
+        """Run the attempt that a file describes, and then what else the server gives."""
+        for _ in range(MOST_ATTEMPTS):
+            if given is None:
+                return
+            spec = read(given)
+            try:
+                written = self._run(spec)
+            except Exception as err:  # it could not even be taken
+                self.say(failed=str(err))
+                return
+            if not (written and self.say(ended=spec["ref"])):
+                return
+            given = self._next()
+
+    def _run(self, spec: dict[str, Any]) -> bool:
+        """Run one attempt, if it is not another shim's; whether its end is on disk, and nothing of it is left."""
+        make(spec["folder"], 0o777)
+        os.chdir(spec["folder"])
+        status = self.parts.outputs.Status(spec["folder"])
+        if not self._take():
+            status.drop()
+            return True
+        try:
+            for folder in spec["folders"]:
+                make(folder, 0o700)
+            ended = self._mounted(spec) or Attempt(spec, self).run()
+        except Exception as err:  # whatever it is, the attempt has an end
+            ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
+            self.stop_asked = True  # and this process does no more
+        remove(spec["tmp"])
+        written: bool = status.write({**ended, "ended": time.time()})
+        return written and self.is_alone()
+
+    def _take(self) -> bool:
+        """Take the attempt; False if it was taken before. A link to nowhere: made whole, once, with all that names us in it."""
+        try:
+            os.symlink(self._claim, self.parts.outputs.CLAIM)
+        except FileExistsError:
+            return False
+        self.parts.outputs.sync_here()
+        return True
+
+    def _mounted(self, spec: dict[str, Any]) -> dict[str, Any]:
+        """Lay out the datasets; how the attempt ended where that could not be done, which is then in the log too."""
+        if not spec.get("mounts"):
+            return {}
+        self.say(taken=spec["ref"])  # it may take long: nobody is to wait
+        if self.parts.ground is not None:
+            self.parts.ground.rest()
+        link = bool(spec.get("confine")) or os.geteuid() != 0
+        try:
+            wrong = self.parts.mount.lay(spec["mounts"], lambda: self.stop_asked, link=link)
+        except self.parts.mount.Stopped:
+            return {"exit_code": None, "stopped": True}
+        if not wrong:
+            return {}
+        log = self.parts.outputs.Log(spec, self.parts)
+        log.say(wrong)
+        log.finish()
+        return {"exit_code": CANNOT_START, "error": wrong}
+
+    def is_alone(self) -> bool:
+        """Whether nothing is left of what came from it: a subreaper without a child has no descendants either."""
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
+
+    def say(self, **what: Any) -> bool:
+        """Tell the server; False where it is gone. The next one looks for itself."""
+        try:
+            self._server.send(json.dumps(what).encode())
+        except OSError:
+            return False
+        return True
+
+    def _next(self) -> int | None:
+        """Another attempt, if there is one soon."""
+        os.chdir("/")
+        poll = select.poll()
+        poll.register(self._server, select.POLLIN)
+        poll.register(self.waking, select.POLLIN)
+        end = time.monotonic() + IDLE_SECONDS
+        while not self.stop_asked:
+            ready = [fd for fd, _ in poll.poll(max(0.0, end - time.monotonic()) * 1000)]
+            if self.waking in ready:
+                self.awake()
+            elif ready:
+                _, files, _, _ = socket.recv_fds(self._server, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                return files[0] if files and not self.stop_asked else None  # what it leaves, another one is given
+            else:
+                return None
+        return None
+
+    def awake(self) -> None:
+        """A signal was heard."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.waking, 512)
 
 
-def lay_out(spec: dict[str, Any]) -> None:
-    """Make the folders of the attempt that are not there yet."""
-    for folder in spec["folders"]:
-        make(folder, 0o700)
+def read(given: int) -> Any:
+    """What a file says that came along."""
+    said = json.loads(os.pread(given, os.fstat(given).st_size, 0))
+    os.close(given)
+    return said
 
 
 def make(folder: str, mode: int) -> None:
@@ -96,43 +209,13 @@ def remove(folder: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def claim(parts: Parts) -> bool:
-    """Take the attempt; False if it was taken before. A link to nowhere: it is made whole, once, with all that names us in it."""
-    try:
-        start, boot = parts.processes.start_ticks(os.getpid()), parts.processes.boot_id()
-        os.symlink(f"{os.getpid()} {start} {boot}", parts.outputs.CLAIM)
-    except FileExistsError:
-        return False
-    parts.outputs.sync_here()
-    return True
-
-
-def stop_asked() -> bool:
-    """Whether somebody wants the attempt to end; the signal stays pending."""
-    return bool(signal.sigpending() & {signal.SIGTERM, signal.SIGINT})
-
-
-def mounted(spec: dict[str, Any], parts: Parts) -> dict[str, Any]:
-    """Lay out the datasets; how the attempt ended where that could not be done, which is then in the log too."""
-    if not spec.get("mounts"):
-        return {}
-    try:
-        wrong = parts.mount.lay(spec["mounts"], stop_asked, link=bool(spec.get("confine")) or os.geteuid() != 0)
-    except parts.mount.Stopped:
-        return {"exit_code": None, "stopped": True}
-    if not wrong:
-        return {}
-    parts.outputs.Log(spec, parts).say(wrong)
-    return {"exit_code": CANNOT_START, "error": wrong}
-
-
 class Attempt:
     """A command, or its ranks, from their start until nothing is left of them."""
 
-    def __init__(self, spec: dict[str, Any], parts: Parts, tell: socket.socket) -> None:
+    def __init__(self, spec: dict[str, Any], shim: Shim) -> None:
         self._spec = spec
-        self._parts = parts
-        self._tell = tell
+        self._shim = shim
+        self._parts = parts = shim.parts
         self._log = parts.outputs.Log(spec, parts)
         self._group = parts.cgroups.Group(spec["name"] if spec["grouped"] else "", spec["memory_bytes"], parts.places)
         self._ranks: dict[int, int] = {}
@@ -145,6 +228,8 @@ class Attempt:
         self._end_at = time.monotonic() + limit if limit else None
         self._look_at = 0.0
         """When to look at its memory, where nobody else does."""
+        self._rest_at: float | None = None
+        """When to let go what was needed to start it."""
         if spec["procs"] > 1:
             spec["master_port"] = free_port()
 
@@ -152,22 +237,20 @@ class Attempt:
         """How it ended."""
         output, writing = os.pipe()
         try:
-            for rank in range(self._spec["procs"]):
-                self._ranks[self._spawn(rank, writing)] = rank
-        except OSError as err:
+            self._start(writing)
+        except Exception as err:
             self._log.say(f"the command cannot be started: {err}")
             self._exit_code, self._ended = CANNOT_START, {"error": f"the command cannot be started: {err}"}
             self._kill_at = time.monotonic()
         finally:
             os.close(writing)
-            if self._parts.ground is not None:
-                self._parts.ground.rest()
-        self._say_that_it_runs()
+        self._shim.say(running=self._spec["ref"])
         try:
             self._watch(output)
         finally:
             self._end_all()
             self._drain(output)
+            os.close(output)
             self._log.finish()
         out_of_memory = self._ended.pop("out_of_memory", False) or self._group.out_of_memory()
         self._group.remove()
@@ -175,48 +258,47 @@ class Attempt:
 
     # -- starting ---------------------------------------------------------------------------------------------------
 
+    def _start(self, output: int) -> None:
+        """Start the ranks, out of a thread; raises what kept one from starting.
+
+        Group, capabilities and confinement are a thread's, and what it starts has them from it: so the thread takes them upon
+        itself and ends, while the shim stays as it is. The command needs no process of Python before it then (vfork).
+        """
+        wrong: list[Exception] = []
+        if self._parts.ground is not None:
+            self._parts.ground.prepare()
+            self._rest_at = time.monotonic() + IDLE_SECONDS
+        thread = threading.Thread(target=self._start_ranks, args=(output, wrong))
+        thread.start()
+        thread.join()
+        self._group.leave()
+        if wrong:
+            raise wrong[0]
+
+    def _start_ranks(self, output: int, wrong: list[Exception]) -> None:
+        try:
+            self._group.join()
+            if self._spec.get("confine"):
+                self._parts.confine.confine(self._spec["confine"], self._parts.ground)
+            for rank in range(self._spec["procs"]):
+                self._ranks[self._spawn(rank, output)] = rank
+        except Exception as err:
+            wrong.append(err)
+
     def _spawn(self, rank: int, output: int) -> int:
-        """Start one rank; raises the OSError that kept it from starting."""
-        failed, telling = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.close(failed)
-                self._become(rank, output)
-            except OSError as err:
-                os.write(telling, f"{err.errno} {err.filename or self._spec['command'][0]}".encode())
-            finally:
-                os._exit(CANNOT_START)
-        os.close(telling)
-        with open(failed, "rb") as answer:
-            said = answer.read().decode(errors="replace")
-        if said:
-            os.waitpid(pid, 0)
-            number, _, name = said.partition(" ")
-            raise OSError(int(number), os.strerror(int(number)), name)
-        return pid
-
-    def _become(self, rank: int, output: int) -> None:
-        """In the child: everything that the command is to find, and then the command."""
         spec = self._spec
-        os.setsid()
-        self._parts.processes.prctl(self._parts.processes.SET_NAME, b"mlbox-job")
-        self._group.join()
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        env: dict[str, str] = {**spec["env"], **(ranked(spec, rank) if spec["procs"] > 1 else {})}
-        os.chdir(spec["cwd"])
-        for number in IGNORED:
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        if spec.get("confine"):
-            self._parts.confine.confine(spec["confine"], self._parts.ground)
-        os.execvpe(spec["command"][0], spec["command"], env)  # noqa: S606 (this is the job's command)
-
-    def _say_that_it_runs(self) -> None:
-        with contextlib.suppress(OSError):  # the server is gone; the next one looks for itself
-            self._tell.send(json.dumps({"running": self._spec["ref"]}).encode())
-        self._tell.close()
+        process = subprocess.Popen(
+            spec["command"],
+            stdin=self._shim.null,
+            stdout=output,
+            stderr=output,
+            cwd=spec["cwd"],
+            env={**spec["env"], **(ranked(spec, rank) if spec["procs"] > 1 else {})},
+            close_fds=False,  # none is inherited
+            start_new_session=True,
+        )
+        process.returncode = 0  # it is not for this object to collect it
+        return process.pid
 
     # -- watching ---------------------------------------------------------------------------------------------------
 
@@ -224,16 +306,13 @@ class Attempt:
         """Until every rank has ended, or none may go on."""
         poll = select.poll()
         poll.register(output, select.POLLIN)
-        waking, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        poll.register(waking, select.POLLIN)
-        signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-        for number in BLOCKED:
-            signal.signal(number, self._signalled)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        poll.register(self._shim.waking, select.POLLIN)
         while self._reap():
+            if self._shim.stop_asked:
+                self._finish(stopped=True)
             for fd, _ in poll.poll(self._wait_ms()):
-                if fd == waking:
-                    os.read(waking, 512)
+                if fd == self._shim.waking:
+                    self._shim.awake()
                 elif piece := os.read(output, READ_BYTES):
                     self._log.feed(piece)
                 else:
@@ -241,10 +320,6 @@ class Attempt:
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 return
             self._check_limits()
-
-    def _signalled(self, number: int, _: object) -> None:
-        if number != signal.SIGCHLD:
-            self._finish(stopped=True)
 
     def _finish(self, **why: Any) -> None:
         """Have all ranks end: SIGTERM to their groups, and the kill after the grace."""
@@ -275,6 +350,9 @@ class Attempt:
             self._finish()
 
     def _check_limits(self) -> None:
+        if self._rest_at is not None and time.monotonic() >= self._rest_at:
+            self._rest_at = None
+            self._parts.ground.rest()
         if self._end_at is not None and time.monotonic() >= self._end_at:
             self._end_at = None
             self._finish(timed_out=True)
@@ -287,7 +365,7 @@ class Attempt:
 
     def _wait_ms(self) -> float | None:
         now = time.monotonic()
-        due = [at - now for at in (self._end_at, self._kill_at, self._log.mark()) if at is not None]
+        due = [at - now for at in (self._end_at, self._kill_at, self._rest_at, self._log.mark()) if at is not None]
         if not self._group.bounds_memory:
             due.append(WATCH_SECONDS)
         return max(0.0, min(due)) * 1000 + 1 if due else None
@@ -296,19 +374,11 @@ class Attempt:
 
     def _end_all(self) -> None:
         """Kill all that is left, whatever session it fled to, and collect it."""
-        if not self._is_alone():
+        if not self._shim.is_alone():
             self._group.kill()
             self._parts.processes.kill_all(self._left, KILL_SECONDS)
         if self._spec.get("after"):
             self._run_after(self._spec["after"])
-
-    def _is_alone(self) -> bool:
-        """Whether nothing is left of what came from it: a subreaper without a child has no descendants either."""
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return True
-        return False
 
     def _left(self) -> list[int]:
         self._reap()
@@ -317,13 +387,11 @@ class Attempt:
 
     def _run_after(self, command: list[str]) -> None:
         """What is to be run in the end: the removal of a container, which is no child of ours."""
-        pid = os.fork()
-        if pid == 0:
-            try:
-                os.execvpe(command[0], command, self._spec["env"])  # noqa: S606 (our own command)
-            finally:
-                os._exit(CANNOT_START)
-        os.waitpid(pid, 0)
+        null = self._shim.null
+        with contextlib.suppress(OSError):
+            subprocess.run(
+                command, env=self._spec["env"], stdin=null, stdout=null, stderr=null, close_fds=False, check=False
+            )
 
     def _drain(self, output: int) -> None:
         """The rest of what was printed; what cannot be killed may hold the pipe open for ever."""

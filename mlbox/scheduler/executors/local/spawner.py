@@ -1,4 +1,4 @@
-"""The server's side of the zygote: asks it for shims, and starts another one when it is gone."""
+"""The server's side of the zygote and of its shims: gives attempts to them, and starts another zygote when one is gone."""
 
 from __future__ import annotations
 
@@ -8,37 +8,81 @@ import socket
 import subprocess
 import sys
 import threading
-from typing import Any, NamedTuple
+from collections import deque
+from typing import Any
+
+import msgspec
 
 from mlbox.scheduler.executors.base import Ref
+from mlbox.scheduler.executors.local import shim as shims
 from mlbox.scheduler.executors.local import zygote
 
 BUFFER_BYTES = 1 << 20
+MOST_STARTING = max(4, 2 * (os.cpu_count() or 1))
+"""Attempts that start at the same time: with more of them none would run sooner, and each would need a shim of its own."""
+MOST_RESTING = 4 * MOST_STARTING
+"""Shims that wait a moment for an attempt."""
 
 
-class Forked(NamedTuple):
-    """A shim was forked; whoever gets this closes the pidfd."""
+class Shim:
+    """A process that runs an attempt, and may have run others before."""
 
-    ref: Ref
-    pid: int
-    pidfd: int
+    def __init__(self, pid: int, pidfd: int, ref: Ref, link: socket.socket | None = None) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.ref: Ref | None = ref
+        """What it runs."""
+        self.link = link
+        """By which it hears of another attempt; a shim of an earlier server has none, and ends with its attempt."""
+        self.first = True
+        """Whether it was forked for what it runs."""
 
+    def give(self, ref: Ref, file: int) -> bool:
+        """Give it another attempt; False where it is ending."""
+        assert self.link is not None
+        try:
+            socket.send_fds(self.link, [b"next"], [file])
+        except OSError:
+            return False
+        self.ref, self.first = ref, False
+        return True
 
-class Running(NamedTuple):
-    """A shim says that its command runs."""
+    def hear(self) -> dict[str, Any] | None:
+        """What it says: its attempt is `taken`, `running`, `ended`, or could not be taken (`failed`); None: it says no more."""
+        assert self.link is not None
+        try:
+            message = self.link.recv(shims.MESSAGE_BYTES)
+        except ConnectionResetError:
+            return None
+        said: dict[str, Any] | None = json.loads(message) if message else None
+        return said
 
-    ref: Ref
+    def hang_up(self) -> None:
+        """It is to have no other attempt."""
+        if self.link is not None:
+            self.link.close()
+            self.link = None
 
 
 class Spawner:
-    """One zygote at a time. What was asked of one that died is asked of the next: of two shims, one runs the command."""
+    """Has attempts run in the order in which they come, by shims that have just ended others, or else by new ones.
+
+    There is one zygote at a time. What was asked of one that died is asked of the next: of two shims, one runs the command.
+    """
 
     def __init__(self, ground: dict[str, Any] | None = None) -> None:
         self._ground = ground
         """What the confinements of all attempts have in common, where they are confined."""
         self._lock = threading.Lock()
         self._asked: dict[Ref, int] = {}
-        """By attempt, the file with the spec of a shim that was not forked yet, as far as is known."""
+        """By attempt, the file with the spec that no shim has taken yet, as far as is known."""
+        self._waiting: deque[Ref] = deque()
+        """Those of them that nobody was asked for."""
+        self._forking: set[Ref] = set()
+        """Those that the zygote was asked for."""
+        self._starting: set[Ref] = set()
+        """Attempts whose command does not run yet, though a shim was given or asked for."""
+        self._resting: list[Shim] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self.pidfd = -1
@@ -77,37 +121,85 @@ class Spawner:
                 file = _file_of(self._ground)
                 self._send({"ground": True}, file)
                 os.close(file)
-            for ref in self._asked:
+            for ref in self._forking:
                 self._ask(ref)
 
     def spawn(self, ref: Ref, spec: dict[str, Any]) -> None:
-        """Ask for a shim. Its spec is on no disk."""
+        """Have an attempt run, whose spec is on no disk, when it is its turn to be dispatched."""
         file = _file_of({**spec, "ref": ref})
         with self._lock:
             self._asked[ref] = file
-            self._ask(ref)
+            self._waiting.append(ref)
+
+    def dispatch(self) -> list[Shim]:
+        """Give attempts to shims that rest, or else ask the zygote, while not too many are starting; the shims that got one."""
+        with self._lock:
+            got = []
+            while self._waiting and len(self._starting) < MOST_STARTING:
+                ref = self._waiting.popleft()
+                self._starting.add(ref)
+                shim = self._give(ref)
+                if shim is not None:
+                    got.append(shim)
+                else:
+                    self._forking.add(ref)
+                    self._ask(ref)
+            return got
+
+    def _give(self, ref: Ref) -> Shim | None:
+        while self._resting:
+            shim = self._resting.pop()
+            if shim.give(ref, self._asked[ref]):
+                return shim
+        return None
+
+    def again(self, ref: Ref) -> None:
+        """A shim ended as it was given an attempt, and did not take it."""
+        with self._lock:
+            self._starting.discard(ref)
+            if ref in self._asked:
+                self._waiting.appendleft(ref)
+
+    def started(self, ref: Ref) -> None:
+        """It is no more to be waited for until others may start."""
+        with self._lock:
+            self._starting.discard(ref)
+
+    def rest(self, shim: Shim) -> bool:
+        """Keep a shim without an attempt for the next one; False where there are enough of them."""
+        with self._lock:
+            if len(self._resting) >= MOST_RESTING:
+                return False
+            self._resting.append(shim)
+            return True
+
+    def forget(self, shim: Shim) -> None:
+        """It takes no other attempt."""
+        with self._lock:
+            if shim in self._resting:
+                self._resting.remove(shim)
 
     def pending(self, ref: Ref) -> bool:
-        """Whether a shim was asked for, and there was no answer yet."""
+        """Whether an attempt is to run, and no shim is known to have it."""
         return ref in self._asked
 
-    def receive(self) -> Forked | Running | None:
-        """The next message of the zygote or a shim; None when the zygote is gone."""
+    def receive(self) -> Shim | None:
+        """The next shim that the zygote forked; None when the zygote is gone."""
         assert self._socket is not None
         try:
-            message, files, _, _ = socket.recv_fds(self._socket, zygote.MESSAGE_BYTES, 1)
+            message, files, _, _ = socket.recv_fds(self._socket, shims.MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:
             return None
         if not message:
             return None
         said = json.loads(message)
-        if "running" in said:
-            return Running(Ref(*said["running"]))
-        return Forked(Ref(*said["forked"]), said["pid"], files[0])
+        pidfd, link = files
+        return Shim(said["pid"], pidfd, Ref(*said["forked"]), socket.socket(fileno=link))
 
     def answered(self, ref: Ref) -> None:
-        """The shim is known: it need not be asked for again."""
+        """A shim has it: it need not be asked for again."""
         with self._lock:
+            self._forking.discard(ref)
             if (file := self._asked.pop(ref, None)) is not None:
                 os.close(file)
 
@@ -118,6 +210,7 @@ class Spawner:
             for file in self._asked.values():
                 os.close(file)
             self._asked.clear()
+            self._waiting.clear()
 
     def _ask(self, ref: Ref) -> None:
         self._send({"ref": ref}, self._asked[ref])
@@ -142,5 +235,5 @@ def _file_of(content: dict[str, Any]) -> int:
     """A file that is only in memory."""
     file = os.memfd_create("mlbox-spec")
     with open(file, "wb", closefd=False) as target:
-        target.write(json.dumps(content).encode())
+        target.write(msgspec.json.encode(content))
     return file

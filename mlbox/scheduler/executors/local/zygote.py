@@ -1,9 +1,9 @@
 """The zygote: a small process of the server's that forks shims, which is far cheaper than to start an interpreter for each.
 
 It is started by path, with the standard library alone, and has loaded all that a shim needs, so that shims share their memory. On
-its socket it is asked for a shim (`ref`, with the shim's spec in a file that comes along), and answers with the process id and a
-pidfd, by which the server hears of the end. First it is told what the confinements of all attempts have in common (`ground`). It
-ends with the server; its shims do not.
+its socket it is asked for a shim (`ref`, with the spec of an attempt in a file that comes along), and answers with the process
+id, a pidfd, by which the server hears of the end, and a socket, by which server and shim talk from then on. First it is told what
+the confinements of all attempts have in common (`ground`). It ends with the server; shims with an attempt do not.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.abspath(os.path.join(HERE, *[os.pardir] * 3))
-MESSAGE_BYTES = 4096
 IDLE_MS = 1000
 
 
@@ -68,50 +67,48 @@ def main(server: socket.socket) -> None:
 
 def serve(server: socket.socket, shim: ModuleType, parts: Any) -> bool:
     """Answer one request; False when the server is gone."""
-    message, files, _, _ = socket.recv_fds(server, MESSAGE_BYTES, 1)
+    message, files, _, _ = socket.recv_fds(server, shim.MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
     if not message:
         return False
     (given,) = files
     asked = json.loads(message)
     if "ground" in asked:
-        parts.ground = parts.confine.Ground(read(given))
+        parts.ground = parts.confine.Ground(shim.read(given))
         return True
     if parts.ground is not None:
         parts.ground.prepare()
-    signal.pthread_sigmask(signal.SIG_BLOCK, shim.BLOCKED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, shim.SIGNALS)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     pid = os.fork()
     if pid == 0:
-        become_shim(given, server, shim, parts)
+        server.close()
+        theirs.close()
+        become_shim(given, ours, shim, parts)
     pidfd = os.pidfd_open(pid)  # before it can be collected: it is surely this process
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, shim.BLOCKED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, shim.SIGNALS)
     os.close(given)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the server is gone, as the next look will show
         answer = json.dumps({"forked": asked["ref"], "pid": pid}).encode()
-        server.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))])
+        along = array.array("i", [pidfd, theirs.fileno()])
+        server.sendmsg([answer], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, along)])
     os.close(pidfd)
+    ours.close()
+    theirs.close()
     return True
 
 
 def become_shim(given: int, server: socket.socket, shim: ModuleType, parts: Any) -> None:
-    """In the child: run the attempt, and end."""
+    """In the child: run the attempt, and what else the server has for it, and end."""
     code = 1
     try:
-        signal.set_wakeup_fd(-1)
         os.setsid()
-        shim.main(read(given), parts, server)
+        shim.Shim(parts, server).serve(given)
         code = 0
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
     finally:
         os._exit(code)
-
-
-def read(given: int) -> Any:
-    """What a file says that came along."""
-    said = json.loads(os.pread(given, os.fstat(given).st_size, 0))
-    os.close(given)
-    return said
 
 
 def reap() -> None:
