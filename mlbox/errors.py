@@ -69,6 +69,9 @@ class NotFound(MlboxError):
     status = 404
     code = "not_found"
     exit_code = 3
+    model = ""
+    """The model that there is none of, or not in this version: protocols of inference have words of their own for it."""
+    version: int | None = None
 
 
 class Conflict(MlboxError):

@@ -65,3 +65,41 @@ def dividing() -> onnx.ModelProto:
         [numpy_helper.from_array(np.array([-1], np.int64), "by")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def sums(kind: int, *, texts: bool = False) -> onnx.ModelProto:
+    """INPUT0 and INPUT1 [N, 16] in, their sum and their difference out; as texts of whole numbers where wanted."""
+    outside = TensorProto.STRING if texts else kind
+    given, nodes = ["INPUT0", "INPUT1"], []
+    if texts:
+        nodes += [helper.make_node("Cast", [name], [f"n{name}"], to=kind) for name in given]
+        given = [f"n{name}" for name in given]
+    for operator, name in (("Add", "OUTPUT0"), ("Sub", "OUTPUT1")):
+        nodes.append(helper.make_node(operator, given, [f"n{name}" if texts else name]))
+        if texts:
+            nodes.append(helper.make_node("Cast", [f"n{name}"], [name], to=TensorProto.STRING))
+    return _of_rows(nodes, ["INPUT0", "INPUT1"], ["OUTPUT0", "OUTPUT1"], outside, 16)
+
+
+def _of_rows(
+    nodes: Sequence[onnx.NodeProto], inputs: Sequence[str], outputs: Sequence[str], kind: int, width: int
+) -> onnx.ModelProto:
+    infos = [[helper.make_tensor_value_info(n, kind, ["N", width]) for n in names] for names in (inputs, outputs)]
+    graph = helper.make_graph(list(nodes), "rows", *infos)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def examples() -> dict[str, onnx.ModelProto]:
+    """Models of the names and tensors that Triton's example programs ask."""
+    same = helper.make_node("Identity", ["INPUT0"], ["OUTPUT0"])
+    kept = [
+        helper.make_node("Add", ["INPUT", "START"], ["begun"]),
+        helper.make_node("Mul", ["begun", "READY"], ["OUTPUT"]),
+    ]
+    return {
+        "simple": sums(TensorProto.INT32),
+        "simple_int8": sums(TensorProto.INT8),
+        "simple_string": sums(TensorProto.INT32, texts=True),
+        "simple_identity": _of_rows([same], ["INPUT0"], ["OUTPUT0"], TensorProto.STRING, 16),
+        "simple_sequence": _of_rows(kept, ["INPUT", "START", "READY"], ["OUTPUT"], TensorProto.INT32, 1),
+    }

@@ -26,6 +26,8 @@ class TensorSpec(Record, frozen=True, kw_only=True):
     name: str
     dtype: str
     shape: tuple[int, ...]
+    axes: tuple[str, ...] = ()
+    """The names of its dimensions, where the model has any; what has the same name has the same size in all tensors."""
 
 
 class Model(Record, frozen=True, kw_only=True):

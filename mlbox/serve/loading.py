@@ -9,12 +9,17 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+import ctypes
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
@@ -23,7 +28,7 @@ from mlbox.records import ModelVersion, ServingConfig, TensorSpec
 from mlbox.serve.check import ModelCheck, inspect_onnx
 from mlbox.serve.lanes import Lane
 from mlbox.serve.rows import Columns
-from mlbox.serve.runtime import Session
+from mlbox.serve.runtime import CPU, Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.warmup import Feeds, warm
 from mlbox.serve.watch import Watch
@@ -33,6 +38,8 @@ from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import Registry
 
 RETRY_SECONDS = 30.0
+LOADS_AT_ONCE = 2
+"""Threads that load, as many as processes look at models: what each keeps of memory for the next load, a few keep."""
 Name = tuple[str, int]
 _log = logging.getLogger(__name__)
 
@@ -55,6 +62,26 @@ class Loaded:
         """The features whose values are in its input."""
         self.used = time.perf_counter()
         """When it was asked for last."""
+
+
+class Holding(NamedTuple):
+    """What a version takes; nothing, and nowhere, for one that is not in memory."""
+
+    size: int = 0
+    """Bytes."""
+    providers: tuple[str, ...] = ()
+    """Of onnxruntime, in order of preference."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether it runs on a device, as far as that can run it."""
+        return bool(self.providers) and self.providers[0] not in CPU
+
+
+def _give_back() -> None:
+    """Have the C library give back what loading took for a while, and what models left that are gone."""
+    with contextlib.suppress(AttributeError):  # not every C library does that
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _no_room(version: ModelVersion, need: int, room: float) -> Unavailable:
@@ -103,6 +130,7 @@ class Loader:
         self._workers = workers
         self._copies = max(1, workers.count) if workers else 1
         """Of each model in memory: one in every worker."""
+        self._loads = ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix="mlbox-load")
         self._check = check
         """Raises why a version may not be loaded."""
         self._lock = threading.Lock()
@@ -110,6 +138,8 @@ class Loader:
         self.generation = 0
         """How often a version came into memory, or left it."""
         self._opening: dict[Name, threading.Lock] = {}
+        self._put_out: set[Name] = set()
+        """Those that somebody had unloaded, until they are loaded again."""
         self._failed: dict[Name, tuple[float, MlboxError]] = {}
         self._checked: dict[Path, ModelCheck] = {}
 
@@ -141,7 +171,8 @@ class Loader:
         self._check(*name)
         self._raise_recent_failure(name)
         try:
-            found = self._open(self._registry.version(*name))
+            version = self._registry.version(*name)
+            found = self._opened(version)
         except Unavailable as err:
             _log.warning("%s", err)
             if not err.retry_seconds:  # else nothing is wrong with it but that there was no room
@@ -149,13 +180,23 @@ class Loader:
             raise
         with self._lock:
             self._failed.pop(name, None)
+            self._put_out.discard(name)
             self._loaded[name] = found
             self.generation += 1
             while len(self._loaded) > self._most:
                 self._take_oldest()[1].lane.close()
             self._opening.pop(name, None)
         found.lane.configure(self.config(name[0]))  # which may have changed meanwhile
+        _give_back()
         return found
+
+    def _opened(self, version: ModelVersion) -> Loaded:
+        """As `_open`, in one of the few threads that load."""
+        try:
+            opening = self._loads.submit(contextvars.copy_context().run, self._open, version)
+        except RuntimeError as err:
+            raise Unavailable(f"{version.ref} is not loaded: the server ends.", hint="Ask again soon.") from err
+        return opening.result()
 
     def _raise_recent_failure(self, name: Name) -> None:
         failed = self._failed.get(name)
@@ -256,6 +297,26 @@ class Loader:
         if found is not None:
             found.lane.close()
 
+    def put_out(self, model: str, version: int) -> None:
+        """As `drop`, because somebody wants it out."""
+        with self._lock:
+            self._put_out.add((model, version))
+        self.drop(model, version)
+
+    def is_put_out(self, model: str, version: int) -> bool:
+        """Whether somebody wanted a version out, and nobody asked for it since."""
+        return (model, version) in self._put_out
+
+    def held(self, model: str, version: int) -> Holding:
+        """What a version takes, and where it runs, while it is in memory."""
+        found = self._loaded.get((model, version))
+        return Holding() if found is None else Holding(found.size, found.session.providers)
+
+    def loading(self) -> set[Name]:
+        """The versions that are being loaded."""
+        with self._lock:
+            return {name for name, opening in self._opening.items() if opening.locked() and name not in self._loaded}
+
     def loaded(self) -> list[ModelVersion]:
         """The versions in memory, the last used last."""
         with self._lock:
@@ -273,4 +334,5 @@ class Loader:
                 found.lane.close()
             self._loaded.clear()
             self.generation += 1
+        self._loads.shutdown(wait=False)
         self._watch.close()

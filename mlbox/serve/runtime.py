@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
+
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
-from mlbox.serve.tensors import FLOATS
+from mlbox.serve.tensors import FLOATS, are_batched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +41,8 @@ DTYPES = {
 """onnxruntime's types by the names of the Open Inference Protocol."""
 ONNX_BFLOAT16 = 16
 """In ONNX's TensorProto.DataType."""
+ROWS = "rows"
+"""What the axis of rows is called where the model does not say."""
 CPU = ("CPUExecutionProvider",)
 PROVIDERS = ("CUDAExecutionProvider", *CPU)
 """In order of preference: the first is there only with onnxruntime-gpu, and falls back to the last without a device."""
@@ -61,11 +65,10 @@ class Session:
         there = [name for name in providers if name in ort.get_available_providers()]
         source = model if isinstance(model, bytes) else str(model)
         self._session: Any = ort.InferenceSession(source, sess_options=options, providers=there)
-        self._describe(
-            _specs(self._session.get_inputs(), "input"),
-            _specs(self._session.get_outputs(), "output"),
-            self._session.get_providers(),
-        )
+        inputs, outputs = _specs(self._session.get_inputs(), "input"), _specs(self._session.get_outputs(), "output")
+        if are_batched((*inputs, *outputs)):
+            inputs = _by_row(inputs)
+        self._describe(inputs, outputs, self._session.get_providers())
 
     def _describe(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], providers: Sequence[str]
@@ -76,6 +79,7 @@ class Session:
         """Where it runs, in order of preference."""
         self.output_types = {spec.name: spec.dtype for spec in self.outputs}
         """By name, in the model's order."""
+        self._batched = are_batched((*inputs, *outputs))
         self._bits = any(spec.dtype == "BF16" for spec in (*self.inputs, *self.outputs))
         problem = not_tabular(self.inputs, self.outputs)
         self.tabular = problem is None
@@ -91,7 +95,7 @@ class Session:
     @property
     def batched(self) -> bool:
         """Whether the first dimension of all its tensors is free, so that requests may be joined."""
-        return all(spec.shape and spec.shape[0] == -1 for spec in (*self.inputs, *self.outputs))
+        return self._batched
 
     def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = (), options: Any = None) -> list[np.ndarray]:
         """The wanted outputs, all by default, of inputs that were checked (`tensors.check_inputs`).
@@ -178,8 +182,20 @@ def _specs(found: list[Any], what: str) -> tuple[TensorSpec, ...]:
                 field=what,
             )
         shape = tuple(size if isinstance(size, int) else -1 for size in tensor.shape)
-        specs.append(TensorSpec(name=tensor.name, dtype=DTYPES[tensor.type], shape=shape))
+        axes = tuple(size if isinstance(size, str) else "" for size in tensor.shape)
+        specs.append(
+            TensorSpec(name=tensor.name, dtype=DTYPES[tensor.type], shape=shape, axes=axes if any(axes) else ())
+        )
     return tuple(specs)
+
+
+def _by_row(inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The inputs of a model that is asked by rows: the axis of these is one, unless it has names of its own in some of them."""
+    names = {spec.axes[0] for spec in inputs if spec.axes} - {""}
+    if len(inputs) < 2 or len(names) > 1:
+        return inputs
+    rows = names.pop() if names else ROWS
+    return tuple(replace(spec, axes=(rows, *(spec.axes or ("",) * len(spec.shape))[1:])) for spec in inputs)
 
 
 def not_tabular(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> InvalidInput | None:

@@ -21,7 +21,7 @@ from mlbox.serve.answers import Inferred, Part, joined, scores_of
 from mlbox.serve.background import Background
 from mlbox.serve.batches import Given
 from mlbox.serve.execution import Ask, AskRows, Begun, Execution, given_of
-from mlbox.serve.loading import Loader
+from mlbox.serve.loading import Holding, Loader
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.rates import Rates
@@ -265,8 +265,12 @@ class ModelServer:
         return self.targets.metadata(model, version)
 
     def ready(self, model: str, version: int | None = None) -> ModelVersion:
-        """The same, once it is in memory; raises Unavailable when it cannot be loaded."""
+        """The same, once it is in memory; raises Unavailable when it cannot be loaded, or was unloaded and not asked since."""
         found = self.metadata(model, version)
+        if self._loader.is_put_out(found.model, found.version):
+            raise Unavailable(
+                f"{found.ref} is unloaded.", hint="Load it; it also comes back when it is asked for answers."
+            )
         self.load(found)
         return found
 
@@ -275,8 +279,16 @@ class ModelServer:
         self._loader.get(version.model, version.version)
 
     def unload(self, model: str, version: int) -> None:
-        """Free a version's memory; it is loaded again when it is asked for."""
-        self._loader.drop(model, version)
+        """Free a version's memory; it is not ready then, and is loaded again when it is asked for answers."""
+        self._loader.put_out(model, version)
+
+    def held(self, version: ModelVersion) -> Holding:
+        """What a version takes, and where it runs, while it is in memory."""
+        return self._loader.held(version.model, version.version)
+
+    def loading(self) -> set[tuple[str, int]]:
+        """The versions that are being loaded."""
+        return self._loader.loading()
 
     def loaded(self) -> list[ModelVersion]:
         """The versions in memory."""

@@ -6,10 +6,11 @@ memory change: then it costs a request one look into a dictionary.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
-from mlbox.errors import InvalidInput, NotFound, Refused
+from mlbox.errors import InvalidInput, NotAuthorised, NotFound, Refused
 from mlbox.ids import new_id
 from mlbox.records import Column, ModelVersion, Stage, TensorSpec
 from mlbox.serve import naming
@@ -19,7 +20,7 @@ from mlbox.serve.rows import Columns, Form
 from mlbox.store.asking import asking
 from mlbox.store.features import FeatureStore
 from mlbox.store.promotions import HOW_TO_SERVE
-from mlbox.store.registry import Registry
+from mlbox.store.registry import Registry, no_version
 
 SERVING: tuple[Stage, ...] = ("Staging", "Production")
 
@@ -151,6 +152,22 @@ class Targets:
             )
         return _checked(found)
 
+    def numbers(self, address: str) -> list[int]:
+        """The versions of a model that whoever asks may ask by number; none where the address is of one version already."""
+        model, what = naming.parse(address)
+        if what:
+            return []
+        found = [
+            self._registry.by_stage(model, stage) for stage in SERVING if stage != "Staging" or self._may_stage(model)
+        ]
+        return sorted(version.version for version in found if version is not None and version.servable)
+
+    def _may_stage(self, model: str) -> bool:
+        with contextlib.suppress(NotAuthorised):
+            self.check_staging(model)
+            return True
+        return False
+
     def _named(self, address: str, version: int | None) -> tuple[str, int | None]:
         """A model's name, and the version of it that an address or a request names, which may serve."""
         model, what = naming.parse(address)
@@ -167,11 +184,7 @@ class Targets:
     def servable(self, model: str, version: int) -> ModelVersion:
         """A version that may serve; raises NotFound, or Refused."""
         if not 0 < version < 2**63:
-            raise NotFound(
-                f"There is no version {version!s:.40} of {model!r}.",
-                hint="`mlbox model ls` lists them.",
-                field="version",
-            )
+            raise no_version(model, version)
         found = self._registry.version(model, version)
         if found.stage not in SERVING:
             raise Refused(

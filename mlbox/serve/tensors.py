@@ -71,6 +71,11 @@ def check_inputs(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], model: 
             )
         given.add(tensor.name)
         _check_one(spec, tensor, model)
+    _check_all_there(by_name, given, model)
+    _check_axes(by_name, tensors, model)
+
+
+def _check_all_there(by_name: dict[str, TensorSpec], given: set[str], model: str) -> None:
     missing = next((name for name in by_name if name not in given), None)
     if missing is not None:
         raise InvalidInput(
@@ -79,6 +84,26 @@ def check_inputs(specs: Sequence[TensorSpec], tensors: Sequence[Tensor], model: 
             hint=f"It takes {_names(by_name)}.",
             field=missing[:200],
         )
+
+
+def _check_axes(by_name: dict[str, TensorSpec], tensors: Sequence[Tensor], model: str) -> None:
+    """An axis of one name has one size in all inputs: ONNX says so of names, and onnxruntime does not look."""
+    sizes: dict[str, tuple[Tensor, int]] = {}
+    for tensor in tensors:
+        for axis, size in zip(by_name[tensor.name].axes, tensor.data.shape, strict=False):
+            other, first = sizes.setdefault(axis, (tensor, size))
+            if axis and size != first:
+                raise InvalidInput(
+                    f"the inputs {other.name!r:.80} and {tensor.name!r:.80} of model {model!r} have {first} and {size}"
+                    f" along {axis!r:.80}, which is one axis",
+                    hint="Send as many of each.",
+                    field=tensor.name[:200],
+                )
+
+
+def are_batched(specs: Sequence[TensorSpec]) -> bool:
+    """Whether the first dimension of all of a model's tensors is free: then it is said to be that of rows."""
+    return all(spec.shape and spec.shape[0] == -1 for spec in specs)
 
 
 def _check_one(spec: TensorSpec, tensor: Tensor, model: str) -> None:

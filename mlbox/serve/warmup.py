@@ -22,6 +22,8 @@ RUNS = 15
 MOST_SECONDS = 0.5
 """For timing one size, so that a slow model is not held up by its own timing."""
 MANY_ROWS = 32
+ZERO = "0"
+"""A text that a model may read as a number, as some do."""
 RECORDED = 4
 RECORDED_BYTES = 1 << 20
 """The largest request that is kept for a warm-up."""
@@ -69,14 +71,14 @@ class Recent:
 
 
 def generated(inputs: Sequence[TensorSpec], rows: int, size: int = 1) -> dict[str, np.ndarray]:
-    """Zeros and empty texts in the shape of a model's inputs; `size` stands for free dimensions other than that of rows."""
+    """Zeros, and texts of zero, in the shape of a model's inputs; `size` stands for free dimensions other than that of rows."""
     import numpy as np
 
     feeds = {}
     for spec in inputs:
         free = [rows if place == 0 else size for place in range(len(spec.shape))]
         shape = [free[place] if wanted == -1 else wanted for place, wanted in enumerate(spec.shape)]
-        feeds[spec.name] = np.full(shape, "", object) if spec.dtype == "BYTES" else np.zeros(shape, NUMPY[spec.dtype])
+        feeds[spec.name] = np.full(shape, ZERO, object) if spec.dtype == "BYTES" else np.zeros(shape, NUMPY[spec.dtype])
     return feeds
 
 

@@ -29,6 +29,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     invocations_model: Annotated[
         str, Meta(description="Model, such as fraud or fraud@staging, that /invocations asks when its path names none.")
     ] = ""
+    open_inference_name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=100,
+            description="Name that the server gives by the Open Inference Protocol; Triton's example scripts want triton.",
+        ),
+    ] = "mlbox"
     allowed_host: Annotated[
         tuple[str, ...],
         Meta(description="Host names, besides localhost and the address listened on, that requests may come in under."),

@@ -175,11 +175,7 @@ class Registry:
             f"{_VERSION_SQL} WHERE model.name = ? AND version = ? AND visible('model', model.name)", (model, number)
         )
         if row is None:
-            raise NotFound(
-                f"There is no version {number} of a model {model!r}.",
-                hint="`mlbox model ls` lists them.",
-                field="version",
-            )
+            raise no_version(model, number)
         return _version(row)
 
     def version_of_id(self, version_id: str) -> ModelVersion:
@@ -375,7 +371,20 @@ class Registry:
 
 
 def _no_model(name: str) -> NotFound:
-    return NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
+    err = NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
+    err.model = name
+    return err
+
+
+def no_version(model: str, number: int) -> NotFound:
+    """What is raised for a version that there is not."""
+    err = NotFound(
+        f"There is no version {number!s:.40} of a model {model!r}.",
+        hint="`mlbox model ls` lists them.",
+        field="version",
+    )
+    err.model, err.version = model, number
+    return err
 
 
 def _model_id(tx: Tx, name: str) -> str | None:

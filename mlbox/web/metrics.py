@@ -24,7 +24,7 @@ from mlbox import __version__
 from mlbox.errors import Unavailable
 from mlbox.records import DriftResult
 from mlbox.serve.batches import Batch
-from mlbox.web import metrics_inference, metrics_values
+from mlbox.web import metrics_inference, metrics_triton, metrics_values
 from mlbox.web.box import Box
 
 MOST_VERSIONS = 500
@@ -48,7 +48,7 @@ VERSION, FEATURE = ("model_name", "model_version"), ("model_name", "feature_name
 class Family(NamedTuple):
     """One metric, as a scrape names it."""
 
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Literal["counter", "gauge", "histogram", "unknown"]
     labels: tuple[str, ...]
     help: str
 
@@ -124,6 +124,14 @@ FAMILIES: Mapping[str, Family] = {
         "counter", metrics_inference.LABELS, metrics_inference.HELP[metrics_inference.CRASHES]
     ),
     metrics_inference.LOADED: Family("gauge", (), metrics_inference.HELP[metrics_inference.LOADED]),
+    **{
+        name: Family(
+            "unknown",
+            (*metrics_triton.LABELS, "reason") if name == metrics_triton.FAILURE else metrics_triton.LABELS,
+            words,
+        )
+        for name, words in metrics_triton.HELP.items()
+    },
     "mlbox_build_info": Family("gauge", ("version",), "The release; always 1."),
 }
 """Every family of ours; the reference page is compared with this."""

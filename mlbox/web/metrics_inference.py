@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from mlbox.serve.server import ModelServer
 from mlbox.serve.statistics import Totals
 from mlbox.serve.workers import State
+from mlbox.web import metrics_triton
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 10_000)
 LABELS = ("model_name", "model_version")
@@ -73,6 +74,7 @@ def families(
         pending.add_metric(labels, count)
     yield pending
     yield GaugeMetricFamily(LOADED, HELP[LOADED], value=models.held_bytes())
+    yield from metrics_triton.families(found, waiting)
 
 
 def _failures(found: Mapping[tuple[str, str], Totals]) -> Metric:

@@ -26,7 +26,15 @@ def body_of(err: MlboxError) -> dict[str, Any]:
 
 def open_inference(err: MlboxError) -> dict[str, Any]:
     """The body of an error in the Open Inference Protocol."""
-    return {"error": str(err)}
+    return {"error": in_tritons_words(err)}
+
+
+def in_tritons_words(err: MlboxError) -> str:
+    """An error's words, which for a model that there is not are those that Triton's clients look for."""
+    if not (isinstance(err, NotFound) and err.model):
+        return str(err)
+    version = "" if err.version is None else f" version {err.version!s:.40}"
+    return f"Request for unknown model: {err.model!r:.200}{version} is not found. {err.hint}"
 
 
 SHAPES: list[tuple[str, Callable[[MlboxError], Any]]] = [("/v2", open_inference)]

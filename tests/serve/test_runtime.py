@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
 from mlbox.serve.runtime import CPU, Session
-from mlbox.serve.tensors import NUMPY
+from mlbox.serve.tensors import NUMPY, Tensor, check_inputs
 from tests.models import linear, save
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
@@ -140,3 +140,28 @@ def test_many_threads_share_one_session_and_get_their_own_rows(tmp_path: Path) -
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("axes", "one"), [(("N", "N"), "N"), ((None, None), "rows"), ((None, "N"), "N"), (("A", "B"), None)]
+)
+def test_inputs_of_one_axis_have_as_many_of_it(axes: tuple[str | None, str | None], one: str | None) -> None:
+    """The axis of rows is one, unless the model gives it names of its own in each input."""
+    value = lambda name, axis: helper.make_tensor_value_info(name, TensorProto.FLOAT, [axis, 1])  # noqa: E731
+    names = list(zip("ab", axes, strict=True))
+    made = helper.make_graph(
+        [helper.make_node("Identity", [name], [f"{name}{name}"]) for name, _ in names],
+        "two",
+        [value(name, axis) for name, axis in names],
+        [value(f"{name}{name}", axis) for name, axis in names],
+    )
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = Session(model.SerializeToString())
+    tensors = [Tensor("a", "FP32", ROWS[:2, :1]), Tensor("b", "FP32", ROWS[:, :1])]
+    if one is None:
+        check_inputs(session.inputs, tensors, "two")
+        return
+    with pytest.raises(InvalidInput, match=f"'a' and 'b' of model 'two' have 2 and 3 along '{one}'") as caught:
+        check_inputs(session.inputs, tensors, "two")
+    assert caught.value.field == "b"
+    check_inputs(session.inputs, [tensor._replace(data=ROWS[:, :1]) for tensor in tensors], "two")

@@ -18,6 +18,7 @@ from mlbox.events import EventBus
 from mlbox.records import PromotionPolicy, RampStep, ServingConfig
 from mlbox.serve.server import ModelServer
 from mlbox.serve.tensors import Tensor
+from mlbox.serve.workers import Workers
 from mlbox.store.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import linear
@@ -113,9 +114,11 @@ def ticked(house: House, promotion: str) -> str:
     return house.promotions.get(promotion).state
 
 
-def swaps(house: House, bus: EventBus, policy: PromotionPolicy, *, number: int, clients: int) -> Clients:
+def swaps(
+    house: House, bus: EventBus, policy: PromotionPolicy, *, number: int, clients: int, workers: Workers | None = None
+) -> Clients:
     house.registry.set_policy("score", policy, actor="admin")
-    server = with_bus(house, bus)
+    server = with_bus(house, bus, workers=workers)
     house.serve_one(1.0, 1.0)
     with Clients(server, clients) as asking:
         for n in range(2, number + 2):
@@ -128,6 +131,16 @@ def swaps(house: House, bus: EventBus, policy: PromotionPolicy, *, number: int, 
 @pytest.mark.parametrize("policy", [AT_ONCE, HALVES])
 def test_versions_are_swapped_under_clients(house: House, bus: EventBus, policy: PromotionPolicy) -> None:
     asked = swaps(house, bus, policy, number=3, clients=4)
+    assert asked.failed == []
+    assert asked.versions == {1, 2, 3, 4}
+
+
+def test_versions_are_swapped_under_clients_in_processes_of_their_own(house: House, bus: EventBus) -> None:
+    workers = Workers(2)
+    try:
+        asked = swaps(house, bus, HALVES, number=3, clients=4, workers=workers)
+    finally:
+        workers.close()
     assert asked.failed == []
     assert asked.versions == {1, 2, 3, 4}
 

@@ -201,7 +201,9 @@ def test_the_box_itself_is_shown(box: Box) -> None:
 
 
 def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
-    cells = [re.split(r"\s*\|\s*", row)[1:-1] for row in PAGE.read_text().splitlines() if row.startswith("| `ml")]
+    cells = [
+        re.split(r"\s*\|\s*", row)[1:-1] for row in PAGE.read_text().splitlines() if row.startswith(("| `ml", "| `nv"))
+    ]
     told = {name.strip("`"): (kind, tuple(re.findall(r"`(\w+)`", labels)), what) for name, kind, labels, what in cells}
     assert told == FAMILIES
     found = Metrics(box)

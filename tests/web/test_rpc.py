@@ -289,9 +289,12 @@ def test_a_malformed_request_names_the_tensor(rpc: Rpc, inputs: Any, raw: Any, w
 
 def test_what_is_not_there_and_what_is_too_large(site: Site, rpc: Rpc) -> None:
     one = given_input(1, 1, fp32_contents=[1.0])
-    for name, version in (("nope", ""), ("score", "9"), ("score", "v1"), ("score", "9" * 30), ("", "")):
+    for name, version, code in (
+        *(("nope", "", Code.NOT_FOUND), ("score", "9", Code.NOT_FOUND), ("", "", Code.NOT_FOUND)),
+        *(("score", version, Code.INVALID_ARGUMENT) for version in ("v1", "9" * 30)),
+    ):
         asked = pb.ModelInferRequest(model_name=name, model_version=version, inputs=[one])
-        assert rpc.refused("ModelInfer", asked)[0] == Code.NOT_FOUND, (name, version)
+        assert rpc.refused("ModelInfer", asked)[0] == code, (name, version)
     huge = pb.ModelInferRequest(model_name="score", inputs=[given_input(1, 1)], raw_input_contents=[bytes(11 << 20)])
     assert rpc.refused("ModelInfer", huge)[0] == Code.RESOURCE_EXHAUSTED
     packed = rpc.channel.unary_unary(f"/{SERVICE}/ModelInfer")

@@ -35,7 +35,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_a_version_names_what_it_came_from(site: Site) -> None:
     assert site.first["features"] == ["spend@v1:amount"]
     assert (site.first["dataset"], site.first["trained_by"]) == ("sales@v1", "admin")
-    assert site.first["inputs"] == [{"name": "input", "dtype": "FP32", "shape": [-1, 1]}]
+    assert site.first["inputs"] == [{"name": "input", "dtype": "FP32", "shape": [-1, 1], "axes": ["N", ""]}]
     assert site.http.get("/api/v1/models/score").json()["stages"] == {"Production": 1}
     assert site.http.get("/api/v1/endpoints").json()[0]["champion"] == 1
 
@@ -433,4 +433,4 @@ def test_shared_memory_that_is_not_there_can_be_taken_out(site: Site) -> None:
         assert ok(site.http.get(f"/v2/{kind}/status")) == ok(site.http.get(f"/v2/{kind}/region/a/status")) == []
         assert site.http.post(f"/v2/{kind}/unregister").status_code == 200
         assert site.http.post(f"/v2/{kind}/region/a/unregister").status_code == 200
-        assert site.http.post(f"/v2/{kind}/region/a/register", json={"key": "/a"}).status_code == 404
+        assert site.http.post(f"/v2/{kind}/region/a/register", json={"key": "/a"}).status_code == 501

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 
 from google.protobuf.json_format import ParseDict
 
-from mlbox.errors import MlboxError, NotFound, Refused, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.records import Principal
 from mlbox.serve.server import ModelServer
 from mlbox.serve.tensors import Tensor
 from mlbox.web.box import Box
+from mlbox.web.problems import in_tritons_words
 from mlbox.web.rpc import inference_pb2 as pb
 from mlbox.web.rpc import wire
-from mlbox.web.v2 import dataplane, models, repository
+from mlbox.web.v2 import absent, dataplane, models, repository
 from mlbox.web.v2.alike import MOST_AT_HAND
 from mlbox.web.v2.wire import Request
 
@@ -42,11 +43,11 @@ async def _ready(box: Box, principal: Principal, asked: Any) -> Any:
 
 
 async def _server(box: Box, principal: Principal, asked: Any) -> Any:
-    return ParseDict(models.facts(), pb.ServerMetadataResponse())
+    return ParseDict(models.facts(box), pb.ServerMetadataResponse())
 
 
 async def _model_ready(box: Box, principal: Principal, asked: Any) -> Any:
-    """False, as REST's client makes of 403, 404 and 503, for what does not serve or cannot be loaded."""
+    """False, as REST's client makes of 403, 404 and 503, for what does not serve, cannot be loaded or was unloaded."""
     try:
         await box.call(box.models.ready, asked.name, version_of(asked.version))
     except (NotFound, Refused, Unavailable):
@@ -55,14 +56,13 @@ async def _model_ready(box: Box, principal: Principal, asked: Any) -> Any:
 
 
 async def _metadata(box: Box, principal: Principal, asked: Any) -> Any:
-    found = await box.call(box.models.metadata, asked.name, version_of(asked.version))
-    return ParseDict(models.metadata_of(found), pb.ModelMetadataResponse(), ignore_unknown_fields=True)
+    found = await models.metadata(box, asked.name, version_of(asked.version))
+    return ParseDict(found, pb.ModelMetadataResponse(), ignore_unknown_fields=True)
 
 
 async def _config(box: Box, principal: Principal, asked: Any) -> Any:
-    found = await box.call(box.models.metadata, asked.name, version_of(asked.version))
-    config = models.config_of(found, await box.call(box.serving.latest, found.model))
-    return ParseDict({"config": config}, pb.ModelConfigResponse(), ignore_unknown_fields=True)
+    found = await models.config(box, asked.name, version_of(asked.version))
+    return ParseDict({"config": found}, pb.ModelConfigResponse(), ignore_unknown_fields=True)
 
 
 async def _statistics(box: Box, principal: Principal, asked: Any) -> Any:
@@ -118,17 +118,21 @@ async def streamed(box: Box, principal: Principal, content: bytes) -> Any:
         if asked.parameters[WANTS_FINAL].bool_param:
             found.infer_response.parameters[FINAL].bool_param = True
     except MlboxError as err:
-        found.error_message = str(err)
+        found.error_message = in_tritons_words(err)
         found.infer_response.id = asked.id
     return found
 
 
 def version_of(text: str) -> int | None:
-    """The version that a request names, if it does; raises NotFound for a text that is no version."""
+    """The version that a request names, if it does; raises InvalidInput, in Triton's words, for a text that is no version."""
     if not text:
         return None
     if not (text.isascii() and text.isdigit()) or len(text) > MOST_DIGITS:
-        raise NotFound(f"There is no version {text!r:.40}.", hint="A version is a number.", field="version")
+        raise InvalidInput(
+            f"failed to get model version from specified version string '{text:.40}'.",
+            hint="A version is a number; leave it out for the one in Production.",
+            field="version",
+        )
     return int(text)
 
 
@@ -144,11 +148,9 @@ def _nothing(kind: Any) -> Callable[[Box, Principal, Any], Awaitable[Any]]:
     return answer
 
 
-def _not_offered(what: str) -> Callable[[Box, Principal, Any], Awaitable[Any]]:
+def _not_offered(what: str, instead: str) -> Callable[[Box, Principal, Any], Awaitable[Any]]:
     async def answer(box: Box, principal: Principal, asked: Any) -> Any:
-        err = MlboxError(f"This server has no {what}.", hint="ServerMetadata lists the extensions that it has.")
-        err.status, err.code = 501, "not_offered"
-        raise err
+        raise absent.not_offered(what, instead)
 
     return answer
 
@@ -169,7 +171,7 @@ CALLS: dict[str, Call] = {
         "model.read", pb.SystemSharedMemoryStatusRequest, _nothing(pb.SystemSharedMemoryStatusResponse)
     ),
     "SystemSharedMemoryRegister": Call(
-        "model.predict", pb.SystemSharedMemoryRegisterRequest, _not_offered("shared memory")
+        "model.predict", pb.SystemSharedMemoryRegisterRequest, _not_offered(*absent.SHARED_MEMORY)
     ),
     "SystemSharedMemoryUnregister": Call(
         "model.predict", pb.SystemSharedMemoryUnregisterRequest, _nothing(pb.SystemSharedMemoryUnregisterResponse)
@@ -178,12 +180,12 @@ CALLS: dict[str, Call] = {
         "model.read", pb.CudaSharedMemoryStatusRequest, _nothing(pb.CudaSharedMemoryStatusResponse)
     ),
     "CudaSharedMemoryRegister": Call(
-        "model.predict", pb.CudaSharedMemoryRegisterRequest, _not_offered("shared memory")
+        "model.predict", pb.CudaSharedMemoryRegisterRequest, _not_offered(*absent.SHARED_MEMORY)
     ),
     "CudaSharedMemoryUnregister": Call(
         "model.predict", pb.CudaSharedMemoryUnregisterRequest, _nothing(pb.CudaSharedMemoryUnregisterResponse)
     ),
-    "TraceSetting": Call("model.read", pb.TraceSettingRequest, _not_offered("tracing or logging by this protocol")),
-    "LogSettings": Call("model.read", pb.LogSettingsRequest, _not_offered("tracing or logging by this protocol")),
+    "TraceSetting": Call("model.read", pb.TraceSettingRequest, _not_offered(*absent.OBSERVING)),
+    "LogSettings": Call("model.read", pb.LogSettingsRequest, _not_offered(*absent.OBSERVING)),
 }
 """Every call with one request and one answer; `ModelStreamInfer` is the one with streams."""

@@ -24,7 +24,7 @@ from mlbox.store.asking import NOBODY, set_asking
 from mlbox.web import authorise
 from mlbox.web.access_log import AccessLog, Request
 from mlbox.web.box import Box
-from mlbox.web.problems import as_mlbox_error, retry_after
+from mlbox.web.problems import as_mlbox_error, in_tritons_words, retry_after
 from mlbox.web.rpc import calls, health_pb2, wire
 from mlbox.web.v2 import models
 
@@ -222,7 +222,7 @@ class _Line:
         self._status = ours.status
         trailing = [("x-request-id", self._id), *((n.decode(), v.decode()) for n, v in retry_after(ours))]
         code = CODES.get(ours.status, grpc.StatusCode.INTERNAL)
-        await self._context.abort(code, str(ours)[:MOST_DETAILS], tuple(trailing))
+        await self._context.abort(code, in_tritons_words(ours)[:MOST_DETAILS], tuple(trailing))
         return ours
 
     def write(self) -> None:

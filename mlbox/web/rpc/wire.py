@@ -49,6 +49,8 @@ def decode(asked: Any) -> tuple[wire.Request, list[Tensor]]:
     if not asked.inputs:
         raise InvalidInput("There are no inputs.", hint="Send the model's tensors, or the ids.", field="inputs")
     if raw and len(raw) != len(asked.inputs):
+        for given in asked.inputs:  # those in shared memory have no bytes
+            wire.check_sent("input", given.name, given.parameters)
         raise InvalidInput(
             f"There are {len(raw)} raw_input_contents for {len(asked.inputs)} inputs.",
             hint="Send the bytes of each input, in their order, or none.",
@@ -66,12 +68,7 @@ def parameters_of(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tensor(given: Any, raw: bytes | None) -> Tensor:
-    if "shared_memory_region" in given.parameters:
-        raise InvalidInput(
-            f"The input {given.name!r:.80} is in shared memory, which this server does not read.",
-            hint="Send its bytes.",
-            field=given.name[:200],
-        )
+    wire.check_sent("input", given.name, given.parameters)
     filled = [field.name for field, _ in given.contents.ListFields()] if given.HasField("contents") else []
     if raw is not None and filled:
         raise InvalidInput(

@@ -65,6 +65,8 @@ def begin(
     strange = [tensor.name for tensor in tensors if tensor.name not in own]
     if strange and (len(strange) == len(tensors) or _are_ids(models, model, version, strange)):
         return _by_ids(models, model, version, asked, tensors, keys, caller, specs)
+    for output in asked.outputs:
+        wire.check_sent("output", output.name, output.parameters)
     outputs = [output.name for output in asked.outputs]
     return models.begin(Ask(target, tensors, caller, outputs, keys, **queueing(asked.parameters)))
 

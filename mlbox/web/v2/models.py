@@ -13,6 +13,7 @@ from mlbox.records import ModelVersion, ServingConfig, TensorSpec
 from mlbox.serve.loading import inputs_of
 from mlbox.serve.rows import MAX_ROWS
 from mlbox.serve.statistics import Duration, Totals
+from mlbox.serve.tensors import are_batched
 from mlbox.web.box import Box
 from mlbox.web.problems import as_mlbox_error, open_inference, retry_after
 
@@ -34,14 +35,14 @@ def problem(_: Request[Any, Any, Any], err: Exception) -> Response[dict[str, Any
 
 
 @get("/v2", exception_handlers={Exception: problem}, action="model.read")
-async def server_metadata() -> dict[str, Any]:
+async def server_metadata(box: Box) -> dict[str, Any]:
     """Name, version, extensions."""
-    return facts()
+    return facts(box)
 
 
-def facts() -> dict[str, Any]:
+def facts(box: Box) -> dict[str, Any]:
     """What the server says of itself."""
-    return {"name": "mlbox", "version": __version__, "extensions": EXTENSIONS}
+    return {"name": box.settings.open_inference_name, "version": __version__, "extensions": EXTENSIONS}
 
 
 @get("/v2/health/live", exception_handlers={Exception: problem}, action="model.read")
@@ -74,19 +75,24 @@ async def is_ready(box: Box) -> bool:
     action="model.read",
 )
 async def model_metadata(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
-    """A model's tensors."""
-    return metadata_of(await box.call(box.models.metadata, model, version))
+    """A model's tensors, and the versions that may be named."""
+    return await metadata(box, model, version)
 
 
-def metadata_of(found: ModelVersion) -> dict[str, Any]:
-    """A version's tensors in the protocol's words."""
+async def metadata(box: Box, model: str, version: int | None) -> dict[str, Any]:
+    """The tensors of a version, in the protocol's words, and where it runs once it is in memory."""
+    found = await box.call(box.models.metadata, model, version)
+    others = await box.call(box.models.targets.numbers, model) if version is None else []
     return {
         "name": found.model,
-        "versions": [str(found.version)],
+        "versions": [str(number) for number in others or [found.version]],
         "platform": PLATFORM,
         "inputs": [_tensor(spec) for spec in inputs_of(found, found.inputs)],
         "outputs": [_tensor(spec) for spec in found.outputs],
-        "parameters": {"features": ",".join(found.features)},
+        "parameters": {
+            "features": ",".join(found.features),
+            "execution_providers": ",".join(box.models.held(found).providers),
+        },
     }
 
 
@@ -100,7 +106,7 @@ def _tensor(spec: TensorSpec) -> dict[str, Any]:
     action="model.read",
 )
 async def model_ready(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
-    """The model serves and is in memory; 404 where it does not serve, 503 where it cannot be loaded."""
+    """The model serves and is in memory; 404 where it does not serve, 503 where it cannot be loaded or was unloaded."""
     found = await box.call(box.models.ready, model, version)
     return {"name": found.model, "ready": True}
 
@@ -112,14 +118,20 @@ async def model_ready(box: Box, model: str, version: int | None = None) -> dict[
 )
 async def model_config(box: Box, model: str, version: int | None = None) -> dict[str, Any]:
     """A model's configuration in the words of Triton's ModelConfig."""
+    return await config(box, model, version)
+
+
+async def config(box: Box, model: str, version: int | None) -> dict[str, Any]:
+    """How a version is configured."""
     found = await box.call(box.models.metadata, model, version)
-    return config_of(found, await box.call(box.serving.latest, found.model))
+    serving = await box.call(box.serving.latest, found.model)
+    return _config_of(found, serving, on_gpu=box.models.held(found).on_gpu)
 
 
-def config_of(found: ModelVersion, serving: ServingConfig) -> dict[str, Any]:
+def _config_of(found: ModelVersion, serving: ServingConfig, *, on_gpu: bool) -> dict[str, Any]:
     """Dimensions are without that of rows, where it is free in every tensor; `max_batch_size` says how many rows there may be."""
     inputs = inputs_of(found, found.inputs)
-    batched = all(spec.shape and spec.shape[0] == -1 for spec in (*inputs, *found.outputs))
+    batched = are_batched((*inputs, *found.outputs))
     return {
         "name": found.model,
         "platform": "onnxruntime_onnx",
@@ -130,7 +142,7 @@ def config_of(found: ModelVersion, serving: ServingConfig) -> dict[str, Any]:
         "output": _config_tensors(found.outputs, batched),
         **(_scheduling(serving) if batched else {}),
         "response_cache": {"enable": serving.cache_bytes > 0},
-        "instance_group": [{"name": found.model, "kind": "KIND_CPU", "count": 1}],
+        "instance_group": [{"name": found.model, "kind": "KIND_GPU" if on_gpu else "KIND_CPU", "count": 1}],
         "parameters": {"features": {"string_value": ",".join(found.features)}},
     }
 
@@ -178,7 +190,10 @@ async def stats(box: Box, model: str | None = None, version: int | None = None) 
         found = [await box.call(box.models.metadata, model, version)]
     else:
         found = [one for one in box.models.loaded() if box.registry.visible(one.model)]
-    return {"model_stats": [stats_of(one, box.models.statistics.of(one.model, one.version)) for one in found]}
+    counted = box.models.statistics
+    return {
+        "model_stats": [_stats_of(one, counted.of(one.model, one.version), box.models.held(one).size) for one in found]
+    }
 
 
 @get(
@@ -191,8 +206,11 @@ async def model_stats(box: Box, model: str, version: int | None = None) -> dict[
     return await stats(box, model, version)
 
 
-def stats_of(found: ModelVersion, totals: Totals) -> dict[str, Any]:
-    """One version's figures; counts of rows and of runs apart, times in nanoseconds."""
+def _stats_of(found: ModelVersion, totals: Totals, size: int) -> dict[str, Any]:
+    """One version's figures; counts of rows and of runs apart, times in nanoseconds.
+
+    `response_stats` is for models that give several responses to a request, of which there are none.
+    """
     nothing = _duration(Duration())
     return {
         "name": found.model,
@@ -219,6 +237,8 @@ def stats_of(found: ModelVersion, totals: Totals) -> dict[str, Any]:
             }
             for rows, took in sorted(totals.batches.items())
         ],
+        "response_stats": {},
+        "memory_usage": [{"type": "CPU", "id": 0, "byte_size": size}] if size else [],
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from litestar import MediaType, Response, post
 
-from mlbox.errors import Refused
+from mlbox.errors import MlboxError, Refused
 from mlbox.records import ModelVersion, Principal, Record
 from mlbox.serve.targets import SERVING
 from mlbox.web.box import Box
@@ -44,18 +44,15 @@ async def index(box: Box, data: Index | None = None) -> list[dict[str, str]]:
 
 async def listed(box: Box, *, only_ready: bool) -> list[dict[str, str]]:
     """The rows of the index."""
-    loaded = {(one.model, one.version) for one in box.models.loaded()}
     found = await box.call(_servable, box)
+    states = dict.fromkeys(box.models.loading(), ("LOADING", ""))
+    states |= {(one.model, one.version): ("READY", "") for one in box.models.loaded()}
     barred = {(one.model, one.version): one.reason for one in await box.call(box.quarantines.all)}
-    rows = [
-        {
-            "name": one.model,
-            "version": str(one.version),
-            "state": "READY" if (one.model, one.version) in loaded else "UNAVAILABLE",
-            "reason": "" if (one.model, one.version) in loaded else barred.get((one.model, one.version), "unloaded"),
-        }
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        name = (one.model, one.version)
+        state, reason = states.get(name) or ("UNAVAILABLE", barred.get(name, "unloaded"))
+        rows.append({"name": one.model, "version": str(one.version), "state": state, "reason": reason})
     return [row for row in rows if row["state"] == "READY" or not only_ready]
 
 
@@ -78,15 +75,27 @@ async def load(box: Box, principal: Principal, model: str, data: Change | None =
 
 
 async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
-    """Have the version in Production in memory; raises Refused where the parameters name a file or a configuration."""
+    """Have the version in Production in memory; raises Refused where the parameters name a file or a configuration.
+
+    An error begins with the words that Triton's clients look for.
+    """
     named = [name for name in parameters if name == "config" or name.startswith("file:")]
-    if named:
-        raise Refused(
-            f"A model is not loaded from {named[0]!r:.80}: only what the registry lets serve is.",
-            hint="Register a version and promote it: `mlbox model promote NAME@N`.",
-            field=named[0][:200],
-        )
-    await box.call(box.models.ready, model)
+    try:
+        if named:
+            raise Refused(
+                f"a model is not loaded from {named[0]!r:.80}: only what the registry lets serve is.",
+                hint="Register a version and promote it: `mlbox model promote NAME@N`.",
+                field=named[0][:200],
+            )
+        await box.call(_load, box, model)
+    except MlboxError as err:
+        failed = type(err)(f"failed to load {model!r:.200}, {err.message}", hint=err.hint, field=err.field)
+        failed.retry_seconds = err.retry_seconds
+        raise failed from err
+
+
+def _load(box: Box, model: str) -> None:
+    box.models.load(box.models.metadata(model))
 
 
 @post(
@@ -98,7 +107,7 @@ async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
     action="model.write",
 )
 async def unload(box: Box, principal: Principal, model: str, data: Change | None = None) -> Response[bytes]:
-    """Free a model's memory; it is loaded again when it is asked for."""
+    """Free a model's memory; it is loaded again when it is asked for answers."""
     await put_out(box, model)
     return Response(b"", status_code=200)
 

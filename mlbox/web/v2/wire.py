@@ -189,6 +189,7 @@ def from_json(given: InputTensor) -> Tensor:
         )
     size = checked_size(given.name, given.shape)
     if not bytes(given.data):
+        check_sent("input", given.name, given.parameters)
         raise InvalidInput(f"The input {given.name!r:.80} has no data.", hint="Send `data`.", field=given.name[:200])
     values = _values(given)
     if len(values) != size:
@@ -201,6 +202,16 @@ def from_json(given: InputTensor) -> Tensor:
     else:
         data = np.array(values, NUMPY[given.datatype])
     return Tensor(given.name, given.datatype, data.reshape(given.shape))
+
+
+def check_sent(what: str, name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise InvalidInput for a tensor that is said to be in shared memory, to be read there or written."""
+    if "shared_memory_region" in parameters:
+        raise InvalidInput(
+            f"The {what} {name!r:.80} is in shared memory, which this server does not use.",
+            hint="Send tensors in the request, and take them from the answer.",
+            field=name[:200],
+        )
 
 
 def _values(given: InputTensor) -> list[Any]:

@@ -62,10 +62,7 @@ def looks(client, box):
     assert not (regions if client is triton_http else regions.get("regions"))
     box.unregister_system_shared_memory()
     box.unregister_cuda_shared_memory()
-    raises(
-        "no shared memory" if client is triton_grpc else "Not Found",
-        lambda: box.register_system_shared_memory("a", "/a", 16),
-    )
+    raises("no shared memory", lambda: box.register_system_shared_memory("a", "/a", 16))
 
 
 def infers(client, box):
@@ -103,7 +100,7 @@ def fails(client, box):
     """What is wrong is told in the words of the protocol."""
     call = lambda name, *inputs, **more: partial(box.infer, name, list(inputs), **more)  # noqa: E731
     right = tensor(client, "input", ROWS, "FP32")
-    raises("no model 'nope'", call("nope", right))
+    raises("Request for unknown model: 'nope' is not found", call("nope", right))
     raises("9", call("score", right, model_version="9"))
     raises("data-type is 'FP64'", call("score", tensor(client, "input", ROWS.astype(np.float64), "FP64")))
     raises("unexpected shape for input 'input'", call("score", tensor(client, "input", ROWS.T, "FP32")))
