@@ -49,7 +49,8 @@ def test_the_table_of_commands_says_what_the_commands_say() -> None:
 
 def test_each_error_is_in_the_tree_that_is_drawn() -> None:
     drawn = re.findall(r"(\w+)\s+(\d{3}) (\w+)\s+exit (\d+)", errors.__doc__ or "")
-    assert drawn == [(e.__name__, str(e.status), e.code, str(e.exit_code)) for e in errors._walk(errors.MlboxError)]
+    public = [e for e in errors._walk(errors.MlboxError) if e.__module__ == errors.__name__]  # a room may have its own
+    assert drawn == [(e.__name__, str(e.status), e.code, str(e.exit_code)) for e in public]
     assert set(generate.EXIT_CODES) >= {e.exit_code for e in errors.BY_CODE.values()}
 
 
