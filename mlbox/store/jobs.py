@@ -375,6 +375,8 @@ def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
     if row is None:
         raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
     job = _job(row)
+    if job.state not in expected and job.state in ENDED:
+        raise Conflict(f"The job has ended: it {job_notices.WORDS[job.state]}.", hint="`mlbox retry` runs it again.")
     if job.state not in expected:
         raise Conflict(f"The job is {job.state}, and this takes {' or '.join(expected)}.", hint="`mlbox ps` shows it.")
     return job

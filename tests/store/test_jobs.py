@@ -77,7 +77,7 @@ class Life(RuleBasedStateMachine):
     def is_preempted(self) -> None:
         was = self.job.state
         if was in ENDED:
-            with pytest.raises(Conflict):
+            with pytest.raises(Conflict, match="has ended: it"):
                 self.jobs.ask_to_stop("j", actor="mlbox", cause="preempted")
             return
         after = self.jobs.ask_to_stop("j", actor="mlbox", cause="preempted", reason="gives way to 2").state

@@ -172,7 +172,7 @@ class Shim:
             if self.waking in ready:
                 self.awake()
             elif ready:
-                _, files, _, _ = socket.recv_fds(self._server, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+                _, files = receive(self._server)
                 return files[0] if files and not self.stop_asked else None  # what it leaves, another one is given
             else:
                 return None
@@ -182,6 +182,15 @@ class Shim:
         """A signal was heard."""
         with contextlib.suppress(BlockingIOError):
             os.read(self.waking, 512)
+
+
+def receive(server: socket.socket) -> tuple[bytes, list[int]]:
+    """A message, and the file that came along; nothing where the server is gone."""
+    try:
+        message, files, _, _ = socket.recv_fds(server, MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        return b"", []
+    return message, files
 
 
 def read(given: int) -> Any:

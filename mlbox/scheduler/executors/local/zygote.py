@@ -67,7 +67,7 @@ def main(server: socket.socket) -> None:
 
 def serve(server: socket.socket, shim: ModuleType, parts: Any) -> bool:
     """Answer one request; False when the server is gone."""
-    message, files, _, _ = socket.recv_fds(server, shim.MESSAGE_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+    message, files = shim.receive(server)
     if not message:
         return False
     (given,) = files
