@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
+from mlbox.serve.binding import device_of, run_bound
 from mlbox.serve.tensors import FLOATS, are_batched
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Session:
         if are_batched((*inputs, *outputs)):
             inputs = _by_row(inputs)
         self._describe(inputs, outputs, self._session.get_providers())
+        texts = any(spec.dtype == "BYTES" for spec in (*inputs, *outputs))
+        self._device = None if texts else device_of(self.providers)
 
     def _describe(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], providers: Sequence[str]
@@ -105,6 +108,8 @@ class Session:
         names = list(wanted or self.output_types)
         if self._bits:
             return self._run_bits(feeds, names, options)
+        if self._device is not None:
+            return run_bound(self._session, self._device, feeds, names, options)
         found: list[np.ndarray] = self._session.run(names, feeds, options)
         return found
 

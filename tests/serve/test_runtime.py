@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
+from mlbox.serve.binding import DEVICES, Device, device_of, run_bound
+from mlbox.serve.loading import Holding
 from mlbox.serve.runtime import CPU, Session
 from mlbox.serve.tensors import NUMPY, Tensor, check_inputs
-from tests.models import linear, save
+from tests.models import linear, save, sums
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
@@ -165,3 +168,43 @@ def test_inputs_of_one_axis_have_as_many_of_it(axes: tuple[str | None, str | Non
         check_inputs(session.inputs, tensors, "two")
     assert caught.value.field == "b"
     check_inputs(session.inputs, [tensor._replace(data=ROWS[:, :1]) for tensor in tensors], "two")
+
+
+@pytest.mark.parametrize("model", [linear([1.0, 2.0]), sums(TensorProto.INT32)])
+def test_a_run_that_is_bound_to_a_device_gives_what_a_plain_one_does(model: onnx.ModelProto) -> None:
+    """The device is the processor, the only one here; CUDA's was never run."""
+    session = ort.InferenceSession(model.SerializeToString(), providers=CPU)
+    rng = np.random.default_rng(0)
+    names = [output.name for output in reversed(session.get_outputs())]
+    for rows in (1, 5):
+        feeds = {
+            one.name: np.asfortranarray(rng.normal(size=(rows, one.shape[1])) * 9).astype(
+                np.float32 if one.type == "tensor(float)" else np.int32
+            )
+            for one in session.get_inputs()
+        }
+        for wanted in (names, names[:1]):
+            expected = session.run(wanted, feeds)
+            found = run_bound(session, Device("cpu"), feeds, wanted)
+            assert [a.tolist() for a in found] == [a.tolist() for a in expected]
+            assert [a.dtype for a in found] == [a.dtype for a in expected]
+    with pytest.raises(Exception, match="Invalid rank"):
+        run_bound(session, Device("cpu"), {name: data[:, None] for name, data in feeds.items()}, names)
+
+
+def test_a_device_is_that_of_the_provider_that_comes_first() -> None:
+    assert device_of(("CUDAExecutionProvider", *CPU)) == Device("cuda", 0)
+    assert device_of(CPU) is device_of(()) is None
+    assert Holding(1, ("CUDAExecutionProvider", *CPU)).on_gpu
+    assert not Holding(1, CPU).on_gpu
+
+
+def test_a_session_on_a_device_binds_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Session(linear([1.0, 2.0]).SerializeToString(), providers=CPU)
+    monkeypatch.setitem(DEVICES, CPU[0], "cpu")
+    bound = Session(linear([1.0, 2.0]).SerializeToString(), providers=CPU)
+    assert bound.score(ROWS).tolist() == plain.score(ROWS).tolist()
+    options = bound.options()
+    options.terminate = True
+    with pytest.raises(Exception, match="terminate"):
+        bound.run({"input": ROWS}, options=options)
