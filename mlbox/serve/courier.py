@@ -9,7 +9,7 @@ import functools
 import logging
 import smtplib
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -58,6 +58,7 @@ class Courier:
         told_by: tuple[str, ...],
         channels: Notifier | None = None,
         allow: Sequence[str] = (),
+        posts: Mapping[str, Callable[[Message], Post]] | None = None,
     ) -> None:
         self._outboxes = outboxes
         self._outgoing = functools.cache(outgoing)
@@ -65,6 +66,8 @@ class Courier:
         self._channels = channels
         self._allow = allow
         """The setting `outgoing_allow`, for what does not go by `outgoing`."""
+        self._posts = posts or {}
+        """By address, how a message to it is posted."""
         self._clock = clock
         self._loop = Loop(
             self._deliver_all, name="mlbox-courier", failed="Messages could not be sent", again=IDLE_SECONDS
@@ -74,6 +77,10 @@ class Courier:
     def start(self) -> None:
         """Begin, with what a former server left."""
         self._loop.start()
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._loop.wake()
 
     def close(self) -> None:
         """Stop; what was not sent is by the next server."""
@@ -115,6 +122,8 @@ class Courier:
         """The status in words, whether it was taken, and whether another try makes no sense."""
         if self._channels is not None and message.address.startswith(PREFIX):
             return self._to_channel(self._channels, message)
+        if message.address in self._posts:
+            return self._by_post(self._posts[message.address](message))
         if message.address.startswith("mailto:"):
             return self._by_mail(message)
         headers = {"Content-Type": "application/json", "X-Mlbox-Delivery": message.id}

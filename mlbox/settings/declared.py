@@ -327,6 +327,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     outgoing_ca: Annotated[
         str, Meta(description="PEM file with further authorities whose certificates the server's own requests trust.")
     ] = ""
+    openlineage_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|https?://.+)$",
+            description="Where an OpenLineage collector takes events, such as https://marquez.lab.example/api/v1/lineage; none"
+            " sends none.",
+        ),
+    ] = ""
+    openlineage_namespace: Annotated[
+        str,
+        Meta(min_length=1, max_length=256, description="Namespace of this box's jobs and datasets at the collector."),
+    ] = "mlbox"
+    openlineage_key_file: Annotated[
+        str, Meta(description="File with the API key that the collector asks for, mode 0600; none sends none.")
+    ] = ""
     smtp_url: Annotated[
         str,
         Meta(

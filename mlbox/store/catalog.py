@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import get_args
 
 import msgspec
@@ -106,9 +106,10 @@ class Catalog:
             lambda tx: tx.emit("source.file_refused", f"source:{name}", "mlbox", path=path, reason=reason[:500])
         )
 
-    def note_materialized(self, view: str | None, rows: int, *, actor: str) -> None:
-        """Write into the audit log that the online store was brought up to date."""
-        self._db.write(lambda tx: tx.emit("view.materialized", f"view:{view or '*'}", actor, rows=rows))
+    def note_materialized(self, view: str | None, rows: Mapping[str, int], *, actor: str) -> None:
+        """Write into the audit log that the online store was brought up to date, with the rows of each view."""
+        given = {"rows": sum(rows.values()), "views": {ref: count for ref, count in rows.items() if count}}
+        self._db.write(lambda tx: tx.emit("view.materialized", f"view:{view or '*'}", actor, **given))
 
     # -- entities ---------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import msgspec
 
 from mlbox import __version__
 from mlbox.clock import Clock
-from mlbox.errors import InvalidInput, NotFound, TooMany, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, NotFound, TooMany, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import DatasetBasis, DatasetSplit, DatasetVersion, check_name
 from mlbox.store.artifacts import Artifacts
@@ -78,11 +78,15 @@ class Datasets(DatasetVersions):
         self._db.privacy.shelter("dataset", spec.name, [*parts, *([("label", labels.name)] if labels else [])])
         given = self._known(spec)
         wanted = Definition(spec, features, labels, as_of, software())
-        basis = self._reuse.basis(wanted)
-        with self._slot():
-            built, unlabelled = self._going_on(wanted, basis) or self._anew(wanted, resumable=basis is not None)
-        if not built.rows:
-            raise no_rows(unlabelled)
+        try:
+            basis = self._reuse.basis(wanted)
+            with self._slot():
+                built, unlabelled = self._going_on(wanted, basis) or self._anew(wanted, resumable=basis is not None)
+            if not built.rows:
+                raise no_rows(unlabelled)
+        except MlboxError as err:
+            self._note_failed(spec.name, err, actor=actor, job_id=job_id)
+            raise
         bundled = [name for name in spec.features if ":" not in name]
         return self.keep(
             msgspec.structs.replace(
@@ -100,6 +104,10 @@ class Datasets(DatasetVersions):
                 basis=msgspec.structs.replace(basis, resume=built.resume) if basis is not None else None,
             )
         )
+
+    def _note_failed(self, name: str, err: MlboxError, *, actor: str, job_id: str | None) -> None:
+        given = {"error": err.message[:500], **({"job": job_id} if job_id else {})}
+        self._db.write(lambda tx: tx.emit("dataset.failed", f"dataset:{name}", actor, **given))
 
     def _anew(self, wanted: Definition, *, resumable: bool) -> tuple[Built, int]:
         """All rows, and how many of the spine have no label."""

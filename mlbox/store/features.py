@@ -71,22 +71,23 @@ class FeatureStore(Fresh):
         """
         if start is not None and end is not None and start >= end:
             raise InvalidInput("The start is not before the end.", hint="Swap them.", field="start")
-        written, done = 0, []
+        written: dict[str, int] = {}
+        done = []
         failed: dict[str, InvalidInput] = {}
         with self._materializing:
             for view in [self.view(view_ref)] if view_ref else self.views():
                 try:
-                    written += self._materialize(view, start, end, full=full)
+                    written[view.ref] = self._materialize(view, start, end, full=full)
                     done.append(view)
                 except InvalidInput as err:
                     failed[view.ref] = err
             whole = start is None and end is None
             self._note_refreshed(done if whole else (), {ref: str(err) for ref, err in failed.items()})
-        if written and actor is not None:
+        if any(written.values()) and actor is not None:
             self.note_materialized(view_ref, written, actor=actor)
         if failed:
             raise _first_of(list(failed.values()))
-        return written
+        return sum(written.values())
 
     def progress(self) -> dict[str, tuple[int, int]]:
         """Parts that are done, and all of them, of each view that is being materialized."""
@@ -225,7 +226,7 @@ class FeatureStore(Fresh):
 
         written = self._offline.read(read) if rows.num_rows else 0
         if written:
-            self.note_materialized(view.ref, written, actor=actor)
+            self.note_materialized(view.ref, {view.ref: written}, actor=actor)
         return written
 
     # -- read -----------------------------------------------------------------------------------------------------------

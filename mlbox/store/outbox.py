@@ -126,7 +126,7 @@ class Outbox:
 
 def place_of(address: str) -> str:
     """An address as it may be shown: of a URL only its host, because its path is often the secret."""
-    if address.startswith(("mailto:", "channel:")):
+    if address.startswith(("mailto:", "channel:", "openlineage:")):
         return address
     scheme, _, rest = address.partition("://")
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"

@@ -150,3 +150,9 @@ def m010_logs(db: Database) -> None:
         CREATE INDEX job_to_clean ON job (left_over, ended_us) WHERE ended_us IS NOT NULL;
         """,
     )
+
+
+@migration(jobs)
+def m011_lineage(db: Database) -> None:
+    """How far each store's events were told to an OpenLineage collector."""
+    run_script(db, "CREATE TABLE lineage_cursor (store TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;")

@@ -12,7 +12,7 @@ from litestar.params import Parameter, QueryParameter
 from litestar.response import Stream
 
 from mlbox.errors import InvalidInput
-from mlbox.records import ChainReport, Event, Principal, Record
+from mlbox.records import ChainReport, Delivery, Event, Principal, Record
 from mlbox.store import audit as audit_log
 from mlbox.web.box import Box
 
@@ -47,6 +47,12 @@ async def advance(box: Box, principal: Principal, data: Advance) -> ClockState:
         raise InvalidInput("The time has no zone.", hint="Add an offset or a Z.", field="to")
     await box.call(box.advance, data.to, actor=principal.name)
     return ClockState(replay=box.clock.replay, domain_time=box.clock.now(), real_time=box.clock.real())
+
+
+@get("/api/v1/openlineage/deliveries", action="audit.verify")
+async def openlineage(box: Box, limit: Limit = 100) -> list[Delivery]:
+    """What an OpenLineage collector was told, newest first, and what became of it."""
+    return await box.call(box.lineage.deliveries, limit=limit)
 
 
 @get("/api/v1/audit", action="audit.read")
@@ -87,5 +93,5 @@ async def _lines(box: Box) -> AsyncIterator[bytes]:
 
 
 handlers: list[Any] = [
-    *(clock, advance, audit, verify_audit, export_audit),
+    *(clock, advance, audit, verify_audit, export_audit, openlineage),
 ]

@@ -53,6 +53,8 @@ class Box(Scheduling):
             self.divergence.start(self.jobs)
             self.crons.start()
             self.courier.start()
+            with contextlib.suppress(Unavailable):
+                self.lineage.start()
             self.notifier.start()
             self._stack = opening.pop_all()
 

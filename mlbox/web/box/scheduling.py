@@ -25,6 +25,8 @@ from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.scheduler.sweeper import Sweeper
 from mlbox.serve.courier import Courier, Mail
+from mlbox.serve.lineage_feed import ADDRESS, LineageFeed
+from mlbox.serve.openlineage import Place
 from mlbox.serve.view_jobs import ViewJobs
 from mlbox.settings import MIB, secret_in
 from mlbox.store import migrations
@@ -179,8 +181,22 @@ class Scheduling(Serving):
             told_by=("job.", "alert.notified"),
             channels=self.notifier,
             allow=settings.outgoing_allow,
+            posts={ADDRESS: lambda message: self.lineage.request(message)},
         )
         opening.callback(self.courier.close)
+        self.lineage = LineageFeed(
+            self._databases,
+            self.jobs,
+            self.datasets,
+            self.features,
+            self.registry,
+            self.bus,
+            collector=settings.openlineage_url,
+            key_file=settings.openlineage_key_file,
+            place=Place(settings.openlineage_namespace, self.url),
+            told=self.courier.wake,
+        )
+        opening.callback(self.lineage.close)
 
     def _diverged(self, found: Found) -> None:
         self.jobs.diverged(found.job_id, found.number, found.words)

@@ -77,6 +77,7 @@ PHRASES: dict[str, str] = {
     "dataset.tagged": "tagged {name}",
     "dataset.deleted": "removed {name}",
     "dataset.restored": "brought {name} back",
+    "dataset.failed": "could not build {name}: {error}",
     "dataset.created": "built {name}: {rows} rows",
     "experiment.created": "began the experiment {name}",
     "experiment.renamed": "renamed the experiment {former} to {name}",
