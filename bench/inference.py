@@ -346,6 +346,7 @@ def _together(report: Report, kinds: Sequence[Kind], rounds: int, seconds: float
     bare, *ours = found.items()
     report.tell(f"{bare[0]}: CPU of the event loop", bare[1].loop_us, "µs")
     report.tell(f"{bare[0]}: requests", bare[1].per_second, "a second")
+    report.tell(f"{bare[0]}: p99 of {MANY} connections", bare[1].p99_ms, "ms")
     most = {"mlbox, JSON": (40, 55), "mlbox, binary": (35, 55)}
     for name, seen in ours:
         loop, every = most.get(name, (60, None))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mlbox.clock import to_us
+from mlbox.clock import from_us, to_us
 from mlbox.records import Prediction, ServeRole
 from mlbox.serve.predfiles import FEATURE
 
@@ -93,6 +94,15 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
         if isinstance(self.values, Sequence):
             return self.values
         return [[None if value != value else value for value in row] for row in self.values.tolist()]
+
+
+def prepare() -> None:
+    """Load what writing takes, which holds the interpreter for as long as a second: better before there are requests."""
+    import pyarrow.parquet as pq
+
+    moment = from_us(0)
+    row = Batch("", 0, "champion", moment, moment, "", 0.0, ids=("",), scores=(0.0,), names=("x",), values=((0.0,),))
+    pq.write_table(table_of([row]), io.BytesIO(), compression="zstd")
 
 
 def table_of(batches: Sequence[Batch]) -> pa.Table:

@@ -134,7 +134,7 @@ class Execution:
             priority=ask.priority,
             timeout_ms=ask.timeout_ms,
             last=shadow,
-            requests=len(places) if ask.by_row else 1,
+            by_row=ask.by_row and not shadow,
         )
         self._recall(loaded, work)
         return Running(loaded, route, places, work, named or wanted, ask.caller)
@@ -244,8 +244,9 @@ class Execution:
             )
         values, looking = ask.inputs.of(loaded.columns, places)
         tensors = [Tensor(session.inputs[0].name, "FP32", as_matrix(values))]
-        requests = len(places) if ask.by_row else 1
-        work = Work(tensors, (), rows=len(places), requests=requests, last=route.role == "shadow")
+        work = Work(
+            tensors, (), rows=len(places), last=route.role == "shadow", by_row=ask.by_row and route.role != "shadow"
+        )
         self._recall(loaded, work)
         entities = [ask.inputs.rows[place].entity for place in places]
         return Running(loaded, route, places, work, (SCORE,), ask.caller, values, entities, looking)

@@ -278,7 +278,7 @@ class Lane:
         wanted = list(works[0].wanted) if len(works) == 1 else list(dict.fromkeys(n for w in works for n in w.wanted))
         scores, outputs = self._session.answer(feeds_of(works), wanted, options)
         took = time.perf_counter() - began
-        alone = len(works) == 1 and works[0].requests == 1
+        alone = len(works) == 1 and not works[0].by_row
         rans = [Ran(scores, outputs)] if alone else split(works, wanted, scores, outputs)
         self._usual_seconds += _SMOOTHING * (took / sum([work.requests for work in works]) - self._usual_seconds)
         self._statistics.executed(
@@ -292,7 +292,7 @@ class Lane:
             self._settle(work, ran)
 
     def _fail(self, work: Work, err: Exception) -> None:
-        if work.requests > 1:
+        if work.by_row:
             self._settle(work, Apart(f"{self._ref} failed on one of {work.requests} requests."))
         elif self._settle(work, self._failure(err)):
             reason = "crash" if isinstance(err, Died) else "model"

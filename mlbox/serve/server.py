@@ -19,7 +19,7 @@ from mlbox.events import EventBus
 from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, TensorSpec
 from mlbox.serve.answers import Inferred, Part, joined, scores_of
 from mlbox.serve.background import Background
-from mlbox.serve.batches import Given
+from mlbox.serve.batches import Given, prepare
 from mlbox.serve.execution import Ask, AskRows, Begun, Execution, given_of
 from mlbox.serve.loading import Holding, Loader
 from mlbox.serve.predlog import PredictionLog
@@ -166,16 +166,16 @@ class ModelServer:
         return found
 
     def crowd(self, model: str) -> Target | None:
-        """Who answers requests of a row each in one run, of as many as come at a time; None where they are run otherwise.
+        """Who answers requests of a row each, of as many as come at a time; None where each is to be asked by itself.
 
         Whoever answers is one quick version, which limits no rates and remembers no answers: these ask for each request.
         """
         target = self.targets.find(model)
         if target.alone is None or target.version is not None:
             return None
-        lane, config = target.alone[1].lane, self._loader.config(target.model)
-        plain = lane.joins_at_once and not config.rate_limit and not config.cache_bytes
-        return target if plain and lane.quick(1) else None
+        config = self._loader.config(target.model)
+        plain = not config.rate_limit and not config.cache_bytes
+        return target if plain and target.alone[1].lane.quick(1) else None
 
     def begin(self, ask: Ask) -> Begun:
         """Check a request, and say who is to answer it, for whoever asks; nothing has run then. Raises as `infer` does."""
@@ -302,6 +302,7 @@ class ModelServer:
     def _warm(self, model: str, version: int) -> None:
         def load() -> None:
             try:
+                prepare()
                 if self._registry.version(model, version).servable:
                     self._loader.get(model, version)
             except MlboxError as err:

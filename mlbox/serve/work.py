@@ -25,7 +25,7 @@ class Ran(NamedTuple):
 
 
 class Apart(Unavailable):
-    """A run for several requests failed, which says nothing of any of them: each is to run by itself."""
+    """A run for requests of a row each failed, and nothing was counted: each is to run by itself."""
 
 
 class NotByRow(Exception):
@@ -36,8 +36,8 @@ class Work:
     """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
 
     __slots__ = (
-        *("again", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "requests", "rows"),
-        *("state", "tensors", "wanted"),
+        *("again", "by_row", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "requests"),
+        *("rows", "state", "tensors", "wanted"),
     )
 
     def __init__(
@@ -49,14 +49,15 @@ class Work:
         priority: int = 0,
         timeout_ms: float = math.inf,
         last: bool = False,
-        requests: int = 1,
+        by_row: bool = False,
     ) -> None:
         self.tensors = tensors
         self.wanted = wanted
         self.rows = rows
         """None where the first dimension is not that of rows, and it can be joined with no other."""
-        self.requests = requests
-        """How many it stands for, of a row each; where these are several and their run fails, nothing is counted."""
+        self.by_row = by_row
+        """Whether each row is a request of its own. Where its run fails, nothing is counted: each is to run again, alone."""
+        self.requests = rows if by_row and rows else 1
         self.priority = priority
         self.last = last
         """Comes after every other, whatever its priority."""
@@ -82,7 +83,7 @@ class Work:
     @property
     def of_a_request(self) -> Sequence[Tensor]:
         """The tensors of the first request."""
-        if self.requests == 1:
+        if not self.by_row:
             return self.tensors
         return [tensor._replace(data=tensor.data[:1]) for tensor in self.tensors]
 

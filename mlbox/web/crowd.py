@@ -29,7 +29,8 @@ class Crowd:
 
     def replies(self) -> list[Reply | None]:
         """What each is answered with; None for those that failed together."""
-        most = self._loaded.lane.config.max_batch
+        lane = self._loaded.lane
+        most = lane.config.max_batch if lane.joins_at_once else 1
         runs = [self._rows[at : at + most] for at in range(0, len(self._rows), most)]
         asked = [self._asked(rows) for rows in runs]
         ran = iter(self._models.run([one for one in asked if one is not None]))

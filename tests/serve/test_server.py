@@ -391,7 +391,7 @@ def test_requests_that_are_each_asked_about_do_not_run_as_one(serving: House) ->
     serving.serve_one(1.0, 1.0)
     in_memory(serving)
     assert serving.server.crowd("score") is not None
-    for config in (ServingConfig(rate_limit=5.0), ServingConfig(cache_bytes=1000), ServingConfig(max_batch=1)):
+    for config in (ServingConfig(rate_limit=5.0), ServingConfig(cache_bytes=1000)):
         serving.server.configure("score", config)
         assert serving.server.crowd("score") is None
     serving.server.configure("score", ServingConfig())
