@@ -59,7 +59,7 @@ def drift(
     until: Annotated[str | None, typer.Option(help="Before this moment of domain time, instead of now.")] = None,
     feature: Annotated[str | None, typer.Option(help="Only this feature.")] = None,
     segment: Annotated[
-        str | None, typer.Option(help="A feature: each of its 20 most frequent values by itself, on both sides.")
+        str | None, typer.Option(help="A feature: each frequent value, or tenth, by itself, on both sides.")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Exact p-values, of the last 10,000 rows.")] = False,
     output: OutputOption = Output.table,
@@ -235,7 +235,10 @@ def performance(
     since: Annotated[str | None, typer.Option(help="Predictions from this moment of domain time on.")] = None,
     until: Annotated[str | None, typer.Option(help="Predictions before this moment.")] = None,
     every: Annotated[str | None, typer.Option(help="Each span by itself, such as 7d or 6h.")] = None,
-    segment: Annotated[str | None, typer.Option(help="Each value of a key by itself, the 20 most frequent.")] = None,
+    segment: Annotated[
+        str | None,
+        typer.Option(help="A feature or a key: each of its 20 most frequent values, or each tenth, by itself."),
+    ] = None,
     output: OutputOption = Output.table,
 ) -> None:
     """Show how each version does by the labels that are known so far, with coverage and maturity beside it."""

@@ -314,7 +314,7 @@ class Box:
 
         `labels` is by default the label set of the data that the model learned from. Of predictions from `since` to before
         `until`, moments with a zone, in domain time; with `every`, of each span of that length by itself; with
-        `segment`, a key of the label set, of each of its 20 most frequent values.
+        `segment`, a feature or a key, of each of its 20 most frequent values, or each tenth of its numbers.
         """
         query = {
             "labels": labels,

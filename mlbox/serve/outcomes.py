@@ -75,7 +75,7 @@ class Outcomes:
     def __init__(self, offline: Offline, labels: LabelHistory, predictions: PredictionLog) -> None:
         self._offline = offline
         self._labels = labels
-        self._predictions = predictions
+        self.predictions = predictions
         self._joining = threading.Lock()
         self._forgot = 0
         offline.prepare(_STATE)
@@ -85,7 +85,7 @@ class Outcomes:
         tables = Joined(quote(f"asked:{model}:{labels.name}"), quote(f"met:{model}:{labels.name}"))
         with self._joining:
             state = self._offline.write(lambda cursor: self._begin(cursor, model, labels, tables))
-            for number, rows in self._predictions.flushed(model, after=state.number, columns=READ):
+            for number, rows in self.predictions.flushed(model, after=state.number, columns=READ):
                 state = state._replace(number=number)
                 take = functools.partial(
                     self._take, model=model, labels=labels, tables=tables, incoming=_typed(rows, labels), state=state
@@ -98,7 +98,7 @@ class Outcomes:
         """Labels as they were sent, those that name a prediction and nothing else with the item that it was about."""
         wanted = {key.name for key in labels.keys} | {EVENT_TIME.name}
         bare = [_named(row) for row in rows if _is_bare(row, wanted)]
-        known = self._predictions.find({one for one in bare if one}) if any(bare) else {}
+        known = self.predictions.find({one for one in bare if one}) if any(bare) else {}
         return [_completed(row, labels, known) if _is_bare(row, wanted) else row for row in rows]
 
     def forget(self, model: str, ids: Sequence[str]) -> None:
@@ -113,7 +113,7 @@ class Outcomes:
         import pyarrow as pa
 
         with self._joining:
-            with self._predictions.reading(model) as files:
+            with self.predictions.reading(model) as files:
                 parts = [file.read(("id",), features=False) for file in files]
             ids = pa.concat_tables(parts).column("id") if parts else pa.array([], pa.string())
             self._remove(model, pa.table({"_id": ids}), "NOT IN")

@@ -7,12 +7,14 @@ a measure MAE, RMSE and R². A score that is no number, or a label that is none,
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import LabelLag, LabelSet, LivePerformance, ModelVersion, ServeRole
+from mlbox.serve.cuts import MISSING, OTHERS, SEGMENTS, segmented
 from mlbox.serve.outcomes import Joined, Outcomes
 from mlbox.store.asking import asking
 from mlbox.store.datasets import Datasets
@@ -24,6 +26,7 @@ from mlbox.store.views import literal
 
 if TYPE_CHECKING:
     import numpy as np
+    import pyarrow as pa
 
     from mlbox.store.offline import Cursor
 
@@ -33,9 +36,6 @@ LAGS = tuple(
 MEASURED = 1_000_000
 """Labelled predictions of a group that its metrics are over at most: the newest."""
 MAX_SPANS = 1000
-SEGMENTS = 20
-"""Values of a key that are told by themselves, the most frequent; all others are one more."""
-OTHERS = "others"
 REMEMBERED = 4096
 Measured = tuple[dict[str, float | None], int]
 """Metrics, and over how many predictions."""
@@ -57,8 +57,20 @@ class _Group(NamedTuple):
     """For each lag: how many are so old, and how many of those had a label by then."""
 
 
+class _By(NamedTuple):
+    """What predictions are cut by: an expression, and the rows that it takes from elsewhere."""
+
+    sql: str
+    join: str = ""
+    rows: pa.Table | None = None
+
+    def on(self, cursor: Cursor) -> Cursor:
+        """The same cursor, which has those rows now."""
+        return cursor if self.rows is None else cursor.register("segmented", self.rows)
+
+
 class Performance:
-    """Live performance of models."""
+    """Live performance of models. `reference` has the training values of a model in Production; nothing where it has none."""
 
     def __init__(
         self,
@@ -68,8 +80,11 @@ class Performance:
         datasets: Datasets,
         labels: LabelHistory,
         clock: Clock,
+        *,
+        reference: Callable[[str], Mapping[str, np.ndarray]] = lambda model: {},
     ) -> None:
         self._outcomes = outcomes
+        self._reference = reference
         self._offline = offline
         self._registry = registry
         self._datasets = datasets
@@ -123,7 +138,7 @@ class Performance:
         """Of every version and role that predicted: counts, coverage, maturity and metrics.
 
         Of predictions from `since` to before `until`, in domain time; with `every`, of each span of that length by itself, from
-        the oldest; with `segment`, a key of the label set, of each of its 20 most frequent values by itself. Raises NotFound
+        the oldest; with `segment`, a key or a feature, of each of its segments by itself (see `cuts`). Raises NotFound
         for a model without a label set.
         """
         self._registry.see(model)
@@ -134,6 +149,7 @@ class Performance:
             if moment is not None and moment.tzinfo is None:
                 raise InvalidInput(f"{field} has no time zone.", hint="Write it with an offset or a Z.", field=field)
         tables = self._outcomes.join(model, found)
+        by = self._by(model, found, tables, segment, since, until)
         where = " AND ".join(
             [
                 *([f"asked._at >= {literal(since)}"] if since else []),
@@ -141,16 +157,41 @@ class Performance:
             ]
         )
         joined = (
-            f"SELECT asked._version, asked._role, {_span(every)} AS _span, {_segment(found, tables, segment)} AS _segment,"
+            f"SELECT asked._version, asked._role, {_span(every)} AS _span, {by.sql} AS _segment,"
             " asked._at, asked._score, met._value, met._first, met._tied, asked._id"
-            f" FROM {tables.asked} asked LEFT JOIN {tables.met} met USING (_id) WHERE {where or 'true'}"
+            f" FROM {tables.asked} asked LEFT JOIN {tables.met} met USING (_id){by.join} WHERE {where or 'true'}"
         )
-        groups = self._offline.read(lambda cursor: self._groups(cursor, joined))
+        groups = self._offline.read(lambda cursor: self._groups(by.on(cursor), joined))
         trained = {version.version: version.metrics for version in self._registry.versions(model)}
         return [
-            self._result(model, found, group, every, segment, self._metrics(found, tables, joined, group), trained)
+            self._result(model, found, group, every, segment, self._metrics(found, tables, joined, by, group), trained)
             for group in groups
         ]
+
+    def _by(
+        self,
+        model: str,
+        labels: LabelSet,
+        tables: Joined,
+        segment: str | None,
+        since: datetime | None,
+        until: datetime | None,
+    ) -> _By:
+        """What predictions are cut by; raises InvalidInput for what none of them has."""
+        if segment is None:
+            return _By("NULL::VARCHAR")
+        if segment in [key.name for key in labels.keys]:
+            return _by_key(tables, segment)
+        rows = segmented(
+            self._outcomes.predictions,
+            model,
+            segment,
+            reference=self._reference(model),
+            since=since,
+            until=until,
+        )
+        missing = f"coalesce(segmented._segment, '{MISSING}')"
+        return _By(missing, " LEFT JOIN segmented ON segmented._id = asked._id", rows)
 
     def _groups(self, cursor: Cursor, joined: str) -> list[_Group]:
         now = literal(self._clock.now())
@@ -170,13 +211,13 @@ class Performance:
             )
         return [_Group._make((*row[:7], tuple(zip(row[7::2], row[8::2], strict=True)))) for row in rows]
 
-    def _metrics(self, labels: LabelSet, tables: Joined, joined: str, group: _Group) -> Measured:
+    def _metrics(self, labels: LabelSet, tables: Joined, joined: str, by: _By, group: _Group) -> Measured:
         if not group.labelled:
             return metrics_of(labels, (), ())
         key = (tables, joined, group.version, group.role, group.span, group.segment, labels.classes)
-        known = self._measured.get(key)
+        known = self._measured.get(key) if by.rows is None else None
         if known is None:
-            pairs = self._offline.read(lambda cursor: _arrays(cursor, joined, group))
+            pairs = self._offline.read(lambda cursor: _arrays(by.on(cursor), joined, group))
             if len(self._measured) >= REMEMBERED:
                 self._measured.clear()
             known = self._measured[key] = metrics_of(labels, *pairs)
@@ -221,23 +262,14 @@ def _span(every: timedelta | None) -> str:
     return f"(epoch_us(asked._at) // {every // timedelta(microseconds=1)})::BIGINT"
 
 
-def _segment(labels: LabelSet, tables: Joined, key: str | None) -> str:
-    """The value of a key as text, of the most frequent ones; raises InvalidInput for what is no key of the label set."""
-    if key is None:
-        return "NULL::VARCHAR"
-    keys = [column.name for column in labels.keys]
-    if key not in keys:
-        raise InvalidInput(
-            f"{key[:120]!r} is no key of the label set {labels.name}.",
-            hint=f"Segments are of one of: {', '.join(keys)}.",
-            field="segment",
-        )
+def _by_key(tables: Joined, key: str) -> _By:
+    """By the value of a key of the label set as text, of the most frequent ones."""
     name = quote(key)
     top = (
         f"SELECT {name} FROM {tables.asked} WHERE {name} IS NOT NULL GROUP BY {name}"
         f" ORDER BY count(*) DESC, {name} LIMIT {SEGMENTS}"
     )
-    return f"CASE WHEN asked.{name} IN ({top}) THEN CAST(asked.{name} AS VARCHAR) ELSE '{OTHERS}' END"
+    return _By(f"CASE WHEN asked.{name} IN ({top}) THEN CAST(asked.{name} AS VARCHAR) ELSE '{OTHERS}' END")
 
 
 def _from(span: int | None, every: timedelta) -> datetime:

@@ -1,6 +1,6 @@
 """Drift over any span of domain time, on demand: the same comparison as a check's, of other rows, and nothing is kept of it.
 
-By the values of one feature it is a comparison of each segment with the same segment of training. The p-value is exact where it
+By the segments of one feature it is a comparison of each segment with the same segment of training. The p-value is exact where it
 is asked for: scipy counts the lattice paths, which takes 20 to 60 ms a feature.
 """
 
@@ -17,6 +17,7 @@ from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import DomainResult, DriftResult, ModelVersion
 from mlbox.serve import domain, drift, judge
+from mlbox.serve.cuts import cut_of
 from mlbox.serve.live_window import LiveWindow
 from mlbox.serve.measures import adjusted
 from mlbox.serve.monitor import Monitor
@@ -27,8 +28,6 @@ from mlbox.store.registry import Registry
 if TYPE_CHECKING:
     import numpy as np
 
-SEGMENTS = 20
-"""Of the most frequent values."""
 MOST_VALUES = 10_000_000
 """Rows times features that are looked at: the newest of a span."""
 EXACT_ROWS = 10_000
@@ -65,7 +64,7 @@ class Spans:
     ) -> list[DriftResult]:
         """Of every feature over the span of a length that ends at `until`, by default now; the largest statistic first.
 
-        `feature` leaves out all others. `segment` names a feature: each of its 20 most frequent values by itself. Raises
+        `feature` leaves out all others. `segment` names a feature: each of its segments by itself (see `cuts`). Raises
         NotFound for what the version in Production does not have, InvalidInput for a span of no length.
         """
         if hold <= timedelta(0):
@@ -125,13 +124,13 @@ def _segments(
     if segment is None:
         yield "", reference, found
         return
-    now = found.features.get(segment, np.full(found.rows, np.nan))
-    values, counts = np.unique(now[~np.isnan(now)], return_counts=True)
-    for place in np.argsort(-counts, kind="stable")[:SEGMENTS]:
-        value = values[place]
-        before = reference[segment] == value
-        words = f"{segment}={value:g}"
-        yield words, {name: side[before] for name, side in reference.items()}, _only(found, now == value)
+    now = found.scores if segment == SCORE else found.features.get(segment, np.full(found.rows, np.nan))
+    cut = cut_of(now, reference[segment])
+    before, after = cut.places(reference[segment]), cut.places(now)
+    counts = np.bincount(after[after >= 0], minlength=len(cut.labels))
+    for place in np.argsort(-counts, kind="stable"):
+        words = f"{segment}={cut.labels[place]}"
+        yield words, {name: side[before == place] for name, side in reference.items()}, _only(found, after == place)
 
 
 def _only(found: Window, rows: np.ndarray) -> Window:

@@ -229,3 +229,49 @@ def test_what_was_served_is_counted_by_version_role_and_span(box: Box) -> None:
     assert asked(box, "monitoring/none/served").status_code == 404
     many = asked(box, "monitoring/traffic/served?window_seconds=604800&every_seconds=1")
     assert (many.status_code, many.json()["error"]["field"]) == (400, "every")
+
+
+def test_numbers_are_cut_into_tenths_of_training(box: Box) -> None:
+    rng = np.random.default_rng(3)
+    heat = rng.normal(size=3000)
+    learned(box, "tenths", {"v@v1:heat": heat, "v@v1:x": heat + rng.normal(size=3000)})
+    now = rng.normal(size=3000)
+    moved = now + rng.normal(size=3000) + np.where(now > np.quantile(heat, 0.9), 2.0, 0.0)
+    served(box, "tenths", {"v@v1:heat": now, "v@v1:x": moved})
+    found = asked(box, "monitoring/tenths/drift?window_seconds=60&feature=v@v1:x&segment=v@v1:heat").json()
+    verdicts = {one["segment"].removeprefix("v@v1:heat="): one["verdict"] for one in found}
+    assert len(verdicts) == 10
+    (hot,) = (name for name in verdicts if name.startswith("above"))
+    assert verdicts.pop(hot) == "alert"
+    assert set(verdicts.values()) <= {"ok", "investigate"}
+
+
+def test_live_metrics_by_a_feature_and_by_a_key_that_no_label_has(box: Box) -> None:
+    labels = LabelSet(name="cold", keys=(Column(name="who", dtype="STRING"),), value=Column(name="cold", dtype="BOOL"))
+    box.labels.apply(labels, actor="ann")
+    heat, kind = np.linspace(-1, 1, 1000), np.arange(1000) % 3.0
+    learned(box, "weather", {"v@v1:heat": heat, "v@v1:kind": kind})
+    box.curation.set_model_tag("weather", "label_set", "cold", actor="ann")
+    entities = [{"who": f"p{n}", "town": "big" if n % 4 else f"t{n}"} for n in range(1000)]
+    ids = served(box, "weather", {"v@v1:heat": np.where(kind == 2, np.nan, heat), "v@v1:kind": kind}, entities)
+    given = [{"prediction_id": own, "cold": bool(n % 3 == 1)} for n, own in enumerate(ids)]
+    box.labels.append_rows("cold", box.outcomes.complete(labels, given), source=None, actor="ann")
+
+    def by(segment: str) -> dict[str, dict[str, Any]]:
+        found = asked(box, f"monitoring/weather/performance?segment={segment}").json()
+        assert sum(one["predictions"] for one in found) == sum(one["labelled"] for one in found) == 1000
+        return {one["segment"].removeprefix(f"{segment}="): one for one in found}
+
+    kinds = by("v@v1:kind")
+    assert {name: one["predictions"] for name, one in kinds.items()} == {"0": 334, "1": 333, "2": 333}
+    above = np.linspace(0.1, 0.9, 1000) > 0.5
+    assert kinds["1"]["metrics"]["accuracy"] == pytest.approx(above[kind == 1].mean())
+    assert kinds["0"]["metrics"]["accuracy"] == pytest.approx(1 - above[kind == 0].mean())
+    tenths = by("v@v1:heat")
+    assert len(tenths) == 11
+    assert tenths["missing"]["predictions"] == 333
+    towns = by("town")
+    assert (towns["big"]["predictions"], towns["others"]["predictions"], len(towns)) == (750, 231, 21)
+    refused = asked(box, "monitoring/weather/performance?segment=colour").json()["error"]
+    assert "v@v1:heat" in refused["hint"]
+    assert "town" in refused["hint"]

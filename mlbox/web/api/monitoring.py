@@ -80,8 +80,8 @@ async def drift(
 ) -> list[DriftResult]:
     """Compare what was served over a time, by default up to now; nothing is kept, and no alert fires.
 
-    `segment` names a feature: each of its 20 most frequent values is compared by itself, with the same rows of training. With
-    `exact` p-values are exact, of the last 10,000 rows.
+    `segment` names a feature: each of its 20 most frequent values, or each tenth of its numbers, is compared by itself, with the
+    same rows of training. With `exact` p-values are exact, of the last 10,000 rows.
     """
     return await box.call(
         box.spans.drift,

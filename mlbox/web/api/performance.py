@@ -26,7 +26,7 @@ async def performance(
     """By version and role: coverage, maturity and metrics of what was predicted, by the labels that are known by now.
 
     `labels` is by default the label set of the data that the model learned from. With `every_seconds` each span by itself, with
-    `segment`, a key of the label set, each of its 20 most frequent values.
+    `segment`, a feature or a key, each of its 20 most frequent values, or each tenth of its numbers.
     """
     return await box.call(
         box.performance.measure,

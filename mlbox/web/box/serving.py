@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mlbox.errors import Unavailable
+from mlbox.errors import NotFound, Unavailable
 from mlbox.serve.benching import Benches
 from mlbox.serve.business import Business
 from mlbox.serve.comparison import Comparer
@@ -23,6 +25,7 @@ from mlbox.serve.performance import Performance
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.promotion import Promoter
 from mlbox.serve.quarantine import Quarantine
+from mlbox.serve.reference import load_reference
 from mlbox.serve.refresh import Refresher
 from mlbox.serve.registration import Registrar
 from mlbox.serve.report import Reports
@@ -54,6 +57,9 @@ from mlbox.store.rule_book import RuleBook
 from mlbox.store.serving import ServingConfigs
 from mlbox.store.silences import Silences
 from mlbox.web.box.data import Data
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Serving(Data):
@@ -87,7 +93,13 @@ class Serving(Data):
         opening.callback(self.predictions.close)
         self.outcomes = Outcomes(self.offline, self.labels, self.predictions)
         self.performance = Performance(
-            self.outcomes, self.offline, self.registry, self.datasets, self.labels, self.clock
+            self.outcomes,
+            self.offline,
+            self.registry,
+            self.datasets,
+            self.labels,
+            self.clock,
+            reference=self._reference,
         )
         self._stores["predictions"] = self.predictions.check
         self.rollout_log = RolloutLog(db, self.promotions)
@@ -135,6 +147,13 @@ class Serving(Data):
         with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
             self.promoter.resume()
         self.rollouts.start()
+
+    def _reference(self, model: str) -> Mapping[str, np.ndarray]:
+        """The training values of the version in Production; none where there is no such version or it has none."""
+        try:
+            return load_reference(self.artifacts, self.registry.serving(model))
+        except NotFound:
+            return {}
 
     def _open_promoter(self, opening: contextlib.ExitStack) -> None:
         rows = FrozenRows(self.registry, self.datasets, self.artifacts)
