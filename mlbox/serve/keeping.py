@@ -269,7 +269,8 @@ class Keeping:
 
     def every(self) -> list[PredictionKeeping]:
         """Of every model that there are predictions of and that whoever asks may see."""
-        return [self.of(model) for model in self._log.models() if self._registry.visible(model)]
+        found = [self.of(model) for model in self._log.models() if self._registry.visible(model)]
+        return [one for one in found if one.oldest is not None]
 
     # -- both ---------------------------------------------------------------------------------------------------------
 

@@ -223,7 +223,7 @@ class Retention:
                     self._tracking.write(functools.partial(_remove_logged, model_id=model_id, cutoff=given["cutoff"]))
                 experiments = self._tracking.write(lambda tx: _remove_experiments(tx, given))
             files, size = self._sweep(given, grace, dry_run=dry_run)
-            predictions, freed = self._aging(dry_run)
+            predictions, freed = self._aged(dry_run)
         done = Collected(
             runs=len(runs),
             experiments=experiments,
@@ -240,6 +240,14 @@ class Retention:
             counted = {name: value for name, value in msgspec.structs.asdict(done).items() if isinstance(value, int)}
             self._tracking.write(lambda tx: tx.emit("box.collected", "box:artifacts", actor, **counted))
         return done
+
+    def _aged(self, dry_run: bool) -> tuple[int, int]:
+        """What is kept for a time only; a store of it that is down holds up nothing else."""
+        try:
+            return self._aging(dry_run)
+        except MlboxError as err:
+            _log.warning("Predictions that are too old stay: %s", err)
+            return 0, 0
 
     def _given(self, cutoff: datetime) -> dict[str, Any]:
         us = to_us(cutoff)
