@@ -17,6 +17,7 @@ from tests.conftest import MLBOX, Server, wait_for
 
 ROOT = Path(__file__).parents[1]
 TUTORIAL = ROOT / "docs" / "tutorials" / "first-model.md"
+ALERT = ROOT / "docs" / "tutorials" / "first-alert.md"
 FEATURES = ROOT / "docs" / "tutorials" / "first-features.md"
 Shell = Callable[[str], str]
 
@@ -64,7 +65,27 @@ def test_every_file_that_a_page_links_to_is_there() -> None:
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def test_the_first_tutorial_ends_in_predictions(server: Server, shell: Shell, tmp_path: Path) -> None:
+def typed(page: Path, shell: Shell, code: Path) -> dict[str, list[str]]:
+    """Type a page, and give back what each command printed last. Files are written as the page names them; of what a command
+    prints, the page shows how lines begin, in their order."""
+    last: dict[str, list[str]] = {}
+    for language, block in re.findall(r"^```(python|toml|console)\n(.*?)^```", page.read_text(), flags=re.S | re.M):
+        if language != "console":
+            (code / block.splitlines()[0].removeprefix("# ")).write_text(block)
+            continue
+        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
+            command, *expected = part.splitlines()
+            printed = last[command] = shell(f"({command}) 2>&1").splitlines()
+            at = [next((i for i, line in enumerate(printed) if line.startswith(wanted)), -1) for wanted in expected]
+            shown = f"{command} printed\n" + "\n".join(printed)
+            assert -1 not in at, shown
+            assert at == sorted(at), shown
+    return last
+
+
+def test_the_first_tutorial_ends_in_predictions_and_the_next_in_an_alert(
+    server: Server, shell: Shell, tmp_path: Path
+) -> None:
     python = blocks(TUTORIAL, "python")
     (train,) = [block for block in python if block.startswith("# train.py")]
     before, after = python[: python.index(train)], python[python.index(train) + 1 :]
@@ -92,23 +113,14 @@ def test_the_first_tutorial_ends_in_predictions(server: Server, shell: Shell, tm
     session.write_text("import mlbox\n\nbox = mlbox.connect()\n" + "\n".join(after))
     scores = [float(score) for score in re.findall(r"0\.\d+", shell(f"{shlex.quote(sys.executable)} {session}"))]
     assert len(scores) == 2
+    printed = typed(ALERT, shell, tmp_path / "code")
+    assert not [line for line in printed["mlbox alert show"] if "firing" in line]
+    resolved = [line for line in printed["mlbox alert ls --state resolved"] if "resolved" in line]
+    assert any("habits@v1:spent_30d" in line for line in resolved)
 
 
 def test_the_tutorial_on_features_prints_what_it_shows(server: Server, shell: Shell, tmp_path: Path) -> None:
-    """Files are written as the page names them; of what a command prints, the page shows lines, in their order."""
-    code = tmp_path / "code"
-    text = FEATURES.read_text()
-    for language, block in re.findall(r"^```(python|console)\n(.*?)^```", text, flags=re.S | re.M):
-        if language == "python":
-            (code / block.splitlines()[0].removeprefix("# ")).write_text(block)
-            continue
-        for part in re.split(r"^\$ ", block, flags=re.M)[1:]:
-            command, *expected = part.splitlines()
-            printed = shell(f"({command}) 2>&1").splitlines()
-            at = [next((i for i, line in enumerate(printed) if line.startswith(wanted)), -1) for wanted in expected]
-            shown = f"{command} printed\n" + "\n".join(printed)
-            assert -1 not in at, shown
-            assert at == sorted(at), shown
+    typed(FEATURES, shell, tmp_path / "code")
 
 
 def test_the_guide_to_reading_datasets_trains_in_a_job_and_elsewhere(
