@@ -60,7 +60,12 @@ def killed_at(step: int, folder: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "steps", [pytest.param((4,), id="one"), pytest.param(range(1, 100), marks=pytest.mark.slow, id="all")]
+    "steps",
+    [
+        pytest.param((4,), id="one"),
+        pytest.param(range(1, 100, 2), marks=pytest.mark.slow, id="odd"),
+        pytest.param(range(2, 100, 2), marks=pytest.mark.slow, id="even"),
+    ],
 )
 def test_a_killed_erasure_is_made_by_the_next_start(tmp_path: Path, steps: range) -> None:
     for step in steps:
