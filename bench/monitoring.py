@@ -3,7 +3,7 @@
 Recording is what a request's thread spends on handing 30 features over, and what all threads spend until they are on disk and
 in the window; the textbook way appends to a list per feature and asks scipy for each. A check is of 300 features x 10,000
 values against 10,000: D alone, and all that is reported beside it. The peer is Evidently's drift preset on the same data, in
-a venv of its own that `--setup` makes; where it is missing, that figure is skipped.
+a venv of its own that `--setup` makes; where it is missing, that figure is skipped. Scrapes are in `bench.scrape`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 from scipy import stats
 
+from bench import scrape
 from bench.harness import Report, median, options
 from mlbox.clock import from_us, to_us
 from mlbox.ids import new_id
@@ -66,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     _record(report, predictions)
     _check(report, 3 if chosen.quick else 9)
     _query(report, 1_000_000 if chosen.quick else 10_000_000)
+    scrape.measure(report, 10 if chosen.quick else 40)
     return report.finish()
 
 

@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads, rendered off the loop.
+"""`/metrics`: what Prometheus reads, rendered off the loop, and with pauses in which the loop goes on.
 
 Scores and latencies are counted as the prediction log takes them; everything else is read at a scrape. A store that is down takes
 its own families with it and no others, and `mlbox_metrics_source_up` names it. However many models, versions and features there
@@ -26,6 +26,7 @@ from mlbox.records import DriftResult
 from mlbox.serve.batches import Batch
 from mlbox.web import metrics_inference, metrics_triton, metrics_values
 from mlbox.web.box import Box
+from mlbox.web.unhurried import HISTOGRAMS, Unhurried, unhurried
 
 MOST_VERSIONS = 500
 """Versions with series of their own since the start; those after them are counted together, as `other`."""
@@ -36,6 +37,8 @@ PAGES = 16
 EOF = b"# EOF\n"
 """What ends a page of OpenMetrics."""
 OTHER = "other"
+_Ranked = tuple[float, tuple[str, ...], float]
+"""A sample by how bad it is: its labels and its value."""
 Seen = Callable[[tuple[str, str]], bool]
 """Whether the series of a model and version are shown."""
 SCORE_BUCKETS = tuple(n / 10 for n in range(1, 10))
@@ -166,7 +169,7 @@ class Histogram:
         with self._lock:
             found = [(key, list(counts), self._sums[key]) for key, counts in self._counts.items() if seen(key)]
         bounds = [*map(repr, self._buckets[:-1]), "+Inf"]
-        for key, counts, total in found:
+        for key, counts, total in unhurried(found, HISTOGRAMS):
             upto = [sum(counts[: n + 1]) for n in range(len(counts))]
             family.add_metric(key, list(zip(bounds, map(float, upto), strict=True)), total)
         return family
@@ -190,7 +193,7 @@ class Metrics:
         self._box = _BoxCollector(box, self._scores, self._latency, self._values)
         self._process = CollectorRegistry()
         ProcessCollector(registry=self._process)
-        self._checks: dict[str, _Drift | _Skew] = {"drift": _Drift(box), "skew": _Skew(box)}
+        self._checks: dict[str, _Checks] = {"drift": _Drift(box), "skew": _Skew(box)}
         self._pages: dict[tuple[object, ...], bytes] = {}
         self.rendered: Tally[str] = Tally()
         """How often each source's checks were rendered, since they had not been."""
@@ -223,7 +226,7 @@ class Metrics:
         key = (source, content_type, checks.stamp())
         page = self._pages.get(key)
         if page is None:
-            page = encode(_Page(checks.collect()))
+            page = checks.render(encode)
             self.rendered[source] += 1
             if len(self._pages) >= PAGES:
                 self._pages.clear()
@@ -232,10 +235,12 @@ class Metrics:
 
 
 class _Page:
-    """Families as the encoders take them."""
+    """Families as the encoders take them, which go through their samples with pauses."""
 
     def __init__(self, families: Sequence[Metric]) -> None:
         self._families = families
+        for family in families:
+            family.samples = Unhurried(family.samples)
 
     def collect(self) -> Sequence[Metric]:
         """All of them."""
@@ -247,44 +252,71 @@ def _joined(pages: Sequence[bytes]) -> bytes:
     return b"".join([*(page.removesuffix(EOF) for page in pages[:-1]), pages[-1]])
 
 
-class _Drift:
-    """The last check for drift of each model in Production that whoever asks may see."""
+class _Checks:
+    """What the last check of each model in Production that whoever asks may see found, as gauges by feature.
+
+    Rendered model by model: the samples of all at once would have the garbage collector look at tens of thousands of objects, for
+    longer than the event loop may wait.
+    """
+
+    families: tuple[str, ...]
 
     def __init__(self, box: Box) -> None:
         self._box = box
 
-    def stamp(self) -> tuple[object, ...]:
-        """The same as long as `collect` gives the same; raises Unavailable."""
-        serving = [version.model for version in self._box.registry.in_stage("Production")]
-        return tuple(self._box.monitor.last_checks(serving).items())
+    def last_checks(self, models: Sequence[str]) -> Mapping[str, str | None]:
+        """The id of the last check of each of these."""
+        raise NotImplementedError
 
-    def collect(self) -> list[Metric]:
-        """The families; raises Unavailable."""
-        serving = self._box.registry.in_stage("Production")
-        found = [result for version in serving for result in self._box.monitor.latest(version.model)]
-        worst = heapq.nlargest(MOST_FEATURES, found, key=lambda result: max(result.statistic or 0, _missing(result)))
-        distances = [(_of(result), result.statistic) for result in worst if result.statistic is not None]
-        missing = [(_of(result), _missing(result)) for result in worst if result.current_rows]
-        return [_gauge("ml_feature_drift_ks_statistic", distances), _gauge("ml_feature_missing_ratio", missing)]
-
-
-class _Skew:
-    """The last check for skew of each model in Production that whoever asks may see."""
-
-    def __init__(self, box: Box) -> None:
-        self._box = box
+    def found(self, model: str) -> list[list[_Ranked]]:
+        """By family, the samples of a model."""
+        raise NotImplementedError
 
     def stamp(self) -> tuple[object, ...]:
-        """The same as long as `collect` gives the same; raises Unavailable."""
+        """The same as long as `render` gives the same; raises Unavailable."""
         serving = [version.model for version in self._box.registry.in_stage("Production")]
-        return tuple(self._box.skew.last_checks(serving).items())
+        return tuple(self.last_checks(serving).items())
 
-    def collect(self) -> list[Metric]:
-        """The families; raises Unavailable."""
-        serving = self._box.registry.in_stage("Production")
-        found = [result for version in serving for result in self._box.skew.latest(version.model)]
-        shares = [((result.model, result.feature), result.share) for result in found if result.share is not None]
-        return [_gauge("ml_feature_skew_equal_ratio", heapq.nsmallest(MOST_FEATURES, shares, key=lambda one: one[1]))]
+    def render(self, encode: Callable[[Any], bytes]) -> bytes:
+        """The families, of many features those that are worst; raises Unavailable."""
+        lines: list[list[tuple[float, bytes]]] = [[] for _ in self.families]
+        for version in unhurried(self._box.registry.in_stage("Production"), 1):
+            for kept, name, samples in zip(lines, self.families, self.found(version.model), strict=True):
+                text = _lines(encode, _gauge(name, [(labels, value) for _, labels, value in samples]))
+                kept += zip([rank for rank, _, _ in samples], text, strict=True)
+        heads = [encode(_Page([_gauge(name, [])])).removesuffix(EOF) for name in self.families]
+        worst = [some if len(some) <= MOST_FEATURES else heapq.nlargest(MOST_FEATURES, some) for some in lines]
+        return b"".join(head + b"".join([line for _, line in some]) for head, some in zip(heads, worst, strict=True))
+
+
+class _Drift(_Checks):
+    families = ("ml_feature_drift_ks_statistic", "ml_feature_missing_ratio")
+
+    def last_checks(self, models: Sequence[str]) -> Mapping[str, str | None]:
+        return self._box.monitor.last_checks(models)
+
+    def found(self, model: str) -> list[list[_Ranked]]:
+        ranked = [(max(one.statistic or 0, _missing(one)), one) for one in self._box.monitor.latest(model)]
+        return [
+            [(rank, _of(one), one.statistic) for rank, one in ranked if one.statistic is not None],
+            [(rank, _of(one), _missing(one)) for rank, one in ranked if one.current_rows],
+        ]
+
+
+class _Skew(_Checks):
+    families = ("ml_feature_skew_equal_ratio",)
+
+    def last_checks(self, models: Sequence[str]) -> Mapping[str, str | None]:
+        return self._box.skew.last_checks(models)
+
+    def found(self, model: str) -> list[list[_Ranked]]:
+        found = self._box.skew.latest(model)
+        return [[(-one.share, (one.model, one.feature), one.share) for one in found if one.share is not None]]
+
+
+def _lines(encode: Callable[[Any], bytes], family: Metric) -> list[bytes]:
+    """The line of each of a family's samples, in their order."""
+    return [line + b"\n" for line in encode(_Page([family])).split(b"\n") if line and not line.startswith(b"#")]
 
 
 class _BoxCollector:
@@ -373,14 +405,14 @@ def _missing(result: DriftResult) -> float:
 
 def _gauge(name: str, samples: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
     family = GaugeMetricFamily(name, FAMILIES[name].help, labels=FAMILIES[name].labels)
-    for labels, value in samples:
+    for labels, value in unhurried(samples):
         family.add_metric(labels, value)
     return family
 
 
 def _counter(name: str, samples: Sequence[tuple[tuple[str, ...], float]]) -> Metric:
     family = CounterMetricFamily(name.removesuffix("_total"), FAMILIES[name].help, labels=FAMILIES[name].labels)
-    for labels, value in samples:
+    for labels, value in unhurried(samples):
         family.add_metric(labels, value)
     return family
 

@@ -10,6 +10,7 @@ from mlbox.serve.server import ModelServer
 from mlbox.serve.statistics import Totals
 from mlbox.serve.workers import State
 from mlbox.web import metrics_triton
+from mlbox.web.unhurried import HISTOGRAMS, unhurried
 
 BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 10_000)
 LABELS = ("model_name", "model_version")
@@ -64,7 +65,7 @@ def families(
             waiting[labels] = waiting.get(labels, 0) + counts.get((model, version), 0)
     for name, (words, value) in COUNTERS.items():
         family = CounterMetricFamily(name.removesuffix("_total"), words, labels=LABELS)
-        for labels, totals in found.items():
+        for labels, totals in unhurried(found.items()):
             family.add_metric(labels, value(totals))
         yield family
     yield _failures(found)
@@ -87,7 +88,7 @@ def _failures(found: Mapping[tuple[str, str], Totals]) -> Metric:
 
 def _batches(found: Mapping[tuple[str, str], Totals]) -> Metric:
     family = HistogramMetricFamily(BATCH, HELP[BATCH], labels=LABELS)
-    for labels, totals in found.items():
+    for labels, totals in unhurried(found.items(), HISTOGRAMS):
         upto = [
             (str(float(bound)), float(sum(took.count for rows, took in totals.batches.items() if rows <= bound)))
             for bound in BATCH_BUCKETS

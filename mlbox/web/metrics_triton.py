@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import Metric
 
 from mlbox.serve.statistics import Duration, Totals
+from mlbox.web.unhurried import unhurried
 
 Labels = tuple[str, str]
 LABELS = ("model", "version")
@@ -72,6 +73,6 @@ def _failures(totals: Totals) -> dict[str, int]:
 
 def _family(name: str, words: str, values: Mapping[Labels, float]) -> Metric:
     family = Metric(name, words, "unknown")
-    for labels, value in values.items():
+    for labels, value in unhurried(values.items()):
         family.add_sample(name, dict(zip(LABELS, labels, strict=True)), value)
     return family

@@ -17,6 +17,7 @@ from prometheus_client.core import HistogramMetricFamily, Metric
 from mlbox.errors import MlboxError
 from mlbox.serve.reference import SCORE, load_reference
 from mlbox.web.box import Box
+from mlbox.web.unhurried import HISTOGRAMS, unhurried
 
 NAME = "ml_prediction_value"
 HELP = (
@@ -87,7 +88,7 @@ class Values:
             found: Mapping[Key, tuple[list[int], float]] = {
                 key: (list(counts), self._sums.get(key, 0.0)) for key, counts in self._counts.items() if seen(key)
             }
-        for key, (counts, total) in found.items():
+        for key, (counts, total) in unhurried(found.items(), HISTOGRAMS):
             bounds = [*map(repr, self._edges[key] or ()), "+Inf"]
             upto = [float(sum(counts[: place + 1])) for place in range(len(counts))]
             family.add_metric(key, list(zip(bounds, upto, strict=True)), total)
