@@ -24,6 +24,7 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
 from mlbox.store import migrations
 from mlbox.store.db import Database
+from tests import zygote
 
 # How long an example takes says what else the machine does. CI has a profile of its own, without deadlines too.
 settings.register_profile("default", settings.default, deadline=None)
@@ -43,7 +44,7 @@ OVERDUE = "graceful shutdown exceeded"
 
 
 class Server:
-    """A running `mlbox serve`, and how to reach it."""
+    """A running `mlbox serve`, and how to reach it; with a command of its own where a fork of the zygote will not do."""
 
     def __init__(
         self,
@@ -51,18 +52,12 @@ class Server:
         *flags: str,
         env: dict[str, str] | None = None,
         ready: bool = True,
-        command: Sequence[str] = (str(MLBOX),),
+        command: Sequence[str] = (),
     ) -> None:
         self.data_dir = data_dir
         self.log_path = data_dir.with_suffix(".log")
         self._log_start = len(self.log) if self.log_path.exists() else 0
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, "serve", "--data-dir", str(data_dir), "--port", "0", *flags],
-                stderr=log,
-                stdout=log,
-                env={**os.environ, **(env or {})},
-            )
+        self.process = self._start(command, ["serve", "--data-dir", str(data_dir), "--port", "0", *flags], env or {})
         try:
             self.url = self._wait_for_url()
             self.http = httpx.Client(base_url=self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=60)
@@ -70,6 +65,20 @@ class Server:
         except BaseException:
             self._end()
             raise
+
+    def _start(
+        self, command: Sequence[str], arguments: list[str], env: dict[str, str]
+    ) -> zygote.Forked | subprocess.Popen[bytes]:
+        environ = {**os.environ, **env}
+        with self.log_path.open("ab") as log, open(os.devnull, "rb") as nothing:
+            if command:
+                return subprocess.Popen([*command, *arguments], stdin=nothing, stdout=log, stderr=log, env=environ)
+            return zygote.zygote().start(arguments, (nothing, log, log), Path.cwd(), environ)
+
+    def command(self, *arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Run `mlbox ARGUMENTS` as this server's admin."""
+        env = {**os.environ, "MLBOX_URL": self.url, "MLBOX_TOKEN": self.token}
+        return zygote.run(arguments, env=env, cwd=cwd or Path.cwd(), stdin=stdin)
 
     @property
     def token(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,8 @@ from typing import NamedTuple
 import pytest
 
 from mlbox.cli import main
-from tests.conftest import MLBOX, Server
+from tests import zygote
+from tests.conftest import Server
 
 
 class Ran(NamedTuple):
@@ -42,15 +42,7 @@ def cli(home: Path) -> Callable[..., Ran]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MLBOX_", "XDG_"))}
 
     def run(*arguments: str, stdin: str = "", cwd: Path = home, **env: str) -> Ran:
-        done = subprocess.run(
-            [str(MLBOX), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            cwd=cwd,
-            env={**clean, "HOME": str(home), **env},
-        )
+        done = zygote.run(arguments, env={**clean, "HOME": str(home), **env}, cwd=cwd, stdin=stdin)
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,18 +50,25 @@ ROOMS = {
 }
 
 
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of a server that was there once."""
+    server = Server(tmp_path_factory.mktemp("stopped") / "data")
+    assert server.stop() == 0
+    return server.data_dir
+
+
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_whose_file_is_broken_at_the_start_is_down_alone(
-    room: str, make_server: Callable[..., Server], tmp_path: Path
+    room: str, stopped: Path, make_server: Callable[..., Server], tmp_path: Path
 ) -> None:
-    first = make_server()
-    assert first.stop() == 0
-    store = first.data_dir / f"{room}.sqlite"
-    for beside in first.data_dir.glob(f"{room}.sqlite-*"):
+    data_dir = shutil.copytree(stopped, tmp_path / "data")
+    store = data_dir / f"{room}.sqlite"
+    for beside in data_dir.glob(f"{room}.sqlite-*"):
         beside.unlink()
     broken = b"no database" * 1000
     store.write_bytes(broken)
-    again = make_server(data_dir=first.data_dir, ready=False)
+    again = make_server(data_dir=data_dir, ready=False)
     answer = again.http.get("/readyz")
     assert answer.status_code == 503
     stores = answer.json()["stores"]

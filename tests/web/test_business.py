@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +16,6 @@ from mlbox.web.box import Box
 from tests.conftest import Server
 from tests.web.monitored import in_production, served
 from tests.web.site import START, Site, open_box
-
-MLBOX = Path(sys.executable).with_name("mlbox")
 
 
 class Program(Site):
@@ -173,10 +168,10 @@ def test_python_and_the_command_line(tmp_path: Path, make_server: Any) -> None:
     own = served(box, [0.0])[0].id
     box.close()
     server: Server = make_server(data_dir=tmp_path / "data")
-    env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
 
     def run(*words: str) -> str:
-        done = subprocess.run([str(MLBOX), *words], capture_output=True, text=True, env=env, check=True)
+        done = server.command(*words)
+        done.check_returncode()
         return str(done.stdout)
 
     with mlbox.connect(server.url, server.token) as client:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import pytest
 
 import mlbox
 from mlbox.errors import InvalidInput
-from tests.conftest import MLBOX, Server, wait_for
+from tests.conftest import Server, wait_for
 from tests.web.test_features_api import SALES
 
 LAST = {
@@ -188,12 +187,8 @@ def test_rows_may_come_in_each_format(filled: Server, kind: str) -> None:
 
 
 def test_the_command_line_pushes_and_looks_back(box: Server, tmp_path: Path) -> None:
-    env = {**os.environ, "MLBOX_URL": box.url, "MLBOX_TOKEN": box.token}
-
     def run(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(MLBOX), *arguments], env=env, input=stdin, capture_output=True, text=True, check=False, cwd=tmp_path
-        )
+        return box.command(*arguments, stdin=stdin, cwd=tmp_path)
 
     one = run("source", "push", "sales", "who=ann", "bought=2026-01-01T00:00Z", "amount=1")
     assert (one.returncode, "1 row taken by sales, 1 online at once." in one.stderr) == (0, True), one.stderr

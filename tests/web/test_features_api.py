@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,6 @@ from pyarrow import ipc
 
 from mlbox.records import FeatureView
 
-MLBOX = Path(sys.executable).with_name("mlbox")
 SALES = {
     "name": "sales",
     "event_time": "bought",
@@ -158,10 +154,7 @@ def test_a_viewer_reads_and_does_not_write(server: Any) -> None:
 
 
 def test_the_command_line_goes_the_same_way(server: Any, tmp_path: Path) -> None:
-    def mlbox(*arguments: str) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-        return subprocess.run([str(MLBOX), *arguments], env=env, capture_output=True, text=True, timeout=60)
-
+    mlbox = server.command
     columns = ("-c", "who:STRING", "-c", "bought:TIMESTAMP", "-c", "amount:FP64:EUR")
     assert mlbox("source", "create", "sales", *columns, "--event-time", "bought", "-o", "id").stdout == "sales\n"
     (tmp_path / "rows.csv").write_bytes(ROWS)

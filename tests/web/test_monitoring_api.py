@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -20,8 +18,6 @@ from mlbox.web.box import Box
 from tests.conftest import Server
 from tests.web.monitored import FEATURES, in_production, served
 from tests.web.site import Site, open_box
-
-MLBOX = Path(sys.executable).with_name("mlbox")
 
 
 @pytest.fixture
@@ -142,8 +138,7 @@ def test_the_check_is_in_the_audit_log(box: Box) -> None:
 
 
 def mlbox(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-    return subprocess.run([str(MLBOX), *arguments], capture_output=True, text=True, env=env)
+    return server.command(*arguments)
 
 
 def test_the_commands_show_what_was_found(server_with_drift: Server) -> None:

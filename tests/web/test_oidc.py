@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import OctKey, RSAKey
 
-from tests.conftest import Server, unclaimed_port
+from tests.conftest import MLBOX, Server, unclaimed_port
 from tests.web.idp import Browser, HostileProvider, RealProvider, message
 
 GROUPS = ("ml-engineers=vision:member", "ml-leads=vision:approver", "leads=everyone:admin", "staff=everyone:viewer")
@@ -50,7 +51,9 @@ class House:
         try:
             client_id, secret = self.provider.register(f"http://127.0.0.1:{port}/login/oidc/callback")
             more = flags(self.provider.issuer, client_id, secret_file(folder, secret), *GROUPS)
-            self.server = Server(folder / "data", "--port", str(port), "--oidc-name", "Example & Co", *more)
+            self.server = Server(
+                folder / "data", "--port", str(port), "--oidc-name", "Example & Co", *more, command=[str(MLBOX)]
+            )
         except BaseException:
             self.provider.stop()
             raise
@@ -582,10 +585,6 @@ def test_settings_that_cannot_work_are_said_at_the_start(tmp_path: Path) -> None
 
 
 def test_without_the_extra_the_start_says_what_to_install(tmp_path: Path) -> None:
-    import subprocess
-
-    from tests.conftest import MLBOX
-
     (tmp_path / "authlib").mkdir()
     (tmp_path / "authlib" / "__init__.py").write_text("raise ModuleNotFoundError('no authlib', name='authlib')")
     command = [MLBOX, "serve", "--port", "0", "--data-dir", tmp_path / "d", "--oidc-issuer", "https://idp.example"]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -21,7 +18,6 @@ from tests.conftest import Server
 from tests.web.monitored import in_production, served
 from tests.web.site import Site, open_box
 
-MLBOX = Path(sys.executable).with_name("mlbox")
 WHO = Column(name="who", dtype="STRING")
 
 
@@ -124,11 +120,7 @@ def test_the_command_line_and_python_say_the_same(tmp_path: Path, make_server: A
     ids = begin(box)
     box.close()
     server: Server = make_server(data_dir=tmp_path / "data")
-    env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([str(MLBOX), *arguments], capture_output=True, text=True, env=env)
-
+    run = server.command
     with mlbox.connect(server.url, server.token) as client:
         client.label("late", [{"prediction_id": ids[0], "late": True}, {"prediction_id": ids[1], "late": False}])
         (found,) = client.performance("delay")

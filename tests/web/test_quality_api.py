@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from tests.conftest import Server
 from tests.web.monitored import FEATURES, in_production, served, with_history
 from tests.web.site import Site, open_box
 
-MLBOX = Path(sys.executable).with_name("mlbox")
 SOURCE = {
     "name": "sales",
     "event_time": "bought",
@@ -60,8 +57,7 @@ ROWS = b"who,bought,amount\nann,2026-01-01T00:00Z,10\nBEA,2026-01-01T00:00Z,-5\n
 
 
 def mlbox(server: Server, *arguments: str, fails: bool = False) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-    done = subprocess.run([MLBOX, *arguments], capture_output=True, text=True, env=environ, timeout=60)
+    done = server.command(*arguments)
     assert (done.returncode != 0) == fails, done.stderr
     return done
 

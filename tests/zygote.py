@@ -1,0 +1,162 @@
+"""Runs `mlbox` commands in forks of one process that has imported it: to import it takes longer than most commands do.
+
+What a fork runs is `mlbox.cli.main.main`, as the installed script does; its arguments, environment, folder and streams are
+those it was given. What hangs on the start itself (an environment of Python's, the command line in /proc) needs a real one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+REQUEST_BYTES = 1 << 17
+
+
+class Forked:
+    """A command that runs, as `subprocess.Popen` has it. It stays a zombie until it is waited for, so its pid stays its own."""
+
+    def __init__(self, zygote: Zygote, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._zygote = zygote
+        self._end = os.pidfd_open(pid)
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code; negative where a signal ended it."""
+        if self.returncode is None:
+            if not select.select([self._end], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
+            self.returncode = int(self._zygote.ask({"reap": self.pid}))
+            os.close(self._end)
+        return self.returncode
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, sig)
+
+    def kill(self) -> None:
+        """Send SIGKILL, unless it has ended."""
+        self.send_signal(signal.SIGKILL)
+
+
+class Zygote:
+    """The process that forks, and the way to ask it."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._turn = threading.Lock()
+        command = [sys.executable, "-m", "tests.zygote", str(theirs.fileno())]
+        root = Path(__file__).parents[1]
+        self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd=root)
+        theirs.close()
+
+    def ask(self, request: dict[str, Any], streams: Sequence[int] = ()) -> Any:
+        """One request, one answer."""
+        with self._turn:
+            socket.send_fds(self._socket, [json.dumps(request).encode()], streams)
+            answer = self._socket.recv(REQUEST_BYTES)
+        assert answer, f"The zygote ended with {self._process.wait()}."
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """End the process; its forks go on."""
+        self._socket.close()
+        self._process.wait()
+
+    def start(
+        self, arguments: Sequence[str], streams: tuple[IO[Any], IO[Any], IO[Any]], cwd: Path, env: Mapping[str, str]
+    ) -> Forked:
+        """Run `mlbox ARGUMENTS` on these streams: stdin, stdout, stderr."""
+        request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+        return Forked(self, self.ask(request, [stream.fileno() for stream in streams]))
+
+
+@functools.cache
+def zygote() -> Zygote:
+    """The one of this process, started when it is first needed."""
+    made = Zygote()
+    atexit.register(made.close)
+    return made
+
+
+def run(
+    arguments: Sequence[str], *, env: Mapping[str, str], cwd: Path, stdin: str = "", timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run `mlbox ARGUMENTS` to its end."""
+    with contextlib.ExitStack() as files:
+        given, out, err = (files.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) for _ in range(3))
+        given.write(stdin)
+        given.seek(0)
+        code = zygote().start(arguments, (given, out, err), cwd, env).wait(timeout)
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(list(arguments), code, out.read(), err.read())
+
+
+def _serve(asked: socket.socket) -> dict[str, Any] | None:
+    """Answer until nobody asks any more; returns what to run in each fork, and None in the end."""
+    while True:
+        message, streams, _, _ = socket.recv_fds(asked, REQUEST_BYTES, 3)
+        if not message:
+            return None
+        request: dict[str, Any] = json.loads(message)
+        if "reap" in request:
+            _, status = os.waitpid(request["reap"], 0)
+            asked.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
+        elif pid := os.fork():
+            asked.send(json.dumps(pid).encode())
+            for stream in streams:
+                os.close(stream)
+        else:
+            asked.close()
+            for target, stream in enumerate(streams):
+                os.dup2(stream, target)
+                os.close(stream)
+            return request
+
+
+def _become(request: dict[str, Any]) -> None:
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    time.tzset()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.argv = ["mlbox", *request["arguments"]]
+    del sys.path[0]  # the folder that `-m` put there: the tests are no part of the program
+    from mlbox.cli.main import main
+
+    main()
+
+
+if __name__ == "__main__":
+    for name in ("mlbox.cli.main", "mlbox.web.server"):
+        importlib.import_module(name)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    if (wanted := _serve(socket.socket(fileno=int(sys.argv[1])))) is not None:
+        _become(wanted)
