@@ -93,7 +93,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 steps = st.lists(st.tuples(said, st.sampled_from(["say", "say", "say", "backfill", "look"])), min_size=1, max_size=12)
 POLICIES = st.sampled_from(["latest", "priority", "majority", "weighted"])
-SHARED = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize("many", [64, 1])
