@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mlbox.errors import Unavailable
-from mlbox.serve.apprise_worker import Task, Told
+
+if TYPE_CHECKING:
+    from mlbox.serve.apprise_worker import Told
 
 SECONDS = 60.0
 INSTALL = "Install the extra, `pip install 'mlbox[apprise]'`, and start the server again."
@@ -26,6 +29,11 @@ def send(url: str, text: str, allow: Sequence[str], *, seconds: float = SECONDS)
     """Send a text, whose first line is its title; raises Unavailable without the extra, and where it takes too long."""
     if not is_there():
         raise Unavailable("This server does not have apprise.", hint=INSTALL)
+    from mlbox.serve.apprise_worker import (
+        Task,
+        Told,
+    )  # imported late: it loads httpx, which an idle server does without
+
     title, _, rest = text.partition("\n")
     task = Task(url, f"[mlbox] {title[:200]}", rest or title, "warning" if "firing" in title else "info", tuple(allow))
     # Nothing of the server's surroundings: a proxy there would be asked, and its secrets are nobody's.

@@ -14,6 +14,7 @@ import pytest
 
 from mlbox.errors import InvalidInput, Unavailable
 from mlbox.serve import by_apprise
+from mlbox.serve.apprise_worker import Told
 from mlbox.store.alert_rules import load
 from tests.conftest import Server, wait_for
 
@@ -64,7 +65,7 @@ def receiver() -> Iterator[Callable[..., Receiver]]:
 def test_a_message_arrives_with_its_title_and_its_text(receiver: Callable[..., Receiver]) -> None:
     there = receiver()
     told = by_apprise.send(f"json://{there.place}/in", "1 firing: model delay\npage: temp drifts", LOOPBACK)
-    assert told == by_apprise.Told(True, "sent")
+    assert told == Told(True, "sent")
     (got,) = there.got
     assert (got["title"], got["message"], got["type"]) == (
         "[mlbox] 1 firing: model delay",
