@@ -53,6 +53,7 @@ COMMANDS = {
     "exp": Entry("exp", "Experiments: named groups of runs."),
     "label": Entry("label", "Labels: outcomes that come late, twice and in conflict."),
     "dataset": Entry("dataset", "Dataset versions."),
+    "lineage": Entry("lineage", "Where something comes from."),
     "endpoint": Entry("endpoint", "What serves, and predictions."),
     "monitor": Entry("monitor", "What is served: drift, skew, and performance as labels arrive."),
     "predictions": Entry("predictions", "The prediction log: export, hold, erase, keep."),

@@ -287,12 +287,16 @@ class FeatureHit(Record, frozen=True, kw_only=True):
     """The next page comes after it."""
 
 
+OriginKind = Literal["labels", "label source", "code", "job", "run", "prediction", "label"]
+"""What the lineage of a prediction has besides."""
+
+
 class LineageNode(Record, frozen=True, kw_only=True):
     """Something that features come from, or that uses them."""
 
     id: str
     """`kind:name`."""
-    kind: Literal["source", "view", "transform", "service", "dataset", "model", "endpoint"]
+    kind: Literal["source", "view", "transform", "service", "dataset", "model", "endpoint"] | OriginKind
     name: str
     features: tuple[str, ...] = ()
     """Of the view that was asked about, those that it takes."""

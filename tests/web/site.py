@@ -152,6 +152,7 @@ class Filled:
     job: str
     cron: str
     waiting: Promotion
+    prediction: str
 
     def pages(self) -> list[str]:
         """An address of every kind of page."""
@@ -168,7 +169,14 @@ class Filled:
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
-            *("/endpoints", "/endpoints/churn", "/monitoring", "/monitoring?state=firing", "/alerts"),
+            *(
+                "/endpoints",
+                "/endpoints/churn",
+                f"/predictions/{self.prediction}",
+                "/monitoring",
+                "/monitoring?state=firing",
+                "/alerts",
+            ),
             *(
                 "/monitoring/churn",
                 f"/monitoring/churn/{FEATURE}",
@@ -207,7 +215,7 @@ def fill(box: Box, own: str = "") -> Filled:
     waiting = _models(box, run, own)
     _predictions(box, own)
     box.monitor.check(f"{own}churn")
-    return Filled(run, other, job.id, cron.id, waiting)
+    return Filled(run, other, job.id, cron.id, waiting, box.predictions.recent(f"{own}churn", 1)[0].id)
 
 
 def _data(box: Box, own: str) -> None:

@@ -107,6 +107,7 @@ def names(made: Filled, own: str) -> dict[str, str]:
         "run_id": made.run,
         "job_id": made.job,
         "promotion_id": made.waiting.id,
+        "prediction_id": made.prediction,
         "feature": f"{own}{FEATURE}",
         "key": "auc",
         "path": "model/model <1>.onnx",

@@ -50,6 +50,7 @@ class Company:
             "run_id": self.made.run,
             "job_id": self.made.job,
             "promotion_id": self.made.waiting.id,
+            "prediction_id": self.made.prediction,
             "version": "1",
             "number": "1",
             "feature": FEATURE,

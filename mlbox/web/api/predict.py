@@ -11,13 +11,14 @@ from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.ids import new_id
-from mlbox.records import Prediction, Principal, Record
+from mlbox.records import FeatureLineage, Prediction, Principal, Record
 from mlbox.serve.answers import Inferred
 from mlbox.serve.execution import AskRows
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.web.box import Box
 from mlbox.web.crowd import Crowd
 from mlbox.web.fast.routes import Alike, Call, Fast, Reply
+from mlbox.web.provenance import lineage_of
 
 
 class PredictRequest(Record, frozen=True, kw_only=True):
@@ -163,5 +164,11 @@ async def list_predictions(
     return await box.call(box.predictions.recent, model, limit, after=after)
 
 
-handlers: list[Any] = [predict, list_predictions]
+@get("/api/v1/predictions/{prediction_id:str}/lineage", action="monitor.read")
+async def prediction_lineage(box: Box, prediction_id: str) -> FeatureLineage:
+    """What a prediction comes from, back to the raw labels, and the label that it met; what one may not see is left out."""
+    return await box.call(lineage_of, box, prediction_id)
+
+
+handlers: list[Any] = [predict, list_predictions, prediction_lineage]
 fast = [Fast(predict, _is_at_hand, _fast, _together, _alike)]

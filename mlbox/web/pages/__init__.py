@@ -21,6 +21,7 @@ from mlbox.web.pages import (
     models,
     monitoring,
     overview,
+    predictions,
     runs,
     search,
     secrets,
@@ -32,6 +33,6 @@ from mlbox.web.pages import (
 
 PAGES = (
     *(signin, static, overview, features, datasets, deleted, labels, jobs, timeline, crons, runs, secrets),
-    *(models, approvals, endpoints, monitoring, alerts, audit, teams, account, admin, api_docs, search),
+    *(models, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

@@ -14,6 +14,8 @@ WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 44, 42, 12, 2
 MOST_IN_COLUMN = 8
 """Boxes of one column; what is more is said in words."""
 LETTERS = 18
+HERE = ("view", "transform", "prediction")
+"""Kinds whose lineage is drawn."""
 _PAGES = {
     "source": "/sources/",
     "view": "/features/",
@@ -21,8 +23,15 @@ _PAGES = {
     "dataset": "/datasets/",
     "model": "/models/",
     "endpoint": "/endpoints/",
+    "labels": "/labels/",
+    "job": "/jobs/",
+    "run": "/runs/",
 }
-_ORDER = ("source", "view", "transform", "service", "dataset", "model", "endpoint")
+_WORDS = {"model": "model version", "service": "feature service", "view": "feature view", "labels": "label set"}
+_ORDER = (
+    *("source", "view", "transform", "service", "label source", "labels", "code", "dataset", "job", "run", "model"),
+    *("endpoint", "prediction", "label"),
+)
 _EXAMPLES: dict[str, Any] = {"STRING": "a", "INT64": 1, "FP64": 1.5, "BOOL": True, "TIMESTAMP": "2026-01-01T00:00:00Z"}
 
 
@@ -68,7 +77,7 @@ def draw(found: FeatureLineage) -> Drawing:
         for place, node in enumerate(drawn):
             x, y = MARGIN + number * (WIDTH + GAP_X), top + place * (HEIGHT + GAP_Y)
             shown[node.id] = (x, y)
-            boxes.append(_box(node, x, y, here=node.name == found.ref and node.kind in ("view", "transform")))
+            boxes.append(_box(node, x, y, here=node.name == found.ref and node.kind in HERE))
     paths = [_path(shown[a], shown[b]) for a, b in found.edges if a in shown and b in shown]
     width = 2 * MARGIN + len(columns) * (WIDTH + GAP_X) - GAP_X
     height = 2 * MARGIN + tallest * (HEIGHT + GAP_Y) - GAP_Y
@@ -104,7 +113,7 @@ def _newest_first(node: LineageNode) -> tuple[str, int]:
 def _box(node: LineageNode, x: int, y: int, *, here: bool) -> Box:
     page = _PAGES.get(node.kind)
     uses = f" (takes {', '.join(node.features)})" if node.features else ""
-    what = {"model": "model version", "service": "feature service", "view": "feature view"}.get(node.kind, node.kind)
+    what = _WORDS.get(node.kind, node.kind)
     name = node.name if len(node.name) <= LETTERS else f"{node.name[: LETTERS // 2]}…{node.name[-LETTERS // 2 + 1 :]}"
     href = f"{page}{node.name}" if page and not here else None
     return Box(x, y, what, name, f"{what} {node.name}{uses}", href, here)
