@@ -12,6 +12,7 @@ from mlbox.cli.refs import newest, split
 from mlbox.records import DIFFERENCES, Dossier, FairnessColumn, Promotion, Rate
 
 app = typer.Typer(help="What waits for a person's decision.")
+LOG_LINES = 20
 FIGURES = (
     *("column", "group", "rows", "judged", "selection_rate", "true_positive_rate", "false_positive_rate"),
     *("precision", "auc"),
@@ -61,6 +62,10 @@ def _print(found: Dossier) -> None:
         typer.echo(f"! {words}")
     _head("Gates")
     show(promotion.gates, ("gate", "passed", "required", "measured"), table)
+    for run in (found.test, found.integration):
+        if run is not None:
+            _head(f"What the {run.gate} command said last (job {run.job or 'none'})")
+            typer.echo("\n".join(run.log.splitlines()[-LOG_LINES:]) or "nothing")
     if found.comparison:
         _head(f"With the champion on {found.comparison.spec.dataset}: {found.comparison.words}")
         show(found.comparison.found, ("segment", "rows", "outcome", "first", "second", "low", "high", "note"), table)

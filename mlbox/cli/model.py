@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import quote
 
 import msgspec
 import typer
 
-from mlbox.cli import canary, compare, model_card, model_convert, model_score, model_serving
+from mlbox.cli import canary, compare, model_card, model_convert, model_policy, model_score, model_serving
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.cli.refs import Comment, Ref, act, newest, split
-from mlbox.errors import InvalidInput
-from mlbox.records import Endpoint, Model, ModelVersion, Promotion, PromotionPolicy, ShadowFigures, Tenure
+from mlbox.records import Endpoint, Model, ModelVersion, Promotion, ShadowFigures, Tenure
 
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
 model_serving.register(app)
@@ -24,6 +21,7 @@ model_score.register(app)
 canary.register(app)
 compare.register(app)
 model_card.register(app)
+model_policy.register(app)
 
 VERSION_COLUMNS = ("version", "stage", "trained_by", "dataset", "metrics", "created_at")
 
@@ -69,7 +67,8 @@ def status(ref: Ref, output: OutputOption = Output.table) -> None:
         shadow = client.get(f"/api/v1/promotions/{promotion.id}/shadow", list[ShadowFigures])
         served = client.get("/api/v1/endpoints", list[Endpoint])
     show([promotion], ("model", "version", "state", "percent", "hold", "state_since", "reason"), output)
-    show(promotion.gates, ("gate", "passed", "required", "measured"), output)
+    jobs = ("job",) if any(gate.job for gate in promotion.gates) else ()
+    show(promotion.gates, ("gate", "passed", "required", "measured", *jobs), output)
     if shadow:
         show(shadow, canary.SHADOW, output)
     show(promotion.approvals, ("approver", "decision", "comment", "at"), output)
@@ -193,46 +192,6 @@ def delete(what: Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="
     with connect() as client:
         client.request("DELETE", path)
     typer.echo(f"{what} is deleted.", err=True)
-
-
-@app.command(epilog="Example: mlbox model policy flight-delay --set policy.toml")
-def policy(
-    model: str,
-    set_file: Annotated[
-        Path | None, typer.Option("--set", help="TOML or JSON file with a new policy; for admins.")
-    ] = None,
-    output: OutputOption = Output.table,
-) -> None:
-    """Show or set what a model's versions must pass."""
-    with connect() as client:
-        path = f"/api/v1/models/{model}/policy"
-        if set_file is None:
-            show_one(client.get(path, PromotionPolicy), output)
-            return
-        body = _read_policy(set_file)
-        show_one(msgspec.json.decode(client.request("PUT", path, body=body), type=PromotionPolicy), output)
-
-
-def _read_policy(path: Path) -> PromotionPolicy:
-    """A policy out of a file; what it does not name has the house's default."""
-    try:
-        if path.suffix == ".toml":
-            found = tomllib.loads(path.read_text())
-        else:
-            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        policy = msgspec.convert(found, type=PromotionPolicy)
-    except (OSError, ValueError, msgspec.MsgspecError) as err:
-        raise InvalidInput(
-            f"{path} holds no policy: {err}.", hint="Begin with `mlbox model policy MODEL -o json`.", field="set"
-        ) from err
-    odd = [name for name in found if name not in PromotionPolicy.__struct_fields__]
-    if odd:
-        raise InvalidInput(
-            f"{path} has {odd[0]!r}, which a policy does not know.",
-            hint="`mlbox model policy MODEL -o json` shows what it knows.",
-            field="set",
-        )
-    return policy
 
 
 def _decide(ref: str, decision: str, comment: str) -> None:

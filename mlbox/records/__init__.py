@@ -73,6 +73,7 @@ from mlbox.records.features import (
     ViewProfile,
     ViewSpec,
 )
+from mlbox.records.gates import CommandGate, CommandRun, GateCommand, GateTask
 from mlbox.records.governance import Card, CardParts, Change, Dossier, Governance
 from mlbox.records.jobs import (
     PHASES,
@@ -229,6 +230,8 @@ __all__ = [
     "Claim",
     "Collected",
     "Column",
+    "CommandGate",
+    "CommandRun",
     "CompareSpec",
     "Compared",
     "ComparedMetric",
@@ -277,7 +280,9 @@ __all__ = [
     "Finding",
     "Firing",
     "Freshness",
+    "GateCommand",
     "GateResult",
+    "GateTask",
     "Governance",
     "Gpu",
     "Guard",

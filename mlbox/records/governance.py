@@ -7,6 +7,7 @@ from typing import Literal
 
 from mlbox.records.base import Record
 from mlbox.records.fairness import Fairness
+from mlbox.records.gates import CommandRun
 from mlbox.records.registry import Approval, Comparison, ModelVersion, Promotion, Tenure
 from mlbox.records.rollout import RolloutDecision
 
@@ -81,6 +82,8 @@ class Dossier(Record, frozen=True, kw_only=True):
     """Against the champion; a model's first version has none."""
     comparison: Comparison | None = None
     fairness: Fairness | None = None
+    test: CommandRun | None = None
+    integration: CommandRun | None = None
     shadow: RolloutDecision | None = None
     """How the shadow ended, with all that was seen."""
     card: str = ""

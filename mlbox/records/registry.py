@@ -7,6 +7,7 @@ from typing import Literal
 
 from mlbox.records.base import Record
 from mlbox.records.fairness import FairnessSpec
+from mlbox.records.gates import GateCommand
 from mlbox.records.rollout import CanaryHold, Finding, Guard
 from mlbox.records.shadow import ShadowFigures
 
@@ -136,10 +137,21 @@ class GateResult(Record, frozen=True, kw_only=True):
     required: str
     measured: str
     at: datetime
+    job: str | None = None
+    """That ran the gate's command, where it has one."""
 
 
 PromotionState = Literal[
-    "testing", "rejected", "shadow", "waiting_approval", "canary", "completed", "rolled_back", "withdrawn", "expired"
+    "testing",
+    "rejected",
+    "integration",
+    "shadow",
+    "waiting_approval",
+    "canary",
+    "completed",
+    "rolled_back",
+    "withdrawn",
+    "expired",
 ]
 
 
@@ -292,6 +304,10 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """How long a request waits for its decision before it expires."""
     card: tuple[CardPart, ...] = ("intended_use", "limitations")
     """The parts of the model card that people must have written."""
+    test: GateCommand | None = None
+    """Judges a version before Staging."""
+    integration: GateCommand | None = None
+    """Judges it in Staging, before its shadow: against what answers there, with requests to replay."""
     unserved: Literal["approval", "gates"] = "approval"
     """What a version that mlbox cannot serve needs: an approval, or also the gates on lineage, metric, facts and card."""
 

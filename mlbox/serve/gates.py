@@ -10,6 +10,7 @@ governed by the approval, of which `UNSERVED` holds what the approver is told; a
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -17,9 +18,11 @@ from typing import NamedTuple
 from mlbox.records import (
     BenchFigure,
     CardParts,
+    CommandRun,
     Comparison,
     DatasetVersion,
     Fairness,
+    GateCommand,
     GateResult,
     Model,
     ModelVersion,
@@ -51,6 +54,7 @@ class Evidence(Record, frozen=True, kw_only=True):
     """With the champion, on the policy's rows."""
     fairness: Fairness | None = None
     """By the policy's sensitive columns, on its rows."""
+    test: CommandRun | None = None
     problems: Mapping[str, str] = {}
 
 
@@ -63,6 +67,7 @@ class Outcome(NamedTuple):
 
 
 Gate = Callable[[Evidence], Outcome]
+MOST_LINE = 120
 
 
 def lineage(evidence: Evidence) -> Outcome:
@@ -276,6 +281,38 @@ def unjudged(evidence: Evidence) -> Outcome:
     return Outcome(True, "nothing: the approver decides", "not judged: mlbox cannot run it on the policy's rows")
 
 
+def test(evidence: Evidence) -> Outcome:
+    """The policy's test command exits with 0."""
+    assert evidence.policy.test is not None
+    return commanded(evidence.policy.test, evidence.test, evidence.problems.get("test", "not run"))
+
+
+def commanded(command: GateCommand, found: CommandRun | None, problem: str) -> Outcome:
+    """What a command comes to: how it ended, and the last that it said where that was not well."""
+    line = " ".join(shlex.join(command.command).split())
+    required = f"`{line if len(line) <= MOST_LINE else line[:MOST_LINE] + '…'}` exits with 0 within {command.timeout_seconds:g} s"
+    if found is None:
+        return Outcome(False, required, problem)
+    passed = found.state == "succeeded"
+    words = [_ended(found)]
+    if found.requests_from:
+        words.append(f"{found.requests:,} requests to replay, from {found.requests_from}")
+    if not passed and found.log.strip():
+        words.append(f"it said last: {found.log.strip().splitlines()[-1][:200]}")
+    return Outcome(passed, required, "; ".join(words))
+
+
+def _ended(found: CommandRun) -> str:
+    after = f" after {found.seconds:.1f} s" if found.seconds is not None else ""
+    if not found.job:
+        return f"no job could be started: {found.reason}"
+    if found.state == "timed_out":
+        return f"ran out of time{after}"
+    if found.state in ("stopped", "lost"):
+        return f"{found.state}{after}: {found.reason}"
+    return f"exit code {found.exit_code}{after}"
+
+
 GATES: dict[str, Gate] = {
     "lineage": lineage,
     "signature": signature,
@@ -302,9 +339,10 @@ UNSERVED: dict[str, Gate] = {
 
 def gates_for(evidence: Evidence) -> dict[str, Gate]:
     """The gates that apply to a version."""
+    asked: dict[str, Gate] = {"test": test} if evidence.policy.test else {}
     if evidence.version.servable:
-        return GATES | {"comparison": comparison} if evidence.policy.compare else GATES
-    return UNSERVED | {"metric": metric} if evidence.policy.unserved == "gates" else UNSERVED
+        return GATES | ({"comparison": comparison} if evidence.policy.compare else {}) | asked
+    return UNSERVED | ({"metric": metric} if evidence.policy.unserved == "gates" else {}) | asked
 
 
 def evaluate(evidence: Evidence, now: datetime) -> list[GateResult]:

@@ -102,6 +102,8 @@ class Governor:
             changes=self._changes(promotion, version),
             comparison=found.comparison,
             fairness=found.fairness,
+            test=found.test,
+            integration=found.integration,
             shadow=self._shadow(promotion),
             card=self.card(promotion.model, promotion.version),
             missing=tuple(_missing(promotion, facts, self._cards.of(promotion.model).parts)),

@@ -1,22 +1,28 @@
 """Promotion: gather the evidence, let the gates judge it, write the results down.
 
 Evidence takes seconds (the model is loaded, timed and scored in disposable processes), so it is gathered in a thread of its
-own; a promotion that a crash left in `testing` is tested anew at the next start.
+own; a promotion that a crash left in `testing` is tested anew at the next start. A command that the policy registers is a job:
+the thread does not wait for it, and is called again at its end, or by the server that finds it ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
 
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TimedOut
 from mlbox.records import (
     BenchFigure,
+    CommandRun,
     DatasetVersion,
     Fairness,
     GateResult,
@@ -31,6 +37,7 @@ from mlbox.serve import gates
 from mlbox.serve.check import Comparison, bench_onnx, compare_onnx, score_onnx
 from mlbox.serve.comparison import Comparer
 from mlbox.serve.fairness import FairnessJudge
+from mlbox.serve.gate_jobs import GateJobs
 from mlbox.serve.reference import load_reference
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.cards import Cards
@@ -77,45 +84,81 @@ class Promoter:
         self._folders = ModelFolders(artifacts)
         self._clock = clock
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlbox-gates")
-        self._testing: dict[str, Future[None]] = {}
+        self._went_on = threading.Condition()
+        self.commands: GateJobs | None = None
+        """Runs the commands of policies; the box gives it once it has jobs, before `resume`."""
 
     def promote(self, model: str, number: int, *, actor: str) -> Promotion:
         """Propose a version and begin to test it; returns at once, with the promotion in `testing`."""
         promotion = self._promotions.propose(self._registry.version(model, number), actor=actor)
-        self._submit(promotion)
+        self.go_on(promotion.id)
         return promotion
 
     def resume(self) -> None:
-        """Test again what a former server left in `testing`."""
+        """Go on with what a former server left: it is measured again, and its jobs are found again."""
         for promotion in self._promotions.open():
-            if promotion.state == "testing":
-                self._submit(promotion)
+            if promotion.state in ("testing", "integration"):
+                self.go_on(promotion.id)
 
-    def _submit(self, promotion: Promotion) -> Future[None]:
-        future = self._pool.submit(self._test, promotion)
-        self._testing[promotion.id] = future
-        future.add_done_callback(lambda _: self._testing.pop(promotion.id, None))
-        return future
+    def go_on(self, promotion_id: str) -> None:
+        """Do what is next for a promotion, in the thread of the gates; to be called at the end of a command, too."""
+        with contextlib.suppress(RuntimeError):  # the server ends, and the next one goes on
+            self._pool.submit(self._step, promotion_id)
 
     def tested(self, promotion_id: str, seconds: float) -> Promotion:
         """A promotion once its gates were measured; raises TimedOut when that takes longer."""
-        future = self._testing.get(promotion_id)
-        try:
-            if future is not None:
-                future.result(seconds)
-        except TimeoutError as err:
-            raise TimedOut(
-                f"The gates are still being measured after {seconds:g} s.", hint="Ask again: they go on."
-            ) from err
+        with self._went_on:
+            if not self._went_on.wait_for(lambda: self._promotions.get(promotion_id).state != "testing", seconds):
+                raise TimedOut(
+                    f"The gates are still being measured after {seconds:g} s.", hint="Ask again: they go on."
+                )
         return self._promotions.get(promotion_id)
 
-    def _test(self, promotion: Promotion) -> None:
+    def _step(self, promotion_id: str) -> None:
+        try:
+            promotion = self._promotions.get(promotion_id)
+            if promotion.state == "testing":
+                promotion = self._judge(promotion)
+            if promotion.state == "integration":
+                promotion = self._integrate(promotion)
+            if self.commands is not None and promotion.state not in ("testing", "integration"):
+                self.commands.drop(promotion_id)
+        except MlboxError as err:
+            _log.warning("The gates of the promotion %s could not go on: %s", promotion_id, err)
+        finally:
+            with self._went_on:
+                self._went_on.notify_all()
+
+    def _judge(self, promotion: Promotion) -> Promotion:
+        command, run = promotion.policy.test, None
+        if command is not None and self.commands is not None:
+            run = self.commands.run(promotion, "test", command)
+            if run is None:
+                return promotion
+        self._test(promotion, run)
+        return self._promotions.get(promotion.id)
+
+    def _integrate(self, promotion: Promotion) -> Promotion:
+        command = promotion.policy.integration
+        assert command is not None
+        if self.commands is None:
+            return promotion  # a box without jobs: the next one goes on
+        run = self.commands.run(promotion, "integration", command)
+        if run is None:
+            return promotion
+        passed, required, measured = gates.commanded(command, run, "")
+        result = GateResult(
+            gate="integration", passed=passed, required=required, measured=measured, at=self._clock.real()
+        )
+        return self._promotions.record_integration(promotion.id, result, run)
+
+    def _test(self, promotion: Promotion, run: CommandRun | None) -> None:
         kept: dict[str, Record | None]
         try:
             version = self._registry.version(promotion.model, promotion.version)
-            found = self._evidence(promotion, version)
+            found = msgspec.structs.replace(self._evidence(promotion, version), test=run)
             results = gates.evaluate(found, self._clock.real())
-            kept = {"comparison": found.comparison, "fairness": found.fairness}
+            kept = {"comparison": found.comparison, "fairness": found.fairness, "test": run}
         except Exception as err:
             _log.exception("The gates of %s/%s broke.", promotion.model, promotion.version)
             broken = f"the gates broke: {err}"

@@ -30,6 +30,7 @@ from mlbox.serve.rows import Form, Inputs, PredictRow, check_rows
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.targets import SERVING, Target, Targets
 from mlbox.serve.tensors import Tensor
+from mlbox.serve.warmup import Feeds
 from mlbox.serve.workers import Workers
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking, who
@@ -74,7 +75,7 @@ class ModelServer:
             artifacts,
             self.statistics,
             configs=configs,
-            recorded=lambda model: self._execution.recent.of(model),
+            recorded=self.recorded,
             threads=threads,
             most=most_loaded,
             workers=workers,
@@ -90,6 +91,10 @@ class ModelServer:
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
+
+    def recorded(self, model: str) -> list[Feeds]:
+        """A few of a model's latest requests of tensors: what its next version is warmed with."""
+        return self._execution.recent.of(model)
 
     def held_gb(self) -> dict[str, float]:
         """GiB of the box's own memory that models take, under the name "": with what jobs take it is one budget."""

@@ -100,6 +100,8 @@ class Stages:
 def _standing(version: ModelVersion, promotion: Promotion) -> str:
     if promotion.state == "testing":
         return f"The gates of {version.ref} are being measured. Then {_approver(version, promotion)} approves it."
+    if promotion.state == "integration":
+        return f"{version.ref} is in Staging, and {promotion.reason}. Then {_approver(version, promotion)} approves it."
     if promotion.state == "waiting_approval":
         return (
             f"{version.ref} is in Staging and lacks an approval: {_approver(version, promotion)} approves it with"

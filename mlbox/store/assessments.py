@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mlbox.records import Comparison, Fairness, Record
+from mlbox.records import CommandRun, Comparison, Fairness, Record
 from mlbox.store.db import Database
 
 
@@ -13,6 +13,8 @@ class Assessment(Record, frozen=True, kw_only=True):
 
     comparison: Comparison | None = None
     fairness: Fairness | None = None
+    test: CommandRun | None = None
+    integration: CommandRun | None = None
 
 
 class Assessments:

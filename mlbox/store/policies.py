@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 
 import msgspec
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Guard, PromotionPolicy
+from mlbox.records import GateCommand, Guard, PromotionPolicy
 
 BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", "average_precision"})
 """Metrics that are never above 1."""
@@ -15,6 +16,7 @@ LEAST_DISTANCE = 0.06
 """With the most scores that are compared, D is not shown to be smaller than this."""
 MOST_SEGMENTS = 20
 DAY = 86_400
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_ROWS, MOST_CONCURRENCY = 10_000, 64
 """Of a request whose time is measured, and of requests at a time."""
 MOST_DAYS = 3650
@@ -28,6 +30,8 @@ def check_policy(policy: PromotionPolicy) -> None:
     _check_fairness(policy)
     _check_approvals(policy)
     _check_segments(policy)
+    _check_command(policy.test, "test")
+    _check_command(policy.integration, "integration")
     names = [guard.name for guard in policy.guards]
     for guard in policy.guards:
         _check_guard(guard)
@@ -123,6 +127,24 @@ def _check_segments(policy: PromotionPolicy) -> None:
             f"{policy.largest_segments} segments are none, or more than have enough traffic to show anything.",
             hint=f"Compare 1 to {MOST_SEGMENTS}.",
             field="largest_segments",
+        )
+
+
+def _check_command(command: GateCommand | None, field: str) -> None:
+    """Whether a job can run it is asked where jobs are known (see `serve/gate_jobs`)."""
+    if command is None:
+        return
+    if not command.command or not command.command[0] or any("\0" in word for word in command.command):
+        raise InvalidInput(f"The {field} command has no words.", hint='Such as "python -m pytest -q".', field=field)
+    if not 0 < command.timeout_seconds <= DAY:
+        raise InvalidInput(
+            f"The {field} command may run {command.timeout_seconds:g} s.", hint=f"Up to {DAY:,} s.", field=field
+        )
+    if command.code and not _SHA256.fullmatch(command.code):
+        raise InvalidInput(
+            f"The code of the {field} command is no SHA-256.",
+            hint="`mlbox model policy MODEL --set FILE` sends the folder that the file names.",
+            field=field,
         )
 
 

@@ -11,7 +11,8 @@ from mlbox.store.db import Row
 PROMOTION_SQL = """
 SELECT promotion.*, model_version.version, model.name AS model,
   (SELECT json_group_array(json_object('gate', gate, 'passed', passed, 'required', required, 'measured', measured,
-     'at_us', at_us)) FROM (SELECT * FROM gate_result WHERE promotion_id = promotion.id ORDER BY rowid)) AS gates,
+     'at_us', at_us, 'job', job_id)) FROM (SELECT g.*, r.job_id FROM gate_result g LEFT JOIN gate_run r USING (promotion_id, gate)
+     WHERE promotion_id = promotion.id ORDER BY g.rowid)) AS gates,
   (SELECT json_group_array(json_object('approver', approver, 'decision', decision, 'comment', comment, 'at_us', at_us))
      FROM (SELECT * FROM approval WHERE promotion_id = promotion.id ORDER BY rowid)) AS approvals
 FROM promotion JOIN model_version ON model_version.id = version_id
@@ -42,6 +43,7 @@ def promotion_of(row: Row) -> Promotion:
                 required=g["required"],
                 measured=g["measured"],
                 at=from_us(g["at_us"]),
+                job=g["job"],
             )
             for g in gates
         ),

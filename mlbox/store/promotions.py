@@ -17,6 +17,7 @@ from mlbox.errors import Conflict, InvalidInput, NotFound, Refused
 from mlbox.ids import new_id
 from mlbox.records import (
     CanaryHold,
+    CommandRun,
     GateResult,
     ModelVersion,
     Promotion,
@@ -27,11 +28,13 @@ from mlbox.records import (
 )
 from mlbox.store import approvals, deadlines, decisions
 from mlbox.store.db import Database, Tx
+from mlbox.store.gate_runs import note_gates
 from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
 from mlbox.store.registry import Registry, note_stage
 
 MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
-    "testing": ("rejected", "shadow", "waiting_approval", "withdrawn"),
+    "testing": ("rejected", "integration", "shadow", "waiting_approval", "withdrawn"),
+    "integration": ("rejected", "shadow", "waiting_approval", "withdrawn"),
     "shadow": ("waiting_approval", "rolled_back", "withdrawn"),
     "waiting_approval": ("canary", "completed", "rejected", "withdrawn", "expired"),
     "canary": ("completed", "rolled_back", "withdrawn"),
@@ -172,20 +175,28 @@ class Promotions:
         def write(tx: Tx) -> None:
             promotion = _load(tx, promotion_id, "testing")
             failed = [r.gate for r in results if not r.passed]
-            target: PromotionState = "shadow" if promotion.champion is not None else "waiting_approval"
-            tx.many(
-                "INSERT INTO gate_result VALUES (?,?,?,?,?,?)",
-                [(promotion_id, r.gate, int(r.passed), r.required, r.measured, tx.now_us) for r in results],
-            )
-            tx.many(
-                "INSERT INTO promotion_evidence VALUES (?,?,?,?)",
-                [(promotion_id, k, r.to_json().decode(), tx.now_us) for k, r in (evidence or {}).items() if r],
-            )
+            note_gates(tx, promotion_id, results, evidence)
             if failed:
                 _move(tx, promotion, "rejected", "mlbox", f"failed: {', '.join(failed)}")
                 return
-            _move(tx, promotion, target, "mlbox", "all gates passed")
+            integrates = promotion.policy.integration is not None and _is_servable(tx, promotion)
+            _move(tx, promotion, "integration" if integrates else _after_gates(promotion), "mlbox", "all gates passed")
             _set_stage(tx, promotion, "Staging", "mlbox", f"proposed by {promotion.requested_by}, all gates passed")
+
+        self._db.write(write)
+        return self.get(promotion_id)
+
+    def record_integration(self, promotion_id: str, result: GateResult, run: CommandRun) -> Promotion:
+        """Write down what became of the policy's integration command: passed, the version goes on from Staging."""
+
+        def write(tx: Tx) -> None:
+            promotion = _load(tx, promotion_id, "integration")
+            note_gates(tx, promotion_id, [result], {"integration": run})
+            if result.passed:
+                _move(tx, promotion, _after_gates(promotion), "mlbox", "its integration command passed")
+                return
+            _move(tx, promotion, "rejected", "mlbox", "failed: integration")
+            _set_stage(tx, promotion, "None", "mlbox", "its integration command failed")
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -385,6 +396,18 @@ def _move(
     )
     subject = f"model:{promotion.model}/{promotion.version}"
     tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)
+
+
+def _after_gates(promotion: Promotion) -> PromotionState:
+    """What comes after the last of the automatic gates."""
+    return "shadow" if promotion.champion is not None else "waiting_approval"
+
+
+def _is_servable(tx: Tx, promotion: Promotion) -> bool:
+    row = tx.one(
+        "SELECT v.format FROM model_version v JOIN promotion p ON p.version_id = v.id WHERE p.id = ?", (promotion.id,)
+    )
+    return row is not None and row["format"] == "onnx"
 
 
 def _end(tx: Tx, promotion: Promotion, reason: str) -> None:

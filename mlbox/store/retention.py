@@ -331,6 +331,11 @@ class Retention:
             *((self._jobs, f"SELECT json_extract(spec, '$.{field}') FROM job") for field in OF_JOBS),
             *((self._jobs, f"SELECT json_extract(spec, '$.job.{field}') FROM cron") for field in OF_JOBS),
             (self._features, "SELECT json_extract(spec, '$.function.snapshot') FROM view"),
+            *(
+                (self._registry, f"SELECT json_extract(policy, '$.{gate}.code') FROM {table}")
+                for gate in ("test", "integration")
+                for table in ("promotion_policy", "promotion")
+            ),
         ):
             yield from (row[0] for row in database.all(sql, given) if row[0])
 

@@ -111,6 +111,8 @@ ACTIONS: dict[str, Action] = {
     "model.configure": Action("member", "owner", "set how a model's requests are joined, queued and limited"),
     "model.release": Action("admin", "owner", "let a version run again that ended its processes"),
     "model.policy": Action("admin", "owner", "set what a model's versions must pass"),
+    "model.compare": Action("member", "any", "compare two versions on the same rows"),
+    "model.gate": Action("member", "any", "read what a job that runs a gate's command judges", job=True),
     "model.predict": Action("member", "any", "ask a model for predictions"),
     "model.score": Action("member", "owner", "have a dataset scored by a version, in a job"),
     "model.scoring": Action("member", "any", "read what a job that scores a dataset scores with", job=True),

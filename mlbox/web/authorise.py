@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+import msgspec
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from mlbox.errors import NotAuthorised
 from mlbox.records import Principal
+from mlbox.serve import naming
 from mlbox.store.asking import NOBODY, set_asking
 from mlbox.store.roles import ACTIONS
 from mlbox.web.box import Box
@@ -91,6 +93,8 @@ def guard(box: Box) -> Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHa
 
 async def check(box: Box, principal: Principal, action: str, named: Named, *, by_body: bool = False) -> None:
     """Raise NotAuthorised unless a principal may do this to what is named, or NotFound for what is private to others."""
+    if action == "model.predict" and principal.job_id is not None and await box.call(_is_judged, box, principal, named):
+        principal = msgspec.structs.replace(principal, job_id=None)  # as its user, whose job judges this version
     if principal.job_id is not None:
         await _check_job(box, principal, action, named, by_body=by_body)
     where = ACTIONS[action].where
@@ -135,6 +139,17 @@ async def _check_job(box: Box, principal: Principal, action: str, parameters: Na
         raise _job_only("A job's token does not list runs.")
     if action == "dataset.read" and parameters.get("ref") not in job.spec.datasets:
         raise _job_only("A job's token is for the datasets that the job named when it was submitted.")
+
+
+def _is_judged(box: Box, principal: Principal, parameters: Named) -> bool:
+    """Whether a path names, as one version, the one that the job judges: by NAME@staging, NAME@vN, or a version beside it."""
+    run = box.gate_runs.of_job(principal.job_id or "")
+    if run is None or "model" not in parameters:
+        return False
+    promotion = box.promotions.get(run.promotion_id)
+    model, what = naming.parse(str(parameters["model"]))
+    number = parameters.get("version") or naming.version_meant(box.registry, model, what)
+    return (model, number) == (promotion.model, promotion.version)
 
 
 def _job_only(message: str) -> NotAuthorised:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import Conflict, Refused, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
+from mlbox.records import CommandRun, GateCommand, GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
 from mlbox.store import decisions, migrations
 from mlbox.store.curation import Curation
 from mlbox.store.db import Database
@@ -25,6 +26,7 @@ from mlbox.store.promotions import MOVES, OPEN, Promotions
 from mlbox.store.registry import NewVersion, Registry
 
 START = parse_time("2026-01-01T00:00Z")
+COMMAND = GateCommand(command=("true",))
 POLICY = PromotionPolicy(
     approvals=2,
     steps=(
@@ -32,7 +34,10 @@ POLICY = PromotionPolicy(
         RampStep(percent=25, hold_seconds=60),
         RampStep(percent=100, hold_seconds=0),
     ),
+    integration=COMMAND,
 )
+PAST = ("shadow", "waiting_approval", "canary", "completed")
+"""States that a promotion with an integration command comes to only by passing it."""
 
 
 class Store:
@@ -60,8 +65,15 @@ class Store:
         result = GateResult(gate="size", passed=passed, required="", measured="", at=START)
         return self.promotions.record_gates(promotion_id, [result])
 
+    def integrated(self, promotion_id: str, passed: bool = True) -> Promotion:
+        result = GateResult(gate="integration", passed=passed, required="", measured="", at=START)
+        run = CommandRun(gate="integration", command=COMMAND.command, state="succeeded" if passed else "failed")
+        return self.promotions.record_integration(promotion_id, result, run)
+
     def first_in_production(self) -> None:
         promotion = self.gates(self.promotions.propose(self.register(), actor="ann").id)
+        if promotion.state == "integration":
+            promotion = self.integrated(promotion.id)
         for who in ("bea", "carl")[: promotion.policy.approvals]:
             promotion = self.promotions.decide(promotion.id, approver=who, decision="approve")
         assert promotion.state == "completed"
@@ -92,6 +104,7 @@ def steps(store: Store) -> list[Callable[[], object]]:
     return [
         lambda: store.promotions.propose(candidate, actor="ann"),
         lambda: store.gates(of()),
+        lambda: store.integrated(of()),
         lambda: store.promotions.shadow_done(of(), "seen"),
         lambda: store.promotions.decide(of(), approver="bea", decision="approve"),
         lambda: store.promotions.decide(of(), approver="carl", decision="approve"),
@@ -125,6 +138,23 @@ def test_a_step_that_breaks_at_its_end_did_not_happen(store: Store) -> None:
     assert store.registry.by_stage("delay", "Production") == store.registry.version("delay", 3)
 
 
+def test_neither_staging_nor_production_is_had_past_a_command_that_the_policy_registers(store: Store) -> None:
+    """Nor by a script with the database's file: the triggers ask for the result."""
+    store.registry.set_policy("delay", msgspec.structs.replace(POLICY, test=COMMAND), actor="admin")
+    promotion = store.promotions.propose(store.register(), actor="ann")
+    with pytest.raises(Unavailable, match="gates all passed"):
+        store.gates(promotion.id)  # of which none is the test
+    store.db.write(lambda tx: tx.run("UPDATE promotion SET policy = json_remove(policy, '$.test')").rowcount)
+    assert store.gates(promotion.id).state == "integration"
+    store.db.write(lambda tx: tx.run("UPDATE promotion SET state = 'shadow' WHERE id = ?", (promotion.id,)).rowcount)
+    store.promotions.shadow_done(promotion.id, "seen")
+    for who in ("bea", "carl"):
+        store.promotions.decide(promotion.id, approver=who, decision="approve")
+    store.promotions.next_step(promotion.id, "held")
+    with pytest.raises(Unavailable, match="a passed integration command"):
+        store.promotions.next_step(promotion.id, "held")
+
+
 def test_of_two_promotions_at_once_one_begins(store: Store) -> None:
     versions = [store.register() for _ in range(4)]
 
@@ -140,18 +170,18 @@ def test_of_two_promotions_at_once_one_begins(store: Store) -> None:
     assert sum("is on its way already (testing)" in words for words in told) == 3
 
 
-@pytest.mark.parametrize("after", [5, 8])
+@pytest.mark.parametrize("after", [6, 9])
 def test_a_promotion_that_ended_in_its_canary_keeps_the_step_that_it_was_at(store: Store, after: int) -> None:
     for step in steps(store)[:after]:
         step()
     (promotion,) = store.promotions.open("delay")
-    assert promotion.step == (0 if after == 5 else 1)
+    assert promotion.step == (0 if after == 6 else 1)
     ended = store.promotions.roll_back(promotion.id, "bad")
     assert (ended.state, ended.step, ended.percent) == ("rolled_back", promotion.step, 0)
 
 
 def test_a_version_is_not_deleted_in_its_canary(store: Store) -> None:
-    for step in steps(store)[:5]:
+    for step in steps(store)[:6]:
         step()
     with pytest.raises(Conflict, match=r"on its way to Production \(canary\)"):
         Curation(store.db, store.registry).delete_version("delay", 3, actor="ann")
@@ -176,13 +206,13 @@ class Walk(RuleBasedStateMachine):
         self._policy(approvals, 1)
         self.store.first_in_production()
 
-    def _policy(self, approvals: int, days: float) -> None:
-        policy = PromotionPolicy(approvals=approvals, approval_days=days, steps=POLICY.steps)
+    def _policy(self, approvals: int, days: float, integration: GateCommand | None = None) -> None:
+        policy = PromotionPolicy(approvals=approvals, approval_days=days, steps=POLICY.steps, integration=integration)
         self.store.registry.set_policy("delay", policy, actor="admin")
 
-    @rule(approvals=st.integers(1, 2), days=st.sampled_from([1.0, 2.0]))
-    def policy_changes(self, approvals: int, days: float) -> None:
-        self._policy(approvals, days)
+    @rule(approvals=st.integers(1, 2), days=st.sampled_from([1.0, 2.0]), integration=st.sampled_from([None, COMMAND]))
+    def policy_changes(self, approvals: int, days: float, integration: GateCommand | None) -> None:
+        self._policy(approvals, days, integration)
 
     @rule(actor=people)
     def propose(self, actor: str) -> None:
@@ -191,6 +221,10 @@ class Walk(RuleBasedStateMachine):
     @rule(passed=st.sampled_from([True, True, True, False]))
     def gates_end(self, passed: bool) -> None:
         self._each(lambda p: self.store.gates(p.id, passed))
+
+    @rule(passed=st.sampled_from([True, True, False]))
+    def integration_ends(self, passed: bool) -> None:
+        self._each(lambda p: self.store.integrated(p.id, passed))
 
     @rule()
     def shadow_ends(self) -> None:
@@ -259,6 +293,8 @@ class Walk(RuleBasedStateMachine):
         for promotion in self.store.promotions.page():
             assert promotion.state in MOVES
             assert promotion.state not in OPEN or promotion in under_way
+            asked = promotion.policy.integration is not None
+            assert not asked or promotion.state not in PAST or "integration" in {g.gate for g in promotion.gates}
             assert promotion.state != "canary" or len(promotion.approvals) >= promotion.policy.approvals
 
     def teardown(self) -> None:

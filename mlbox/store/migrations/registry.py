@@ -400,3 +400,37 @@ def m013_cards(db: Database) -> None:
         ALTER TABLE model ADD COLUMN reminded TEXT NOT NULL DEFAULT '';
         """,
     )
+
+
+@migration(registry)
+def m014_gate_commands(db: Database) -> None:
+    """The jobs of commands that judge a version; what a policy registers must have passed before Staging and Production."""
+    run_script(
+        db,
+        """
+        CREATE TABLE gate_run (
+          job_id TEXT PRIMARY KEY, promotion_id TEXT NOT NULL REFERENCES promotion (id), gate TEXT NOT NULL,
+          at_us INTEGER NOT NULL, requests INTEGER NOT NULL DEFAULT 0, requests_from TEXT NOT NULL DEFAULT '',
+          UNIQUE (promotion_id, gate)
+        ) STRICT;
+        CREATE TRIGGER gate_run_stays BEFORE UPDATE OF job_id, promotion_id, gate ON gate_run
+        BEGIN SELECT RAISE(ABORT, 'a gate keeps its job'); END;
+        CREATE TRIGGER gate_run_kept BEFORE DELETE ON gate_run
+        BEGIN SELECT RAISE(ABORT, 'a gate keeps its job'); END;
+        DROP TRIGGER staging_takes_gates;
+        CREATE TRIGGER staging_takes_gates BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage = 'Staging' AND OLD.stage <> 'Staging' AND NOT EXISTS (
+          SELECT 1 FROM promotion p WHERE p.version_id = NEW.id AND p.state IN ('integration', 'shadow', 'waiting_approval')
+            AND EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id)
+            AND NOT EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id AND g.passed = 0)
+            AND (json_extract(p.policy, '$.test') IS NULL
+              OR EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id AND g.gate = 'test')))
+        BEGIN SELECT RAISE(ABORT, 'Staging takes a promotion whose gates all passed'); END;
+        CREATE TRIGGER production_takes_integration BEFORE UPDATE OF stage ON model_version
+        WHEN NEW.stage = 'Production' AND OLD.stage <> 'Production' AND NEW.format = 'onnx' AND NOT EXISTS (
+          SELECT 1 FROM promotion p WHERE p.version_id = NEW.id AND p.state = 'completed'
+            AND (json_extract(p.policy, '$.integration') IS NULL
+              OR EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id AND g.gate = 'integration')))
+        BEGIN SELECT RAISE(ABORT, 'Production takes a passed integration command'); END;
+        """,
+    )

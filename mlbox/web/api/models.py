@@ -103,6 +103,7 @@ async def get_policy(box: Box, model: str) -> PromotionPolicy:
 async def set_policy(box: Box, principal: Principal, model: str, data: PromotionPolicy) -> PromotionPolicy:
     """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
     policy = await box.call(box.fairness.freeze, await box.call(box.comparer.freeze, data))
+    await box.call(box.gate_jobs.check, policy, model, principal)
     return await box.call(box.registry.set_policy, model, policy, actor=principal.name)
 
 
@@ -112,7 +113,7 @@ async def promote(box: Box, principal: Principal, model: str, version: int) -> P
     return await box.call(box.promoter.promote, model, version, actor=principal.name)
 
 
-@post("/api/v1/models/{model:str}/compare", status_code=200, action="model.predict")
+@post("/api/v1/models/{model:str}/compare", status_code=200, action="model.compare")
 async def compare(box: Box, model: str, data: Versions) -> Comparison:
     """Score two versions on the same rows, and say how much better the second is and how sure that is."""
     return await box.call(box.comparer.compare, model, data.first, data.second, data.spec)

@@ -37,6 +37,7 @@ class Box(Scheduling):
             self._open_serving(opening)
             self._open_scheduler(opening)
             self._open_view_jobs()
+            self._open_gates(opening)
             self.models.give_room(self._room_for_models)
             with contextlib.suppress(Unavailable):
                 self.models.warm()
@@ -48,6 +49,8 @@ class Box(Scheduling):
             self.search = Search(self._databases)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
+            with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
+                self.promoter.resume()
             self.sampler.start()
             self.sweeper.start()
             self.divergence.start(self.jobs)

@@ -25,6 +25,7 @@ from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.scheduler.sweeper import Sweeper
 from mlbox.serve.courier import Courier, Mail
+from mlbox.serve.gate_jobs import GateJobs
 from mlbox.serve.lineage_feed import ADDRESS, LineageFeed
 from mlbox.serve.openlineage import Place
 from mlbox.serve.view_jobs import ViewJobs
@@ -41,6 +42,7 @@ from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.secrets import Secrets
 from mlbox.store.sharing import Sharing
 from mlbox.store.timeline import Timeline
+from mlbox.web.box.gates import JobsOfGates
 from mlbox.web.box.serving import Serving
 
 GIB = 1024 * MIB
@@ -223,6 +225,13 @@ class Scheduling(Serving):
         jobs: float = sum((job.spec.memory_gb or 0) * GIB for job in self.scheduler.active())
         most = self.settings.models_memory_gb * GIB or math.inf
         return min(most, shared - jobs, held + free)
+
+    def _open_gates(self, opening: contextlib.ExitStack) -> None:
+        jobs = JobsOfGates(self.admission, self.scheduler, self.teams.team_of)
+        self.gate_jobs = GateJobs(self.gate_runs, jobs, self.artifacts, self.bus)
+        opening.callback(self.gate_jobs.close)
+        self.gate_jobs.ended = self.promoter.go_on
+        self.promoter.commands = self.gate_jobs
 
     def _open_view_jobs(self) -> None:
         self.view_runs = ViewRuns(self._databases["features"], self.features, self.clock)

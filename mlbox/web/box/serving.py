@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mlbox.errors import NotFound, Unavailable
+import msgspec
+
+from mlbox.errors import NotFound
 from mlbox.serve.benching import Benches
 from mlbox.serve.business import Business
 from mlbox.serve.comparison import Comparer
@@ -28,6 +30,7 @@ from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.reference import load_reference
 from mlbox.serve.refresh import Refresher
 from mlbox.serve.registration import Registrar
+from mlbox.serve.replay import Requests
 from mlbox.serve.report import Reports
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
@@ -41,6 +44,7 @@ from mlbox.store.asking import who
 from mlbox.store.assessments import Assessments
 from mlbox.store.cards import Cards
 from mlbox.store.curation import Curation
+from mlbox.store.gate_runs import GateRuns
 from mlbox.store.history import History
 from mlbox.store.keyfile import FOLDER, KeyFile
 from mlbox.store.measurements import Measurements
@@ -144,8 +148,8 @@ class Serving(Data):
         self.models.targets.check_staging = self._check_staging
         opening.callback(self.models.close)
         self._open_monitoring(opening)
-        with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
-            self.promoter.resume()
+        self.requests = Requests(self.registry, self.predictions, self.datasets, self.artifacts, self.models.recorded)
+        self.gate_runs = GateRuns(db)
         self.rollouts.start()
 
     def _reference(self, model: str) -> Mapping[str, np.ndarray]:
@@ -181,6 +185,14 @@ class Serving(Data):
 
     def _check_staging(self, model: str) -> None:
         principal = who()
+        if (
+            principal is not None
+            and principal.job_id is not None
+            and self.gate_runs.of_job(principal.job_id) is not None
+        ):
+            principal = msgspec.structs.replace(
+                principal, job_id=None
+            )  # which version it may ask, its path was asked for
         if principal is not None:
             self.teams.require(principal, "model.rehearse", name=model)
 

@@ -20,7 +20,9 @@ NARROW = "\u202f"
 STATE_KINDS: dict[str, str] = {
     **dict.fromkeys(("succeeded", "FINISHED", "Production", "completed", "ok", "resolved", "passed", "PRESENT"), "ok"),
     **dict.fromkeys(("healthy", "up", "champion", "approve", "improved"), "ok"),
-    **dict.fromkeys(("running", "starting", "RUNNING", "Staging", "testing", "shadow", "canary", "control"), "run"),
+    **dict.fromkeys(
+        ("running", "starting", "RUNNING", "Staging", "testing", "integration", "shadow", "canary", "control"), "run"
+    ),
     **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval"), "wait"),
     **dict.fromkeys(("submitted",), "ok"),
     **dict.fromkeys(("due",), "wait"),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.records import ModelVersion, Promotion
-from mlbox.store.promotions import HOW_TO_SERVE
+from mlbox.store.promotions import HOW_TO_SERVE, OPEN
 from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
@@ -59,6 +59,8 @@ def steps(promotion: Promotion) -> list[Step]:
 def _names(promotion: Promotion) -> list[tuple[str, str]]:
     passed = sum(gate.passed for gate in promotion.gates)
     names = [("Gates", f"{passed} of {len(promotion.gates)} passed" if promotion.gates else "being measured")]
+    if promotion.policy.integration is not None:
+        names.append(("Integration", "against Staging"))
     if promotion.champion is not None:
         names.append(("Shadow", f"beside version {promotion.champion}"))
     approvers = [a.approver for a in promotion.approvals if a.decision == "approve"]
@@ -70,17 +72,19 @@ def _names(promotion: Promotion) -> list[tuple[str, str]]:
 
 def _reached(promotion: Promotion) -> int:
     """The index of the step that the promotion is at, or ended at."""
-    shadow = promotion.champion is not None
-    approval = 1 + shadow
+    shadow, integration = promotion.champion is not None, promotion.policy.integration is not None
+    approval = 1 + integration + shadow
     if promotion.step >= 0:
         return approval + 1 + promotion.step
     if promotion.state == "testing" or not promotion.gates or not all(gate.passed for gate in promotion.gates):
-        return 0
-    if promotion.state == "shadow":
+        return int(any(gate.gate == "integration" for gate in promotion.gates))
+    if promotion.state == "integration":
         return 1
+    if promotion.state == "shadow":
+        return 1 + integration
     if promotion.state == "rolled_back" and shadow:
         # out of shadow, or out of a canary whose step releases before 1.0 did not keep
-        return approval + 1 if any(one.decision == "approve" for one in promotion.approvals) else 1
+        return approval + 1 if any(one.decision == "approve" for one in promotion.approvals) else approval - 1
     return approval
 
 
@@ -138,7 +142,7 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
     box = view.box
     version = box.registry.version(name, number)
     promotions = box.promotions.of(name, number)
-    underway = any(p.state in ("testing", "shadow", "waiting_approval", "canary") for p in promotions)
+    underway = any(p.state in OPEN for p in promotions)
     return {
         "version": version,
         "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],

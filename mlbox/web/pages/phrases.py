@@ -140,6 +140,8 @@ PHRASES: dict[str, str] = {
     "model.released": "let {name} run again",
     "serving.set": "set how {name} is served",
     "promotion.proposed": "proposed {name} for Production",
+    "promotion.command": "runs the {gate} command of {name} as the job {job}",
+    "promotion.integration": "put {name} into Staging for its integration command",
     "promotion.shadow": "began the shadow of {name}",
     "promotion.waiting_approval": "asks for someone's approval of {name}",
     "promotion.approved": "approved {name}",

@@ -1,0 +1,114 @@
+"""What was asked of a model, asked again: requests for a gate's command to send."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlbox.errors import MlboxError
+from mlbox.records import ModelVersion, Promotion
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.reference import load_reference
+from mlbox.store.artifacts import Artifacts
+from mlbox.store.datasets import Datasets
+from mlbox.store.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MOST_REQUESTS = 200
+Recorded = Callable[[str], Sequence[Mapping[str, "np.ndarray"]]]
+Rows = tuple[list[dict[str, float | None]], str]
+"""Feature vectors, and where they are from."""
+
+
+class Requests:
+    """Finds requests for a candidate, of what there is the nearest to its traffic."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        predictions: PredictionLog,
+        datasets: Datasets,
+        artifacts: Artifacts,
+        recorded: Recorded,
+    ) -> None:
+        self._registry = registry
+        self._predictions = predictions
+        self._datasets = datasets
+        self._artifacts = artifacts
+        self._recorded = recorded
+
+    def of(self, promotion: Promotion) -> tuple[list[dict[str, Any]], str]:
+        """Each as `path` and `body`, and in words where they are from.
+
+        In this order: the champion's logged traffic, the rows that the policy compares or judges on, the training sample; of a
+        model of tensors, the requests that were kept to warm its versions with.
+        """
+        version = self._registry.version(promotion.model, promotion.version)
+        address = f"{version.model}@staging"
+        if not version.features:
+            found = [_tensors(version, feeds) for feeds in self._recorded(version.model)]
+            path = f"/v2/models/{address}/infer"
+            return [{"path": path, "body": body} for body in found if body], "requests of the model that were kept"
+        for rows, source in self._rows(promotion, version):
+            if rows:
+                path = f"/api/v1/models/{address}/predict"
+                return [{"path": path, "body": {"features": [row]}} for row in rows], source
+        return [], "nowhere: there is no traffic, no evaluation dataset and no training sample"
+
+    def _rows(self, promotion: Promotion, version: ModelVersion) -> Iterable[Rows]:
+        if promotion.champion is not None:
+            yield self._logged(promotion.champion, version), f"logged traffic of version {promotion.champion}"
+        for spec in (promotion.policy.compare, promotion.policy.fairness):
+            if spec is not None:
+                yield self._evaluation(spec.dataset, version), f"rows of {spec.dataset}"
+        try:
+            reference = load_reference(self._artifacts, version)
+        except MlboxError:
+            return
+        yield _vectors(reference, version.features), "the sample of the training data"
+
+    def _logged(self, champion: int, version: ModelVersion) -> list[dict[str, float | None]]:
+        window = self._predictions.window(version.model, limit=5 * MOST_REQUESTS)
+        if not window.features.keys() & set(version.features):
+            return []
+        own = window.versions == champion
+        return _vectors({name: values[own] for name, values in window.features.items()}, version.features)
+
+    def _evaluation(self, ref: str, version: ModelVersion) -> list[dict[str, float | None]]:
+        from mlbox.serve.frozen_rows import numbers
+
+        try:
+            table = self._datasets.open_table(ref).slice(0, MOST_REQUESTS)
+            return _vectors({name: numbers(table, name) for name in version.features}, version.features)
+        except MlboxError:  # it was removed, is not for whoever proposed this, or has other columns
+            return []
+
+
+def _vectors(columns: Mapping[str, np.ndarray], features: Sequence[str]) -> list[dict[str, float | None]]:
+    """The last rows, by feature; what a column does not have is missing."""
+    there = [columns[name] for name in features if name in columns]
+    rows = min((len(values) for values in there), default=0)
+    return [
+        {name: _number(columns[name][place]) if name in columns else None for name in features}
+        for place in range(max(0, rows - MOST_REQUESTS), rows)
+    ]
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _tensors(version: ModelVersion, feeds: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """A request of tensors as the Open Inference Protocol's JSON has it; empty for one that says no number there."""
+    types = {spec.name: spec.dtype for spec in version.inputs}
+    if not feeds.keys() <= types.keys():
+        return {}
+    return {
+        "inputs": [
+            {"name": name, "datatype": types[name], "shape": list(data.shape), "data": data.reshape(-1).tolist()}
+            for name, data in feeds.items()
+        ]
+    }
