@@ -26,7 +26,7 @@ from mlbox.records.access import (
     WhoAmI,
 )
 from mlbox.records.base import NAME, ChainReport, Event, Record, check_name, html_table, limit_names
-from mlbox.records.box import Collected, Deleted, Delivery, SearchHit, SearchResult, Webhook
+from mlbox.records.box import Collected, Deleted, Delivery, SearchHit, SearchResult, Webhook, WebhookDelivery
 from mlbox.records.datasets import (
     ChangedRow,
     DataFile,
@@ -392,6 +392,7 @@ __all__ = [
     "ViewProfile",
     "ViewSpec",
     "Webhook",
+    "WebhookDelivery",
     "WhoAmI",
     "WrittenRules",
     "check_name",

@@ -31,6 +31,18 @@ class Webhook(Record, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class WebhookDelivery(Record, frozen=True, kw_only=True):
+    """What became of telling a webhook of one event."""
+
+    event: str
+    state: Literal["due", "delivered", "gave_up"]
+    status: str
+    """What was answered last, or why it was not reached."""
+    tries: int
+    at: datetime
+    """Of the last try."""
+
+
 class Delivery(Record, frozen=True, kw_only=True):
     """One message to one address."""
 

@@ -302,6 +302,8 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """Who may decide, among those with the role; empty for all of them."""
     approval_days: float = 30
     """How long a request waits for its decision before it expires."""
+    notify: tuple[str, ...] = ()
+    """Addresses that are told when a person is awaited, reminded of it, and how a promotion ended: https URLs, or mailto:."""
     card: tuple[CardPart, ...] = ("intended_use", "limitations")
     """The parts of the model card that people must have written."""
     test: GateCommand | None = None

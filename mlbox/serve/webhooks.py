@@ -64,7 +64,7 @@ class Deliverer:
         self._loop = Loop(
             self._deliver_all, name="mlbox-webhooks", failed="Webhooks could not be told", again=IDLE_SECONDS
         )
-        self._loop.wake_on(bus, lambda event: event.type.startswith(("model.", "webhook.")))
+        self._loop.wake_on(bus, lambda event: event.type.startswith(("model.", "promotion.", "webhook.")))
 
     def start(self) -> None:
         """Begin, with what a former server left."""
@@ -109,7 +109,7 @@ class Deliverer:
             answer = self._post(webhook, event)
             status, final = str(answer.status_code), answer.status_code < 500 and answer.status_code not in AGAIN
             if answer.status_code < 300:
-                self._webhooks.moved(webhook, event.seq, status)
+                self._webhooks.took(webhook, event, status)
                 return True
         except InvalidInput as err:
             status, final = str(err), True
@@ -120,7 +120,7 @@ class Deliverer:
             self._webhooks.gave_up(webhook, event, status)
             return True
         pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries)
-        self._webhooks.failed(webhook, status, to_us(self._clock.real()) + int(pause * 1e6))
+        self._webhooks.failed(webhook, event, status, to_us(self._clock.real()) + int(pause * 1e6))
         return False
 
     def _post(self, webhook: Webhook, event: Pending) -> Any:
@@ -179,4 +179,10 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "model_version_tag.deleted": {**_EXAMPLE, "key": "example_key"},
     "model_version_alias.created": {**_EXAMPLE, "alias": "example_alias"},
     "model_version_alias.deleted": {"name": "example_model", "alias": "example_alias"},
+    "model_version.stage_changed": {**_EXAMPLE, "stage": "Staging"},
+}
+EXAMPLES |= {
+    name: {**_EXAMPLE, "state": name.partition(".")[2], "promotion": "0123456789abcdef0123456789abcdef"}
+    for name in NAMES
+    if name.startswith("promotion.")
 }

@@ -9,6 +9,7 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import GateCommand, Guard, PromotionPolicy
+from mlbox.store.job_notices import check_notify
 
 BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", "average_precision"})
 """Metrics that are never above 1."""
@@ -107,6 +108,7 @@ def _check_fairness(policy: PromotionPolicy) -> None:
 
 def _check_approvals(policy: PromotionPolicy) -> None:
     reviewers = policy.reviewers
+    check_notify(policy.notify)
     if policy.approvals < 1:
         raise InvalidInput("Production takes somebody's approval.", hint="Ask for 1 or more.", field="approvals")
     if len(set(reviewers)) < len(reviewers):

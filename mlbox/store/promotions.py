@@ -6,6 +6,7 @@ registry's triggers hold the rule once more beneath it. What a gate measures or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
@@ -26,7 +27,7 @@ from mlbox.records import (
     Record,
     RolloutDecision,
 )
-from mlbox.store import approvals, deadlines, decisions
+from mlbox.store import approvals, deadlines, decisions, promotion_notices
 from mlbox.store.db import Database, Tx
 from mlbox.store.gate_runs import note_gates
 from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
@@ -309,6 +310,7 @@ class Promotions:
             )
             subject = f"model:{promotion.model}/{promotion.version}"
             tx.emit(f"promotion.{hold or 'resumed'}", subject, actor, promotion=promotion_id, reason=reason)
+            promotion_notices.tell(tx, promotion, hold, reason)
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -326,7 +328,10 @@ class Promotions:
         return deadlines.remind(self._db, now)
 
     def expire(self, now: datetime) -> list[Promotion]:
-        """End the requests that nobody decided in their time, `now` being domain time; those that ended."""
+        """End the requests that nobody decided in their time, and remind of others, `now` being domain time; those that ended."""
+        for waiting in self.open():
+            if not _is_over(waiting, now) and promotion_notices.reminders_due(waiting, now):
+                self._db.write(functools.partial(promotion_notices.remind, promotion=waiting))
         return [
             self._leave(waiting.id, ("waiting_approval",), "expired", "mlbox", _NOBODY, stage="None")
             for waiting in self.open()
@@ -396,6 +401,7 @@ def _move(
     )
     subject = f"model:{promotion.model}/{promotion.version}"
     tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)
+    promotion_notices.tell(tx, promotion, target, reason)
 
 
 def _after_gates(promotion: Promotion) -> PromotionState:

@@ -16,7 +16,7 @@ import msgspec
 from mlbox.clock import from_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
-from mlbox.records import Webhook
+from mlbox.records import Webhook, WebhookDelivery
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.secrets import Secrets
 
@@ -28,12 +28,25 @@ EVENTS: dict[tuple[str, bool], str] = {
     ("model.alias", True): "model_version_alias.created",
     ("model.unaliased", False): "model_version_alias.deleted",
     ("model.unaliased", True): "model_version_alias.deleted",
+    ("model.stage", True): "model_version.stage_changed",
+    ("model.archived", True): "model_version.stage_changed",
+    **{
+        (f"promotion.{what}", True): f"promotion.{what}"
+        for what in (
+            *("proposed", "command", "integration", "shadow", "waiting_approval", "reminder", "approval", "approved"),
+            *("canary", "step", "paused", "resumed", "undecided", "frozen"),
+            *("completed", "rejected", "rolled_back", "withdrawn", "expired"),
+        )
+    },
 }
-"""MLflow's names by our events, and by whether they are about a version."""
+"""Names by our events, and by whether they are about a version: MLflow's where it has one, and ours for what it does not know."""
+MLFLOW = frozenset(name for name in EVENTS.values() if not name.startswith(("promotion.", "model_version.stage")))
+PROMOTION_FACTS = ("promotion", "reason", "percent", "gate", "job", "decision")
 NAMES = tuple(dict.fromkeys(EVENTS.values()))
 MAX_URL, MAX_SECRET, MAX_WEBHOOKS = 2000, 500, 100
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 AT_ONCE = 100
+MOST_DELIVERIES, MOST_STATUS = 1000, 500
 _SECRETS_OF = "~webhook"
 """Where secrets are kept: no team has such a name."""
 
@@ -197,6 +210,11 @@ class Webhooks:
             return {"version": version, **self._of_version(model, version, given)}
         if name == "model_version_alias.deleted":
             return {"alias": given.get("alias", "")}
+        if name == "model_version.stage_changed":
+            return {"version": version, "stage": given.get("stage", "Archived")}
+        if name.startswith("promotion."):
+            told = {key: given[key] for key in PROMOTION_FACTS if given.get(key) not in (None, "")}
+            return {"version": version, "state": name.partition(".")[2], **told}
         wanted = {"model_version_alias.created": ("alias",), "model_version_tag.set": ("key", "value")}.get(
             name, ("key",)
         )
@@ -223,22 +241,29 @@ class Webhooks:
         return {"source": source or "", "run_id": given.get("run"), "tags": tags, "description": description}
 
     def moved(self, webhook: Webhook, seq: int, status: str | None = None) -> None:
-        """A webhook was told of everything up to a place in the log; without a status it keeps the last one."""
-        self._db.write(
-            lambda tx: tx.run(
-                "UPDATE webhook SET seq = max(seq, ?), tries = 0, next_us = 0, status = coalesce(?, status) WHERE id = ?",
-                (seq, status, webhook.id),
-            )
-        )
+        """A webhook has nothing to be told up to a place in the log; without a status it keeps the last one."""
+        self._db.write(lambda tx: _move(tx, webhook.id, seq, status))
 
-    def failed(self, webhook: Webhook, status: str, again_us: int) -> None:
+    def took(self, webhook: Webhook, event: Pending, status: str) -> None:
+        """A webhook took an event, and is told of what came after it."""
+
+        def write(tx: Tx) -> None:
+            _move(tx, webhook.id, event.seq, status)
+            _note(tx, webhook.id, event, "delivered", status)
+
+        self._db.write(write)
+
+    def failed(self, webhook: Webhook, event: Pending, status: str, again_us: int) -> None:
         """A delivery failed and is to be tried again at a time."""
-        self._db.write(
-            lambda tx: tx.run(
+
+        def write(tx: Tx) -> None:
+            tx.run(
                 "UPDATE webhook SET tries = tries + 1, next_us = ?, status = ? WHERE id = ?",
                 (again_us, status, webhook.id),
             )
-        )
+            _note(tx, webhook.id, event, "due", status)
+
+        self._db.write(write)
 
     def gave_up(self, webhook: Webhook, event: Pending, status: str) -> None:
         """A delivery failed for good: the webhook goes on with what came after it, and the audit log says so."""
@@ -248,9 +273,48 @@ class Webhooks:
                 "UPDATE webhook SET seq = max(seq, ?), tries = 0, next_us = 0, status = ?, lost = lost + 1 WHERE id = ?",
                 (event.seq, status, webhook.id),
             )
+            _note(tx, webhook.id, event, "gave_up", status)
             tx.emit("webhook.failed", f"webhook:{webhook.name}", "system", event=event.name, reason=status[:200])
 
         self._db.write(write)
+
+    def deliveries(self, webhook_id: str, *, limit: int = 100) -> list[WebhookDelivery]:
+        """What a webhook was told, newest first, as far as it is kept; raises NotFound."""
+        rows = self._db.all(
+            "SELECT * FROM webhook_delivery WHERE webhook_id = ? ORDER BY seq DESC LIMIT ?",
+            (self.get(webhook_id).id, limit),
+        )
+        return [
+            WebhookDelivery(
+                event=row["event"],
+                state=row["state"],
+                status=row["status"],
+                tries=row["tries"],
+                at=from_us(row["at_us"]),
+            )
+            for row in rows
+        ]
+
+
+def _move(tx: Tx, webhook_id: str, seq: int, status: str | None) -> None:
+    tx.run(
+        "UPDATE webhook SET seq = max(seq, ?), tries = 0, next_us = 0, status = coalesce(?, status) WHERE id = ?",
+        (seq, status, webhook_id),
+    )
+
+
+def _note(tx: Tx, webhook_id: str, event: Pending, state: str, status: str) -> None:
+    """Record what became of a delivery; of each webhook the last ones are kept."""
+    tx.run(
+        "INSERT INTO webhook_delivery VALUES (?,?,?,?,?,?,1,?) ON CONFLICT (webhook_id, event_id) DO UPDATE"
+        " SET state = excluded.state, status = excluded.status, tries = tries + 1, at_us = excluded.at_us",
+        (webhook_id, event.id, event.seq, event.name, state, status[:MOST_STATUS], tx.now_us),
+    )
+    tx.run(
+        "DELETE FROM webhook_delivery WHERE webhook_id = :id AND seq <= (SELECT seq FROM webhook_delivery"
+        " WHERE webhook_id = :id ORDER BY seq DESC LIMIT 1 OFFSET :kept)",
+        {"id": webhook_id, "kept": MOST_DELIVERIES},
+    )
 
 
 def _check(*, name: str | None, url: str | None, events: Sequence[str] | None, secret: str | None) -> None:

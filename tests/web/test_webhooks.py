@@ -20,13 +20,14 @@ from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.outgoing import Outgoing
 from mlbox.records import Principal
-from mlbox.serve.webhooks import LONGEST_PAUSE, MOST_TRIES, Deliverer
+from mlbox.serve.webhooks import EXAMPLES, LONGEST_PAUSE, MOST_TRIES, Deliverer
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.keyfile import KeyFile
 from mlbox.store.registry import Registry
 from mlbox.store.secrets import Secrets
-from mlbox.store.webhooks import Webhooks
+from mlbox.store.webhooks import NAMES, Webhooks
+from mlbox.web.pages.phrases import PHRASES
 from tests.conftest import Server, wait_for
 
 API = "/api/2.0/mlflow"
@@ -239,6 +240,48 @@ def test_an_address_inside_is_not_asked(make_server: Callable[..., Server], rece
     assert done["success"] is False
     assert "--outgoing-allow" in done["error_message"]
     assert receiver.got == []
+
+
+def test_every_event_of_a_promotion_can_be_told() -> None:
+    assert {name for name in PHRASES if name.startswith("promotion.")} <= set(NAMES)
+    assert set(EXAMPLES) == set(NAMES)
+
+
+def test_a_promotion_is_told_step_by_step_and_each_delivery_is_recorded(box: Server, receiver: Receiver) -> None:
+    events = [{"entity": "PROMOTION", "action": name} for name in ("PROPOSED", "WAITING_APPROVAL", "WITHDRAWN")]
+    made = hook(box, receiver, events=[*events, {"entity": "MODEL_VERSION", "action": "STAGE_CHANGED"}])
+    assert made["events"] == []  # MLflow's client would not know them
+    assert set(made["mlbox_events"]) == {
+        *("promotion.proposed", "promotion.waiting_approval", "promotion.withdrawn", "model_version.stage_changed"),
+    }
+    ask(box, "POST", "registered-models/create", name="churn")
+    number = version(box)
+    path = f"/api/v1/models/churn/versions/{number}/promote"
+    promotion = box.http.post(path).json()["id"]
+    page = f"/api/v1/promotions/{promotion}"
+    wait_for(lambda: box.http.get(page).json()["state"] == "waiting_approval", what="the gates")
+    assert box.http.post(f"{page}/withdraw", json={"comment": "a mistake"}).status_code == 200
+    wait_for(lambda: len(receiver.told()) >= 5, what="five events")
+    told = [(one["entity"], one["action"]) for one in receiver.told()]
+    assert told == [
+        ("promotion", "proposed"),
+        ("promotion", "waiting_approval"),
+        ("model_version", "stage_changed"),
+        ("promotion", "withdrawn"),
+        ("model_version", "stage_changed"),
+    ]
+    last = receiver.told()[3]["data"]
+    assert last == {
+        "name": "churn",
+        "version": number,
+        "state": "withdrawn",
+        "promotion": promotion,
+        "reason": "a mistake",
+    }
+    found = f"{API}/webhooks/{made['webhook_id']}/deliveries"
+    kept = wait_for(lambda: len(k := box.http.get(found).json()["deliveries"]) == 5 and k, what="five deliveries")
+    assert {(one["state"], one["status"], one["tries"]) for one in kept} == {("delivered", "200", 1)}
+    assert kept[0]["event"] == "model_version.stage_changed"
 
 
 def test_a_long_outage_loses_one_event_and_not_those_behind_it(receiver: Receiver, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ on any code path being careful:
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
+from mlbox.store import outbox
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 registry = Migrations("registry")
@@ -432,5 +433,23 @@ def m014_gate_commands(db: Database) -> None:
             AND (json_extract(p.policy, '$.integration') IS NULL
               OR EXISTS (SELECT 1 FROM gate_result g WHERE g.promotion_id = p.id AND g.gate = 'integration')))
         BEGIN SELECT RAISE(ABORT, 'Production takes a passed integration command'); END;
+        """,
+    )
+
+
+@migration(registry)
+def m015_told(db: Database) -> None:
+    """What people are told of promotions, and what was delivered to webhooks."""
+    run_script(
+        db,
+        outbox.TABLE
+        + """
+        ALTER TABLE promotion ADD COLUMN reminded INTEGER NOT NULL DEFAULT 0;
+        CREATE TABLE webhook_delivery (
+          webhook_id TEXT NOT NULL REFERENCES webhook (id), event_id TEXT NOT NULL, seq INTEGER NOT NULL, event TEXT NOT NULL,
+          state TEXT NOT NULL, status TEXT NOT NULL, tries INTEGER NOT NULL, at_us INTEGER NOT NULL,
+          PRIMARY KEY (webhook_id, event_id)
+        ) STRICT, WITHOUT ROWID;
+        CREATE INDEX webhook_delivery_of ON webhook_delivery (webhook_id, seq);
         """,
     )

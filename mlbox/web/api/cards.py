@@ -6,7 +6,8 @@ from typing import Any
 
 from litestar import Response, get, post
 
-from mlbox.records import Card, Dossier, Governance, Principal, Promotion
+from mlbox.records import Card, Delivery, Dossier, Governance, Principal, Promotion
+from mlbox.store.promotion_notices import subject_of
 from mlbox.web.box import Box
 
 
@@ -21,6 +22,16 @@ async def waiting(box: Box) -> list[Promotion]:
 async def dossier(box: Box, promotion_id: str) -> Dossier:
     """All about a promotion: gates, comparison, fairness, shadow, card, and in what it differs from the champion."""
     return await box.call(box.governor.dossier, promotion_id)
+
+
+@get("/api/v1/promotions/{promotion_id:str}/deliveries", action="model.read")
+async def deliveries(box: Box, promotion_id: str) -> list[Delivery]:
+    """What the policy's addresses were told of a promotion, newest first, and what became of each message."""
+
+    def found() -> list[Delivery]:
+        return box.promotion_outbox.of(subject_of(box.promotions.get(promotion_id).id))
+
+    return await box.call(found)
 
 
 @get("/api/v1/models/{model:str}/versions/{version:int}/governance", action="model.read")
@@ -48,4 +59,4 @@ async def edit(box: Box, principal: Principal, model: str, data: dict[str, str])
     return await box.call(box.cards.edit, model, data, actor=principal.name)
 
 
-handlers: list[Any] = [waiting, dossier, governance, card_of_version, card, edit]
+handlers: list[Any] = [waiting, dossier, deliveries, governance, card_of_version, card, edit]

@@ -171,16 +171,17 @@ class Scheduling(Serving):
     def _open_messages(self, opening: contextlib.ExitStack) -> None:
         settings = self.settings
         self.outbox = Outbox(self._databases["jobs"])
+        self.promotion_outbox = Outbox(self._databases["registry"])
         mail = Mail(
             settings.smtp_url, settings.smtp_from, secret_in(settings.smtp_password_file, "smtp_password_file") or ""
         )
         self.courier: Courier = Courier(
-            [self.outbox, self.alert_outbox],
+            [self.outbox, self.alert_outbox, self.promotion_outbox],
             self._outgoing,
             mail,
             self.clock,
             self.bus,
-            told_by=("job.", "alert.notified"),
+            told_by=("job.", "alert.notified", "promotion."),
             channels=self.notifier,
             allow=settings.outgoing_allow,
             posts={ADDRESS: lambda message: self.lineage.request(message)},

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import msgspec
 from litestar import Request
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Principal, Webhook
+from mlbox.store.webhooks import MLFLOW
 from mlbox.web.box import Box
 from mlbox.web.mlflow import scope, wire
 from mlbox.web.mlflow.wire import Message, delete, get, patch, paths, post
@@ -64,14 +66,15 @@ class Test(Message, frozen=True, kw_only=True):
 
 
 def message(webhook: Webhook) -> dict[str, Any]:
-    """A webhook as MLflow writes it; its secret is never shown."""
-    events = [name.upper().split(".") for name in webhook.events]
+    """A webhook as MLflow writes it; its secret is never shown. Events that MLflow's client does not know stand apart."""
+    events = [name.upper().split(".") for name in webhook.events if name in MLFLOW]
     return {
         "webhook_id": webhook.id,
         "name": webhook.name,
         "description": webhook.description,
         "url": webhook.url,
         "events": [{"entity": entity, "action": action} for entity, action in events],
+        "mlbox_events": [name for name in webhook.events if name not in MLFLOW],
         "status": "ACTIVE" if webhook.active else "DISABLED",
         "creation_timestamp": wire.millis(webhook.created_at),
         "last_updated_timestamp": wire.millis(webhook.updated_at),
@@ -148,6 +151,13 @@ async def remove(box: Box, principal: Principal, webhook_id: str) -> dict[str, A
     return {}
 
 
+@get(paths("webhooks/{webhook_id:str}/deliveries"), action="webhook.read")
+async def deliveries(box: Box, webhook_id: str) -> dict[str, Any]:
+    """What a webhook was told, newest first, and what became of it; MLflow has no such list."""
+    found = await box.call(box.webhooks.deliveries, webhook_id)
+    return {"deliveries": [msgspec.to_builtins(delivery) for delivery in found]}
+
+
 @post(paths("webhooks/{webhook_id:str}/test"), action="webhook.write")
 async def test(request: Request[Any, Any, Any], box: Box, principal: Principal, webhook_id: str) -> dict[str, Any]:
     """Send a made-up event, and say what was answered."""
@@ -165,4 +175,4 @@ async def test(request: Request[Any, Any, Any], box: Box, principal: Principal, 
     return await box.call(work)
 
 
-handlers: list[Any] = [create, list_webhooks, get_webhook, update, remove, test]
+handlers: list[Any] = [create, list_webhooks, get_webhook, update, remove, deliveries, test]

@@ -8,6 +8,7 @@ from litestar import Response, get
 
 from mlbox.records import DIFFERENCES, ModelVersion, Promotion
 from mlbox.serve.shadow import figures_of
+from mlbox.store.promotion_notices import subject_of
 from mlbox.web.pages.models import Step, steps
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
@@ -59,7 +60,8 @@ def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
     ends = (*(f"up to {end:g}" for end in DIFFERENCES), f"above {DIFFERENCES[-1]:g}")
     figures = figures_of(found.shadow.samples) if found.shadow else ()
     bins = list(zip(ends, figures[0].bins, strict=True)) if figures else []
-    return {"d": found, "steps": steps(found.promotion), "own": own, "bins": bins, "figures": figures}
+    told = box.promotion_outbox.of(subject_of(promotion_id))
+    return {"d": found, "told": told, "steps": steps(found.promotion), "own": own, "bins": bins, "figures": figures}
 
 
 @get("/approvals/{promotion_id:str}", include_in_schema=False, action="model.read")

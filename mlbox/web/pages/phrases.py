@@ -144,6 +144,7 @@ PHRASES: dict[str, str] = {
     "promotion.integration": "put {name} into Staging for its integration command",
     "promotion.shadow": "began the shadow of {name}",
     "promotion.waiting_approval": "asks for someone's approval of {name}",
+    "promotion.reminder": "reminds of {name}, which waits for an approval: {reason}",
     "promotion.approved": "approved {name}",
     "promotion.approval": "approved {name}: {reason}",
     "promotion.expired": "let the request for {name} expire: {reason}",
