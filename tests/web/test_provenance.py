@@ -43,6 +43,7 @@ def test_it_is_drawn_on_a_page_that_the_endpoint_links(filled: tuple[Box, Filled
     box, made = filled
     page = Site(box).get(f"/predictions/{made.prediction}").text
     assert 'aria-label="Lineage of the prediction"' in page
+    assert f">{made.run[-8:]}</text>" in page, "an id is drawn by its end, as elsewhere"
     assert 'href="/datasets/churn@v1"' in page
     assert f"/predictions/{made.prediction}" in Site(box).get("/endpoints/churn").text
 

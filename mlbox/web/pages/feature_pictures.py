@@ -28,6 +28,8 @@ _PAGES = {
     "run": "/runs/",
 }
 _WORDS = {"model": "model version", "service": "feature service", "view": "feature view", "labels": "label set"}
+_SHORT = {"run": slice(-8, None), "job": slice(-8, None), "prediction": slice(-8, None), "code": slice(12)}
+"""Of an id or a commit, what is drawn."""
 _ORDER = (
     *("source", "view", "transform", "service", "label source", "labels", "code", "dataset", "job", "run", "model"),
     *("endpoint", "prediction", "label"),
@@ -114,7 +116,8 @@ def _box(node: LineageNode, x: int, y: int, *, here: bool) -> Box:
     page = _PAGES.get(node.kind)
     uses = f" (takes {', '.join(node.features)})" if node.features else ""
     what = _WORDS.get(node.kind, node.kind)
-    name = node.name if len(node.name) <= LETTERS else f"{node.name[: LETTERS // 2]}…{node.name[-LETTERS // 2 + 1 :]}"
+    text = node.name[_SHORT[node.kind]] if node.kind in _SHORT else node.name
+    name = text if len(text) <= LETTERS else f"{text[: LETTERS // 2]}…{text[-LETTERS // 2 + 1 :]}"
     href = f"{page}{node.name}" if page and not here else None
     return Box(x, y, what, name, f"{what} {node.name}{uses}", href, here)
 
