@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 
+from mlbox.ids import new_id
 from mlbox.records import Event
 
 Subscriber = Callable[[Event], None]
+KEPT = 512
+"""Published events that are at hand: a page asks for those since it was made."""
 _log = logging.getLogger(__name__)
 
 
@@ -23,9 +27,27 @@ class EventBus:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._subscribers: tuple[Subscriber, ...] = ()
+        self._epoch = new_id()
+        self._count = 0
+        self._kept: deque[Event] = deque(maxlen=KEPT)
+
+    @property
+    def position(self) -> str:
+        """How far the bus has come: whoever reads state after asking has seen what was published until here."""
+        return f"{self._epoch}.{self._count}"
+
+    def after(self, position: str) -> list[Event] | None:
+        """What was published since a position, oldest first; None where that is not known: too much, or another process."""
+        epoch, _, count = position.partition(".")
+        with self._lock:
+            since = self._count - int(count) if epoch == self._epoch and count.isdecimal() and len(count) < 20 else -1
+            return list(self._kept)[len(self._kept) - since :] if 0 <= since <= len(self._kept) else None
 
     def publish(self, event: Event) -> None:
         """Hand an event to every subscriber; one that raises is logged and does not stop the others."""
+        with self._lock:
+            self._count += 1
+            self._kept.append(event)
         for subscriber in self._subscribers:
             try:
                 subscriber(event)

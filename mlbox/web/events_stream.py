@@ -114,10 +114,12 @@ class _Count:
 
 
 @get("/api/v1/events", summary="Live events as server-sent events", media_type="text/event-stream", action="audit.read")
-async def events(request: Request[Any, Any, Any], box: Box, principal: Principal) -> Stream:
+async def events(
+    request: Request[Any, Any, Any], box: Box, principal: Principal, position: str | None = None
+) -> Stream:
     """What happens from now on, or from Last-Event-ID, as `data: {id, type, subject, actor, at}`.
 
-    `event: resync` says that there is a gap: read anew.
+    `event: resync` says that there is a gap: read anew. `position` is where a page stood when it was made.
     """
     if _Count.open >= MAX_STREAMS:
         raise TooMany(f"{MAX_STREAMS} event streams are open already.", hint="Close some tabs.")
@@ -129,7 +131,12 @@ async def events(request: Request[Any, Any, Any], box: Box, principal: Principal
     last = request.headers.get("last-event-id")
 
     async def missed() -> bytes:
-        return await box.call(since, box, last) if last else b""
+        if last:
+            return await box.call(since, box, last)
+        if position is None:
+            return b""
+        found = box.bus.after(position)
+        return RESYNC if found is None else b"".join(encode(event) for event in await seen(found))
 
     async def counted() -> AsyncIterator[bytes]:
         _Count.open += 1

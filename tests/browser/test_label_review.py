@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from mlbox.records import Column, LabelSet, LabelSource, ViewSpec
 from mlbox.web.box import Box
-from tests.browser.test_dashboard import DESKTOP, LABELLED, PHONE, Visitor, browser, visit  # noqa: F401  # fixtures
+from tests.browser.visitor import DESKTOP, LABELLED, PHONE, Visitor
 from tests.conftest import Server
 from tests.web.site import START, open_box
 
@@ -75,7 +75,7 @@ def _press(page: Page, key: str) -> None:
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_none_some_and_many_fit_every_screen(
     tied: Server,
-    visit: Callable[..., Visitor],  # noqa: F811
+    visit: Callable[..., Visitor],
     theme: str,
 ) -> None:
     visitor = visit(tied, color_scheme=theme)
@@ -92,7 +92,7 @@ def test_none_some_and_many_fit_every_screen(
 
 def test_a_number_key_settles_an_item_and_the_next_one_comes(
     tied: Server,
-    visit: Callable[..., Visitor],  # noqa: F811
+    visit: Callable[..., Visitor],
 ) -> None:
     visitor = visit(tied)
     visitor.sign_in()
@@ -116,7 +116,7 @@ def test_a_number_key_settles_an_item_and_the_next_one_comes(
 
 def test_an_item_that_one_cannot_decide_is_skipped_by_a_key(
     tied: Server,
-    visit: Callable[..., Visitor],  # noqa: F811
+    visit: Callable[..., Visitor],
 ) -> None:
     visitor = visit(tied)
     visitor.sign_in()
@@ -137,7 +137,7 @@ def test_an_item_that_one_cannot_decide_is_skipped_by_a_key(
     expect(page.locator("main")).to_contain_text("Nothing to review")
 
 
-def test_a_viewer_sees_it_and_is_offered_no_key(tied: Server, visit: Callable[..., Visitor]) -> None:  # noqa: F811
+def test_a_viewer_sees_it_and_is_offered_no_key(tied: Server, visit: Callable[..., Visitor]) -> None:
     visitor = visit(tied)
     visitor.sign_in("vic")
     visitor.visit("/labels/many/review")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.test_dashboard import Visitor, browser, visit  # noqa: F401  # fixtures
+from tests.browser.visitor import Visitor
 from tests.web.served import Site, open_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(300)]
@@ -20,7 +20,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     made.server.stop()
 
 
-def test_a_model_is_asked_from_its_page(site: Site, visit: Callable[..., Visitor]) -> None:  # noqa: F811
+def test_a_model_is_asked_from_its_page(site: Site, visit: Callable[..., Visitor]) -> None:
     person = visit(site.server)
     person.sign_in()
     person.visit("/endpoints/score")
@@ -40,7 +40,7 @@ def test_a_model_is_asked_from_its_page(site: Site, visit: Callable[..., Visitor
     expect(by_features.locator("[data-is=score]")).to_have_text("no finite number")
 
 
-def test_an_unknown_entity_is_answered_in_words(site: Site, visit: Callable[..., Visitor]) -> None:  # noqa: F811
+def test_an_unknown_entity_is_answered_in_words(site: Site, visit: Callable[..., Visitor]) -> None:
     person = visit(site.server)
     person.sign_in()
     person.visit("/endpoints/score")

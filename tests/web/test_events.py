@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 from collections.abc import Iterator
 
 import httpx
+import pytest
 
 from mlbox.clock import EPOCH
-from mlbox.events import EventBus
+from mlbox.events import KEPT, EventBus
 from mlbox.ids import new_id
 from mlbox.records import Event
 from mlbox.web.events_stream import QUEUE_LIMIT, RESYNC, Feed
@@ -25,9 +27,10 @@ def an_event() -> Event:
 
 
 @contextlib.contextmanager
-def listening(server: Server, **headers: str) -> Iterator[Iterator[str]]:
+def listening(server: Server, position: str | None = None, **headers: str) -> Iterator[Iterator[str]]:
     """The lines of a stream."""
-    with server.http.stream("GET", "/api/v1/events", headers=headers) as answer:
+    params = {"position": position} if position is not None else {}
+    with server.http.stream("GET", "/api/v1/events", params=params, headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
         yield answer.iter_lines()
@@ -62,6 +65,44 @@ def test_who_comes_back_gets_what_it_missed(server: Server) -> None:
 def test_who_names_an_event_that_is_none_is_told_to_read_anew(server: Server) -> None:
     with listening(server, **{"Last-Event-ID": "no such"}) as lines:
         assert "event: resync" in (next(lines), next(lines), next(lines))
+
+
+def position_of(page: str) -> str:
+    found = re.search(r'<meta name="position" content="([^"]+)">', page)
+    assert found
+    return found[1]
+
+
+def test_what_happened_while_a_page_was_on_its_way_is_heard(server: Server) -> None:
+    page = server.http.get("/runs", headers={"accept": "text/html"}).text
+    make_user(server, "ada")
+    make_user(server, "grace")
+    with listening(server, position_of(page)) as lines:
+        assert [next_event(lines)["subject"] for _ in range(2)] == ["user:ada", "user:grace"]
+    page = server.http.get("/runs", headers={"accept": "text/html"}).text
+    with listening(server, position_of(page)) as lines:
+        make_user(server, "edsger")
+        assert next_event(lines)["subject"] == "user:edsger"
+
+
+@pytest.mark.parametrize("position", ["", "nowhere", "a.b.c", f"{new_id()}.1", "1." + "9" * 5000])
+def test_a_page_of_another_process_is_told_to_read_anew(server: Server, position: str) -> None:
+    with listening(server, position) as lines:
+        assert "event: resync" in (next(lines), next(lines), next(lines))
+
+
+def test_a_position_is_exact_until_more_happened_than_is_kept() -> None:
+    bus = EventBus()
+    events = [an_event() for _ in range(KEPT + 1)]
+    start = bus.position
+    for event in events[:KEPT]:
+        bus.publish(event)
+    assert bus.after(start) == events[:KEPT]
+    here = bus.position
+    bus.publish(events[KEPT])
+    assert bus.after(start) is None
+    assert bus.after(here) == events[KEPT:]
+    assert bus.after(bus.position) == []
 
 
 def test_twenty_open_streams_do_not_hold_up_the_end(server: Server) -> None:

@@ -182,6 +182,14 @@ def home(group: AlertGroup) -> str:
     return f"/features/{quote(group.name)}" if group.kind == "view" else "/monitoring?state=firing"
 
 
+def raw(value: float | timedelta | None, unit: str = "") -> Markup:
+    """A measured value on its table cell, as it is: what a CSV of the table has instead of what people read."""
+    if value is None:
+        return Markup("")
+    plain = value.total_seconds() if isinstance(value, timedelta) else value
+    return Markup(' data-value="{}"').format(plain) + (Markup(' data-unit="{}"').format(unit) if unit else Markup(""))
+
+
 FILTERS = {
     f.__name__: f
     for f in (
@@ -197,6 +205,7 @@ FILTERS = {
         utc,
         when,
         moment,
+        raw,
         in_zone,
         short,
         head,

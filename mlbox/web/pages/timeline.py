@@ -22,6 +22,7 @@ LEFT, WIDTH, LANE, GAP, TOP = 120, 1100, 22, 8, 26
 MOST_LANES = 12
 LETTER = 7
 NO_GPU = "no GPU"
+COLUMNS = ("device", "job", "name", "attempt", "user", "outcome", "began", "ended")
 
 
 class Bar(NamedTuple):
@@ -35,6 +36,8 @@ class Bar(NamedTuple):
     """What there is room for."""
     title: str
     href: str | None
+    cells: tuple[str | int | None, ...]
+    """What it stands for, in the order of COLUMNS."""
 
 
 class Device(NamedTuple):
@@ -56,6 +59,7 @@ class Drawing(NamedTuple):
     devices: tuple[Device, ...]
     bars: tuple[Bar, ...]
     ticks: tuple[tuple[float, str], ...]
+    columns: tuple[str, ...]
 
 
 def lanes(attempts: Iterable[tuple[datetime, datetime]]) -> list[int]:
@@ -83,11 +87,11 @@ def draw(attempts: Sequence[AttemptSpan], gpus: Sequence[Gpu], since: datetime, 
         placed = lanes((one.started_at, one.ended_at or until) for one in spans)
         height = LANE * min(max(placed, default=0) + 1, MOST_LANES)
         shown = [(one, lane) for one, lane in zip(spans, placed, strict=True) if lane < MOST_LANES]
-        bars += [_bar(one, y + lane * LANE, since, until) for one, lane in shown]
         name = names.get(device) or (NO_GPU if not device else f"{device[:10]} (gone)")
+        bars += [_bar(one, name, y + lane * LANE, since, until) for one, lane in shown]
         devices.append(Device(name, y, height, len(spans) - len(shown)))
         y += height + GAP
-    return Drawing(WIDTH, y, LEFT, tuple(devices), tuple(bars), _ticks(since, until))
+    return Drawing(WIDTH, y, LEFT, tuple(devices), tuple(bars), _ticks(since, until), COLUMNS)
 
 
 def _x(moment: datetime, since: datetime, until: datetime) -> float:
@@ -95,7 +99,7 @@ def _x(moment: datetime, since: datetime, until: datetime) -> float:
     return round(LEFT + (WIDTH - LEFT) * min(max(share, 0.0), 1.0), 1)
 
 
-def _bar(one: AttemptSpan, y: int, since: datetime, until: datetime) -> Bar:
+def _bar(one: AttemptSpan, device: str, y: int, since: datetime, until: datetime) -> Bar:
     x, end = _x(one.started_at, since, until), _x(one.ended_at or until, since, until)
     width = max(end - x, 2)
     name = (one.name or one.job[-8:]) if one.job else "another team's"
@@ -103,7 +107,9 @@ def _bar(one: AttemptSpan, y: int, since: datetime, until: datetime) -> Bar:
     room = int((width - 10) / LETTER)
     text = name if len(name) <= room else f"{name[: room - 1]}…" if room > 3 else ""
     title = f"{name}, attempt {one.number}: {words(one.outcome)}, {took}" + (f", {one.user}" if one.user else "")
-    return Bar(x, y, width, kind(one.outcome), text, title, f"/jobs/{one.job}" if one.job else None)
+    ended = one.ended_at.isoformat() if one.ended_at else None
+    cells = (device, one.job, name, one.number, one.user, one.outcome, one.started_at.isoformat(), ended)
+    return Bar(x, y, width, kind(one.outcome), text, title, f"/jobs/{one.job}" if one.job else None, cells)
 
 
 def _ticks(since: datetime, until: datetime) -> tuple[tuple[float, str], ...]:

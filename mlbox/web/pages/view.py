@@ -135,6 +135,7 @@ class View:
         """What the frame around every page shows."""
         clock = self.box.clock
         return {
+            "position": self.box.bus.position,
             "view": self,
             "replay": clock.replay,
             "domain_now": clock.now(),

@@ -3,6 +3,8 @@ import "./copy.js";
 import "./form.js";
 import "./keys.js";
 import "./live.js";
+import "./picture.js";
+import "./table.js";
 import "./theme.js";
 import "./time.js";
 import "./try.js";

@@ -1,5 +1,7 @@
 // <mlbox-chart data-chart='{"x": "step", "series": [{"label", "points": [[x, y]]}]}'>: lines, or with "kind": "steps" a
 // distribution. With "time": true x is seconds since 1970, drawn in UTC.
+import { csv, exportBar, png } from "./export.js";
+
 const PALETTE = 6;
 const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 10 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
 
@@ -34,12 +36,15 @@ class Chart extends HTMLElement {
     this.classList.toggle("single", this.spec.series.length === 1);
     this.draw();
     this.watcher.observe(this);
+    this.bar = exportBar(this.dataset.name, { PNG: () => this.image(), CSV: async () => this.rows() });
+    this.after(this.bar); // an image to a screen reader, it may hold no button
   }
 
   disconnectedCallback() {
     this.dark.removeEventListener("change", this.again);
     document.removeEventListener("mlbox:theme", this.again);
     this.watcher.disconnect();
+    this.bar.remove();
     this.plot?.destroy();
     this.plot = null;
   }
@@ -52,6 +57,41 @@ class Chart extends HTMLElement {
     this.plot?.destroy();
     this.replaceChildren();
     this.plot = new window.uPlot(this.options(), aligned(this.spec.series), this);
+  }
+
+  rows() {
+    const { x, time, series } = this.spec;
+    const [at, ...lines] = aligned(series);
+    const moment = (value) => (time ? new Date(value * 1000).toISOString() : value);
+    return csv([[x, ...series.map((one) => one.label)], ...at.map((value, row) => [moment(value), ...lines.map((line) => line[row])])]);
+  }
+
+  // The plot on the page's own ground, under its name and the names of its lines.
+  image() {
+    const plot = this.plot.ctx.canvas;
+    const ratio = window.devicePixelRatio;
+    const head = 24 * ratio;
+    const canvas = Object.assign(document.createElement("canvas"), { width: plot.width, height: plot.height + 2 * head });
+    const pen = canvas.getContext("2d");
+    pen.fillStyle = color(this, "surface");
+    pen.fillRect(0, 0, canvas.width, canvas.height);
+    pen.drawImage(plot, 0, head);
+    pen.textBaseline = "middle";
+    pen.font = `600 ${13 * ratio}px ${getComputedStyle(this).fontFamily}`;
+    pen.fillStyle = color(this, "text");
+    pen.fillText(this.dataset.name, 8 * ratio, head / 2);
+    pen.font = `${11 * ratio}px ${getComputedStyle(this).fontFamily}`;
+    let left = 8 * ratio;
+    for (const [at, { label, guide }] of this.spec.series.entries()) {
+      pen.fillStyle = this.stroke(guide, at);
+      pen.fillText(label, left, plot.height + 1.5 * head);
+      left += pen.measureText(label).width + 14 * ratio;
+    }
+    return png(canvas);
+  }
+
+  stroke(guide, at) {
+    return color(this, guide ? "bad" : `series-${(at % PALETTE) + 1}`);
   }
 
   options() {
@@ -88,7 +128,7 @@ class Chart extends HTMLElement {
   }
 
   line({ label, points, guide }, at) {
-    const stroke = color(this, guide ? "bad" : `series-${(at % PALETTE) + 1}`);
+    const stroke = this.stroke(guide, at);
     if (guide) return { label, stroke, width: 1, dash: [5, 5], value: (_, v) => short(v), points: { show: false }, spanGaps: true };
     const steps = this.spec.kind === "steps";
     return {

@@ -4,11 +4,13 @@
 const GATHER_MS = 400;
 const parts = new Set();
 let source = null;
+let position = document.querySelector("meta[name=position]")?.content; // what happens while a page is on its way is told, too
 let focused = -1;
 
 function listen() {
   if (source || document.hidden || parts.size === 0) return;
-  source = new EventSource("/api/v1/events");
+  source = new EventSource(position ? `/api/v1/events?position=${position}` : "/api/v1/events");
+  position = "";
   source.onmessage = (message) => {
     const noun = JSON.parse(message.data).subject.split(":")[0];
     for (const part of parts) if (part.nouns.has(noun)) part.stale();
@@ -27,7 +29,10 @@ document.addEventListener("visibilitychange", () => {
   parts.forEach((part) => part.stale());
 });
 window.addEventListener("pagehide", hush);
-window.addEventListener("pageshow", listen);
+window.addEventListener("pageshow", (event) => {
+  listen();
+  if (event.persisted) parts.forEach((part) => part.stale());
+});
 
 const FOCUSABLE = "a[href], button, input, select, textarea, summary, [tabindex]";
 
@@ -37,8 +42,10 @@ class Live extends HTMLElement {
     parts.add(this);
     const every = Number(this.getAttribute("every"));
     if (every > 0) this.beat = setInterval(() => this.stale(), every * 1000);
-    if (focused >= 0) this.querySelectorAll(FOCUSABLE)[focused]?.focus({ preventScroll: true });
+    const held = focused;
     focused = -1;
+    // What is inside has to stand first: its own elements bring buttons.
+    if (held >= 0) queueMicrotask(() => this.querySelectorAll(FOCUSABLE)[held]?.focus({ preventScroll: true }));
     listen();
   }
 
