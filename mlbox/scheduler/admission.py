@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from mlbox.errors import NotAuthorised
+from mlbox.errors import NotAuthorised, NotFound
 from mlbox.records import DatasetVersion, Job, JobPlan, JobSpec, Principal, Rerun
 from mlbox.scheduler.divergence import check_rules
 from mlbox.scheduler.scheduler import Scheduler, default_experiment
@@ -74,8 +74,15 @@ class Admission:
         self._teams.require(principal, "run.create", name=spec.experiment or default_experiment(spec.team))
         check_rules(spec.rules)
         check_notify(spec.notify)
-        datasets = tuple(self._datasets(ref).ref for ref in spec.datasets)
+        datasets = tuple(self._dataset(ref) for ref in spec.datasets)
         return msgspec.structs.replace(spec, datasets=datasets, secrets=self._use_secrets(spec, principal))
+
+    def _dataset(self, ref: str) -> str:
+        try:
+            return self._datasets(ref).ref
+        except NotFound as err:
+            err.field = "datasets"  # of the job, whatever the store calls it
+            raise
 
     def _use_secrets(self, spec: JobSpec, principal: Principal) -> dict[str, str]:
         """By variable, as TEAM/NAME; raises unless whoever submits is a member of the secret's team."""

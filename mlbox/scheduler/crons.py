@@ -75,6 +75,10 @@ class CronRunner:
         """A new cron; see `Crons.add`."""
         return self.crons.add(spec, owner=owner, now=self._clock.real())
 
+    def change(self, name: str, spec: CronSpec, *, actor: str) -> Cron:
+        """Put another spec in a cron's place."""
+        return self.crons.change(name, spec, actor=actor, now=self._clock.real())
+
     def pause(self, name: str, paused: bool, *, actor: str) -> Cron:
         """Let a cron rest, or go on."""
         return self.crons.pause(name, paused, actor=actor, now=self._clock.real())

@@ -103,6 +103,27 @@ class Crons:
 
         self._db.write(write)
 
+    def change(self, name: str, spec: CronSpec, *, actor: str, now: datetime) -> Cron:
+        """Put another spec in a cron's place, from its next time on; raises NotFound, and otherwise as `add` does."""
+        cron = self.get(name)
+        check(spec, now)
+        team = spec.job.team
+
+        def write(tx: Tx) -> None:
+            if tx.one("SELECT 1 FROM cron WHERE team = ? AND name = ? AND id <> ?", (team, spec.name, cron.id)):
+                raise AlreadyExists(
+                    f"The team {team} has a cron {spec.name!r}.", hint="Take another name.", field="name"
+                )
+            after = None if cron.paused else _next_us(spec, now)
+            tx.run(
+                "UPDATE cron SET name = ?, team = ?, spec = ?, next_us = ? WHERE id = ?",
+                (spec.name, team, spec.to_json().decode(), after, cron.id),
+            )
+            tx.emit("cron.changed", f"cron:{cron.id}", actor, name=spec.name, team=team)
+
+        self._db.write(write)
+        return self.get(cron.id)
+
     def pause(self, name: str, paused: bool, *, actor: str, now: datetime) -> Cron:
         """Let a cron rest, or go on: what would have come in the meantime is not made up for. Raises NotFound."""
         cron = self.get(name)

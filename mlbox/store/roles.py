@@ -90,7 +90,7 @@ ACTIONS: dict[str, Action] = {
     "job.submit": Action("member", "named", "submit a job"),
     "cron.read": Action("viewer", "any", "see the crons of one's teams"),
     "cron.add": Action("member", "named", "add a cron, whose jobs are submitted in one's name"),
-    "cron.change": Action("member", "owner", "pause, resume, fire and remove a cron of one's own"),
+    "cron.change": Action("member", "owner", "change, pause, resume, fire and remove a cron of one's own"),
     "cron.change-any": Action("admin", "owner", "pause, resume and remove another's cron"),
     "quota.read": Action("viewer", "any", "see queues, quotas, and what each team used"),
     "quota.set": Action("admin", "box", "make queues, and say what teams may hold"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -235,6 +236,26 @@ def test_a_cron_rests_and_goes_on(house: House) -> None:
     with pytest.raises(NotFound):
         house.runner.crons.get("nightly")
     assert len(house.jobs) == 1
+
+
+def test_a_cron_is_changed_and_keeps_its_past(house: House) -> None:
+    house.add()
+    house.wait(hours=15)
+    house.end_all()
+    other = CronSpec(name="weekly", job=JobSpec(command=("date",)), schedule="0 4 * * *")
+    changed = house.runner.change("nightly", other, actor="ann")
+    assert changed.next_at == datetime(2026, 3, 3, 4, tzinfo=UTC)
+    assert changed.last_job == house.jobs[0].id
+    house.wait(hours=1)
+    assert [job.spec.command for job in house.jobs] == [("date",), ("true",)]
+    house.runner.pause("weekly", True, actor="ann")
+    assert house.runner.change("weekly", other, actor="ann").next_at is None
+    house.add()
+    with pytest.raises(AlreadyExists) as refused:
+        house.runner.change("weekly", msgspec.structs.replace(other, name="nightly"), actor="ann")
+    assert refused.value.field == "name"
+    with pytest.raises(InvalidInput):
+        house.runner.change("weekly", msgspec.structs.replace(other, schedule="never"), actor="ann")
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ class Filled:
                 "/labels/left/review",
             ),
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
+            *("/jobs/new", f"/jobs/new?from={self.job}", "/crons/new", f"/crons/new?from={self.job}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
             *(
@@ -192,7 +193,18 @@ class Filled:
 
 EMPTY_PAGES = [
     *("/", "/features", "/datasets", "/labels", "/jobs", "/crons", "/runs", "/models", "/approvals"),
-    *("/endpoints", "/monitoring", "/audit", "/admin", "/account", "/api", "/search", "/timeline"),
+    *(
+        "/endpoints",
+        "/monitoring",
+        "/audit",
+        "/admin",
+        "/account",
+        "/api",
+        "/search",
+        "/timeline",
+        "/jobs/new",
+        "/crons/new",
+    ),
 ]
 
 

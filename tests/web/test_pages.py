@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import to_builtins
 from msgspec.structs import replace
 
 from mlbox.cli.main import COMMANDS, load
 from mlbox.errors import Unavailable
-from mlbox.records import Gpu
+from mlbox.records import Gpu, Job, JobSpec
 from mlbox.store.jobs import MOVES as JOB_MOVES
 from mlbox.store.promotions import MOVES as PROMOTION_MOVES
 from mlbox.web.auth import COOKIE
@@ -25,6 +26,7 @@ from mlbox.web.pages.headers import POLICY
 from mlbox.web.pages.models import steps
 from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.signin import local_path
+from mlbox.web.pages.submitting import codes
 from mlbox.web.pages.view import part
 from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box
 
@@ -395,3 +397,50 @@ def test_a_cron_says_when_it_comes_and_offers_what_one_may_do(box: Box, site: Si
     box.crons.pause(filled.cron, False, actor="ada")
     box.access.create_user("guest", "viewer", actor="admin")
     assert f"/api/v1/crons/{filled.cron}/pause" not in Site(box, "guest").get("/crons").text
+
+
+def test_who_may_not_submit_is_offered_no_form(box: Box, site: Site, filled: Filled) -> None:
+    box.access.create_user("onlooker", "viewer", actor="admin")
+    onlooker = Site(box, "onlooker")
+    for path, link in (
+        ("/jobs", "/jobs/new"),
+        (f"/jobs/{filled.job}", f"/jobs/new?from={filled.job}"),
+        ("/crons", "/crons/new"),
+    ):
+        assert link in Page(site.get(path)).links
+        assert link not in Page(onlooker.get(path)).links
+    for path in ("/jobs/new", "/crons/new", f"/crons/{filled.cron}/edit"):
+        assert onlooker.get(path).status_code == 403
+    assert f"/crons/{filled.cron}/edit" not in Page(site.get(f"/crons/{filled.cron}")).links  # it is ada's
+    assert f"/crons/{filled.cron}/edit" in Page(Site(box, "ada").get(f"/crons/{filled.cron}")).links
+
+
+def test_only_its_owner_changes_a_cron(box: Box, site: Site, filled: Filled) -> None:
+    spec = box.crons.crons.get(filled.cron).spec
+    body = to_builtins(replace(spec, schedule="0 4 * * *"))
+    bearer = {"authorization": f"Bearer {box.access.create_token('grace', 'x', actor='grace')[1]}"}
+    refused = site.request("PUT", f"/api/v1/crons/{filled.cron}", json=body, headers=bearer)
+    assert refused.status_code == 403
+    assert "is ada's" in refused.json()["error"]["message"]
+    assert site.get(f"/crons/{filled.cron}/edit").status_code == 403
+    bearer = {"authorization": f"Bearer {box.access.create_token('ada', 'x', actor='ada')[1]}"}
+    changed = site.request("PUT", f"/api/v1/crons/{filled.cron}", json=body, headers=bearer)
+    assert changed.json()["spec"]["schedule"] == "0 4 * * *"
+    body["job"]["team"] = "none-such"
+    assert site.request("PUT", f"/api/v1/crons/{filled.cron}", json=body, headers=bearer).status_code in (403, 404)
+    box.crons.change(filled.cron, spec, actor="ada")
+
+
+def test_code_that_was_sent_once_is_offered_once(box: Box) -> None:
+    code = {"snapshot": "a" * 64, "git_commit": "b" * 40}
+    jobs = [fake_job(number, JobSpec(command=("x",), **code)) for number in range(3)]
+    jobs.append(fake_job(9, JobSpec(command=("x",), snapshot="c" * 64)))
+    offered = codes(jobs, JobSpec(command=()))
+    assert [(one.fields, one.chosen) for one in offered] == [(code, False), ({"snapshot": "c" * 64}, False)]
+    assert offered[0].words.startswith("commit bbbbbbbbbb, of ")
+    own = codes(jobs, JobSpec(command=(), **code))
+    assert [one.chosen for one in own] == [True, False]
+
+
+def fake_job(number: int, spec: JobSpec) -> Job:
+    return Job(id=f"job-{number}", user="ada", spec=spec, state="queued", created_at=START)

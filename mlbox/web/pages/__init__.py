@@ -27,12 +27,13 @@ from mlbox.web.pages import (
     secrets,
     signin,
     static,
+    submitting,
     teams,
     timeline,
 )
 
 PAGES = (
-    *(signin, static, overview, features, datasets, deleted, labels, jobs, timeline, crons, runs, secrets),
+    *(signin, static, overview, features, datasets, deleted, labels, submitting, jobs, timeline, crons, runs, secrets),
     *(models, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

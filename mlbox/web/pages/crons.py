@@ -43,6 +43,7 @@ def _list(view: View, after: str | None) -> dict[str, Any]:
     return {
         "crons": [(cron, _when(cron), _may_change(view, cron)) for cron in shown],
         "next": next_page(view, last),
+        "may_add": view.may_somewhere("member"),
     }
 
 
@@ -60,6 +61,7 @@ def _cron(view: View, name: str) -> dict[str, Any]:
         "times": _times(cron, view.box.clock.real()),
         "firings": view.box.crons.crons.firings(cron.id, limit=MOST_FIRINGS),
         "may_change": _may_change(view, cron),
+        "is_own": view.principal is not None and cron.owner == view.principal.name,
     }
 
 

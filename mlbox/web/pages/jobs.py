@@ -30,6 +30,7 @@ def _list(view: View, state: str | None, user: str | None, after: str | None) ->
         "states": get_args(JobState),
         "state": wanted,
         "user": user or "",
+        "may_submit": view.may_somewhere("member"),
         "counts": scheduler.counts(),
         "others": [entry for entry in scheduler.queue() if entry.id is None],
         "line": part(scheduler.line),
@@ -69,6 +70,7 @@ def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
         "attempt": shown,
         "may_stop": may_act and job.state in OPEN and job.state != "stopping",
         "may_retry": may_act and job.state not in OPEN,
+        "may_submit": view.may_somewhere("member"),
     }
 
 

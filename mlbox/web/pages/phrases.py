@@ -101,6 +101,7 @@ PHRASES: dict[str, str] = {
     "job.lost": "lost {name}: {reason}",
     "cron.added": "has {name} come again by itself",
     "cron.removed": "ended the cron {name}",
+    "cron.changed": "changed the cron {name}",
     "cron.paused": "paused the cron {name}",
     "cron.resumed": "let the cron {name} go on",
     "cron.skipped": "left the cron {name} out once: {reason}",

@@ -121,6 +121,11 @@ class View:
             who is not None and who.job_id is None and at_least(teams.role_in(who, team or teams.team_of(name)), role)
         )
 
+    def may_somewhere(self, role: Role) -> bool:
+        """True for who has at least this role in some team."""
+        who = self.principal
+        return who is not None and who.job_id is None and at_least(self.box.teams.highest(who), role)
+
     async def page(
         self, template: str, fetch: Callable[[], Mapping[str, Any]], *, status: int = 200
     ) -> Response[bytes]:

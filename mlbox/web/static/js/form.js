@@ -1,8 +1,18 @@
 // <mlbox-form>: sends the form inside it to the JSON API, with the page's form token, and says what came of it.
 // A field that the address names as {field} goes into the address, the others into the body.
 //   data-confirm   a question to ask first
-//   data-then      where to go afterwards; without it the page is read anew
+//   data-then      where to go afterwards, {field} being one of the answer; without it the page is read anew
 //   data-show      the field of the answer to show instead of leaving (a secret that is shown once)
+export const token = () => document.querySelector("meta[name=csrf]").content;
+
+// What a form itself cannot take, in the shape of the API's errors.
+export class Refusal extends Error {
+  constructor(message, field, hint = "") {
+    super(message);
+    Object.assign(this, { field, hint });
+  }
+}
+
 export class Form extends HTMLElement {
   connectedCallback() {
     this.form = this.querySelector("form");
@@ -15,30 +25,33 @@ export class Form extends HTMLElement {
   async send(submitter) {
     const question = submitter?.dataset.confirm ?? this.dataset.confirm;
     if (question && !window.confirm(question)) return;
-    const values = this.values(submitter);
-    const address = (submitter?.getAttribute("formaction") ?? this.form.getAttribute("action")).replace(
-      /\{(\w+)\}/g,
-      (_, name) => {
-        const value = values[name] ?? "";
-        delete values[name];
-        return encodeURIComponent(value);
-      },
-    );
+    const gathered = this.gather(submitter); // a button that is disabled would be left out
     this.say("", "");
     this.busy(true);
     try {
+      const values = await gathered;
+      const given = submitter?.getAttribute("formaction") ?? this.form.getAttribute("action");
+      const address = given.replace(/\{(\w+)\}/g, (_, name) => {
+        const value = values[name] ?? "";
+        delete values[name];
+        return encodeURIComponent(value);
+      });
       const response = await fetch(address, {
         method: this.dataset.method ?? "POST",
-        headers: { "content-type": "application/json", "x-csrf-token": document.querySelector("meta[name=csrf]").content },
+        headers: { "content-type": "application/json", "x-csrf-token": token() },
         body: JSON.stringify(values),
         redirect: "manual",
       });
-      await this.answered(response);
-    } catch {
-      this.say("bad", "The server did not answer. Is it running?");
+      await this.answered(response, submitter);
+    } catch (error) {
+      this.refused(error instanceof Refusal ? error : { message: "The server did not answer. Is it running?", hint: "" });
     } finally {
       this.busy(false);
     }
+  }
+
+  async gather(submitter) {
+    return this.values(submitter);
   }
 
   // Fields left empty are left out: the API's defaults stand in for them. One with data-json holds JSON, the button's own too.
@@ -52,11 +65,21 @@ export class Form extends HTMLElement {
   async answered(response) {
     if (response.ok || response.type === "opaqueredirect") {
       if (this.dataset.show) return this.reveal((await response.json())[this.dataset.show]);
-      if (this.dataset.then) return location.assign(this.dataset.then);
+      if (this.dataset.then) return location.assign(await this.next(response));
       return location.reload();
     }
     const { error } = await response.json().catch(() => ({ error: null }));
-    this.say("bad", error ? `${error.message} ${error.hint}`.trim() : `The server answered ${response.status}.`);
+    this.refused(error ?? { message: `The server answered ${response.status}.`, hint: "" });
+  }
+
+  async next(response) {
+    if (!this.dataset.then.includes("{")) return this.dataset.then;
+    const answer = await response.json();
+    return this.dataset.then.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(answer[name]));
+  }
+
+  refused({ message, hint }) {
+    this.say("bad", `${message} ${hint}`.trim());
   }
 
   reveal(secret) {

@@ -25,3 +25,14 @@ class Time extends HTMLElement {
 }
 
 customElements.define("mlbox-time", Time);
+
+// <mlbox-here>: a moment by the viewer's own clock, which only the browser knows.
+class Here extends HTMLElement {
+  connectedCallback() {
+    const time = this.querySelector("time");
+    time.title = time.dateTime;
+    time.textContent = new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+  }
+}
+
+customElements.define("mlbox-here", Here);
