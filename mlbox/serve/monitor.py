@@ -209,6 +209,19 @@ class Monitor:
         )
         return [msgspec.json.decode(row["result"], type=DriftResult) for row in rows]
 
+    def checks(self, model: str, most: int) -> list[list[DriftResult]]:
+        """The results of a model's last checks, oldest first, each by feature."""
+        rows = self._db.all(
+            "SELECT check_id, result FROM drift WHERE model = :model AND visible('model', :model) AND check_id IN"
+            " (SELECT DISTINCT check_id FROM drift WHERE model = :model ORDER BY check_id DESC LIMIT :most)"
+            " ORDER BY check_id, feature",
+            {"model": model, "most": most},
+        )
+        found: dict[str, list[DriftResult]] = {}
+        for row in rows:
+            found.setdefault(row["check_id"], []).append(msgspec.json.decode(row["result"], type=DriftResult))
+        return list(found.values())
+
     def history(self, model: str, feature: str, limit: int = 1000) -> list[DriftResult]:
         """A feature's last results, oldest first."""
         rows = self._db.all(

@@ -17,6 +17,7 @@ from mlbox.errors import Unavailable
 from mlbox.records import Event
 from mlbox.serve.webhooks import Deliverer
 from mlbox.settings import Settings
+from mlbox.store.adoption import Adoption
 from mlbox.store.retention import Retention
 from mlbox.store.search import Search
 from mlbox.store.webhooks import Webhooks
@@ -47,6 +48,7 @@ class Box(Scheduling):
             self._open_retention(opening)
             self._open_webhooks(opening)
             self.search = Search(self._databases)
+            self.adoption = Adoption(self._databases)
             self.access.bootstrap(self.data_dir.root)
             self.scheduler.start()
             with contextlib.suppress(Unavailable):  # /readyz says that the registry is down

@@ -7,6 +7,7 @@ from typing import Any
 from mlbox.web.pages import (
     account,
     admin,
+    adoption,
     alerts,
     api_docs,
     approvals,
@@ -34,6 +35,7 @@ from mlbox.web.pages import (
 
 PAGES = (
     *(signin, static, overview, features, datasets, deleted, labels, submitting, jobs, timeline, crons, runs, secrets),
-    *(models, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, api_docs, search),
+    *(models, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, adoption),
+    *(api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

@@ -15,6 +15,7 @@ from mlbox.records import AlertState, BusinessSeries, DriftResult
 from mlbox.serve.drift import ALERT, INVESTIGATE
 from mlbox.serve.reference import load_reference
 from mlbox.web.box import Box
+from mlbox.web.pages import heatmap
 from mlbox.web.pages.models import worst_first
 from mlbox.web.pages.overview import firing
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
@@ -69,6 +70,7 @@ def _model(view: View, model: str) -> dict[str, Any]:
         "health": part(lambda: box.health.of(model)),
         "group": firing_now,
         "drift": part(functools.partial(worst_first, box, model)),
+        "heatmap": part(lambda: heatmap.spec(model, box.monitor.checks(model, heatmap.MOST_CHECKS))),
         "performance": {model: part(functools.partial(box.performance.measure, model))},
         "estimated": part(functools.partial(box.monitor.estimate, model)),
         "concept": part(functools.partial(box.concept.measure, model)),

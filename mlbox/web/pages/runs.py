@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -18,7 +19,10 @@ COLUMNS = 4
 """Metrics that the list shows: those that most of its runs have."""
 MAX_POINTS = 600
 """Points of one line: more than a screen has pixels for adds nothing but weight."""
-MAX_COMPARED = 12
+MAX_COMPARED = 200
+MOST_AXES = 12
+POINTS_IN_ALL = 7200
+"""That the lines of one chart share, so that many runs do not weigh more than a few."""
 MAX_DATASETS = 8
 """That are drawn beside each other."""
 
@@ -53,16 +57,17 @@ async def runs(view: View, experiment: str | None = None, after: str | None = No
 # -- charts -------------------------------------------------------------------------------------------------------------
 
 
-def drawn_points(box: Box, run_id: str, key: str) -> list[tuple[int, float]]:
+def drawn_points(box: Box, run_id: str, key: str, most: int = MAX_POINTS) -> list[tuple[int, float]]:
     """A metric's line: every point, or the extremes of each bucket of steps."""
-    return box.tracker.curve(run_id, key, most=MAX_POINTS).points
+    return box.tracker.curve(run_id, key, most=most).points
 
 
 def charts(box: Box, runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A chart for each metric that has a history: a line for each run."""
     drawn = []
+    most = min(MAX_POINTS, POINTS_IN_ALL // max(1, len(runs)))
     for key in sorted({key for run in runs for key in run.metrics}):
-        lines = [(run, drawn_points(box, run.id, key)) for run in runs if key in run.metrics]
+        lines = [(run, drawn_points(box, run.id, key, most)) for run in runs if key in run.metrics]
         names = dict(zip((run.id for run in runs), titles(runs), strict=True))
         series = [{"label": names[run.id], "points": points} for run, points in lines if points]
         if any(len(line["points"]) > 1 for line in series):
@@ -129,7 +134,40 @@ def _compare(view: View, ids: Sequence[str]) -> dict[str, Any]:
         "params": _table(found, "params"),
         "metrics": _table(found, "metrics"),
         "charts": charts(view.box, found),
+        "parcoords": parcoords(found),
     }
+
+
+def parcoords(runs: Sequence[Run]) -> dict[str, Any] | None:
+    """What `<mlbox-parcoords>` draws: the parameters that differ, then the metrics; None where there are not two axes."""
+    params = [
+        (name, [_as_number(value) for value in values]) for name, values, differs in _table(runs, "params") if differs
+    ]
+    metrics: list[tuple[str, list[float | str | None]]] = [
+        (name, [None if metric is None else _finite(metric.value) for metric in values])
+        for name, values, _ in _table(runs, "metrics")
+    ]
+    kept = metrics[: max(MOST_AXES // 2, MOST_AXES - len(params))]
+    axes = [*params[: MOST_AXES - len(kept)], *kept]
+    axes = [(name, values) for name, values in axes if any(value is not None for value in values)]
+    if len(axes) < 2:
+        return None
+    return {
+        "label": "Runs by parameters and metrics",
+        "axes": [{"name": name, "values": values} for name, values in axes],
+        "runs": [{"name": name, "href": f"/runs/{run.id}"} for name, run in zip(titles(runs), runs, strict=True)],
+    }
+
+
+def _as_number(text: str | None) -> float | str | None:
+    try:
+        return None if text is None else _finite(float(text))
+    except ValueError:
+        return text
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _table(runs: Sequence[Run], field: str) -> list[tuple[str, list[Any], bool]]:
