@@ -51,7 +51,8 @@ def test_drift_is_seen_by_feature_and_time(pictured: tuple[Server, list[str]], v
         rows = list(csv.DictReader(file))
     assert [(row["feature"], row["version"], row["verdict"]) for row in rows] == [(FEATURE, "1", "alert")] * 2
     page.get_by_role("group", name="Drift of churn by feature and time").get_by_role("link", name=FEATURE).click()
-    page.wait_for_url(f"**/monitoring/churn/{FEATURE}")
+    page.wait_for_url("**/monitoring/churn/spend*")
+    expect(page.get_by_role("heading", level=1)).to_have_text(FEATURE)
 
 
 def test_runs_are_chosen_along_an_axis(pictured: tuple[Server, list[str]], visit: Callable[..., Visitor]) -> None:
