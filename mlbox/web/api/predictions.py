@@ -54,7 +54,8 @@ class Days(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """None for the setting `prediction_days`."""
 
 
-@get("/api/v1/predictions/{model:str}/export", action="prediction.export")
+# `names`: whether the model is there for the asker is asked before what it takes to export it.
+@get("/api/v1/predictions/{model:str}/export", action="prediction.export", names="body")
 async def export_predictions(
     box: Box,
     principal: Principal,
@@ -79,6 +80,7 @@ async def export_predictions(
     end = parse_time(until, field="until") if until else None
     what = Selection(keys, *between(start, end), version, role)
     await box.call(box.registry.model, model)
+    box.teams.require(principal, "prediction.export", name=model)
     pieces = export(box.predictions, model, what, form)
     first = await box.call(next, pieces, None)  # what is wrong has to be said before the answer
     asked = {"form": form, "keys": sorted(keys), "since": since, "until": until}

@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from litestar import MediaType, Response, get, post
 
 from mlbox.errors import MlboxError
+from mlbox.serve import naming
+from mlbox.web.box import Box
 from mlbox.web.v2.models import problem
 from mlbox.web.v2.repository import UNTYPED
 
@@ -27,6 +29,12 @@ def not_offered(what: str, instead: str) -> MlboxError:
     err = MlboxError(f"This server has no {what}.", hint=instead)
     err.status, err.code = 501, "not_offered"
     return err
+
+
+async def _is_there(box: Box, model: str | None) -> None:
+    """Raise NotFound for a model that is not there for the asker, before anything is said of it."""
+    if model is not None:
+        await box.call(box.registry.model, naming.parse(model)[0])
 
 
 @get(
@@ -64,14 +72,16 @@ async def register(region: str) -> NoReturn:
 
 
 @get(SETTINGS, exception_handlers={Exception: problem}, action="model.read")
-async def observed(model: str | None = None, version: int | None = None) -> NoReturn:
+async def observed(box: Box, model: str | None = None, version: int | None = None) -> NoReturn:
     """Nothing is traced or logged by this protocol."""
+    await _is_there(box, model)
     raise not_offered(*OBSERVING)
 
 
 @post(SETTINGS, accepts=UNTYPED, exception_handlers={Exception: problem}, action="model.read")
-async def observe(model: str | None = None, version: int | None = None) -> NoReturn:
+async def observe(box: Box, model: str | None = None, version: int | None = None) -> NoReturn:
     """Likewise."""
+    await _is_there(box, model)
     raise not_offered(*OBSERVING)
 
 
@@ -81,8 +91,9 @@ async def observe(model: str | None = None, version: int | None = None) -> NoRet
     exception_handlers={Exception: problem},
     action="model.predict",
 )
-async def generate(model: str, version: int | None = None) -> NoReturn:
+async def generate(box: Box, model: str, version: int | None = None) -> NoReturn:
     """Models give one answer to a request."""
+    await _is_there(box, model)
     raise not_offered(*GENERATING)
 
 
@@ -95,8 +106,9 @@ async def generate(model: str, version: int | None = None) -> NoReturn:
     exception_handlers={Exception: problem},
     action="model.read",
 )
-async def named_repository(repository: str, model: str | None = None) -> NoReturn:
+async def named_repository(box: Box, repository: str, model: str | None = None) -> NoReturn:
     """There is one repository."""
+    await _is_there(box, model)
     raise not_offered(*REPOSITORIES)
 
 
