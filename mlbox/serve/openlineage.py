@@ -15,7 +15,7 @@ from mlbox import __version__
 from mlbox.records import Column, DatasetVersion, FeatureView, Job, JobState, ModelVersion
 
 SPEC = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent"
-PRODUCER = f"https://pypi.org/project/mlbox/{__version__}"
+PRODUCER = f"urn:mlbox:{__version__}"
 _FACETS = {
     "schema": ("1-2-0", "SchemaDatasetFacet"),
     "version": ("1-0-1", "DatasetVersionDatasetFacet"),
