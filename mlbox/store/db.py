@@ -365,6 +365,7 @@ class DownDatabase(Database):
         self.path = path
         self.name = path.stem
         self.privacy = Shared()
+        self._local = threading.local()
         self._reason = reason
 
     def _down(self) -> Unavailable:

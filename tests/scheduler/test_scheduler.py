@@ -182,7 +182,7 @@ def test_a_stopped_job_may_end_well_and_one_that_will_not_is_killed(house: House
     job = house.ended(kind)
     assert (job.state, job.reason) == ("stopped", "stopped by ann")
     assert "bye" in house.log(job)
-    with pytest.raises(Conflict, match="The job is stopped"):
+    with pytest.raises(Conflict, match="The job has ended: it was stopped"):
         house.scheduler.stop(job.id, actor="ann")
 
 

@@ -197,6 +197,8 @@ def test_every_route_that_takes_json_takes_nothing_else(box: Server) -> None:
                 continue
             if not kind and path.startswith(UNTYPED):  # Triton's client names no type there
                 continue
+            if not kind and answer.status_code == 501:  # nor where there is nothing to take it
+                continue
             assert answer.status_code in (404, 415), (method, path, kind, answer.text)
 
 
