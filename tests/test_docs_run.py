@@ -123,6 +123,7 @@ def test_the_tutorial_on_features_prints_what_it_shows(server: Server, shell: Sh
     typed(FEATURES, shell, tmp_path / "code")
 
 
+@pytest.mark.slow
 def test_the_guide_to_reading_datasets_trains_in_a_job_and_elsewhere(
     server: Server, shell: Shell, tmp_path: Path
 ) -> None:

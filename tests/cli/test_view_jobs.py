@@ -76,6 +76,7 @@ def test_a_function_is_a_view(server: Server, folder: Path, box_cli: Callable[..
     assert "spread@v2" not in planned.out, "other words are not"
 
 
+@pytest.mark.slow
 def test_a_schedule_submits_and_a_failure_is_told(
     make_server: Callable[..., Server], folder: Path, cli: Callable[..., Ran]
 ) -> None:

@@ -138,7 +138,7 @@ def by_hand(every: list[Said], policy: str, at: int) -> dict[tuple[str, int], st
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     every=st.lists(said, min_size=1, max_size=14),
     policy=st.sampled_from(["latest", "priority", "majority", "weighted"]),
