@@ -139,3 +139,8 @@ def tensor(*values: Any, shape: list[int] | None = None, datatype: str = "FP32",
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
+
+
+def is_not_offered(answer: Any) -> bool:
+    """Whether it says that this server is without what is asked for, by any input, as Triton says it."""
+    return bool(answer.status_code == 501 and "This server has no " in answer.text)

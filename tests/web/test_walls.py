@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlbox.web.auth import is_public
 from tests.conftest import Server
-from tests.web.served import Site, open_site
+from tests.web.served import Site, is_not_offered, open_site
 
 JSON = {"Content-Type": "application/json"}
 FILL = {"model": "m", "version": "1", "ref": "r", "name": "n", "run_id": "x", "promotion_id": "p", "job_id": "j"}
@@ -34,11 +34,6 @@ def message_of(path: str, answer: httpx.Response) -> str:
     if "/mlflow" in path and path.startswith(("/api/2", "/api/3", "/ajax-api")) and "error_code" in body:
         return str(body["message"])
     return str(body["error"] if isinstance(body["error"], str) else body["error"]["message"])
-
-
-def is_not_offered(answer: httpx.Response) -> bool:
-    """Whether it says that this server is without what is asked for, by any input, as Triton says it."""
-    return answer.status_code == 501 and "This server has no " in answer.text
 
 
 @pytest.fixture(scope="module")

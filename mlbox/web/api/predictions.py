@@ -55,7 +55,7 @@ class Days(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 # `names`: whether the model is there for the asker is asked before what it takes to export it.
-@get("/api/v1/predictions/{model:str}/export", action="prediction.export", names="body")
+@get("/api/v1/predictions/{model:str}/export", action="prediction.export", names="body", media_type=MEDIA["parquet"])
 async def export_predictions(
     box: Box,
     principal: Principal,
@@ -63,7 +63,7 @@ async def export_predictions(
     format_: Annotated[str, QueryParameter(name="format")] = "parquet",
     since: str | None = None,
     until: str | None = None,
-    version: int | None = None,
+    version: Annotated[int | None, Parameter(ge=1, le=2**63 - 1)] = None,
     role: str | None = None,
     entity: Given = None,
 ) -> Stream:
