@@ -258,7 +258,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     prediction_days: Annotated[
         float,
         Meta(
-            gt=0, le=36500, description="Days for which predictions are kept, of models that do not say so themselves."
+            ge=1, le=36500, description="Days for which predictions are kept, of models that do not say so themselves."
         ),
     ] = 183
     erasure_audit: Annotated[

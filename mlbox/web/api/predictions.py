@@ -50,8 +50,8 @@ class NewErasure(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Days(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long a model's predictions are kept."""
 
-    days: Annotated[float, msgspec.Meta(gt=0, le=36500)] | None
-    """None for the setting `prediction_days`."""
+    days: Annotated[float, msgspec.Meta(ge=1, le=36500)] | None
+    """None for the setting `prediction_days`. No less than a day: a slip of the finger is not to empty the log."""
 
 
 # `names`: whether the model is there for the asker is asked before what it takes to export it.
