@@ -41,6 +41,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Meta(description="Host names, besides localhost and the address listened on, that requests may come in under."),
     ] = ()
+    public_url: Annotated[
+        str,
+        Meta(
+            pattern=r"^(|https?://[^\s/?#]+(/[^\s?#]*)?)$",
+            description="Where people reach this server, such as https://mlbox.example.org: links in messages begin with it.",
+        ),
+    ] = ""
     cors_origin: Annotated[
         tuple[str, ...],
         Meta(

@@ -40,6 +40,7 @@ def tell(tx: Tx, job: Job, what: str, reason: str, *, cause: str = "") -> None:
     body = {
         "text": f"{name} of {job.user} {WORDS[what]}" + (f": {reason}" if reason else ""),
         "event": f"job.{what}",
+        "place": f"/jobs/{job.id}",
         "reason": reason,
         "job": {"id": job.id, "name": job.spec.name, "user": job.user, "team": job.spec.team, "run": job.run_id},
     }

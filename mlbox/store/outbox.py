@@ -68,7 +68,10 @@ def check_address(address: str) -> str:
 
 
 def post(tx: Tx, address: str, subject: str, body: dict[str, Any], *, cause: str) -> None:
-    """Have an address told something; nothing where it was told of this cause before. `text` in the body is for people."""
+    """Have an address told something; nothing where it was told of this cause before.
+
+    `text` in the body is for people; `place` is the path of the page that it is about.
+    """
     tx.run(
         "INSERT OR IGNORE INTO delivery (id, address, subject, body, cause, created_us, next_us) VALUES (?,?,?,?,?,?,?)",
         (new_id(), address, subject, msgspec.json.encode(body).decode(), cause, tx.now_us, tx.now_us),
@@ -76,10 +79,11 @@ def post(tx: Tx, address: str, subject: str, body: dict[str, Any], *, cause: str
 
 
 class Outbox:
-    """The messages of one store."""
+    """The messages of one store. With a `url`, where people reach this server, those that are about a page link to it."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, url: str = "") -> None:
         self._db = db
+        self._url = url.rstrip("/")
 
     def due(self, now_us: int) -> list[Message]:
         """Messages to send now, oldest first."""
@@ -87,10 +91,7 @@ class Outbox:
             "SELECT * FROM delivery WHERE state = 'due' AND next_us <= ? ORDER BY next_us, id LIMIT ?",
             (now_us, AT_ONCE),
         )
-        return [
-            Message(row["id"], row["address"], msgspec.json.decode(row["body"]), row["created_us"], row["tries"])
-            for row in rows
-        ]
+        return [Message(row["id"], row["address"], self._body(row), row["created_us"], row["tries"]) for row in rows]
 
     def next_us(self) -> int | None:
         """When there is something to send."""
@@ -121,7 +122,15 @@ class Outbox:
     def of(self, subject: str, *, limit: int = 100) -> list[Delivery]:
         """What was told about something, newest first."""
         rows = self._db.all("SELECT * FROM delivery WHERE subject = ? ORDER BY id DESC LIMIT ?", (subject, limit))
-        return [_delivery(row) for row in rows]
+        return [_delivery(row, self._body(row).get("text", "")) for row in rows]
+
+    def _body(self, row: Row) -> dict[str, Any]:
+        body: dict[str, Any] = msgspec.json.decode(row["body"])
+        place = body.get("place", "")
+        if not place or not self._url:
+            return body
+        url, text = self._url + place, body.get("text", "")
+        return {**body, "url": url, "text": text.replace(place, url) if place in text else f"{text}\n{url}"}
 
 
 def place_of(address: str) -> str:
@@ -132,11 +141,11 @@ def place_of(address: str) -> str:
     return f"{scheme}://{rest.partition('/')[0].rpartition('@')[2]}"
 
 
-def _delivery(row: Row) -> Delivery:
+def _delivery(row: Row, text: str) -> Delivery:
     return Delivery(
         id=row["id"],
         address=place_of(row["address"]),
-        text=msgspec.json.decode(row["body"]).get("text", ""),
+        text=text,
         created_at=from_us(row["created_us"]),
         state=row["state"],
         tries=row["tries"],

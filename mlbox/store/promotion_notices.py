@@ -34,14 +34,14 @@ def tell(tx: Tx, promotion: Promotion, what: str, reason: str, *, cause: str = "
     if what not in WORDS or not promotion.policy.notify:
         return
     name = f"{promotion.model}/{promotion.version}"
-    todo = (
-        f" Decide on the page /approvals/{promotion.id}, or with `mlbox approvals {name}`." if what in AWAITED else ""
-    )
+    place = f"/approvals/{promotion.id}"
+    todo = f" Decide on the page {place}, or with `mlbox approvals {name}`." if what in AWAITED else ""
     body = {
         "text": f"{name}, proposed by {promotion.requested_by}, {WORDS[what]}"
         + (f": {reason}." if reason else ".")
         + todo,
         "event": f"promotion.{what}",
+        "place": place,
         "reason": reason,
         "promotion": {
             "id": promotion.id,

@@ -73,6 +73,18 @@ def test_the_end_is_told_and_a_policy_without_addresses_tells_nobody(store: Stor
     assert told(store, quiet) == []
 
 
+def test_where_people_reach_the_server_is_said_the_messages_link_to_its_page(store: Store) -> None:
+    promotion = waiting(store)
+    store.promotions.decide(promotion.id, approver="bea", decision="approve", comment="good")
+    outbox, page = Outbox(store.db, url="https://mlbox.example.org/"), f"/approvals/{promotion.id}"
+    asked, ended = (m.body for m in outbox.due(2**62) if m.address.startswith("mailto:"))
+    assert {asked["url"], ended["url"]} == {f"https://mlbox.example.org{page}"}
+    assert f"on the page https://mlbox.example.org{page}, or with" in asked["text"]
+    assert ended["text"].splitlines()[1] == ended["url"]
+    assert {m.text for m in outbox.of(subject_of(promotion.id))} == {asked["text"], ended["text"]}
+    assert all("url" not in m.body and m.body["place"] == page for m in Outbox(store.db).due(2**62))
+
+
 def test_an_address_that_nothing_can_be_sent_to_is_refused(store: Store) -> None:
     with pytest.raises(InvalidInput) as refused:
         store.registry.set_policy("delay", PromotionPolicy(notify=("bea",)), actor="admin")

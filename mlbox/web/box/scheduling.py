@@ -170,8 +170,8 @@ class Scheduling(Serving):
 
     def _open_messages(self, opening: contextlib.ExitStack) -> None:
         settings = self.settings
-        self.outbox = Outbox(self._databases["jobs"])
-        self.promotion_outbox = Outbox(self._databases["registry"])
+        self.outbox = Outbox(self._databases["jobs"], url=settings.public_url)
+        self.promotion_outbox = Outbox(self._databases["registry"], url=settings.public_url)
         mail = Mail(
             settings.smtp_url, settings.smtp_from, secret_in(settings.smtp_password_file, "smtp_password_file") or ""
         )

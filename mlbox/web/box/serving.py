@@ -276,7 +276,8 @@ class Serving(Data):
         self.refresher.start()
         self.monitor.start()
         self.silences, self.alert_outbox = Silences(db), Outbox(db)
-        self.notifier = Notifier(db, rules, self.clock, self.bus, url=self.url, refresh=rules.refresh)
+        address = self.settings.public_url.rstrip("/") or self.url
+        self.notifier = Notifier(db, rules, self.clock, self.bus, url=address, refresh=rules.refresh)
         opening.callback(self.notifier.close)
 
     def _open_keeping(self, opening: contextlib.ExitStack) -> None:
