@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import time
 from typing import Annotated, Any
@@ -114,7 +115,7 @@ def _facts(job: Job, outlook: Outlook) -> dict[str, Any]:
         "reason": job.reason,
         **waits,
         "user": job.user,
-        "command": " ".join(spec.command),
+        "command": shlex.join(spec.command),
         "asks": jobtable.asks(spec),
         **said,
         "run_id": job.run_id,

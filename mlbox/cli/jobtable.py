@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,7 +11,8 @@ from mlbox.records import Job, JobSpec
 
 SHORT_ID = 8
 """Digits at the end of an id, where those of one day differ."""
-COLUMNS = ("job", "name", "state", "user", "team", "asks", "for", "reason")
+COLUMNS = ("job", "name", "command", "state", "user", "team", "asks", "for", "reason")
+MOST_COMMAND = 30
 
 
 def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
@@ -19,7 +21,8 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     return [
         {
             "job": job.id[-SHORT_ID:],
-            "name": job.spec.name or " ".join(job.spec.command)[:30],
+            "name": job.spec.name,
+            "command": _cut(shlex.join(job.spec.command)),
             "state": job.state if job.spec.priority == "normal" else f"{job.state} ({job.spec.priority})",
             "user": job.user,
             "team": job.spec.team,
@@ -35,6 +38,10 @@ def asks(spec: JobSpec) -> str:
     """What of the box a job takes, in words."""
     gpus = f"{spec.gpus:g} GPU" if spec.gpus else f"{spec.gpu_memory_gb:g} GB of a GPU" if spec.gpu_memory_gb else ""
     return ", ".join(filter(None, (gpus, f"{spec.cpus or 0:g} CPU", f"{spec.memory_gb or 0:g} GB")))
+
+
+def _cut(command: str) -> str:
+    return command if len(command) <= MOST_COMMAND else command[: MOST_COMMAND - 1] + "…"
 
 
 def _since(job: Job, now: datetime) -> timedelta:

@@ -25,7 +25,7 @@ from mlbox.scheduler.asked import check, check_size, settle
 from mlbox.scheduler.attempts import Attempts
 from mlbox.scheduler.builds import Builds
 from mlbox.scheduler.executors import Executor, Ref
-from mlbox.scheduler.launcher import Launcher
+from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.machine import differences
 from mlbox.scheduler.outlook import in_line, outlook_of, plan_of, with_reasons
 from mlbox.scheduler.policy import Rules, State, decide
@@ -165,6 +165,8 @@ class Scheduler:
         job = self._jobs.ask_to_stop(job_id, actor=actor, cause=cause, reason=reason)
         if job.state == "stopped":
             self._attempts.end_runs({job.id: "stopped"}, [job])
+        elif job.state == "stopping":  # here and now, so that it starts no more if it has not
+            self._executor.stop(ref_of(job))
         return self._told(job, hurry=True)
 
     def retry(self, job_id: str, *, actor: str) -> Job:

@@ -84,6 +84,27 @@ def test_a_job_file_is_submitted_and_flags_stand_above_it(box: Callable[..., Ran
     assert ran.out.endswith("['y']\n")
 
 
+def test_every_word_that_ps_shows_a_job_by_is_taken_where_an_id_is(box: Callable[..., Ran]) -> None:
+    ids = {
+        name: box(
+            "submit", *SMALL, *(["--name", name] if name else []), "-o", "id", "--", "sh", "-c", "sleep 60"
+        ).out.strip()
+        for name in ("", "napper")
+    }
+    head, *lines = box("ps").out.splitlines()
+    columns = [(match[0], match.start()) for match in re.finditer(r"\S+", head)]
+    rows = [{name: line[at:].split("  ")[0].strip() for name, at in columns} for line in lines]
+    shown = {name: next(row for row in rows if ids[name].endswith(row["job"])) for name in ids}
+    assert {row["command"] for row in shown.values()} == {"sh -c 'sleep 60'"}, "a command is shown as one"
+    assert [shown[name]["name"] for name in ("", "napper")] == ["", "napper"]
+    for name, row in shown.items():
+        for word in filter(None, (row["job"], row["name"], ids[name])):
+            assert job(box, word)["id"] == ids[name]
+            assert box("logs", word).code == 0
+    assert box("stop", shown[""]["job"], "napper").code == 0
+    assert box("wait", shown[""]["job"], "napper", "-o", "id").out.split() == [ids[""], ids["napper"]]
+
+
 def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[..., Ran]) -> None:
     before = box("ps", "-a", "-o", "id").out
     plan = msgspec.json.decode(box("submit", *SMALL, "--dry-run", "-o", "json", "--", "true").out)

@@ -136,6 +136,28 @@ def test_a_stop_lets_it_end_by_itself_and_says_that_it_was_stopped(bench: Bench)
     bench.executor.stop(ref)
 
 
+def test_one_that_is_stopped_before_it_is_started_never_runs(bench: Bench, tmp_path: Path) -> None:
+    launch = bench.launch(f": > {tmp_path}/ran")
+    bench.executor.stop(launch.ref)
+    for _ in range(2):
+        bench.executor.start(launch)
+    assert bench.run("exit 3") == (3, "")
+    assert bench.executor.state(launch.ref).phase == "absent"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_of_many_that_are_stopped_as_they_are_started_none_is_left(bench: Bench, tmp_path: Path) -> None:
+    refs = [bench.start(f": > {tmp_path}/{number}; sleep 300") for number in range(20)]
+    for ref in refs:
+        bench.executor.stop(ref)
+    for ref in refs:
+        seen = wait_for(
+            lambda ref=ref: (it := bench.executor.state(ref)).phase in ("absent", "ended") and it,  # type: ignore[misc]
+            what=f"the end of {ref}",
+        )
+        assert seen.phase == "absent" or (seen.ended is not None and seen.ended.stopped), seen
+
+
 def test_one_that_will_not_end_is_killed_after_its_grace(bench: Bench) -> None:
     ref = bench.start("trap '' TERM; echo up; while :; do sleep 0.05; done")
     wait_for(lambda: "up" in bench.log(ref), what="the trap")

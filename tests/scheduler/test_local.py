@@ -16,6 +16,7 @@ import pytest
 from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors import Ended, Launch, Observed, Ref
+from mlbox.scheduler.executors.base import ABSENT
 from mlbox.scheduler.executors.local import Local, cgroups, containers, processes, spawner
 from mlbox.scheduler.gpus import Virtual
 from tests.conftest import wait_for
@@ -313,6 +314,35 @@ def test_a_stop_ends_the_second_attempt_of_a_shim_and_the_shim(machine: Machine)
     third = machine.shell("exit 5")
     assert machine.ended(third).exit_code == 5
     assert shim_of(machine, third) != shim_of(machine, second)
+
+
+def test_what_is_stopped_before_a_shim_has_it_never_starts(machine: Machine, tmp_path: Path) -> None:
+    os.kill(
+        machine.executor.zygote, signal.SIGSTOP
+    )  # it is asked for the first of these, and the others wait for their turn
+    refs = [machine.shell(f": > {tmp_path}/{number}") for number in range(spawner.MOST_STARTING + 2)]
+    for ref in refs:
+        machine.executor.stop(ref)
+    os.kill(machine.executor.zygote, signal.SIGCONT)
+    assert machine.ended(machine.shell("exit 3")).exit_code == 3
+    for ref in refs:
+        wait_for(lambda ref=ref: machine.executor.state(ref) == ABSENT, what=f"{ref} to be let go")  # type: ignore[misc]
+    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
+
+
+def test_what_is_stopped_while_a_shim_that_rested_is_to_take_it_never_starts(machine: Machine, tmp_path: Path) -> None:
+    first = machine.shell("exit 3")
+    machine.ended(first)
+    shim = shim_of(machine, first)
+    with contextlib.suppress(ProcessLookupError):  # it may have waited long enough
+        os.kill(shim, signal.SIGSTOP)
+    second = machine.shell(f": > {tmp_path}/ran")
+    machine.executor.stop(second)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(shim, signal.SIGCONT)
+    wait_for(lambda: machine.executor.state(second).phase in ("absent", "ended"), what="its end")
+    assert machine.ended(machine.shell("exit 4")).exit_code == 4
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -53,7 +53,7 @@ class House:
         self.scheduler = self.make()
 
     def make(self, **options: Any) -> Scheduler:
-        executor = Local(self.folder / "jobs", Virtual([("", 80.0)] * self.gpus), cpus=4, memory_gb=16)
+        self.executor = executor = Local(self.folder / "jobs", Virtual([("", 80.0)] * self.gpus), cpus=4, memory_gb=16)
         launcher = Launcher(self.access, self.artifacts, url="http://127.0.0.1:1", grace_seconds=0.3, **options)
         stores = (self.jobs, self.tracker, self.access, self.artifacts, self.clock)
         return Scheduler(*stores, executor, launcher, self.sharing)
@@ -193,6 +193,18 @@ def test_a_queued_job_is_stopped_before_it_starts(house: House) -> None:
     house.scheduler.stop(running.id, actor="ann")
     house.ended(running)
     assert house.scheduler.job(waiting.id).attempts == ()
+
+
+def test_a_job_that_is_stopped_before_its_command_starts_never_runs(house: House) -> None:
+    zygote = house.executor.zygote
+    os.kill(zygote, signal.SIGSTOP)  # what was granted its part of the box cannot start
+    jobs = [house.until(house.shell(f": > {house.folder}/ran-{number}"), "starting") for number in range(3)]
+    assert {house.scheduler.stop(job.id, actor="ann").state for job in jobs} == {"stopping"}
+    os.kill(zygote, signal.SIGCONT)
+    assert {house.ended(job).state for job in jobs} == {"stopped"}
+    assert house.ended(house.shell("exit 0")).state == "succeeded"
+    assert not list(house.folder.glob("ran-*"))
+    assert house.scheduler.job(jobs[0].id).attempts[0].outcome == "stopped"
 
 
 def test_a_retry_is_another_attempt_with_another_run(house: House) -> None:

@@ -144,7 +144,10 @@ class Executor(Protocol):
         """What is known of an attempt."""
 
     def stop(self, ref: Ref) -> None:
-        """Have an attempt end: SIGTERM, and SIGKILL after its grace. Told again, or of one that is over, it does nothing."""
+        """Have an attempt end: SIGTERM, and SIGKILL after its grace. Told again, or of one that is over, it does nothing.
+
+        One whose command has not started never starts: it is absent then, whoever may still `start` it, or has ended as stopped.
+        """
 
     def measure(self, ref: Ref, devices: Sequence[str]) -> Mapping[str, float]:
         """What a running attempt on these devices uses, by MLflow's names of system metrics; nothing where nobody knows."""

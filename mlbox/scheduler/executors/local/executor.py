@@ -76,6 +76,8 @@ class Local:
         """By attempt, who runs it, as far as was heard: one of these, or an earlier server's."""
         self._over: dict[Ref, str] = {}
         """Attempts that a shim is done with, or that ended with theirs, and what it said was wrong."""
+        self._stopped: set[Ref] = set()
+        """Attempts that are not to start, because their stop was there first."""
         self._checkpoints: dict[Ref, tuple[float, datetime | None]] = {}
         self._spawner = Spawner(isolation.rules(isolation.writable) if isolation.confined else None)
         self._site: Path | None = None
@@ -137,7 +139,9 @@ class Local:
         self._give(launch.ref, spec)
 
     def _give(self, ref: Ref, spec: dict[str, Any]) -> None:
-        self._spawner.spawn(ref, spec)
+        with self._lock:
+            if ref not in self._stopped:
+                self._spawner.spawn(ref, spec)
         self._dispatch()
 
     def _dispatch(self) -> None:
@@ -223,8 +227,11 @@ class Local:
         return known
 
     def stop(self, ref: Ref) -> None:
-        """Tell the shim; one that is not there yet is told when it is."""
+        """Tell the shim; an attempt whose command has not started will never start."""
         with self._lock:
+            self._spawner.cancel(ref)
+            if self.state(ref) == ABSENT:
+                self._stopped.add(ref)
             shim = self._watched.get(ref)
             if shim is not None:
                 with contextlib.suppress(ProcessLookupError):
@@ -261,6 +268,7 @@ class Local:
         with self._lock:
             self._unwatch(ref)
             self._over.pop(ref, None)
+            self._stopped.discard(ref)
             self._checkpoints.pop(ref, None)
             self._meter.forget(ref)
         self._folder(ref).clear()
@@ -268,6 +276,7 @@ class Local:
     def discard(self, job_id: str, attempts: int, *, checkpoints: bool, logs: bool = False) -> None:
         """Remove folders, but for the few files that tell of an attempt."""
         for number in range(1, attempts + 1):
+            self._stopped.discard(Ref(job_id, number))
             folder = self._folder(Ref(job_id, number))
             folder.discard()
             if logs:
@@ -317,6 +326,8 @@ class Local:
             return False
         if "ended" in said or "failed" in said:
             self._done(shim, said.get("failed", ""))
+        elif "left" in said:
+            self._done(shim, None)
         elif (ref := shim.ref) is not None:
             self._spawner.answered(ref)
             self._spawner.started(ref)
@@ -325,8 +336,8 @@ class Local:
         self._dispatch()
         return True
 
-    def _done(self, shim: Shim, why: str = "") -> None:
-        """A shim is through with its attempt, and may have another."""
+    def _done(self, shim: Shim, why: str | None = "") -> None:
+        """A shim is through with its attempt, or (None) left it undone because it was stopped, and may have another."""
         with self._lock:
             ref = shim.ref
             if ref is None:
@@ -336,7 +347,8 @@ class Local:
             self._spawner.started(ref)
             if self._watched.get(ref) is shim:
                 del self._watched[ref]
-                self._over[ref] = why
+                if why is not None:
+                    self._over[ref] = why
             if shim.link is not None and not self._spawner.rest(shim):
                 self._hang_up(shim)
         self._changed(ref)

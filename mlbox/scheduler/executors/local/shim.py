@@ -62,6 +62,8 @@ class Shim:
     def __init__(self, parts: Parts, server: socket.socket) -> None:
         self.parts = parts
         self._server = server
+        self._given = -1
+        """The file with the spec of what it runs."""
         self.stop_asked = False
         """Somebody wants the attempt to end."""
         self.null = os.open(os.devnull, os.O_RDWR)
@@ -87,15 +89,23 @@ class Shim:
         for _ in range(MOST_ATTEMPTS):
             if given is None:
                 return
-            spec = read(given)
+            self._given = given
             try:
-                written = self._run(spec)
+                spec = read(given)
+                said = {"ended": spec["ref"]} if spec else {"left": True}
+                written = not spec or self._run(spec)
             except Exception as err:  # it could not even be taken
                 self.say(failed=str(err))
                 return
-            if not (written and self.say(ended=spec["ref"])):
+            finally:
+                os.close(given)
+            if not (written and self.say(**said)):
                 return
             given = self._next()
+
+    def is_unwanted(self) -> bool:
+        """Whether it was stopped before its command started: by a signal, or, when no shim was known yet, by an empty spec."""
+        return self.stop_asked or not os.fstat(self._given).st_size
 
     def _run(self, spec: dict[str, Any]) -> bool:
         """Run one attempt, if it is not another shim's; whether its end is on disk, and nothing of it is left."""
@@ -134,7 +144,7 @@ class Shim:
             self.parts.ground.rest()
         link = bool(spec.get("confine")) or os.geteuid() != 0
         try:
-            wrong = self.parts.mount.lay(spec["mounts"], lambda: self.stop_asked, link=link)
+            wrong = self.parts.mount.lay(spec["mounts"], self.is_unwanted, link=link)
         except self.parts.mount.Stopped:
             return {"exit_code": None, "stopped": True}
         if not wrong:
@@ -194,10 +204,9 @@ def receive(server: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def read(given: int) -> Any:
-    """What a file says that came along."""
-    said = json.loads(os.pread(given, os.fstat(given).st_size, 0))
-    os.close(given)
-    return said
+    """What a file says that came along; None of one that was emptied since."""
+    said = os.pread(given, os.fstat(given).st_size, 0)
+    return json.loads(said) if said else None
 
 
 def make(folder: str, mode: int) -> None:
@@ -246,7 +255,10 @@ class Attempt:
         """How it ended."""
         output, writing = os.pipe()
         try:
-            self._start(writing)
+            if self._shim.is_unwanted():
+                self._ended = {"stopped": True}
+            else:
+                self._start(writing)
         except Exception as err:
             self._log.say(f"the command cannot be started: {err}")
             self._exit_code, self._ended = CANNOT_START, {"error": f"the command cannot be started: {err}"}

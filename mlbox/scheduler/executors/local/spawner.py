@@ -157,8 +157,22 @@ class Spawner:
         """A shim ended as it was given an attempt, and did not take it."""
         with self._lock:
             self._starting.discard(ref)
-            if ref in self._asked:
+            if ref not in self._asked:
+                return
+            if os.fstat(self._asked[ref]).st_size:
                 self._waiting.appendleft(ref)
+            else:
+                os.close(self._asked.pop(ref))
+
+    def cancel(self, ref: Ref) -> None:
+        """What no shim is known to have is not to run: whoever has it finds its spec empty before the command starts."""
+        with self._lock:
+            if (file := self._asked.get(ref)) is None:
+                return
+            os.ftruncate(file, 0)
+            if ref in self._waiting:
+                self._waiting.remove(ref)
+                os.close(self._asked.pop(ref))
 
     def started(self, ref: Ref) -> None:
         """It is no more to be waited for until others may start."""

@@ -74,6 +74,7 @@ def serve(server: socket.socket, shim: ModuleType, parts: Any) -> bool:
     asked = json.loads(message)
     if "ground" in asked:
         parts.ground = parts.confine.Ground(shim.read(given))
+        os.close(given)
         return True
     if parts.ground is not None:
         parts.ground.prepare()
