@@ -119,12 +119,26 @@ def summer_and_winter_drift(road: Road) -> None:
         weather = [result for feature, result in found.items() if feature.startswith("weather@")]
         assert any(result.verdict == "alert" for result in weather), (season, found)
         assert any("weather@" in alert.labels.get("feature", "") for alert in road.alerts()), season
+    outcomes_meet_their_predictions(road)
     skew = road.check_skew()
     assert {result.feature for result in skew} >= {"weather@v1:temp", "airport_delay@v1:late_rate"}
     assert sum(result.rows for result in skew) > 100
     text = road.metrics()
     for name in ("ml_prediction_score", "ml_feature_drift_ks_statistic", "ml_predictions_total"):
         assert f"\n{name}" in text or text.startswith(name)
+
+
+def outcomes_meet_their_predictions(road: Road) -> None:
+    live = max(road.live_performance(), key=lambda one: one.labelled)
+    assert 0.8 < live.coverage < 1, "all that landed have a label, and those that were cancelled have none"
+    assert (live.metrics["auc"] or 0) > 0.5
+    assert live.maturity[3].share == pytest.approx(live.coverage, abs=0.05), "they are told of within a month"
+    months = road.live_performance(every_seconds=28 * 86_400)
+    assert len({month.start for month in months}) > 3, "it is told over time"
+    assert any("auc" in month.estimated for month in months), "and what the scores let expect beside it"
+    page = road.admin.request("GET", f"/monitoring/{MODEL}").decode()
+    assert "It never saw" in page
+    assert "auc over time" in page
 
 
 def every_record_names_the_one_before(road: Road, dataset: DatasetVersion) -> None:

@@ -146,6 +146,13 @@ def watch(road: Road, steps: Steps, season: str, until: datetime) -> None:
         f"to the end of {season}: {served:,} flights served; {worst.feature} drifts, D = {worst.statistic:.2f}:"
         f" {worst.verdict}, {len(road.alerts())} alerts fire, {road.labels_known():,} outcomes are known"
     )
+    live = max(road.live_performance(every_seconds=28 * 86_400), key=lambda one: (one.start, one.labelled))
+    expected = live.estimated.get("auc")
+    steps.say(
+        f"{live.coverage:.0%} of the {live.predictions:,} flights that {MODEL}/{live.version} told of since {live.start:%d %B}"
+        f" have landed: auc {live.metrics['auc'] or 0:.3f} by their outcomes, {expected.value if expected else 0:.3f} expected"
+        f" by its scores alone, {live.training.get('auc', 0):.3f} in training"
+    )
 
 
 def bad_canary(road: Road, steps: Steps, job: roads.Job) -> None:

@@ -31,6 +31,7 @@ from mlbox.records import (
     Endpoint,
     Guard,
     Job,
+    LivePerformance,
     ModelVersion,
     OnlineRow,
     Promotion,
@@ -281,7 +282,7 @@ class Road:
         """Ask for every flight that leaves within the hour, by its ids; how many there were."""
         leaving = self.flights.departing(self.now, self.now + timedelta(hours=1)).to_pylist()
         if leaving:
-            self.ada.predict(MODEL, entities=[entity(f) for f in leaving], keys=[key(f) for f in leaving])
+            self.ada.predict(MODEL, entities=[asked(f) for f in leaving], keys=[key(f) for f in leaving])
             self.served += len(leaving)
         return len(leaving)
 
@@ -293,7 +294,7 @@ class Road:
                 break
             leaving = self.flights.departing(day, day + DAY).to_pylist()
             for some in (leaving[at : at + 100] for at in range(0, len(leaving), 100)):
-                self.ada.predict(MODEL, entities=[entity(f) for f in some], keys=[key(f) for f in some])
+                self.ada.predict(MODEL, entities=[asked(f) for f in some], keys=[key(f) for f in some])
             self.served, day = self.served + len(leaving), day + DAY
         return self.served - before
 
@@ -326,6 +327,12 @@ class Road:
         found = self.admin.post(f"/api/v1/monitoring/{MODEL}/skew", list[SkewResult])
         return sorted(found, key=lambda result: 1 if result.share is None else result.share)
 
+    def live_performance(self, **query: Any) -> list[LivePerformance]:
+        """How the version that serves does by the outcomes that are known so far, in the roles that users met it in."""
+        champion = self.endpoint().champion
+        found = self.admin.get(f"/api/v1/monitoring/{MODEL}/performance", list[LivePerformance], **query)
+        return [one for one in found if one.version == champion and one.role != "shadow"]
+
     def alerts(self) -> list[Alert]:
         """Alerts that fire."""
         return self.admin.get("/api/v1/alerts", list[Alert], state="firing")
@@ -345,6 +352,11 @@ def hour_of_traffic(moment: datetime) -> datetime:
 def entity(flight: dict[str, Any]) -> dict[str, Any]:
     """The ids by which the server looks a flight's features up."""
     return {name: flight[name] for name in ("carrier", "origin", "dest", "tailnum")}
+
+
+def asked(flight: dict[str, Any]) -> dict[str, Any]:
+    """The same, and which flight it is and when it leaves: so its outcome, once it is known, meets the prediction."""
+    return {**entity(flight), "flight": flight["flight"], "event_time": flight["departs"].isoformat()}
 
 
 def key(flight: dict[str, Any]) -> str:

@@ -60,6 +60,9 @@ class DriftMeasures(Record, frozen=True, kw_only=True):
     """Share of the value that was served most often: 1 where a sensor is stuck or a default is sent."""
     reference_constant_share: float = 0.0
     """The same in training."""
+    median: float | None = None
+    """Of what is served; None in a check of an earlier release."""
+    reference_median: float | None = None
     type_changed: bool = False
     """Training had whole numbers only, and others are served."""
     shape: DriftShape | None = None
@@ -121,6 +124,15 @@ class LabelLag(Record, frozen=True, kw_only=True):
     """None while no prediction is so old."""
 
 
+class EstimatedMetric(Record, frozen=True, kw_only=True):
+    """A metric that is expected, before the labels are there."""
+
+    value: float
+    low: float
+    """Of the interval that holds 95 of 100 figures of labels drawn from the scores."""
+    high: float
+
+
 class LivePerformance(Record, frozen=True, kw_only=True):
     """How one version in one role did, by the labels that are known so far; a prediction without one says nothing."""
 
@@ -146,15 +158,8 @@ class LivePerformance(Record, frozen=True, kw_only=True):
     """Labelled predictions that the metrics are over: the newest, where there are very many."""
     training: dict[str, float] = {}
     """The same metrics as the version's run measured them."""
-
-
-class EstimatedMetric(Record, frozen=True, kw_only=True):
-    """A metric that is expected, before the labels are there."""
-
-    value: float
-    low: float
-    """Of the interval that holds 95 of 100 figures of labels drawn from the scores."""
-    high: float
+    estimated: dict[str, EstimatedMetric] = {}
+    """Of a span of a classifier: the same metrics as its scores, labelled or not, let expect; empty below 100 of them."""
 
 
 class EstimatedPerformance(Record, frozen=True, kw_only=True):

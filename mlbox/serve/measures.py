@@ -53,6 +53,8 @@ def measure(grid: Grid, counts: np.ndarray, values: np.ndarray) -> DriftMeasures
         out_of_range=float((counts[0] + counts[-1]) / len(values)),
         constant_share=commonest(current),
         reference_constant_share=float(grid.counts.max() / grid.values),
+        median=float(current[len(current) // 2]),
+        reference_median=float(np.repeat(grid.points, grid.counts)[grid.values // 2]),
         type_changed=bool(_whole(grid.points) and not _whole(current)),
         shape=shape(grid, current),
     )

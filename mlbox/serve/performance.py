@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import LabelLag, LabelSet, LivePerformance, ModelVersion, ServeRole
+from mlbox.records import EstimatedMetric, LabelLag, LabelSet, LivePerformance, ModelVersion, ServeRole
+from mlbox.serve.business import ROUND
 from mlbox.serve.cuts import MISSING, OTHERS, SEGMENTS, segmented
+from mlbox.serve.estimate import estimate
 from mlbox.serve.outcomes import Joined, Outcomes
 from mlbox.store.asking import asking
 from mlbox.store.datasets import Datasets
 from mlbox.store.label_history import LabelHistory
 from mlbox.store.labels import allowed
-from mlbox.store.offline import Offline, quote
+from mlbox.store.offline import Offline, one, quote
 from mlbox.store.registry import Registry
 from mlbox.store.views import literal
 
@@ -36,6 +38,10 @@ LAGS = tuple(
 MEASURED = 1_000_000
 """Labelled predictions of a group that its metrics are over at most: the newest."""
 MAX_SPANS = 1000
+SPANS = 60
+"""Spans that a picture has at most, where nobody says how long they are."""
+ESTIMATED = 2000
+"""Scores of a span that its expected metrics are over at most: the newest."""
 REMEMBERED = 4096
 Measured = tuple[dict[str, float | None], int]
 """Metrics, and over how many predictions."""
@@ -53,8 +59,17 @@ class _Group(NamedTuple):
     predictions: int
     labelled: int
     tied: int
+    content: int
+    """The same as long as its scores and labels are."""
     lags: tuple[tuple[int, int], ...]
     """For each lag: how many are so old, and how many of those had a label by then."""
+
+
+class _Figures(NamedTuple):
+    """What is measured of a group, and what is expected of a span's."""
+
+    measured: Measured
+    estimated: dict[str, EstimatedMetric] = {}
 
 
 class _By(NamedTuple):
@@ -90,8 +105,8 @@ class Performance:
         self._datasets = datasets
         self._labels = labels
         self._clock = clock
-        self._measured: dict[tuple[object, ...], Measured] = {}
-        """Metrics by what they were computed from: pages ask for the same ones again and again."""
+        self._measured: dict[tuple[object, ...], _Figures] = {}
+        """By what they were computed from: pages ask for the same ones again and again, and the past seldom changes."""
 
     def label_set(self, model: str) -> str:
         """A model's label set: that of its tag, or of the dataset of the version in Production, or of the newest with one.
@@ -164,9 +179,21 @@ class Performance:
         groups = self._offline.read(lambda cursor: self._groups(by.on(cursor), joined))
         trained = {version.version: version.metrics for version in self._registry.versions(model)}
         return [
-            self._result(model, found, group, every, segment, self._metrics(found, tables, joined, by, group), trained)
+            self._result(model, found, group, every, segment, self._figures(found, tables, joined, by, group), trained)
             for group in groups
         ]
+
+    def over_time(self, model: str) -> list[LivePerformance]:
+        """The same by spans of one round length, all that were predicted in, with what is expected of classifiers beside it."""
+        self._registry.see(model)
+        found = self._labels.declared(self.label_set(model))
+        tables = self._outcomes.join(model, found)
+        ends = f"SELECT epoch_us(min(_at)), epoch_us(max(_at)) FROM {tables.asked}"
+        row = self._offline.read(lambda cursor: one(cursor, ends))
+        if row is None or row[0] is None:
+            return []
+        width = next((width for width in ROUND if (row[1] - row[0]) / width <= SPANS), ROUND[-1])
+        return self.measure(model, every=timedelta(microseconds=width))
 
     def _by(
         self,
@@ -202,25 +229,24 @@ class Performance:
         )
         rows = cursor.execute(
             "SELECT _version, _role, _span, _segment, count(*), count(*) FILTER (_tied IS false), count(*) FILTER (_tied),"
-            f" {lags} FROM ({joined}) GROUP BY _version, _role, _span, _segment"
+            f" coalesce(bit_xor(hash(_id, _score, _value, _tied)), 0), {lags} FROM ({joined})"
+            " GROUP BY _version, _role, _span, _segment"
             f" ORDER BY _version DESC, _role, _span, count(*) DESC, _segment LIMIT {MAX_SPANS + 1}"
         ).fetchall()
         if len(rows) > MAX_SPANS:
             raise InvalidInput(
                 f"These are more than {MAX_SPANS:,} spans.", hint="Ask for longer ones, or give `since`.", field="every"
             )
-        return [_Group._make((*row[:7], tuple(zip(row[7::2], row[8::2], strict=True)))) for row in rows]
+        return [_Group._make((*row[:8], tuple(zip(row[8::2], row[9::2], strict=True)))) for row in rows]
 
-    def _metrics(self, labels: LabelSet, tables: Joined, joined: str, by: _By, group: _Group) -> Measured:
-        if not group.labelled:
-            return metrics_of(labels, (), ())
-        key = (tables, joined, group.version, group.role, group.span, group.segment, labels.classes)
-        known = self._measured.get(key) if by.rows is None else None
+    def _figures(self, labels: LabelSet, tables: Joined, joined: str, by: _By, group: _Group) -> _Figures:
+        key = (tables.asked, labels.classes, group[:4], group.content)
+        known = self._measured.get(key)
         if known is None:
-            pairs = self._offline.read(lambda cursor: _arrays(by.on(cursor), joined, group))
+            known = self._offline.read(lambda cursor: _read(by.on(cursor), joined, labels, group))
             if len(self._measured) >= REMEMBERED:
                 self._measured.clear()
-            known = self._measured[key] = metrics_of(labels, *pairs)
+            self._measured[key] = known
         return known
 
     def _result(
@@ -230,10 +256,10 @@ class Performance:
         group: _Group,
         every: timedelta | None,
         segment: str | None,
-        measured: Measured,
+        figures: _Figures,
         trained: dict[int, dict[str, float]],
     ) -> LivePerformance:
-        found, rows = measured
+        found, rows = figures.measured
         return LivePerformance(
             model=model,
             version=group.version,
@@ -253,6 +279,7 @@ class Performance:
             metrics=found,
             measured=rows,
             training={name: value for name, value in trained.get(group.version, {}).items() if name in found},
+            estimated=figures.estimated,
         )
 
 
@@ -276,17 +303,25 @@ def _from(span: int | None, every: timedelta) -> datetime:
     return datetime(1970, 1, 1, tzinfo=UTC) + (span or 0) * every
 
 
-def _arrays(cursor: Cursor, joined: str, group: _Group) -> tuple[np.ndarray, np.ndarray]:
-    """Scores [N] and labels [N] of a group's newest labelled predictions."""
+def _read(cursor: Cursor, joined: str, labels: LabelSet, group: _Group) -> _Figures:
+    """The metrics of a group's newest labelled predictions; of a span also what all its newest scores let expect."""
     span = "" if group.span is None else f" AND _span = {group.span}"
+    given: list[object] = [group.version, group.role]
     if group.segment is not None:
         span += " AND _segment = ?"
-    found = cursor.execute(
-        f"SELECT _score, _value FROM ({joined}) WHERE _version = ? AND _role = ?{span} AND _tied IS false"
-        f" AND isfinite(_score) ORDER BY _at DESC, _id DESC LIMIT {MEASURED}",
-        [group.version, group.role, *([] if group.segment is None else [group.segment])],
-    ).fetchnumpy()
-    return found["_score"], found["_value"]
+        given.append(group.segment)
+    rows = f"FROM ({joined}) WHERE _version = ? AND _role = ?{span} AND isfinite(_score)"
+    measured = metrics_of(labels, (), ())
+    if group.labelled:
+        sql = f"SELECT _score, _value {rows} AND _tied IS false ORDER BY _at DESC, _id DESC LIMIT {MEASURED}"
+        found = cursor.execute(sql, given).fetchnumpy()
+        measured = metrics_of(labels, found["_score"], found["_value"])
+    if group.span is None or positive_of(labels) is None:
+        return _Figures(measured)
+    newest = cursor.execute(f"SELECT _score {rows} ORDER BY _at DESC, _id DESC LIMIT {ESTIMATED}", given).fetchnumpy()
+    scores = newest["_score"]
+    probable = bool(len(scores)) and scores.min() >= 0 and scores.max() <= 1
+    return _Figures(measured, estimate(scores) if probable else {})
 
 
 # -- metrics --------------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,10 +15,12 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import AlertState, BusinessSeries, DriftResult
 from mlbox.serve.drift import ALERT, INVESTIGATE
 from mlbox.serve.reference import load_reference
+from mlbox.serve.why import explain
 from mlbox.web.box import Box
 from mlbox.web.pages import heatmap
 from mlbox.web.pages.models import worst_first
 from mlbox.web.pages.overview import firing
+from mlbox.web.pages.performance_picture import pictures
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
@@ -71,7 +74,9 @@ def _model(view: View, model: str) -> dict[str, Any]:
         "group": firing_now,
         "drift": part(functools.partial(worst_first, box, model)),
         "heatmap": part(lambda: heatmap.spec(model, box.monitor.checks(model, heatmap.MOST_CHECKS))),
+        "why": part(lambda: why(box, model)),
         "performance": {model: part(functools.partial(box.performance.measure, model))},
+        "over_time": part(lambda: pictures(box.performance.over_time(model))),
         "estimated": part(functools.partial(box.monitor.estimate, model)),
         "concept": part(functools.partial(box.concept.measure, model)),
         "skew": {model: part(functools.partial(box.skew.latest, model))},
@@ -79,6 +84,16 @@ def _model(view: View, model: str) -> dict[str, Any]:
         "skew_limit": box.settings.skew_limit,
         "thresholds": (float(INVESTIGATE), float(ALERT)),
     }
+
+
+def why(box: Box, model: str) -> list[str]:
+    """Why a model drifts, in sentences; nothing where it does not."""
+    version = box.registry.by_stage(model, "Production")
+    dataset = None
+    if version is not None and version.dataset is not None:
+        with contextlib.suppress(NotFound):  # removed since, or private
+            dataset = box.datasets.version(version.dataset)
+    return explain(box.monitor.latest(model), dataset)
 
 
 def charts(found: Sequence[BusinessSeries]) -> list[tuple[str, dict[str, Any], list[BusinessSeries]]]:

@@ -1,5 +1,5 @@
 // <mlbox-chart data-chart='{"x": "step", "series": [{"label", "points": [[x, y]]}]}'>: lines, or with "kind": "steps" a
-// distribution. With "time": true x is seconds since 1970, drawn in UTC.
+// distribution. With "time": true x is seconds since 1970, drawn in UTC. A line that is "like" the n-th has its colour, dashed.
 import { csv, exportBar, png } from "./export.js";
 
 const PALETTE = 6;
@@ -82,8 +82,8 @@ class Chart extends HTMLElement {
     pen.fillText(this.dataset.name, 8 * ratio, head / 2);
     pen.font = `${11 * ratio}px ${getComputedStyle(this).fontFamily}`;
     let left = 8 * ratio;
-    for (const [at, { label, guide }] of this.spec.series.entries()) {
-      pen.fillStyle = this.stroke(guide, at);
+    for (const [at, { label, guide, like }] of this.spec.series.entries()) {
+      pen.fillStyle = this.stroke(guide, like ?? at);
       pen.fillText(label, left, plot.height + 1.5 * head);
       left += pen.measureText(label).width + 14 * ratio;
     }
@@ -127,8 +127,8 @@ class Chart extends HTMLElement {
     return (_, low, high) => [0, Math.max(high * 1.08, 1e-9)];
   }
 
-  line({ label, points, guide }, at) {
-    const stroke = this.stroke(guide, at);
+  line({ label, points, guide, like }, at) {
+    const stroke = this.stroke(guide, like ?? at);
     if (guide) return { label, stroke, width: 1, dash: [5, 5], value: (_, v) => short(v), points: { show: false }, spanGaps: true };
     const steps = this.spec.kind === "steps";
     return {
@@ -138,7 +138,7 @@ class Chart extends HTMLElement {
       spanGaps: true,
       value: (_, v) => short(v),
       points: { show: !steps && points.length < 3, size: 6, fill: stroke },
-      ...(at >= PALETTE ? { dash: [6, 4] } : {}),
+      ...(like !== undefined || at >= PALETTE ? { dash: [6, 4] } : {}),
       ...(steps ? { paths: window.uPlot.paths.stepped({ align: 1 }) } : {}),
     };
   }
