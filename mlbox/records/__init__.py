@@ -145,7 +145,7 @@ from mlbox.records.monitoring import (
     Verdict,
     WrittenRules,
 )
-from mlbox.records.predictions import PredictionHold, PredictionKeeping, PredictionRemoval
+from mlbox.records.predictions import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval
 from mlbox.records.registry import (
     Approval,
     Compared,
@@ -291,6 +291,7 @@ __all__ = [
     "HealthName",
     "HealthState",
     "HeldLabel",
+    "HoldSpec",
     "Identity",
     "Job",
     "JobPhase",

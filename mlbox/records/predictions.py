@@ -8,6 +8,17 @@ from typing import Any, Literal
 from mlbox.records.base import Record
 
 
+class HoldSpec(Record, frozen=True, kw_only=True):
+    """Which predictions are to be held, from when to when, why, and until when; see `PredictionHold`."""
+
+    model: str | None = None
+    entity: dict[str, Any] = {}
+    since: datetime | None = None
+    until: datetime | None = None
+    reason: str
+    expires_at: datetime | None = None
+
+
 class PredictionHold(Record, frozen=True, kw_only=True):
     """Predictions that nothing removes, neither their age nor an erasure: those that are all of what is named."""
 

@@ -15,13 +15,13 @@ import hmac
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from mlbox.clock import Clock, to_us
 from mlbox.errors import Conflict, InvalidInput, MlboxError, Unavailable
 from mlbox.loop import Loop
-from mlbox.records import PredictionHold, PredictionKeeping, PredictionRemoval
+from mlbox.records import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval
 from mlbox.serve.business import Business
 from mlbox.serve.outcomes import Outcomes
 from mlbox.serve.predfiles import LogFile
@@ -108,30 +108,12 @@ class Keeping:
 
     # -- holds --------------------------------------------------------------------------------------------------------
 
-    def hold(
-        self,
-        *,
-        model: str | None,
-        entity: Mapping[str, Any],
-        since: datetime | None,
-        until: datetime | None,
-        reason: str,
-        expires_at: datetime | None,
-        actor: str,
-    ) -> PredictionHold:
+    def hold(self, spec: HoldSpec, *, actor: str) -> PredictionHold:
         """Hold predictions, those too that are still to come; raises NotFound for the model, InvalidInput."""
-        if model is not None:
-            self._registry.model(model)
+        if spec.model is not None:
+            self._registry.model(spec.model)
         with self._removing:
-            return self.rows.hold(
-                model=model,
-                entity=entity,
-                since=since,
-                until=until,
-                reason=reason,
-                expires_at=expires_at,
-                actor=actor,
-            )
+            return self.rows.hold(spec, actor=actor)
 
     # -- by an entity -------------------------------------------------------------------------------------------------
 

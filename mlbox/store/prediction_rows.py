@@ -11,7 +11,7 @@ import msgspec
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
-from mlbox.records import PredictionHold, PredictionRemoval
+from mlbox.records import HoldSpec, PredictionHold, PredictionRemoval
 from mlbox.store.db import Database, Row, Tx
 
 MOST_WORDS = 1000
@@ -40,37 +40,29 @@ class PredictionRows:
 
     # -- holds --------------------------------------------------------------------------------------------------------
 
-    def hold(
-        self,
-        *,
-        model: str | None,
-        entity: Mapping[str, Any],
-        since: datetime | None,
-        until: datetime | None,
-        reason: str,
-        expires_at: datetime | None,
-        actor: str,
-    ) -> PredictionHold:
+    def hold(self, spec: HoldSpec, *, actor: str) -> PredictionHold:
         """Hold what is all of what is named; raises InvalidInput for nothing, for no reason, and for an end that is past."""
-        if model is None and not entity and since is None and until is None:
+        if spec.model is None and not spec.entity and spec.since is None and spec.until is None:
             raise InvalidInput("Nothing is named.", hint="Name a model, an entity, or a time.", field="model")
-        check_entity(entity)
-        if since is not None and until is not None and since >= until:
+        check_entity(spec.entity)
+        if spec.since is not None and spec.until is not None and spec.since >= spec.until:
             raise InvalidInput("The time ends before it begins.", hint="Give an `until` after `since`.", field="until")
-        if expires_at is not None and expires_at <= self._clock.real():
+        if spec.expires_at is not None and spec.expires_at <= self._clock.real():
             raise InvalidInput("The hold would be over already.", hint="Give a time ahead.", field="expires_at")
-        check_reason(reason, "A hold")
+        check_reason(spec.reason, "A hold")
 
         def write(tx: Tx) -> str:
             own = new_id()
-            text = msgspec.json.encode(dict(entity), order="sorted").decode()
-            times = [None if at is None else to_us(at) for at in (since, until)]
-            end = None if expires_at is None else to_us(expires_at)
+            text = msgspec.json.encode(dict(spec.entity), order="sorted").decode()
+            times = [None if at is None else to_us(at) for at in (spec.since, spec.until)]
+            end = None if spec.expires_at is None else to_us(spec.expires_at)
             tx.run(
                 "INSERT INTO prediction_hold VALUES (?,?,?,?,?,?,?,?,?,NULL,NULL)",
-                (own, model, text, *times, reason, actor, tx.now_us, end),
+                (own, spec.model, text, *times, spec.reason, actor, tx.now_us, end),
             )
-            tx.emit("predictions.held", _subject(model), actor, hold=own, keys=sorted(entity), reason=reason)
+            tx.emit(
+                "predictions.held", _subject(spec.model), actor, hold=own, keys=sorted(spec.entity), reason=spec.reason
+            )
             return own
 
         return self.get(self._db.write(write))

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlbox.errors import Conflict, InvalidInput, NotFound, Unavailable
-from mlbox.records import BusinessNumber, Prediction, SkewResult
+from mlbox.records import BusinessNumber, HoldSpec, Prediction, SkewResult
 from mlbox.serve.predexport import Format, export
 from mlbox.serve.predfiles import MERGE_AT, READING
 from mlbox.serve.selection import Selection, between
@@ -98,8 +98,7 @@ def test_numbers_go_on_where_everything_was_removed(tmp_path: Path) -> None:
 
 
 def hold(kept: Kept, **given: Any) -> str:
-    wanted = {"model": None, "entity": {}, "since": None, "until": None, "expires_at": None, "reason": "case 12"}
-    return kept.keeping.hold(**{**wanted, **given}, actor="lea").id  # type: ignore[arg-type]
+    return kept.keeping.hold(HoldSpec(**{"reason": "case 12", **given}), actor="lea").id
 
 
 def test_nothing_under_a_hold_is_removed(shared: Kept, model: str) -> None:

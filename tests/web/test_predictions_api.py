@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlbox.cli import main
-from mlbox.records import Role
+from mlbox.records import HoldSpec, Role
 from mlbox.web.box import Box
 from tests.conftest import Server
 from tests.web.monitored import in_production, served
@@ -109,8 +109,7 @@ def test_what_is_private_is_absent(box: Box) -> None:
     in_production(box, "lab.secret")
     box.teams.set_private("model", "lab.secret", True, actor="admin")
     served(box, [1.0], model="lab.secret", entity={"customer": "20"})
-    reason = {"reason": "private to us"}
-    box.keeping.hold(model="lab.secret", entity={}, since=None, until=None, expires_at=None, actor="admin", **reason)
+    box.keeping.hold(HoldSpec(model="lab.secret", reason="private to us"), actor="admin")
     assert api(box, "approver", "GET", "/lab.secret/export").status_code == 404
     assert api(box, "approver", "GET", "/lab.secret/retention").status_code == 404
     assert "private to us" not in api(box, "approver", "GET", "/holds").text

@@ -13,7 +13,7 @@ from litestar.response import Stream
 
 from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput
-from mlbox.records import PredictionHold, PredictionKeeping, PredictionRemoval, Principal, Record, ServeRole
+from mlbox.records import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval, Principal, Record, ServeRole
 from mlbox.serve.predexport import MEDIA, Format, export
 from mlbox.serve.selection import Selection, between
 from mlbox.store.prediction_rows import check_entity
@@ -119,12 +119,14 @@ async def hold(box: Box, principal: Principal, data: NewHold) -> PredictionHold:
     box.teams.require(principal, "prediction.hold", name=data.model or "")
     return await box.call(
         box.keeping.hold,
-        model=data.model,
-        entity=data.entity,
-        since=parse_time(data.since, field="since") if data.since else None,
-        until=parse_time(data.until, field="until") if data.until else None,
-        reason=data.reason,
-        expires_at=parse_time(data.expires_at, field="expires_at") if data.expires_at else None,
+        HoldSpec(
+            model=data.model,
+            entity=data.entity,
+            since=parse_time(data.since, field="since") if data.since else None,
+            until=parse_time(data.until, field="until") if data.until else None,
+            reason=data.reason,
+            expires_at=parse_time(data.expires_at, field="expires_at") if data.expires_at else None,
+        ),
         actor=principal.name,
     )
 
