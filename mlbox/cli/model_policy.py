@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import typer
 
+from mlbox import policy_file
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show_one
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.client import Client
 from mlbox.errors import InvalidInput
-from mlbox.records import PromotionPolicy
+from mlbox.records import PolicyPreview, PolicyRevision, PromotionPolicy
 
-COMMANDS = ("test", "integration")
 SHA256 = 64
+HISTORY = ("revision", "set_by", "at", "diff")
+BEGIN = "Begin with `mlbox model policy MODEL --toml`."
 
 
 def register(app: typer.Typer) -> None:
@@ -30,57 +31,68 @@ def policy(
     set_file: Annotated[
         Path | None, typer.Option("--set", help="TOML or JSON file with a new policy; for admins.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --set: only say what it would change.")] = False,
+    revision: Annotated[int | None, typer.Option(help="A former one; 0 is the house's default.")] = None,
+    history: Annotated[bool, typer.Option("--history", help="Every revision, newest first.")] = False,
+    toml: Annotated[bool, typer.Option("--toml", help="Print it as TOML, such as to change and --set it.")] = False,
     output: OutputOption = Output.table,
 ) -> None:
     """Show or set what a model's versions must pass.
 
     The code of its commands is the folder that the file names beside it; it is sent, and kept with the policy.
     """
+    path = f"/api/v1/models/{quote(model, safe='')}/policy"
     with connect() as client:
-        path = f"/api/v1/models/{model}/policy"
-        if set_file is None:
-            show_one(client.get(path, PromotionPolicy), output)
-            return
-        body = _read(set_file, client)
-        show_one(msgspec.json.decode(client.request("PUT", path, body=body), type=PromotionPolicy), output)
+        if history:
+            show(client.get(f"{path}/revisions", list[PolicyRevision], limit=1000), HISTORY, output)
+        elif set_file is not None:
+            _set(client, path, _read(set_file, client), dry_run, output)
+        else:
+            found = (
+                client.get(path, PromotionPolicy)
+                if revision is None
+                else client.get(f"{path}/revisions/{revision}", PolicyRevision).policy
+            )
+            if toml:
+                typer.echo(policy_file.write(found), nl=False)
+            else:
+                show_one(found, output)
+
+
+def _set(client: Client, path: str, given: PromotionPolicy, dry_run: bool, output: Output) -> None:
+    if not dry_run:
+        show_one(msgspec.json.decode(client.request("PUT", path, body=given), type=PromotionPolicy), output)
+        return
+    seen = client.post(f"{path}/preview", PolicyPreview, {"toml": policy_file.write(given)})
+    if output is Output.table:
+        typer.echo("\n".join(seen.diff or ("Nothing differs.",)))
+        for one in seen.effects:
+            note(f"Version {one.version} ({one.state}): {one.words}.")
+    else:
+        show_one(seen, output)
 
 
 def _read(path: Path, client: Client) -> PromotionPolicy:
     """A policy out of a file, once the box has the code of its commands; what it does not name has the house's default."""
     try:
-        if path.suffix == ".toml":
-            found = tomllib.loads(path.read_text())
-        else:
-            found = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
-        _as_words(found)
-        policy = msgspec.convert(found, type=PromotionPolicy)
-    except (OSError, ValueError, msgspec.MsgspecError) as err:
-        raise InvalidInput(
-            f"{path} holds no policy: {err}.", hint="Begin with `mlbox model policy MODEL -o json`.", field="set"
-        ) from err
-    odd = [name for name in found if name not in PromotionPolicy.__struct_fields__]
-    if odd:
-        raise InvalidInput(
-            f"{path} has {odd[0]!r}, which a policy does not know.",
-            hint="`mlbox model policy MODEL -o json` shows what it knows.",
-            field="set",
+        text = path.read_text()
+        found = (
+            policy_file.read(text)
+            if path.suffix == ".toml"
+            else policy_file.of_plain(msgspec.json.decode(text, type=dict[str, Any]))
         )
-    return _with_code(policy, path.parent, client)
-
-
-def _as_words(found: dict[str, Any]) -> None:
-    """A command that is written as a line, in words."""
-    for gate in COMMANDS:
-        command = found.get(gate)
-        if isinstance(command, dict) and isinstance(command.get("command"), str):
-            command["command"] = shlex.split(command["command"])
+    except InvalidInput as err:
+        raise InvalidInput(f"{path}: {err.message}", hint=err.hint or BEGIN, field="set") from err
+    except (OSError, ValueError, msgspec.MsgspecError) as err:
+        raise InvalidInput(f"{path} holds no policy: {err}.", hint=BEGIN, field="set") from err
+    return _with_code(found, path.parent, client)
 
 
 def _with_code(policy: PromotionPolicy, folder: Path, client: Client) -> PromotionPolicy:
     """Its commands' code, sent where it is a folder, by its SHA-256."""
     from mlbox.sdk.snapshot import pack, survey
 
-    for gate in COMMANDS:
+    for gate in policy_file.COMMANDS:
         command = getattr(policy, gate)
         if command is None or not command.code or _is_sha256(command.code):
             continue

@@ -145,6 +145,7 @@ from mlbox.records.monitoring import (
     Verdict,
     WrittenRules,
 )
+from mlbox.records.policies import PolicyEffect, PolicyPreview, PolicyRevision
 from mlbox.records.predictions import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval
 from mlbox.records.registry import (
     Approval,
@@ -326,6 +327,9 @@ __all__ = [
     "Outlook",
     "Paired",
     "PlannedChange",
+    "PolicyEffect",
+    "PolicyPreview",
+    "PolicyRevision",
     "PostedNumbers",
     "Prediction",
     "PredictionHold",

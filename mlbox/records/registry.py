@@ -245,7 +245,8 @@ CardPart = Literal["license", "intended_use", "out_of_scope", "limitations", "et
 class PromotionPolicy(Record, frozen=True, kw_only=True):
     """What a model's versions must pass. The defaults are the house's; `label` marks a policy that is not for real use."""
 
-    revision: int = 1
+    revision: int = 0
+    """0 for the house's default."""
     label: str = ""
     metric: str = "auc"
     higher_is_better: bool = True

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
-import msgspec
-
 from mlbox.clock import from_us
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused
 from mlbox.ids import new_id
@@ -30,6 +28,7 @@ from mlbox.records import (
 from mlbox.store import approvals, deadlines, decisions, promotion_notices
 from mlbox.store.db import Database, Tx
 from mlbox.store.gate_runs import note_gates
+from mlbox.store.policy_book import is_void
 from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
 from mlbox.store.registry import Registry, note_stage
 
@@ -65,7 +64,7 @@ class Promotions:
     def __init__(self, db: Database, registry: Registry) -> None:
         self._db = db
         self._registry = registry
-        registry.policy_changed = self._void
+        registry.policies.changed = self._void
         self.may_approve: Callable[[str, str], bool] = lambda user, model: True
         """Whether a user has the role to approve versions of a model; the box says so."""
 
@@ -116,7 +115,7 @@ class Promotions:
                 f"{version.ref} is in stage {version.stage}.", hint="Only a version in None or Staging is promoted."
             )
         champion = self._champion(version)
-        rules = self._registry.policy(version.model).to_json().decode()
+        rules = self._registry.policies.of(version.model).to_json().decode()
 
         def write(tx: Tx) -> str:
             busy = tx.one(
@@ -338,13 +337,13 @@ class Promotions:
             if _is_over(waiting, now)
         ]
 
-    def _void(self, tx: Tx, policy: PromotionPolicy, model: str) -> None:
-        """End what was approved, in part or in full, under another policy."""
+    def _void(self, tx: Tx, policy: PromotionPolicy, model: str) -> list[str]:
+        """End what was approved, in part or in full, under another policy; what that was."""
         rows = tx.all(f"{PROMOTION_SQL} WHERE {_OPEN_SQL} AND model.name = ?", (model,))
-        for promotion in map(promotion_of, rows):
-            before = msgspec.structs.replace(promotion.policy, revision=policy.revision)
-            if promotion.approvals and before != policy:
-                _end(tx, promotion, f"its approval is void: the policy changed to revision {policy.revision}")
+        void = [promotion for promotion in map(promotion_of, rows) if is_void(promotion, policy)]
+        for promotion in void:
+            _end(tx, promotion, f"its approval is void: the policy changed to revision {policy.revision}")
+        return [promotion.id for promotion in void]
 
     def end_for_another_champion(self, promotion_id: str, *, actor: str) -> Promotion:
         """End a promotion whose champion is replaced: what it was compared with is gone."""

@@ -6,7 +6,7 @@ its run, its dataset version, its features and its artifact, and is immutable bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +19,6 @@ from mlbox.records import (
     Model,
     ModelFormat,
     ModelVersion,
-    PromotionPolicy,
     Record,
     RunArtifact,
     Stage,
@@ -27,7 +26,7 @@ from mlbox.records import (
     check_name,
 )
 from mlbox.store.db import Database, Row, Tx
-from mlbox.store.policies import check_policy
+from mlbox.store.policy_book import PolicyBook
 
 _VERSION_SQL = """
 SELECT model_version.*, model.name AS model,
@@ -96,8 +95,7 @@ class Registry:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.policy_changed: Callable[[Tx, PromotionPolicy, str], None] = lambda tx, policy, model: None
-        """Called in the transaction that gives a model another policy: what was approved under the former is void."""
+        self.policies = PolicyBook(db, _model_for, self.model)
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -337,38 +335,6 @@ class Registry:
 
         self._db.write(write)
 
-    # -- policies ---------------------------------------------------------------------------------------------------
-
-    def policy(self, model: str) -> PromotionPolicy:
-        """What the model's versions must pass: its latest policy, or the house's default."""
-        self.model(model)
-        row = self._db.one(
-            "SELECT policy FROM promotion_policy JOIN model ON model.id = model_id WHERE name = ? ORDER BY revision DESC LIMIT 1",
-            (model,),
-        )
-        return msgspec.json.decode(row["policy"], type=PromotionPolicy) if row else PromotionPolicy()
-
-    def set_policy(self, model: str, policy: PromotionPolicy, *, actor: str) -> PromotionPolicy:
-        """Give a model a new revision of its policy; promotions under way keep the one they began with."""
-        check_policy(policy)
-
-        def write(tx: Tx) -> PromotionPolicy:
-            model_id = _model_id(tx, model) or _insert_model(tx, model, actor, "")
-            row = tx.one(
-                "SELECT coalesce(max(revision), 0) + 1 AS n FROM promotion_policy WHERE model_id = ?", (model_id,)
-            )
-            assert row is not None
-            revised = msgspec.structs.replace(policy, revision=row["n"])
-            tx.run(
-                "INSERT INTO promotion_policy VALUES (?,?,?,?,?)",
-                (model_id, revised.revision, revised.to_json().decode(), actor, tx.now_us),
-            )
-            self.policy_changed(tx, revised, model)
-            tx.emit("policy.set", f"model:{model}", actor, policy=msgspec.to_builtins(revised))
-            return revised
-
-        return self._db.write(write)
-
 
 def _no_model(name: str) -> NotFound:
     err = NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
@@ -390,6 +356,10 @@ def no_version(model: str, number: int) -> NotFound:
 def _model_id(tx: Tx, name: str) -> str | None:
     row = tx.one("SELECT id FROM model WHERE name = ?", (name,))
     return row["id"] if row else None
+
+
+def _model_for(tx: Tx, name: str, actor: str) -> str:
+    return _model_id(tx, name) or _insert_model(tx, name, actor, "")
 
 
 def _insert_model(tx: Tx, name: str, owner: str, purpose: str) -> str:

@@ -53,7 +53,7 @@ class House:
         self.rollouts = Rollouts(self.registry, self.promotions, kept, self.log, clock, bus, every=3600)
         self.server = ModelServer(self.registry, self.artifacts, self.features, self.rollouts, self.log, clock)
         self.monitor = Monitor(self.dbs["monitoring"], self.registry, self.artifacts, self.log, clock)
-        self.registry.set_policy("score", POLICY, actor="admin")
+        self.registry.policies.set("score", POLICY, actor="admin")
 
     def with_view(self) -> None:
         key = Column(name="who", dtype="STRING")

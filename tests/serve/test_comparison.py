@@ -107,7 +107,7 @@ def test_over_http_and_a_policy_that_names_its_rows_by_hash(box: Box) -> None:
 
 
 def test_as_a_gate_before_any_traffic(box: Box) -> None:
-    box.registry.set_policy("churn", box.comparer.freeze(PromotionPolicy(compare=SPEC)), actor="admin")
+    box.registry.policies.set("churn", box.comparer.freeze(PromotionPolicy(compare=SPEC)), actor="admin")
     first = gates(box, 1)
     assert first["comparison"] == (True, "there is no champion to be compared with")
     to_production(box, 1)

@@ -178,7 +178,7 @@ def test_as_a_gate_whose_evidence_is_kept_for_the_approver(box: Box) -> None:
     policy = box.fairness.freeze(PromotionPolicy(fairness=SPEC))
     assert policy.fairness
     assert policy.fairness.hash == box.datasets.version("held-out@v1").hash
-    box.registry.set_policy("churn", policy, actor="admin")
+    box.registry.policies.set("churn", policy, actor="admin")
     promotion = box.promoter.promote("churn", 2, actor="ada")
     promotion = box.promoter.tested(promotion.id, 60)
     gate = next(result for result in promotion.gates if result.gate == "fairness")

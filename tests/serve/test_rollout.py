@@ -94,7 +94,7 @@ class House:
         self.registry = Registry(self.db)
         self.promotions = Promotions(self.db, self.registry)
         self.log = PredictionLog(folder / "predictions", flush_seconds=3600)
-        self.registry.set_policy("delay", POLICY, actor="admin")
+        self.registry.policies.set("delay", POLICY, actor="admin")
         self.bus = bus
         self.kept = RolloutLog(self.db, self.promotions)
         self.open()
@@ -334,6 +334,6 @@ def test_decisions_are_never_changed(house: House) -> None:
 )
 def test_a_policy_that_can_never_pass_is_refused(house: House, change: dict[str, object], words: str) -> None:
     with pytest.raises(InvalidInput) as refused:
-        house.registry.set_policy("delay", msgspec.structs.replace(POLICY, **change), actor="admin")
+        house.registry.policies.set("delay", msgspec.structs.replace(POLICY, **change), actor="admin")
     assert words in f"{refused.value.message} {refused.value.hint}"
     assert refused.value.field

@@ -184,7 +184,7 @@ def test_a_shadow_sees_the_very_features_that_the_champion_saw(serving: House) -
 
 
 def test_a_shadow_is_told_by_segment_with_its_time_beside_the_champion_s(serving: House) -> None:
-    serving.registry.set_policy("score", replace(POLICY, segments=("who", "visits")), actor="admin")
+    serving.registry.policies.set("score", replace(POLICY, segments=("who", "visits")), actor="admin")
     serving.with_view()
     serving.serve_one(1.0, 0.0)
     serving.promote(serving.register(-1.0, 0.0))

@@ -117,7 +117,7 @@ def ticked(house: House, promotion: str) -> str:
 def swaps(
     house: House, bus: EventBus, policy: PromotionPolicy, *, number: int, clients: int, workers: Workers | None = None
 ) -> Clients:
-    house.registry.set_policy("score", policy, actor="admin")
+    house.registry.policies.set("score", policy, actor="admin")
     server = with_bus(house, bus, workers=workers)
     house.serve_one(1.0, 1.0)
     with Clients(server, clients) as asking:

@@ -37,7 +37,7 @@ class Store:
     def waiting(self, **policy: object) -> Promotion:
         """A version that waits for its approval."""
         version = self.register()
-        self.registry.set_policy("delay", PromotionPolicy(steps=STEPS, **policy), actor="admin")
+        self.registry.policies.set("delay", PromotionPolicy(steps=STEPS, **policy), actor="admin")
         gate = GateResult(gate="size", passed=True, required="", measured="", at=self.clock.real())
         promotion = self.promotions.record_gates(self.promotions.propose(version, actor="carl").id, [gate])
         return self.promotions.shadow_done(promotion.id, "seen") if promotion.state == "shadow" else promotion
@@ -136,9 +136,9 @@ def test_a_decision_stands_when_its_giver_loses_the_role_later(store: Store) -> 
 
 def test_another_policy_makes_an_approval_void_and_the_same_one_does_not(store: Store) -> None:
     promotion = store.canary()
-    store.registry.set_policy("delay", PromotionPolicy(steps=STEPS), actor="admin")
+    store.registry.policies.set("delay", PromotionPolicy(steps=STEPS), actor="admin")
     assert store.promotions.get(promotion.id).state == "canary"
-    store.registry.set_policy("delay", PromotionPolicy(steps=STEPS, minimum=0.9), actor="admin")
+    store.registry.policies.set("delay", PromotionPolicy(steps=STEPS, minimum=0.9), actor="admin")
     ended = store.promotions.get(promotion.id)
     assert (ended.state, ended.reason) == ("withdrawn", "its approval is void: the policy changed to revision 4")
     assert store.registry.model("delay").stages == {"Production": 1, "None": 2}
@@ -146,7 +146,7 @@ def test_another_policy_makes_an_approval_void_and_the_same_one_does_not(store: 
 
 def test_another_policy_leaves_what_nobody_approved_yet(store: Store) -> None:
     promotion = store.waiting()
-    store.registry.set_policy("delay", PromotionPolicy(steps=STEPS, minimum=0.9), actor="admin")
+    store.registry.policies.set("delay", PromotionPolicy(steps=STEPS, minimum=0.9), actor="admin")
     assert store.approve(promotion, "bea").state == "completed"
 
 
@@ -179,4 +179,4 @@ def test_data_that_becomes_known_after_an_approval_makes_it_void(store: Store) -
 def test_a_policy_that_nobody_could_satisfy_is_refused(store: Store, policy: dict[str, object], words: str) -> None:
     store.register()
     with pytest.raises(InvalidInput, match=words):
-        store.registry.set_policy("delay", PromotionPolicy(**policy), actor="admin")
+        store.registry.policies.set("delay", PromotionPolicy(**policy), actor="admin")

@@ -301,9 +301,9 @@ def test_what_a_model_needs_of_datasets_is_named_from_its_gates_to_its_end(house
 
 def test_rows_that_a_policy_judges_on_are_needed_by_it_and_by_who_began_under_it(house: House) -> None:
     version = house.register()
-    house.registry.set_policy("churn", PromotionPolicy(compare=SPEC), actor="admin")
+    house.registry.policies.set("churn", PromotionPolicy(compare=SPEC), actor="admin")
     promotion = house.promotions.propose(version, actor="ann")
-    house.registry.set_policy("churn", PromotionPolicy(), actor="admin")
+    house.registry.policies.set("churn", PromotionPolicy(), actor="admin")
     assert house.registry.in_use_of("held-out@v1") == ["the policy of churn"]
     house.promotions.withdraw(promotion.id, actor="ann")
     assert house.registry.in_use_of("held-out@v1") == []

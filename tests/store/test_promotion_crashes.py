@@ -30,7 +30,7 @@ PAST = ("shadow", "waiting_approval", "canary", "completed")
 def store(tmp_path: Path) -> Iterator[Store]:
     store = Store(tmp_path)
     store.register()
-    store.registry.set_policy("delay", POLICY, actor="admin")
+    store.registry.policies.set("delay", POLICY, actor="admin")
     store.first_in_production()
     yield store
     store.db.close()
@@ -83,7 +83,7 @@ def test_a_step_that_breaks_at_its_end_did_not_happen(store: Store) -> None:
 
 def test_neither_staging_nor_production_is_had_past_a_command_that_the_policy_registers(store: Store) -> None:
     """Nor by a script with the database's file: the triggers ask for the result."""
-    store.registry.set_policy("delay", msgspec.structs.replace(POLICY, test=COMMAND), actor="admin")
+    store.registry.policies.set("delay", msgspec.structs.replace(POLICY, test=COMMAND), actor="admin")
     promotion = store.promotions.propose(store.register(), actor="ann")
     with pytest.raises(Unavailable, match="gates all passed"):
         store.gates(promotion.id)  # of which none is the test
@@ -151,7 +151,7 @@ class Walk(RuleBasedStateMachine):
 
     def _policy(self, approvals: int, days: float, integration: GateCommand | None = None) -> None:
         policy = PromotionPolicy(approvals=approvals, approval_days=days, steps=POLICY.steps, integration=integration)
-        self.store.registry.set_policy("delay", policy, actor="admin")
+        self.store.registry.policies.set("delay", policy, actor="admin")
 
     @rule(approvals=st.integers(1, 2), days=st.sampled_from([1.0, 2.0]), integration=st.sampled_from([None, COMMAND]))
     def policy_changes(self, approvals: int, days: float, integration: GateCommand | None) -> None:

@@ -26,7 +26,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def waiting(store: Store, policy: PromotionPolicy = POLICY) -> Promotion:
-    store.registry.set_policy("delay", policy, actor="admin")
+    store.registry.policies.set("delay", policy, actor="admin")
     return store.gates(store.promotions.propose(store.register(), actor="ann").id)
 
 
@@ -87,5 +87,5 @@ def test_where_people_reach_the_server_is_said_the_messages_link_to_its_page(sto
 
 def test_an_address_that_nothing_can_be_sent_to_is_refused(store: Store) -> None:
     with pytest.raises(InvalidInput) as refused:
-        store.registry.set_policy("delay", PromotionPolicy(notify=("bea",)), actor="admin")
+        store.registry.policies.set("delay", PromotionPolicy(notify=("bea",)), actor="admin")
     assert refused.value.field == "notify"

@@ -91,7 +91,7 @@ def test_a_later_version_stays_in_staging_until_its_canary_took_all(registry: Re
 def test_a_ramp_of_one_step_is_over_with_it(registry: Registry, promotions: Promotions) -> None:
     to_production(registry, promotions, register(registry))
     at_once = PromotionPolicy(steps=(RampStep(percent=100, hold_seconds=60),))
-    registry.set_policy("delay", at_once, actor="admin")
+    registry.policies.set("delay", at_once, actor="admin")
     assert to_production(registry, promotions, register(registry)).state == "completed"
     assert registry.model("delay").stages == {"Production": 2, "Archived": 1}
 
@@ -204,12 +204,12 @@ def test_gate_results_and_approvals_are_kept(db: Database, registry: Registry, p
 def test_policies_have_revisions_and_a_promotion_keeps_its_own(registry: Registry, promotions: Promotions) -> None:
     promotion = promotions.propose(register(registry), actor="ann")
     steps = (RampStep(percent=10, hold_seconds=1), RampStep(percent=100, hold_seconds=0))
-    assert registry.set_policy("delay", PromotionPolicy(steps=steps), actor="ann").revision == 1
-    assert registry.set_policy("delay", PromotionPolicy(steps=steps, minimum=0.6), actor="ann").revision == 2
-    assert registry.policy("delay").minimum == 0.6
+    assert registry.policies.set("delay", PromotionPolicy(steps=steps), actor="ann").revision == 1
+    assert registry.policies.set("delay", PromotionPolicy(steps=steps, minimum=0.6), actor="ann").revision == 2
+    assert registry.policies.of("delay").minimum == 0.6
     assert promotions.get(promotion.id).policy == PromotionPolicy()
     with pytest.raises(InvalidInput, match="100 %"):
-        registry.set_policy("delay", PromotionPolicy(steps=(RampStep(percent=50, hold_seconds=0),)), actor="ann")
+        registry.policies.set("delay", PromotionPolicy(steps=(RampStep(percent=50, hold_seconds=0),)), actor="ann")
 
 
 def test_every_change_is_in_the_audit_log(db: Database, registry: Registry, promotions: Promotions) -> None:

@@ -169,7 +169,7 @@ class Filled:
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/jobs/new", f"/jobs/new?from={self.job}", "/crons/new", f"/crons/new?from={self.job}"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
-            *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/approvals"),
+            *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/models/churn/policy", "/approvals"),
             *(
                 "/endpoints",
                 "/endpoints/churn",

@@ -30,7 +30,7 @@ POLICY = PromotionPolicy(
 def shadowed(box: Box) -> Promotion:
     """Version 2 beside version 1, on four rows of two kinds."""
     in_production(box)
-    box.registry.set_policy("delay", POLICY, actor="admin")
+    box.registry.policies.set("delay", POLICY, actor="admin")
     box.labels.apply(LabelSet(name="late", keys=(WHO,), value=Column(name="late", dtype="BOOL")), actor="ann")
     box.curation.set_model_tag("delay", "label_set", "late", actor="ann")
     promotion = register(box)

@@ -93,7 +93,7 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     box.promotions.decide(first.id, approver="grace", decision="approve", comment="first")
     steps = (RampStep(percent=10, hold_seconds=60), RampStep(percent=100, hold_seconds=0))
     policy = PromotionPolicy(approvals=2, reviewers=("grace", "lin"), steps=steps)
-    box.registry.set_policy("delay", policy, actor="admin")
+    box.registry.policies.set("delay", policy, actor="admin")
     second = waiting(box, register(box, 0.72, "flights@v2", tags={NASTY: "1"}))
     box.promotions.decide(second.id, approver="grace", decision="approve", comment="looked at all of it")
     yield box

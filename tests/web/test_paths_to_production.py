@@ -47,6 +47,8 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "POST /api/v1/models/{model}/versions/{version}/bench": [{}],
     "POST /api/v1/models/{model}/versions/{version}/score": [{"dataset": "d@v1", "stage": "Production"}],
     "PUT /api/v1/models/{model}/policy": [{"minimum": 0, "guards": [], "shadow_seconds": 0}],
+    "POST /api/v1/models/{model}/policy/preview": [{"toml": "minimum = 0"}, {"toml": "stage = 'Production'"}],
+    "PUT /api/v1/models/{model}/policy/toml": [{"toml": "guards = []\nshadow_seconds = 0", "follows": 0, "ends": []}],
     "POST /api/v1/models/{model}/card": [{"intended_use": "Production"}, {"stage": "Production"}],
     "POST /api/v1/models/{model}/versions/{version}/release": [{}, {"stage": "Production"}],
     "PATCH /api/v1/models/{model}/serving": [{"stage": "Production"}, {"version": 1}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import get, post, put
+from litestar import get, post
 from litestar.params import Parameter
 
 from mlbox.errors import NotAuthorised
@@ -16,7 +16,6 @@ from mlbox.records import (
     ModelVersion,
     Principal,
     Promotion,
-    PromotionPolicy,
     Record,
 )
 from mlbox.serve.registration import Registration
@@ -93,20 +92,6 @@ async def archive(box: Box, principal: Principal, model: str, version: int) -> M
     return await box.call(box.registry.archive, model, version, actor=principal.name)
 
 
-@get("/api/v1/models/{model:str}/policy", action="model.read")
-async def get_policy(box: Box, model: str) -> PromotionPolicy:
-    """What the model's versions must pass."""
-    return await box.call(box.registry.policy, model)
-
-
-@put("/api/v1/models/{model:str}/policy", action="model.policy")
-async def set_policy(box: Box, principal: Principal, model: str, data: PromotionPolicy) -> PromotionPolicy:
-    """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
-    policy = await box.call(box.fairness.freeze, await box.call(box.comparer.freeze, data))
-    await box.call(box.gate_jobs.check, policy, model, principal)
-    return await box.call(box.registry.set_policy, model, policy, actor=principal.name)
-
-
 @post("/api/v1/models/{model:str}/versions/{version:int}/promote", action="model.promote")
 async def promote(box: Box, principal: Principal, model: str, version: int) -> Promotion:
     """Propose a version and begin to test it."""
@@ -169,6 +154,6 @@ async def list_endpoints(box: Box) -> list[Endpoint]:
 
 handlers: list[Any] = [
     *(list_models, create_model, get_model, list_versions, get_version, register, archive),
-    *(get_policy, set_policy, promote, compare, list_promotions, get_promotion),
+    *(promote, compare, list_promotions, get_promotion),
     *(approve, reject, withdraw, roll_back, list_endpoints),
 ]

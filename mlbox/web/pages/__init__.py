@@ -22,6 +22,7 @@ from mlbox.web.pages import (
     models,
     monitoring,
     overview,
+    policies,
     predictions,
     runs,
     search,
@@ -35,7 +36,7 @@ from mlbox.web.pages import (
 
 PAGES = (
     *(signin, static, overview, features, datasets, deleted, labels, submitting, jobs, timeline, crons, runs, secrets),
-    *(models, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, adoption),
+    *(models, policies, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, adoption),
     *(api_docs, search),
 )
 handlers: list[Any] = [handler for page in PAGES for handler in page.handlers]

@@ -98,7 +98,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
     before = int(after) if after and after.isdecimal() else None
     found = box.registry.versions(name, limit=PAGE_SIZE + 1, before=before)
     shown, last = keyset(found, PAGE_SIZE, lambda version: str(version.version))
-    policy = box.registry.policy(name)
+    policy = box.registry.policies.of(name)
     return {
         "model": model,
         "versions": shown,

@@ -37,7 +37,7 @@ export class Form extends HTMLElement {
         return encodeURIComponent(value);
       });
       const response = await fetch(address, {
-        method: this.dataset.method ?? "POST",
+        method: submitter?.dataset.method ?? this.dataset.method ?? "POST",
         headers: { "content-type": "application/json", "x-csrf-token": token() },
         body: JSON.stringify(values),
         redirect: "manual",
