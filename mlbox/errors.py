@@ -45,6 +45,8 @@ class InvalidInput(MlboxError):
     status = 400
     code = "invalid_input"
     exit_code = 2
+    place: tuple[int, int] | None = None
+    """Of a text that has a grammar, the first character that is wrong, and the one after the last."""
 
 
 class NotAuthenticated(MlboxError):

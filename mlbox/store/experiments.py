@@ -55,6 +55,10 @@ class Experiments:
         rows = self._db.all(f"{_SQL} WHERE deleted_us IS NULL AND {_VISIBLE} ORDER BY name")
         return [of_row(row) for row in rows]
 
+    def visible_ids(self) -> set[str]:
+        """The ids of all that whoever asks may know of, deleted or not."""
+        return {row["id"] for row in self._db.all(f"SELECT id FROM experiment WHERE {_VISIBLE}")}
+
     def select(self, condition: str, values: Sequence[object], order: str, limit: int) -> list[Row]:
         """Rows of experiments by a compiled condition and order (see `runsearch`)."""
         sql = f"{_SQL} WHERE {_VISIBLE} AND {condition} ORDER BY {order} LIMIT ?"

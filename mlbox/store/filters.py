@@ -26,6 +26,7 @@ _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[A-Za-z_][\w.]*")
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _OPERATOR = re.compile(r"!=|>=|<=|=|>|<")
+QUOTES = {"'": "text", '"': "quoted", "`": "name"}
 ORDERED = ("=", "!=", ">", ">=", "<", "<=")
 COMPARATORS: dict[Kind, tuple[str, ...]] = {
     "text": ("=", "!=", "LIKE", "ILIKE"),
@@ -66,17 +67,18 @@ class Token(NamedTuple):
     kind: str
     text: str
     place: int
+    end: int
 
 
 def parse(filter: str, grammar: Grammar) -> list[Clause]:
     """A filter's clauses; raises InvalidInput that says what does not belong."""
     if len(filter) > MAX_FILTER:
         raise bad(f"it has {len(filter):,} characters, and at most {MAX_FILTER:,} are read")
-    reader = _Reader(tokens(filter))
+    reader = _Reader(tokens(filter), len(filter))
     clauses: list[Clause] = []
     while not reader.over:
-        if clauses and reader.take("word").text.upper() != "AND":
-            raise bad("its clauses are joined by AND, and by nothing else")
+        if clauses and (joint := reader.take("word")).text.upper() != "AND":
+            raise bad("its clauses are joined by AND, and by nothing else", joint)
         clauses.append(_clause(reader, grammar))
     return clauses
 
@@ -88,26 +90,28 @@ def tokens(filter: str) -> list[Token]:
     """A filter's pieces, in order; raises InvalidInput for what begins none."""
     found: list[Token] = []
     place = 0
-    while place < len(filter):
-        if space := _SPACE.match(filter, place):
-            place = space.end()
-            continue
-        token, place = _token(filter, place)
+    while (token := next_token(filter, place)) is not None:
         found.append(token)
+        place = token.end
     return found
 
 
-def _token(filter: str, place: int) -> tuple[Token, int]:
+def next_token(filter: str, place: int) -> Token | None:
+    """The piece that begins at a place or after the space there; None at the end; raises InvalidInput as `tokens`."""
+    if space := _SPACE.match(filter, place):
+        place = space.end()
+    if place >= len(filter):
+        return None
     mark = filter[place]
-    if mark in "'\"`":
+    if mark in QUOTES:
         text, end = _quoted(filter, place)
-        return Token("text" if mark == "'" else "quoted" if mark == '"' else "name", text, place), end
+        return Token(QUOTES[mark], text, place, end)
     for kind, pattern in (("word", _WORD), ("number", _NUMBER), ("operator", _OPERATOR)):
         if match := pattern.match(filter, place):
-            return Token(kind, match[0], place), match.end()
+            return Token(kind, match[0], place, match.end())
     if mark in "(),":
-        return Token("mark", mark, place), place + 1
-    raise bad(f"{filter[place : place + 40]!r} is not of its grammar")
+        return Token("mark", mark, place, place + 1)
+    raise bad(f"{filter[place : place + 40]!r} is not of its grammar", (place, place + 1))
 
 
 def _quoted(filter: str, place: int) -> tuple[str, int]:
@@ -116,7 +120,7 @@ def _quoted(filter: str, place: int) -> tuple[str, int]:
     while True:
         close = filter.find(mark, end)
         if close < 0:
-            raise bad(f"the quote {mark} at {filter[place : place + 40]!r} is not closed")
+            raise bad(f"the quote {mark} at {filter[place : place + 40]!r} is not closed", (place, len(filter)))
         parts.append(filter[end:close])
         if mark == "`" or filter[close + 1 : close + 2] != mark:
             return mark.join(parts), close + 1
@@ -126,8 +130,9 @@ def _quoted(filter: str, place: int) -> tuple[str, int]:
 class _Reader:
     """Tokens, taken one by one."""
 
-    def __init__(self, found: list[Token]) -> None:
+    def __init__(self, found: list[Token], length: int) -> None:
         self._left = found[::-1]
+        self._length = length
 
     @property
     def over(self) -> bool:
@@ -135,15 +140,19 @@ class _Reader:
 
     def take(self, *kinds: str) -> Token:
         if not self._left:
-            raise bad("it ends too early")
+            raise bad("it ends too early", (self._length, self._length))
         token = self._left.pop()
         if kinds and token.kind not in kinds:
-            raise bad(f"{token.text[:80]!r} stands where {' or '.join(kinds)} is wanted")
+            raise bad(f"{token.text[:80]!r} stands where {' or '.join(kinds)} is wanted", token)
         return token
+
+    def until(self) -> int:
+        """Where what was taken last ends."""
+        return self._left[-1].place if self._left else self._length
 
     def joined(self, token: Token) -> bool:
         """True when the next token begins right where this one ends."""
-        return bool(self._left) and self._left[-1].place == token.place + len(token.text)
+        return bool(self._left) and self._left[-1].place == token.end
 
 
 # -- clauses ------------------------------------------------------------------------------------------------------------
@@ -151,33 +160,50 @@ class _Reader:
 
 def _clause(reader: _Reader, grammar: Grammar) -> Clause:
     entity, key, kind = _key(reader, grammar)
+    at = reader.until()
     comparator = _comparator(reader)
-    allowed = COMPARATORS[kind] + (("IN", "NOT IN") if key in grammar.lists and kind == "text" else ())
+    allowed = comparators(grammar, key, kind)
     if comparator not in allowed:
-        raise bad(f"{entity}.{key[:80]} is not compared by {comparator[:20]!r}, but by one of {', '.join(allowed)}")
+        why = f"{entity}.{key[:80]} is not compared by {comparator[:20]!r}, but by one of {', '.join(allowed)}"
+        raise bad(why, (at, at + len(comparator)))
     if comparator.startswith("IS"):
         return Clause(entity, key, kind, comparator, None)
     if comparator in ("IN", "NOT IN"):
         return Clause(entity, key, kind, comparator, _list(reader))
     if kind in ("metric", "number"):
-        return Clause(entity, key, kind, comparator, _number(reader.take("number").text))
+        return Clause(entity, key, kind, comparator, _number(reader.take("number")))
     return Clause(entity, key, kind, comparator, reader.take("text", "quoted").text)
+
+
+def comparators(grammar: Grammar, key: str, kind: Kind) -> tuple[str, ...]:
+    """By what a key of this kind is compared."""
+    return COMPARATORS[kind] + (("IN", "NOT IN") if key in grammar.lists and kind == "text" else ())
 
 
 def _key(reader: _Reader, grammar: Grammar) -> tuple[str, str, Kind]:
     first = reader.take("word", "quoted", "name")
     if first.kind != "word":
-        return _of(grammar, "attribute", first.text)
+        return located(first, grammar, "attribute", first.text)
     entity, dot, rest = first.text.partition(".")
     if not dot:
-        return _of(grammar, "attribute", entity)
+        return located(first, grammar, "attribute", entity)
     if entity not in grammar.entities:
-        raise bad(f"Invalid entity type '{entity[:80]}'. Valid entity types are {sorted(grammar.entities)}")
+        why = f"Invalid entity type '{entity[:80]}'. Valid entity types are {sorted(grammar.entities)}"
+        raise bad(why, (first.place, first.place + len(entity)))
     if not rest and reader.joined(first):
         rest = reader.take("quoted", "name").text
     if not rest:
-        raise bad(f"no name follows {first.text[:80]!r}")
-    return _of(grammar, grammar.entities[entity], rest)
+        raise bad(f"no name follows {first.text[:80]!r}", first)
+    return located(first, grammar, grammar.entities[entity], rest)
+
+
+def located(token: Token, grammar: Grammar, entity: str, name: str) -> tuple[str, str, Kind]:
+    """What a name stands for; an error says that it is of this token."""
+    try:
+        return _of(grammar, entity, name)
+    except InvalidInput as err:
+        err.place = (token.place, token.end)
+        raise
 
 
 def _of(grammar: Grammar, entity: str, name: str) -> tuple[str, str, Kind]:
@@ -214,32 +240,35 @@ def _comparator(reader: _Reader) -> str:
     return word
 
 
-def _number(text: str) -> float:
-    value = float(text)
+def _number(token: Token) -> float:
+    text, value = token.text, float(token.text)
     if value in (float("inf"), float("-inf")):
-        raise bad(f"{text[:40]} is too large a number")
+        raise bad(f"{text[:40]} is too large a number", token)
     plain = text.lstrip("+-").isdigit() and len(text) < 19
     return int(text) if plain else value
 
 
 def _list(reader: _Reader) -> tuple[str, ...]:
     found: list[str] = []
-    if reader.take("mark").text != "(":
-        raise bad("a list begins with '('")
+    if (begin := reader.take("mark")).text != "(":
+        raise bad("a list begins with '('", begin)
     while True:
         found.append(reader.take("text", "quoted").text)
-        mark = reader.take("mark").text
-        if mark == ")":
+        mark = reader.take("mark")
+        if mark.text == ")":
             return tuple(found)
-        if mark != ",":
-            raise bad("texts in a list are parted by ','")
+        if mark.text != ",":
+            raise bad("texts in a list are parted by ','", mark)
 
 
-def bad(why: str) -> InvalidInput:
-    """The error of a filter that cannot be read."""
-    return InvalidInput(
-        f"Invalid filter: {why}.", hint="For example: metrics.auc > 0.8 AND params.lr = '0.1'", field="filter"
-    )
+def bad(why: str, at: Token | tuple[int, int] | None = None) -> InvalidInput:
+    """The error of a filter that cannot be read, and which of its characters are wrong."""
+    place = (at.place, at.end) if isinstance(at, Token) else at
+    where = f"Look at character {place[0] + 1}. " if place else ""
+    example = "For example: metrics.auc > 0.8 AND params.lr = '0.1'"
+    err = InvalidInput(f"Invalid filter: {why}.", hint=where + example, field="filter")
+    err.place = place
+    return err
 
 
 # -- as SQL -------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,10 @@
 
 Pages go on from the last row's own values. Where runs are ordered by a metric, they come out of that metric's index and the
 search stops at the page's end: first those with a value, then those whose value is no number, then those without the metric,
-whichever way the order goes. What else has no value comes last, too.
+whichever way the order goes. What else has no value comes last, too. `min:` and `max:` before a metric order by its extremes,
+`num:` before a parameter or a tag by the numbers that its values are.
+
+A run whose tag `mlflow.parentRunId` names another one of the search is nested in that: `roots` leaves it out.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from typing import Any, NamedTuple
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Experiment
+from mlbox.store import run_groups
 from mlbox.store.db import Row
 from mlbox.store.experiments import Alive, Experiments, alive_condition, of_row
 from mlbox.store.filters import Bound, Clause, Grammar, Value, all_of, attribute, comparison, parse
@@ -35,11 +39,18 @@ _COLUMNS = {
     "artifact_uri": ADDRESS,
     "start_time": "run.started_us / 1000",
     "end_time": "run.ended_us / 1000",
+    "duration": "(run.ended_us - run.started_us) / 1000",
+    "experiment_name": "(SELECT name FROM experiment WHERE experiment.id = run.experiment_id)",
+    "dataset": "coalesce(run.dataset, '')",
+    "git_commit": "coalesce(run.git_commit, '')",
+    "job_id": "coalesce(run.job_id, '')",
 }
+OWN_TEXTS = frozenset({"experiment_name", "dataset", "git_commit", "job_id"})
+"""Texts of a run that MLflow has no words for."""
 RUNS = Grammar(
     entities=_ENTITIES,
-    texts=frozenset({"run_id", "run_name", "status", "user_id", "artifact_uri"}),
-    numbers=frozenset({"start_time", "end_time"}),
+    texts=frozenset({"run_id", "run_name", "status", "user_id", "artifact_uri"}) | OWN_TEXTS,
+    numbers=frozenset({"start_time", "end_time", "duration"}),
     lists=frozenset({"run_id"}),
     aliases={
         "created": "start_time",
@@ -47,6 +58,12 @@ RUNS = Grammar(
         **dict.fromkeys(("run name", "Run name", "Run Name"), "run_name"),
     },
     datasets=frozenset({"name", "digest", "context"}),
+)
+PARENT = "mlflow.parentRunId"
+_IS_ROOT = (
+    "NOT EXISTS (SELECT 1 FROM tag JOIN run AS parent ON parent.id = tag.value WHERE tag.run_id = run.id"
+    f" AND tag.key = '{PARENT}' AND parent.deleted_us IS NULL AND parent.id <> run.id"
+    " AND parent.experiment_id IN ({places}))"
 )
 _EXPERIMENT_COLUMNS = {
     "name": "name",
@@ -102,14 +119,13 @@ class RunSearch:
         alive: Alive = "active",
         limit: int = 1000,
         after: Sequence[Any] | None = None,
+        roots: bool = False,
     ) -> Page:
         """Runs of these experiments; raises InvalidInput for a filter, an order or a page that is not of the grammar."""
         clauses = parse(filter, RUNS)
-        where, values = all_of(clauses, compile_run)
-        groups = ",".join("?" * len(experiment_ids))
-        where = f"run.experiment_id IN ({groups}) AND {alive_condition(alive, 'run')} AND {where}"
-        bound = [*experiment_ids, *values]
-        sources = _sources(_order(order_by), clauses)
+        order = _order(order_by)
+        where, bound = self._where(experiment_ids, clauses, alive, roots=roots, walk=not order)
+        sources = _sources(order, clauses)
         begin = _place(after, sources)
         rows: list[tuple[int, Row]] = []
         for number in range(begin, len(sources)):
@@ -120,6 +136,61 @@ class RunSearch:
                 break
         found = self._tracker.by_ids([row[0] for _, row in rows[:limit]])
         return Page(found, _after_run(*rows[limit - 1]) if len(rows) > limit else None)
+
+    def count(self, experiment_ids: Sequence[str], filter: str = "", *, roots: bool = False, most: int = 10_000) -> int:
+        """How many active runs a filter finds; `most + 1` for more than that."""
+        where, bound = self._where(experiment_ids, parse(filter, RUNS), "active", roots=roots)
+        row = self._tracker.select(
+            f"SELECT count(*) FROM (SELECT 1 FROM run WHERE {where} LIMIT ?)", [*bound, most + 1]
+        )
+        return int(row[0][0])
+
+    def groups(
+        self,
+        experiment_ids: Sequence[str],
+        filter: str = "",
+        *,
+        by: str,
+        metrics: Sequence[run_groups.Aspect] = (),
+        limit: int = 100,
+        after: run_groups.Place | None = None,
+    ) -> list[run_groups.Group]:
+        """The active runs that a filter finds, by what they have as a parameter, a tag or an attribute; large groups first."""
+        entity, key = named_value(by)
+        where, bound = self._where(experiment_ids, parse(filter, RUNS), "active")
+        sql, values = run_groups.query(entity, _COLUMNS.get(key, key), key, metrics, where, bound, limit, after)
+        return run_groups.read(self._tracker.select(sql, values), metrics)
+
+    def _where(
+        self,
+        experiment_ids: Sequence[str],
+        clauses: Sequence[Clause],
+        alive: Alive,
+        *,
+        roots: bool = False,
+        walk: bool = False,
+    ) -> tuple[str, list[Any]]:
+        """What holds for the runs of a search. To `walk` is to go through all runs in their order until a page is full."""
+        visible = self._experiments.visible_ids()
+        seen = [one for one in dict.fromkeys(experiment_ids) if one in visible]
+        places = ",".join("?" * len(seen))
+        # The sign keeps SQLite off the index by experiment, whose parts it would have to sort together.
+        own = "+run.experiment_id" if walk and len(seen) > 1 else "run.experiment_id"
+        where, values = all_of(list(clauses), compile_run)
+        nested, above = (_IS_ROOT.format(places=places), seen) if roots else ("1", [])
+        whole = f"{own} IN ({places}) AND {alive_condition(alive, 'run')} AND {where} AND {nested}"
+        return whole, [*seen, *values, *above]
+
+    def children(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """How many active runs are nested in each of these, where there are any."""
+        places = ",".join("?" * len(run_ids))
+        rows = self._tracker.select(
+            f"SELECT tag.value AS parent, count(*) AS runs FROM tag JOIN run ON run.id = tag.run_id"
+            f" WHERE tag.key = '{PARENT}' AND tag.value IN ({places}) AND run.deleted_us IS NULL AND {Tracker.VISIBLE}"
+            " GROUP BY tag.value",
+            run_ids,
+        )
+        return {row["parent"]: row["runs"] for row in rows}
 
     def experiments(
         self,
@@ -180,8 +251,10 @@ def _compile_experiment(clause: Clause) -> Bound:
 # -- orders -------------------------------------------------------------------------------------------------------------
 
 _CLAUSE = re.compile(r"(?P<key>.*?)(?:\s+(?P<way>ASC|DESC))?", re.IGNORECASE | re.DOTALL)
-Order = list[tuple[str, str, bool]]
-"""Entity, key, and whether it ascends."""
+Order = list[tuple[str, str, bool, str]]
+"""Entity, key, whether it ascends, and the column of a metric."""
+ASPECTS = {"min:": "low", "max:": "high", "num:": "number"}
+"""What stands before a metric that its extremes order by, and before a parameter or tag whose values are read as numbers."""
 
 
 def split_order(text: str) -> tuple[str, bool]:
@@ -203,19 +276,27 @@ def _order(order_by: Sequence[str]) -> Order:
     order: Order = []
     for text in order_by:
         key, ascending = split_order(text)
-        entity, dot, name = key.partition(".")
-        if not dot or entity not in _ENTITIES:
-            entity, name = "attribute", key
-        plain = name[1:-1] if len(name) > 1 and name[0] in '`"' and name[-1] == name[0] else name
-        entity = _ENTITIES[entity]
-        if entity == "dataset" or not plain:
+        column = ASPECTS.get(key[:4], "value")
+        entity, plain = named_value(key if column == "value" else key[4:], text)
+        if column != "value" and (entity in ("param", "tag")) != (column == "number"):
             raise bad_order(text)
-        if entity == "attribute":
-            plain = attribute(RUNS, plain)[0]
-        order.append((entity, plain, ascending))
-    if len({(entity, key) for entity, key, _ in order}) < len(order):
+        order.append((entity, plain, ascending, column))
+    if len({(entity, key) for entity, key, _, _ in order}) < len(order):
         raise InvalidInput(f"`order_by` contains duplicate fields: {str(list(order_by))[:200]}", field="order_by")
     return order
+
+
+def named_value(key: str, text: str = "") -> tuple[str, str]:
+    """The entity and the plain key of a value that every run has at most one of; raises InvalidInput, saying `text`."""
+    entity, dot, name = key.partition(".")
+    if not dot or entity not in _ENTITIES:
+        entity, name = "attribute", key
+    plain = name[1:-1] if len(name) > 1 and name[0] in '`"' and name[-1] == name[0] else name
+    plain = plain.replace('""', '"') if name.startswith('"') else plain
+    entity = _ENTITIES[entity]
+    if entity == "dataset" or not plain:
+        raise bad_order(text or key)
+    return entity, attribute(RUNS, plain)[0] if entity == "attribute" else plain
 
 
 _LAST = (Term("run.started_us", False), Term("run.id", True))
@@ -226,16 +307,15 @@ def _sources(order: Order, clauses: Sequence[Clause]) -> list[Source]:
     if not order or order[0][0] != "metric":
         tables, values, terms = _joined(order, 0)
         return [Source(f"run{tables}", values, "1", (*terms, *_LAST))]
-    _, key, ascending = order[0]
+    _, key, ascending, column = order[0]
+    value = f"o0.{column}"
     tables, values, terms = _joined(order[1:], 1)
     with_metric = f"series AS o0 CROSS JOIN run ON run.id = o0.run_id{tables}"
     sources = [
-        Source(
-            with_metric, values, "o0.key = ? AND o0.value IS NOT NULL", (Term("o0.value", ascending), *terms, *_LAST)
-        )
+        Source(with_metric, values, f"o0.key = ? AND {value} IS NOT NULL", (Term(value, ascending), *terms, *_LAST))
     ]
     if not any(clause.entity == "metric" and clause.key == key for clause in clauses):
-        sources.append(Source(with_metric, values, "o0.key = ? AND o0.value IS NULL", (*terms, *_LAST)))
+        sources.append(Source(with_metric, values, f"o0.key = ? AND {value} IS NULL", (*terms, *_LAST)))
         absent = "NOT EXISTS (SELECT 1 FROM series WHERE run_id = run.id AND key = ?)"
         sources.append(Source(f"run{tables}", values, absent, (*terms, *_LAST)))
     return [source._replace(condition=source.condition, values=(*source.values, key)) for source in sources]
@@ -244,27 +324,40 @@ def _sources(order: Order, clauses: Sequence[Clause]) -> list[Source]:
 def _joined(order: Order, first: int) -> tuple[str, tuple[Any, ...], list[Term]]:
     """The tables that an order needs beside `run`, the values in them, and its terms."""
     tables, values, terms = "", [], []
-    for number, (entity, key, ascending) in enumerate(order, first):
+    for number, (entity, key, ascending, column) in enumerate(order, first):
         if entity == "attribute":
-            column = _COLUMNS[key]
-            terms += [Term(f"(({column}) IS NULL)", True), Term(f"coalesce({column}, 0)", ascending)]
+            own = _COLUMNS[key]
+            terms += [Term(f"(({own}) IS NULL)", True), Term(f"coalesce({own}, 0)", ascending)]
             continue
         table, name = {"metric": "series", "param": "param", "tag": "tag"}[entity], f"o{number}"
         tables += f" LEFT JOIN {table} AS {name} ON {name}.run_id = run.id AND {name}.key = ?"
         values.append(key)
         missing = f"({name}.run_id IS NULL)"
+        if column == "number":
+            terms += [Term(missing, True), *_numbers_first(f"{name}.value", ascending)]
+            continue
         rank = (
-            f"CASE WHEN {missing} THEN 2 WHEN {name}.value IS NULL THEN 1 ELSE 0 END" if entity == "metric" else missing
+            f"CASE WHEN {missing} THEN 2 WHEN {name}.{column} IS NULL THEN 1 ELSE 0 END"
+            if entity == "metric"
+            else missing
         )
-        terms += [Term(rank, True), Term(f"coalesce({name}.value, 0)", ascending)]
+        terms += [Term(rank, True), Term(f"coalesce({name}.{column}, 0)", ascending)]
     return tables, tuple(values), terms
+
+
+def _numbers_first(value: str, ascending: bool) -> list[Term]:
+    """Texts in order: those that are numbers by what they are worth, then the others."""
+    # Only CASE keeps SQLite from reading as JSON what is none.
+    is_number = f"CASE WHEN json_valid({value}) THEN json_type({value}) IN ('integer', 'real') ELSE 0 END"
+    number = f"CASE WHEN {is_number} THEN CAST({value} AS REAL) ELSE 0 END"
+    return [Term(f"NOT {is_number}", True), Term(number, ascending), Term(f"coalesce({value}, '')", ascending)]
 
 
 def _query(source: Source, where: str, values: list[Any], place: list[Any] | None, limit: int) -> tuple[str, list[Any]]:
     beyond, more = after_row(source.terms, place) if place is not None else ("1", [])
     columns = ", ".join(["run.id", *(term.sql for term in source.terms)])
     sql = (
-        f"SELECT {columns} FROM {source.tables} WHERE {source.condition} AND {where} AND {Tracker.VISIBLE} AND {beyond}"
+        f"SELECT {columns} FROM {source.tables} WHERE {source.condition} AND {where} AND {beyond}"
         f" ORDER BY {sorting(source.terms)} LIMIT ?"
     )
     return sql, [*source.values, *values, *more, limit]

@@ -51,7 +51,7 @@ def test_a_table_is_whole_exact_and_no_formula(filled: tuple[Server, Filled], vi
     visitor = visit(filled[0])
     visitor.sign_in()
     visitor.visit("/runs?experiment=many")
-    expect(visitor.page.locator("#rows > tr")).to_have_count(50)
+    expect(visitor.page.locator("#rows > tr")).to_have_count(100)
     rows = table(visitor, "Runs")
     assert [row["Run"] for row in rows] == [f"'=cmd|' /C calc'!A{number}" for number in reversed(range(MANY))]
     assert [float(row["auc"]) for row in rows] == [-number / 7 for number in reversed(range(MANY))]

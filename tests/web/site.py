@@ -168,6 +168,7 @@ class Filled:
             ),
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/jobs/new", f"/jobs/new?from={self.job}", "/crons/new", f"/crons/new?from={self.job}"),
+            *("/runs?group=params.lr&column=best:metrics.auc&pin=metrics.auc", "/runs/columns?experiment=churn"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/models/churn/policy", "/approvals"),
             *(
@@ -204,6 +205,7 @@ EMPTY_PAGES = [
         "/api",
         "/search",
         "/timeline",
+        "/runs/columns",
         "/jobs/new",
         "/crons/new",
     ),

@@ -192,3 +192,17 @@ def m006_runs_by_dataset(db: Database) -> None:
         CREATE INDEX run_dataset_by_dataset ON run_dataset (dataset);
         """,
     )
+
+
+@migration(tracking)
+def m007_run_views(db: Database) -> None:
+    """The newest runs of all experiments come out of one index, and everyone may keep a view of the table of runs."""
+    run_script(
+        db,
+        """
+        CREATE INDEX run_recent ON run (started_us DESC, id);
+        CREATE TABLE run_view (
+          person TEXT NOT NULL, experiment TEXT NOT NULL, query TEXT NOT NULL, PRIMARY KEY (person, experiment)
+        ) STRICT, WITHOUT ROWID;
+        """,
+    )

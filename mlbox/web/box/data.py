@@ -23,6 +23,8 @@ from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 from mlbox.store.quota import Quota
 from mlbox.store.run_inputs import input_of
+from mlbox.store.run_views import RunViews
+from mlbox.store.run_words import RunWords
 from mlbox.store.runsearch import RunSearch
 from mlbox.store.tracking import Tracker
 from mlbox.web.box.foundation import Foundation
@@ -40,6 +42,8 @@ class Data(Foundation):
         self.experiments = self.tracker.groups
         self.logged_models = LoggedModels(db)
         self.run_search = RunSearch(self.tracker, self.experiments)
+        self.run_words = RunWords(self.tracker, self.experiments)
+        self.run_views = RunViews(db)
 
     def _open_features(self, opening: contextlib.ExitStack) -> None:
         root, settings = self.data_dir.root, self.settings

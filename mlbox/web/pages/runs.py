@@ -6,17 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from litestar import Response, get
 from litestar.params import QueryParameter
+from litestar.response import Redirect
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Run
 from mlbox.web.box import Box
-from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
+from mlbox.web.pages import run_table
+from mlbox.web.pages.view import Node, View, part
 
-COLUMNS = 4
-"""Metrics that the list shows: those that most of its runs have."""
 MAX_POINTS = 600
 """Points of one line: more than a screen has pixels for adds nothing but weight."""
 MAX_COMPARED = 200
@@ -27,31 +28,54 @@ MAX_DATASETS = 8
 """That are drawn beside each other."""
 
 
-def common_metrics(runs: Sequence[Run]) -> list[str]:
-    """The metrics that most of the runs have, by name."""
-    counts = Counter(key for run in runs for key in run.metrics)
-    return sorted(key for key, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:COLUMNS])
+Texts = Annotated[list[str] | None, QueryParameter()]
 
 
-def _list(view: View, experiment: str | None, after: str | None) -> dict[str, Any]:
-    tracker = view.box.tracker
-    found = tracker.runs(experiment=experiment or None, limit=PAGE_SIZE + 1, after=after)
-    shown, last = keyset(found, PAGE_SIZE, lambda run: run.id)
-    experiments = tracker.experiments()
-    return {
-        "runs": shown,
-        "next": next_page(view, last),
-        "columns": common_metrics(shown),
-        "experiments": experiments,
-        "names": {one.id: one.name for one in experiments},
-        "experiment": experiment or "",
-    }
+def _state(
+    view: View, experiment: Sequence[str] | None, column: Sequence[str] | None, pin: Sequence[str] | None
+) -> run_table.State:
+    said = view.query
+    return run_table.State(
+        experiments=tuple(text for text in experiment or () if text),
+        filter=said.get("filter", "").strip(),
+        order=said.get("order", ""),
+        group=said.get("group", ""),
+        flat=bool(said.get("flat")),
+        column=tuple(text for text in column or () if text),
+        pin=tuple(text for text in pin or () if text),
+    )
 
 
 @get("/runs", include_in_schema=False, action="run.read")
-async def runs(view: View, experiment: str | None = None, after: str | None = None) -> Response[bytes]:
-    """All runs, newest first."""
-    return await view.page("runs.html", lambda: _list(view, experiment, after))
+async def runs(
+    view: View, experiment: Texts = None, column: Texts = None, pin: Texts = None, after: str | None = None
+) -> Response[bytes]:
+    """All runs, newest first, or as the address says."""
+    state = _state(view, experiment, column, pin)
+    own = await view.box.call(_own, view, state)
+    if own:
+        return Redirect(f"/runs?{urlencode([('experiment', one) for one in state.experiments])}&{own}")
+    wrong = run_table.wrong(state.filter)
+    status = 400 if wrong else 200
+    return await view.page("runs.html", lambda: run_table.fetch(view, state, after, wrong), status=status)
+
+
+def _own(view: View, state: run_table.State) -> str:
+    """The view that whoever asks keeps of what they ask for, where they said nothing else."""
+    if (
+        view.principal is None
+        or len(state.experiments) > 1
+        or any(text for name, text in view.query.items() if name != "experiment")
+    ):
+        return ""
+    return view.box.run_views.get(view.principal.name, "".join(state.experiments))
+
+
+@get("/runs/columns", include_in_schema=False, action="run.read")
+async def chooser(view: View, experiment: Texts = None, column: Texts = None, pin: Texts = None) -> Response[bytes]:
+    """Which columns the table of runs has."""
+    state = _state(view, experiment, column, pin)
+    return await view.page("run_columns.html", lambda: run_table.choices(view, state))
 
 
 # -- charts -------------------------------------------------------------------------------------------------------------
@@ -185,4 +209,4 @@ async def compare(
     return await view.page("compare.html", lambda: _compare(view, run_ids or []))
 
 
-handlers: list[Any] = [runs, run, compare]
+handlers: list[Any] = [runs, chooser, run, compare]
