@@ -39,7 +39,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, F
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
+def visit(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Callable[..., Visitor]]:
     visitors: list[Visitor] = []
 
     def enter(server: Server, **options: Any) -> Visitor:
@@ -47,6 +47,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
         return visitors[-1]
 
     yield enter
-    for visitor in visitors:
+    for number, visitor in enumerate(visitors):
+        visitor.keep(f"end-of-{request.node.name}-{number}")
         visitor.context.close()
         assert visitor.complaints == []

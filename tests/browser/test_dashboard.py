@@ -25,6 +25,7 @@ def test_every_page_in_both_themes_and_on_a_phone(
     visitor.sign_in()
     for path in made.pages():
         visitor.visit(path)
+        visitor.keep(f"{theme}{path}")
         expect(visitor.page.get_by_role("heading", level=1)).to_be_visible()
         assert visitor.page.evaluate(LABELLED) == [], path
         for size in (DESKTOP, PHONE):

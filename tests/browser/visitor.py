@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Error, Page
 
 from tests.conftest import Server
 
+KEPT = Path(__file__).parents[2] / "build" / "browser"
+"""Screenshots, to be kept with what else a run of CI leaves."""
 DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 LABELLED = """() => [...document.querySelectorAll('a, button, input, select, textarea')]
   .filter((e) => e.type !== 'hidden' && e.offsetParent !== null)
@@ -57,6 +62,12 @@ class Visitor:
         self.page.goto(path)
         self.page.wait_for_load_state("load")
         self.page.wait_for_function("() => customElements.get('mlbox-theme')")
+
+    def keep(self, name: str) -> None:
+        """A picture of the whole page as it is now, to be looked at after the tests; one that cannot be had fails none."""
+        file = re.sub(r"[^\w.=-]+", "-", name).strip("-")[:150]
+        with contextlib.suppress(Error):
+            self.page.screenshot(path=KEPT / f"{file}.png", full_page=True)
 
     def follow(self, path: str) -> None:
         """One page, from where it hears of what happens."""

@@ -141,6 +141,9 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
 
-def is_not_offered(answer: Any) -> bool:
-    """Whether it says that this server is without what is asked for, by any input, as Triton says it."""
+def is_told(answer: Any) -> bool:
+    """Whether a 5xx is an answer as Triton gives it: this server is without what is asked for, or a model that was asked whether it
+    is ready is unloaded."""
+    if answer.status_code == 503:
+        return bool(answer.request.url.path.endswith("/ready") and " is unloaded." in answer.text)
     return bool(answer.status_code == 501 and "This server has no " in answer.text)

@@ -151,6 +151,8 @@ class Filled:
     other_run: str
     job: str
     cron: str
+    own_cron: str
+    """The admin's: its owner alone may change a cron."""
     waiting: Promotion
     prediction: str
 
@@ -169,6 +171,8 @@ class Filled:
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/jobs/new", f"/jobs/new?from={self.job}", "/crons/new", f"/crons/new?from={self.job}"),
             *("/runs?group=params.lr&column=best:metrics.auc&pin=metrics.auc", "/runs/columns?experiment=churn"),
+            *(f"/crons/{self.own_cron}/edit", f"/approvals/{self.waiting.id}", "/models/churn/2/card"),
+            *("/secrets", "/teams", "/deleted"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/models/churn/policy", "/approvals"),
             *(
@@ -208,6 +212,9 @@ EMPTY_PAGES = [
         "/runs/columns",
         "/jobs/new",
         "/crons/new",
+        "/secrets",
+        "/teams",
+        "/deleted",
     ),
 ]
 
@@ -228,10 +235,11 @@ def fill(box: Box, own: str = "") -> Filled:
     wait_for(lambda: box.scheduler.job(job.id).ended_at, what="the job to end")
     cron = box.crons.add(CronSpec(name=f"{own}every-night", job=spec, schedule="0 3 * * *"), owner="ada")
     box.crons.fire(cron.id, actor="ada")
+    mine = box.crons.add(CronSpec(name=f"{own}every-morning", job=spec, schedule="0 6 * * *"), owner="admin")
     waiting = _models(box, run, own)
     _predictions(box, own)
     box.monitor.check(f"{own}churn")
-    return Filled(run, other, job.id, cron.id, waiting, box.predictions.recent(f"{own}churn", 1)[0].id)
+    return Filled(run, other, job.id, cron.id, mine.id, waiting, box.predictions.recent(f"{own}churn", 1)[0].id)
 
 
 def _data(box: Box, own: str) -> None:

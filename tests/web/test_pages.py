@@ -28,7 +28,7 @@ from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.signin import local_path
 from mlbox.web.pages.submitting import codes
 from mlbox.web.pages.view import part
-from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box
+from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box, routes_of
 
 PACKAGE = Path(__file__).parents[2] / "mlbox"
 SCORING = {f"/models/{{model}}/{what}" for what in ("invocations", "ping", "health", "version")}
@@ -86,6 +86,21 @@ def test_every_page_shows_with_data_and_leads_on(site: Site, filled: Filled) -> 
         seen |= {a["src"] for a in page.all("script")} | {a["href"] for a in page.all("link")}
     for link in sorted(seen):
         assert site.get(link).status_code == 200, link
+
+
+def test_no_page_is_left_out_of_those_that_are_walked(box: Box, filled: Filled) -> None:
+    """The lists of `tests.web.site` are what axe, the browser and the tests here go through."""
+    walked = [path.partition("?")[0] for path in filled.pages()]
+    pages = {
+        path: re.compile(re.sub(r"\{\w+:(?:str|int)\}", "[^/]+", path) + "$")
+        for route in routes_of(box)
+        for handler in getattr(route, "route_handlers", ())
+        if handler.fn.__module__.startswith("mlbox.web.pages.") and "GET" in handler.http_methods
+        for path in handler.paths
+    }
+    assert len(pages) > 40
+    missing = {path for path, pattern in pages.items() if not any(pattern.match(one) for one in walked)}
+    assert missing == {"/login", "/static/{digest:str}/{name:path}"}
 
 
 def test_every_page_shows_when_there_is_nothing(empty: Site) -> None:

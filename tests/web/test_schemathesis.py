@@ -16,7 +16,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.control import SkipTest
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
-from tests.web.served import Site, is_not_offered, open_site
+from tests.web.served import Site, is_told, open_site
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of its own libraries, which are no part of ours
 EXAMPLES = 30
@@ -58,7 +58,7 @@ def test_no_case_of_the_schema_is_a_fault_of_the_server(site: Site, mode: schema
             asked += 1
             answer = case.call(base_url=site.server.url, headers=dict(site.http.headers))
             checks = [content_type_conformance]
-            if not is_not_offered(answer):
+            if not is_told(answer):
                 checks.append(not_a_server_error)
             if answer.status_code < 300:
                 checks.append(response_schema_conformance)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from mlbox.web.auth import is_public
 from tests.conftest import Server
-from tests.web.served import Site, is_not_offered, open_site
+from tests.web.served import Site, is_told, open_site
 
 JSON = {"Content-Type": "application/json"}
 FILL = {"model": "m", "version": "1", "ref": "r", "name": "n", "run_id": "x", "promotion_id": "p", "job_id": "j"}
@@ -81,7 +81,7 @@ def test_every_error_has_the_one_shape(box: Server, routes: list[tuple[str, str]
             continue
         body = {"content": b"{", "headers": JSON} if method != "GET" else {}
         answer = box.http.request(method, path, **body)
-        assert answer.status_code < 500 or is_not_offered(answer), (method, path, answer.text)
+        assert answer.status_code < 500 or is_told(answer), (method, path, answer.text)
         if answer.status_code >= 400:
             assert message_of(path, answer), (method, path)
 
@@ -277,7 +277,7 @@ def operations(full: Site) -> list[Operation]:
 
 def never_5xx(site: Site, method: str, url: str, **more: Any) -> httpx.Response:
     answer = site.http.request(method, url, **more)
-    assert answer.status_code < 500 or is_not_offered(answer), (method, url[:300], str(more)[:300], answer.text)
+    assert answer.status_code < 500 or is_told(answer), (method, url[:300], str(more)[:300], answer.text)
     return answer
 
 

@@ -124,7 +124,7 @@ class Chart extends HTMLElement {
   // Shares and thresholds are read against nought; everything else against its own spread.
   height() {
     if (!this.spec.zero) return undefined;
-    return (_, low, high) => [0, Math.max(high * 1.08, 1e-9)];
+    return (_, low, high) => [0, high > 0 ? high * 1.08 : 1];
   }
 
   line({ label, points, guide, like }, at) {
