@@ -96,6 +96,13 @@ class GateJobs:
         self._awaited.pop(job.id, None)
         return self._outcome(gate, command, job)
 
+    def code_of(self, job_id: str) -> str | None:
+        """The SHA-256 of the code that a job was sent; None for a job that was sent none, or is gone."""
+        try:
+            return self._jobs.find(job_id).spec.snapshot
+        except NotFound:
+            return None
+
     def drop(self, promotion_id: str) -> None:
         """Stop what still runs for a promotion that has ended."""
         for job_id, awaiting in list(self._awaited.items()):

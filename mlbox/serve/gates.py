@@ -41,6 +41,8 @@ class Evidence(Record, frozen=True, kw_only=True):
     model: Model | None = None
     now: datetime | None = None
     run: Run | None = None
+    code: str | None = None
+    """The SHA-256 of the code that its job was sent, of which the box has a copy."""
     dataset: DatasetVersion | None = None
     champion: ModelVersion | None = None
     latency: BenchFigure | None = None
@@ -68,24 +70,29 @@ class Outcome(NamedTuple):
 
 Gate = Callable[[Evidence], Outcome]
 MOST_LINE = 120
+TRACED = "a run, a dataset version, and a git commit or a copy of the code"
 
 
 def lineage(evidence: Evidence) -> Outcome:
-    """The version names a run, a dataset version and a commit that exist."""
+    """The version names a run and a dataset version that exist, and its code: a commit, or the copy that the box has."""
     version = evidence.version
     missing = [
         name
         for name, there in (
             ("run", evidence.run is not None and evidence.run.status in ("RUNNING", "FINISHED")),
             ("dataset version", evidence.dataset is not None),
-            ("git commit", bool(version.git_commit)),
+            ("git commit or copy of the code", bool(version.git_commit or evidence.code)),
         )
         if not there
     ]
-    named = f"run {(version.run_id or '')[:12]}, {version.dataset}, commit {(version.git_commit or '')[:12]}"
-    return Outcome(
-        not missing, "a run, a dataset version and a git commit", f"no {' and no '.join(missing)}" if missing else named
-    )
+    named = f"run {(version.run_id or '')[:12]}, {version.dataset}, {_code(evidence)}"
+    return Outcome(not missing, TRACED, f"no {' and no '.join(missing)}" if missing else named)
+
+
+def _code(evidence: Evidence) -> str:
+    if evidence.version.git_commit:
+        return f"commit {evidence.version.git_commit[:12]}"
+    return f"code {evidence.code[:12]}" if evidence.code else "no git commit"
 
 
 def signature(evidence: Evidence) -> Outcome:
@@ -245,10 +252,10 @@ def declared(evidence: Evidence) -> Outcome:
     named = [
         f"run {version.run_id[:12]} ({version.lineage})" if version.run_id else f"no run ({version.lineage})",
         version.dataset or "no dataset version",
-        f"commit {version.git_commit[:12]}" if version.git_commit else "no git commit",
+        _code(evidence),
     ]
     if evidence.policy.unserved == "gates":
-        return Outcome(lineage(evidence).passed, "a run, a dataset version and a git commit", ", ".join(named))
+        return Outcome(lineage(evidence).passed, TRACED, ", ".join(named))
     return Outcome(True, "nothing: the approver decides", ", ".join([*named, *version.flags]))
 
 

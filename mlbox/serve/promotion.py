@@ -192,6 +192,7 @@ class Promoter:
             model=attempt("facts", lambda version: self._registry.model(version.model)),
             now=self._clock.real(),
             run=attempt("lineage", self._run),
+            code=attempt("lineage", self._code),
             dataset=attempt("lineage", self._dataset),
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
             comparison=attempt("comparison", lambda version: self._with_champion(promotion)),
@@ -206,6 +207,9 @@ class Promoter:
             scores=attempt("sanity", self._scores if version.features else self._answers) if version.servable else None,
             problems=problems,
         )
+
+    def _code(self, version: ModelVersion) -> str | None:
+        return self.commands.code_of(version.job_id) if self.commands is not None and version.job_id else None
 
     def _with_champion(self, promotion: Promotion) -> WithChampion | None:
         spec, champion = promotion.policy.compare, promotion.champion

@@ -9,7 +9,6 @@ It runs on every request, so what was verified within the last minute is found w
 
 from __future__ import annotations
 
-import hmac
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +18,7 @@ from mlbox.errors import MlboxError, NotAuthenticated, NotAuthorised
 from mlbox.records import Principal, Role
 from mlbox.store.roles import ROLES
 from mlbox.web.door import Door
+from mlbox.web.form_token import fits
 from mlbox.web.problems import refuse
 
 PUBLIC = frozenset(
@@ -101,7 +101,7 @@ class AuthMiddleware:
             raise NotAuthenticated("A token is needed.", hint="Sign in at /login, or run `mlbox login URL`.")
         if scope["method"] not in SAFE_METHODS:
             given = next((value for name, value in scope["headers"] if name == CSRF_HEADER), b"")
-            if not hmac.compare_digest(given, session.csrf.encode()):
+            if not fits(given, session.csrf):
                 raise NotAuthorised("The page's form token is missing or old.", hint="Reload the page.")
         state = scope.setdefault("state", {})
         state["principal"], state["session"] = session.principal, session

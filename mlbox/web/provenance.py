@@ -62,9 +62,9 @@ def _add_training(walk: Definitions, box: Box, version: ModelVersion) -> None:
     job = _job(box, version.job_id)
     if job is not None:
         made = _before(walk, "job", job.id, made)
-    commit = version.git_commit or (job.spec.git_commit if job else None)
-    if commit:
-        _before(walk, "code", commit, made)
+    code = version.git_commit or (job and (job.spec.git_commit or job.spec.snapshot))
+    if code:
+        _before(walk, "code", code, made)
     dataset = version.dataset and _seen(lambda: box.datasets.version(version.dataset or ""))
     if dataset:
         _add_dataset(walk, box, dataset, made)

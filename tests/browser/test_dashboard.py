@@ -46,7 +46,7 @@ def test_the_navigation_leads_to_every_page_of_an_empty_box(server: Server, visi
     navigation = visitor.page.get_by_role("navigation", name="Main")
     navigation.get_by_role("searchbox", name="Search everything").press("Enter")
     visitor.page.wait_for_url("**/search?q=")
-    apart = ("/search", "/timeline", "/jobs/new", "/crons/new", "/admin/adoption")
+    apart = ("/search", "/timeline", "/runs/columns", "/jobs/new", "/crons/new", "/admin/adoption")
     for path in [each for each in EMPTY_PAGES if each not in apart]:
         navigation.locator(f"a[href='{path}']").last.click()
         visitor.page.wait_for_url(f"**{path}")
@@ -208,6 +208,9 @@ def test_the_trainer_is_refused_and_another_approves(
     box.close()
     server = make_server("--gpus", "none", data_dir=tmp_path / "data")
     trainer, other = visit(server), visit(server)
+    asked: list[str] = []
+    for visitor in (trainer, other):
+        visitor.page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
     trainer.sign_in("ada")
     trainer.visit("/approvals")
     expect(trainer.page.get_by_text("You trained and submitted and proposed this version")).to_be_visible()
@@ -219,6 +222,7 @@ def test_the_trainer_is_refused_and_another_approves(
     other.page.get_by_label("Comment").fill("looked at the shadow")
     other.page.get_by_role("button", name="Approve churn/2").click()
     expect(other.page.get_by_text("Nothing waits for a decision")).to_be_visible()
+    assert all("churn/2" in said and "of the traffic of churn beside version 1" in said for said in asked), asked
     expect(other.page.get_by_text("approved by grace").first).to_be_visible()
     other.visit("/models/churn")
     expect(other.page.locator("[aria-current=step]")).to_contain_text("5 %")

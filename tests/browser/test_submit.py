@@ -44,7 +44,7 @@ def test_code_is_sent_run_and_run_again_with_other_settings(server: Server, visi
     page.get_by_label("Name by which").fill("hello")
     page.get_by_label("Command").fill("""python3 greet.py "two words" 'it'\\''s'""")
     code = archive(greet="import os, sys\nprint(sys.argv[1:], os.environ['WHO'])\n")
-    page.get_by_label("or an archive").set_input_files(
+    page.get_by_label("or your files").set_input_files(
         {"name": "code.tar.gz", "mimeType": "application/gzip", "buffer": code}
     )
     page.get_by_label("Environment variables").fill("WHO=ada=b\n")

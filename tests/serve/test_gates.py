@@ -175,6 +175,12 @@ def test_fairness_is_judged_or_the_approver_reads_why_it_is_not() -> None:
     assert (failed.passed, failed.measured.partition(",")[0]) == (False, "sex: demographic parity ratio 0.5")
 
 
+def test_the_copy_of_its_code_that_the_box_has_stands_for_a_commit() -> None:
+    found = GATES["lineage"](evidence(version_git_commit=None, code="b" * 64))
+    assert found.passed
+    assert "code bbbbbbbbbbbb" in found.measured
+
+
 def test_nothing_passes_for_want_of_evidence() -> None:
     bare = Evidence(
         version=msgspec.structs.replace(VERSION, metrics={}, features=(), inputs=(), size=0),

@@ -142,8 +142,7 @@ def sigmoid(x: float) -> float:
 
 
 def is_told(answer: Any) -> bool:
-    """Whether a 5xx is an answer as Triton gives it: this server is without what is asked for, or a model that was asked whether it
-    is ready is unloaded."""
+    """Whether a 5xx is Triton's own answer: of what this server is without, or of an unloaded model that is not ready."""
     if answer.status_code == 503:
         return bool(answer.request.url.path.endswith("/ready") and " is unloaded." in answer.text)
     return bool(answer.status_code == 501 and "This server has no " in answer.text)

@@ -307,6 +307,31 @@ def test_the_theme_is_in_the_page_so_that_nothing_flashes(empty: Site) -> None:
     assert "data-theme" not in site.get("/").text
 
 
+def test_a_form_token_looks_different_in_each_page_and_fits_its_own_session(site: Site, empty: Site) -> None:
+    def token(of: Site) -> str:
+        return next(a["content"] for a in Page(of.get("/")).all("meta") if a.get("name") == "csrf")
+
+    one, other = token(site), token(site)
+    assert one != other
+    for sent in (one, other):
+        assert _stop(site, sent) == 404
+    for wrong in (token(empty), one[:-2], "", "zz", "é"):
+        assert _stop(site, wrong) == 403, wrong
+
+
+def _stop(site: Site, token: str) -> int:
+    return site.request("POST", "/api/v1/jobs/none/stop", headers={"x-csrf-token": token.encode()}).status_code
+
+
+def test_a_page_is_compressed_for_who_reads_that(site: Site) -> None:
+    packed = site.get("/audit", headers={"accept-encoding": "gzip"})
+    plain = site.get("/audit", headers={"accept-encoding": "identity"})
+    assert (packed.headers.get("content-encoding"), plain.headers.get("content-encoding")) == ("gzip", None)
+    assert packed.headers["vary"] == plain.headers["vary"] == "accept-encoding"
+    assert int(packed.headers["content-length"]) < len(plain.content) / 3
+    assert "<h1>Audit" in packed.text
+
+
 # -- words --------------------------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ box's thread pool, so that no page holds up the event loop.
 from __future__ import annotations
 
 import functools
+import gzip
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -20,6 +21,7 @@ from mlbox.errors import MlboxError
 from mlbox.records import Principal, Role
 from mlbox.store.roles import at_least
 from mlbox.web.box import Box
+from mlbox.web.form_token import masked
 from mlbox.web.pages import form
 from mlbox.web.pages.phrases import link_of, phrase
 from mlbox.web.pages.static import static_url
@@ -27,6 +29,8 @@ from mlbox.web.pages.static import static_url
 T = TypeVar("T")
 PAGE_SIZE = 50
 THEMES = ("light", "dark")
+GZIP_LEVEL = 4
+"""A seventh of a page's size, for a millisecond or two."""
 HTML = "text/html"
 """Litestar adds the charset to what is text."""
 
@@ -102,11 +106,12 @@ class View:
         session = state.get("session")
         self.box = box
         self.principal: Principal | None = state.get("principal")
-        self.csrf: str = session.csrf if session else ""
+        self.csrf: str = masked(session.csrf) if session else ""
         self.path: str = request.url.path
         self.here: str = self.path + (f"?{request.url.query}" if request.url.query else "")
         self.base = str(request.base_url).rstrip("/")
         self.query: Mapping[str, str] = dict(request.query_params)
+        self._packed = "gzip" in request.headers.get("accept-encoding", "")
         theme = request.cookies.get("mlbox_theme", "")
         self.theme = theme if theme in THEMES else ""
 
@@ -132,9 +137,11 @@ class View:
         """Fetch what the template shows and render it, off the loop."""
 
         def work() -> bytes:
-            return render(template, {**self.frame(), **fetch()})
+            shown = render(template, {**self.frame(), **fetch()})
+            return gzip.compress(shown, GZIP_LEVEL, mtime=0) if self._packed else shown
 
-        return Response(await self.box.call(work), media_type=HTML, status_code=status)
+        headers = {"vary": "accept-encoding", **({"content-encoding": "gzip"} if self._packed else {})}
+        return Response(await self.box.call(work), media_type=HTML, status_code=status, headers=headers)
 
     def frame(self) -> dict[str, Any]:
         """What the frame around every page shows."""

@@ -1,7 +1,8 @@
 // <mlbox-submit>: a form with more fields than a row. A name with dots is a field of a field, and data-as says what a text stands
 // for: words (of a shell's line), list, pairs (NAME=VALUE lines), json, merge (a JSON object whose fields are the request's own), or
-// snapshot (a file that is sent first). What is refused is said at its field.
+// files (that are sent first, as an archive: the field gets its SHA-256). What is refused is said at its field.
 import { Form, Refusal, token } from "./form.js";
+import { targz } from "./tar.js";
 
 // The words of a line as a POSIX shell reads them, without what a shell would expand.
 export function words(line, field) {
@@ -37,12 +38,18 @@ function pairs(text, field) {
 
 const READ = { words, pairs, list: (text) => text.split(/[\s,]+/).filter(Boolean), json: (text) => JSON.parse(text) };
 
-async function sent(file) {
+const ARCHIVE = /\.(tar\.gz|tgz)$/i;
+const FIXED = { environment: "requirements.txt" }; // what the box calls a field's file, whatever its user does
+
+async function sent(files, field) {
+  const whole = files.length === 1 && ARCHIVE.test(files[0].name);
+  const named = files.map((file) => (FIXED[field] ? new File([file], FIXED[field]) : file));
+  const body = whole ? files[0] : await targz(named, field);
   const headers = { "content-type": "application/gzip", "x-csrf-token": token() };
-  const answer = await fetch("/api/v1/snapshots", { method: "POST", headers, body: file });
-  const body = await answer.json();
-  if (!answer.ok) throw new Refusal(body.error.message, "snapshot", body.error.hint);
-  return body.sha256;
+  const answer = await fetch("/api/v1/snapshots", { method: "POST", headers, body });
+  const said = await answer.json();
+  if (!answer.ok) throw new Refusal(said.error.message, field, said.error.hint);
+  return said.sha256;
 }
 
 const inside = (whole, path) => path.reduce((at, name) => (at[name] ??= {}), whole);
@@ -52,7 +59,7 @@ class Submit extends Form {
   async values(submitter) {
     this.unmark();
     const whole = {};
-    const files = [];
+    const files = new Map();
     for (const [name, value] of new FormData(this.form, submitter)) {
       if (value === "" || (value instanceof File && !value.size)) continue;
       const path = name.split(".");
@@ -60,12 +67,15 @@ class Submit extends Form {
       const kind = this.form.elements.namedItem(name).dataset.as;
       const at = inside(whole, path);
       if (kind === "merge") Object.assign(at, JSON.parse(value));
-      else if (kind === "snapshot") files.push([at, value]);
+      else if (kind === "files") files.set(name, [...(files.get(name) ?? []), value]);
       else at[own] = kind ? READ[kind](value, name) : value;
     }
-    for (const [at, file] of files) {
-      for (const name of ["git_commit", "git_diff", "workdir"]) delete at[name]; // those of the other code
-      at.snapshot = await sent(file);
+    for (const [name, chosen] of files) {
+      const path = name.split(".");
+      const own = path.pop();
+      const at = inside(whole, path);
+      if (own === "snapshot") for (const other of ["git_commit", "git_diff", "workdir"]) delete at[other]; // of the other code
+      at[own] = await sent(chosen, own);
     }
     return whole;
   }
