@@ -150,13 +150,18 @@ def _latency(report: Report, box: Client, jobs: int) -> None:
 
 def _rate(report: Report, box: Client, jobs: int, rounds: int) -> None:
     """Trivial jobs from the first submission to the last one's end, beside as many processes without mlbox, in turn."""
+    with tempfile.TemporaryDirectory(dir=FOLDER) as folder:  # to remove files makes ext4 slower at making others: later
+        _rates(report, box, jobs, [Path(folder) / str(number) for number in range(rounds)])
+
+
+def _rates(report: Report, box: Client, jobs: int, rounds: list[Path]) -> None:
     rates: dict[str, list[float]] = {"bare": [], "raw": [], "ours": []}
     spent: list[dict[str, float]] = []
-    for _ in range(rounds):
+    for folder in rounds:
         used = {}
         for what, run in (("bare", _bare), ("raw", _recorded)):
             start, before = time.perf_counter(), time.process_time() + _of_children()
-            run(jobs)
+            run(jobs, folder)
             rates[what].append(jobs / (time.perf_counter() - start))
             used[what] = time.process_time() + _of_children() - before
         cpu = box.cpu()
@@ -179,22 +184,22 @@ def _of(some: list[float], others: list[float]) -> float:
     return median([a / b for a, b in zip(some, others, strict=True)])
 
 
-def _bare(jobs: int) -> None:
+def _bare(jobs: int, nowhere: Path) -> None:
     for _ in range(jobs):
         subprocess.run(TRIVIAL, check=True)
 
 
-def _recorded(jobs: int) -> None:
+def _recorded(jobs: int, root: Path) -> None:
     """Each in a folder of its own, and its end as mlbox keeps it: whole and on disk, or not there."""
 
     def run(folder: Path) -> None:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         with (folder / "log").open("wb") as log:
             code = subprocess.run(TRIVIAL, stdout=log, stderr=log, check=False).returncode
         write_atomic(folder / "status", str(code).encode())
 
-    with tempfile.TemporaryDirectory(dir=FOLDER) as root, ThreadPoolExecutor(RAW_THREADS) as threads:
-        list(threads.map(run, [Path(root) / str(number) for number in range(jobs)]))
+    with ThreadPoolExecutor(RAW_THREADS) as threads:
+        list(threads.map(run, [root / str(number) for number in range(jobs)]))
 
 
 def _of_children() -> float:

@@ -33,6 +33,7 @@ CAUSES: dict[PreemptionCause, str] = {
     "filling": "it filled a gap until that one could start",
     "turn": "its turn is over",
 }
+RESTARTED = "the machine was restarted when it had just been started: nobody knows how far it came"
 _RUN_STATUS: dict[JobState, RunStatus] = {
     "succeeded": "FINISHED",
     "failed": "FAILED",
@@ -94,7 +95,7 @@ class Attempts:
     def refuse(self, job_ids: Sequence[str]) -> None:
         """Attempts of jobs whose environment could not be built: they hold nothing, and end with the reason."""
         if job_ids:
-            grant = Grant(ran_on=self._executor.capacity().machine)
+            grant = Grant(ran_on=self._executor.capacity().machine, epoch=self._executor.epoch)
             jobs = self._jobs.begin_attempts(dict.fromkeys(job_ids, grant))
             self._roster.put(jobs)
             self._launch(jobs)
@@ -107,6 +108,7 @@ class Attempts:
             gpu_count=count_gpus(self._roster.waiting[start.job_id].need, box),
             yields_to=start.yields_to,
             ran_on=with_gpus(supply.machine, gpus),
+            epoch=self._executor.epoch,
         )
 
     def preempt(self, preemptions: Sequence[Preemption]) -> None:
@@ -157,8 +159,6 @@ class Attempts:
                 self._end(job, seen, ends)
             elif seen.phase == "absent" and job.state == "starting":  # a former server died in between
                 absent.append(job)
-                if job.spec.environment and not self._launcher.is_built(job.spec.environment):
-                    ends[job.id] = Ended(exit_code=None, lost=True, error="the server died before it could start")
             elif seen.phase == "absent":  # it ran, so it is not to run again under the same number
                 ends[job.id] = Ended(exit_code=None, lost=True)
             elif job.state == "starting" and seen.phase == "running":
@@ -166,8 +166,18 @@ class Attempts:
         if began:
             self._tracker.set_statuses({self._roster.active[id].run_id or "": "RUNNING" for id in began})
             self._roster.put(self._jobs.started(began))
+        ends |= self._never_to_start(absent)
         self._launch([job for job in absent if job.id not in ends])
         self._finish(ends)
+
+    def _never_to_start(self, jobs: Sequence[Job]) -> dict[str, Ended]:
+        """Those of these jobs, which have left no trace of their attempts, that are not started again under the same number."""
+        lost = self._jobs.of_another_epoch(jobs, self._executor.epoch) if jobs else set()
+        ends = {id: Ended(exit_code=None, lost=True, error=RESTARTED) for id in lost}
+        for job in jobs:
+            if job.id not in lost and job.spec.environment and not self._launcher.is_built(job.spec.environment):
+                ends[job.id] = Ended(exit_code=None, lost=True, error="the server died before it could start")
+        return ends
 
     def _end(self, job: Job, seen: Observed, ends: dict[str, Ended]) -> None:
         if seen.phase == "absent":

@@ -64,6 +64,8 @@ class Grant(NamedTuple):
     """For whom it is to give way again."""
     ran_on: Mapping[str, str] = {}
     """The machine, in words."""
+    epoch: str = ""
+    """The executor's, in which it was started."""
 
 
 class End(NamedTuple):
@@ -144,6 +146,16 @@ class Jobs:
             _job(row) for row in self._db.all(f"{_JOB_SQL} WHERE job.id IN (SELECT value FROM json_each(?))", (wanted,))
         ]
 
+    def of_another_epoch(self, jobs: Collection[Job], epoch: str) -> set[str]:
+        """Those of these jobs, by id, whose last attempt was started in another epoch of the executor than this."""
+        wanted = _json([[job.id, len(job.attempts)] for job in jobs])
+        rows = self._db.all(
+            "SELECT job_id FROM attempt WHERE epoch NOT IN ('', ?) AND (job_id, number) IN"
+            " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
+            (epoch, wanted),
+        )
+        return {row["job_id"] for row in rows}
+
     def without_logs(self, *, limit: int = 100) -> list[Job]:
         """The jobs whose logs were removed because they ended long ago, the last to end first."""
         rows = self._db.all(
@@ -206,8 +218,9 @@ class Jobs:
                 ran_on=dict(grant.ran_on),
             )
             tx.run(
-                "INSERT INTO attempt (job_id, number, started_us, gpus, devices, gpu_count, cpu_count, yields_to, ran_on)"
-                " VALUES (?,?,?,?,?,?,?,?,?)",
+                "INSERT INTO attempt"
+                " (job_id, number, started_us, gpus, devices, gpu_count, cpu_count, yields_to, ran_on, epoch)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?)",
                 (
                     *(
                         job_id,
@@ -217,7 +230,7 @@ class Jobs:
                         _json(attempt.devices),
                         attempt.gpu_count,
                     ),
-                    *(job.spec.cpus or 0.0, _json(attempt.yields_to), _json(attempt.ran_on)),
+                    *(job.spec.cpus or 0.0, _json(attempt.yields_to), _json(attempt.ran_on), grant.epoch),
                 ),
             )
             if job.promised:

@@ -105,6 +105,14 @@ attempt("signal", lambda: os.kill(pid, 0))
 
 
 @landlock
+def test_a_job_has_no_capabilities_whoever_runs_the_server_and_no_program_gives_it_any(box: Server) -> None:
+    said = run(box, "import subprocess\nsubprocess.run(['cat', '/proc/self/status'])")
+    status = dict(line.split(":\t", 1) for line in said.splitlines() if ":\t" in line)
+    assert {status[name] for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {"0" * 16}
+    assert status["NoNewPrivs"] == "1"
+
+
+@landlock
 def test_a_job_writes_to_its_own_folders_and_what_the_operator_named(box: Server) -> None:
     root = box.data_dir.parent
     said = run(

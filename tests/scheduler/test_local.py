@@ -110,7 +110,7 @@ def command_of(pid: int) -> list[str]:
 def test_what_forgot_whose_it_is_goes_with_its_group_when_the_shim_is_killed(machine: Machine) -> None:
     ref = machine.shell("env -i setsid sleep 301 & sleep 300")
     shim = machine.running(ref)
-    group = f"mlbox-{ref.job_id}-{ref.number}"
+    group = cgroups.name_of(shim, processes.start_ticks(shim))
     if not cgroups.members(group):
         pytest.skip("this machine lets us have no control groups")
 
@@ -271,13 +271,15 @@ def once_there(gate: Path, then: str) -> str:
     return f"while ! test -e {gate}; do sleep 0.05; done; {then}"
 
 
-def one_after_the_other(machine: Machine, first: str, second: str, **more: object) -> tuple[Ref, Ref]:
+def one_after_the_other(
+    machine: Machine, first: str, second: str, env: dict[str, str] | None = None, **more: object
+) -> tuple[Ref, Ref]:
     """Two attempts of one shim, the first of which has ended. A shim waits a second for another; a slow test may be too late."""
     for _ in range(20):
-        one = machine.shell(first, **more)
+        one = machine.shell(first, env=env, **more)
         machine.ended(one)
         wait_for(lambda: machine.executor._spawner._resting or not machine.executor._shims, what="the shim to rest")
-        two = machine.shell(second)
+        two = machine.shell(second, **more)
         if taken_by(machine, two) == shim_of(machine, one):
             return one, two
         machine.executor.stop(two)
@@ -538,11 +540,50 @@ def test_what_processes_hold_is_counted() -> None:
         hog.kill()
 
 
-def test_a_group_leaves_nothing_behind(machine: Machine) -> None:
-    ref = machine.shell("setsid sleep 300 & exit 0")
-    machine.ended(ref)
-    names = [Path(folder) / f"mlbox-{ref.job_id}-1" for _, folder in cgroups.mounts().values()]
-    assert not [name for name in names if name.exists()]
+def groups_of(pid: int) -> list[Path]:
+    return [path for _, folder in cgroups.mounts().values() for path in Path(folder).glob(f"{cgroups.PREFIX}{pid}-*")]
+
+
+def test_a_group_is_the_next_attempts_too_and_leaves_nothing_behind(machine: Machine) -> None:
+    _, second = one_after_the_other(machine, "setsid sleep 300 & exit 0", "cat /proc/self/cgroup")
+    machine.ended(second)
+    shim = shim_of(machine, second)
+    wait_for(lambda: not machine.executor._shims, what="the shim to end")
+    assert not groups_of(shim)
+    if cgroups.mounts().get("memory", (0, ""))[0] == 1:
+        assert f"/{cgroups.PREFIX}{shim}-" in machine.log(second)
+
+
+def test_the_memory_of_one_attempt_is_not_charged_to_the_next(machine: Machine, tmp_path: Path) -> None:
+    """What one leaves in /dev/shm stays charged to its group, and would be the next one's end."""
+    left = Path(f"/dev/shm/mlbox-test-{os.getpid()}")
+    try:
+        first, second = one_after_the_other(
+            machine, f"head -c 60M /dev/zero > {left}", "head -c 60M /dev/zero | tail -c 60M | wc -c", memory_gb=0.05
+        )
+        assert machine.ended(first).exit_code == 0
+        ended = machine.ended(second)
+        assert (ended.exit_code, ended.out_of_memory, machine.log(second)) == (0, False, f"{60 << 20}\n")
+    finally:
+        left.unlink(missing_ok=True)
+
+
+def test_one_that_ran_out_of_memory_does_not_say_so_of_the_next(machine: Machine) -> None:
+    hog = f'"{PYTHON}" -c "{HOG}"'.replace("\n", "\n")
+    first, second = one_after_the_other(machine, hog, "exit 3", memory_gb=0.05)
+    assert machine.ended(first).out_of_memory
+    assert (machine.ended(second).out_of_memory, machine.ended(second).exit_code) == (False, 3)
+
+
+def test_groups_of_shims_that_were_killed_between_attempts_are_removed_by_the_next_server(machine: Machine) -> None:
+    machine.ended(machine.shell("exit 0"))
+    wait_for(lambda: machine.executor._spawner._resting, what="the shim to rest")
+    (shim,) = machine.executor._shims
+    had = groups_of(shim)
+    os.kill(shim, signal.SIGKILL)
+    wait_for(lambda: not machine.executor._shims, what="the shim to be gone")
+    machine.restart()
+    assert had == [] or not groups_of(shim)
 
 
 # -- folders, ranks and images ----------------------------------------------------------------------------------------------
@@ -665,6 +706,13 @@ def test_a_shim_holds_little_memory(machine: Machine) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def leaves_no_groups() -> Iterator[None]:
     yield
-    for _, folder in cgroups.mounts().values():
-        with contextlib.suppress(OSError):
-            assert not [name for name in os.listdir(folder) if name.startswith(f"mlbox-{os.getpid():08x}")]
+
+    def none_is_left() -> bool:
+        cgroups.sweep(processes.lives)
+        names = [
+            name for _, folder in cgroups.mounts().values() if os.access(folder, os.R_OK) for name in os.listdir(folder)
+        ]
+        shims = [name.removeprefix(cgroups.PREFIX).split("-") for name in names if name.startswith(cgroups.PREFIX)]
+        return all(processes.lives(int(pid), int(start)) for pid, start in shims)
+
+    wait_for(none_is_left, what="the groups to be gone")

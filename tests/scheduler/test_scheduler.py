@@ -305,6 +305,19 @@ def test_an_attempt_that_has_its_row_and_no_shim_is_started_once(tmp_path: Path)
     house.close()
 
 
+def test_one_whose_row_is_of_another_boot_may_have_run_and_is_lost(tmp_path: Path) -> None:
+    """A power cut may take a claim away that was not on disk yet, though the command had begun."""
+    house = House(tmp_path)
+    job = house.shell('echo "$MLBOX_ATTEMPT" >> ../../count', retries=1)
+    Jobs(house.dbs["jobs"]).begin_attempts({job.id: Grant(epoch="another boot")})
+    house.scheduler.start()
+    after = house.ended(job)
+    assert [attempt.outcome for attempt in after.attempts] == ["lost", "succeeded"]
+    assert after.attempts[0].reason.startswith("the machine was restarted")
+    assert (tmp_path / "jobs" / job.id / "count").read_text() == "2\n"
+    house.close()
+
+
 def test_an_attempt_whose_shim_is_killed_is_lost_with_all_it_started(house: House) -> None:
     job = house.until(house.shell("sleep 60"), "running")
     pid = job.attempts[0].pid

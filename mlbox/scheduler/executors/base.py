@@ -128,6 +128,13 @@ class Supply:
 class Executor(Protocol):
     """Runs attempts."""
 
+    @property
+    def epoch(self) -> str:
+        """What was started in another epoch and has left no trace may have run all the same: of one machine, its boot.
+
+        Empty where a trace is never lost.
+        """
+
     def open(self, changed: Callable[[Ref], None]) -> None:
         """Begin. From then on `changed` is called, in any thread, for an attempt whose state may be another one now."""
 

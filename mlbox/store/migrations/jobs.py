@@ -156,3 +156,9 @@ def m010_logs(db: Database) -> None:
 def m011_lineage(db: Database) -> None:
     """How far each store's events were told to an OpenLineage collector."""
     run_script(db, "CREATE TABLE lineage_cursor (store TEXT PRIMARY KEY, seq INTEGER NOT NULL) STRICT, WITHOUT ROWID;")
+
+
+@migration(jobs)
+def m012_epoch(db: Database) -> None:
+    """In which epoch of its executor an attempt was started."""
+    run_script(db, "ALTER TABLE attempt ADD COLUMN epoch TEXT NOT NULL DEFAULT '';")

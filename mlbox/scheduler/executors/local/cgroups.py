@@ -14,10 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 MOST_PROCESSES = 16384
 """And threads, of one attempt."""
+PREFIX = "mlbox-shim-"
+MOST_LEFT = 16 << 20
+"""Bytes."""
 GONE_SECONDS = 1.0
 READ_BYTES = 1 << 16
 LIMITS = {2: {"memory": "memory.max", "pids": "pids.max"}, 1: {"memory": "memory.limit_in_bytes", "pids": "pids.max"}}
@@ -72,10 +75,22 @@ def delegate() -> None:
         _write(folder, "cgroup.subtree_control", " ".join(f"+{name}" for name in sorted(missing)))
 
 
+def name_of(pid: int, start: int) -> str:
+    """What the group is called in which a shim runs its attempts, one after the other."""
+    return f"{PREFIX}{pid}-{start}"
+
+
 class Group:
-    """The group of one attempt, in as many hierarchies as it takes; without a name, in none."""
+    """The group of an attempt, in as many hierarchies as it takes; without a name, in none.
+
+    To make one and to remove it costs the kernel more than all that a short attempt does, so the next attempt that may hold as
+    much has it, too, if the last one left nothing in it.
+    """
 
     def __init__(self, name: str, memory_bytes: int, places: Places) -> None:
+        self.memory_bytes = memory_bytes
+        self._ended_for_memory = 0
+        """How many of its processes the kernel has killed for want of memory."""
         self._folders: list[str] = []
         self._home = places.get("unified", (2, ""))[1]
         self._unified = ""
@@ -145,16 +160,35 @@ class Group:
                 _write(self._unified, "cgroup.kill", "1")
 
     def out_of_memory(self) -> bool:
-        """Whether the kernel killed one of its processes for want of memory."""
+        """Whether the kernel has killed one of its processes for want of memory since this was asked the last time."""
         for file in ("memory.events", "memory.oom_control"):
             with contextlib.suppress(OSError):
                 counts = dict(line.split() for line in _read(self._memory, file).splitlines())
-                return int(counts.get("oom_kill", "0")) > 0
+                before, self._ended_for_memory = self._ended_for_memory, int(counts.get("oom_kill", "0"))
+                return self._ended_for_memory > before
         return False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether next to nothing is charged to it: what is left in memory, as files in /dev/shm, would be the next one's."""
+        for file in ("memory.current", "memory.usage_in_bytes"):
+            with contextlib.suppress(OSError):
+                return int(_read(self._memory, file)) <= min(MOST_LEFT, self.memory_bytes // 16)
+        return not self._memory
 
     def remove(self) -> None:
         """Remove it, once nothing lives in it."""
         _remove(self._folders)
+
+
+def sweep(lives: Callable[[int, int], bool]) -> None:
+    """Remove the groups of shims that were killed between two attempts; `lives` tells of a process id and its start."""
+    for folder in {os.path.dirname(folder) for folder in _folders_of("")}:
+        for name in os.listdir(folder):
+            pid, _, start = name.removeprefix(PREFIX).partition("-")
+            if name.startswith(PREFIX) and pid.isdigit() and start.isdigit() and not lives(int(pid), int(start)):
+                with contextlib.suppress(OSError):  # something is left in it: it is found with its attempt
+                    os.rmdir(os.path.join(folder, name))
 
 
 def members(name: str) -> list[int]:

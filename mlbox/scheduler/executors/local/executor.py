@@ -67,6 +67,8 @@ class Local:
         )
         self._meter = Meter()
         self._engine = containers.engine()
+        self.epoch = processes.boot_id()
+        """Claims are not put on disk before commands start: when the power fails, one may be gone though its attempt ran."""
         self._inherited = inherited()
         self._changed: Callable[[Ref], None] = lambda ref: None
         self._lock = threading.RLock()
@@ -95,6 +97,7 @@ class Local:
             self._site = link_modules(self._root.parent / "site", self._isolation.importable())
         if self._groups:
             cgroups.delegate()
+            cgroups.sweep(processes.lives)
         self._spawner.start()
         self._register_spawner()
         self._thread.start()
@@ -212,7 +215,7 @@ class Local:
         """The shim is gone and left no status: what it ran must not run on beside another attempt."""
         if claim.boot != processes.boot_id():
             return Ended(None, lost=True, error="the machine was restarted while it ran")
-        name = _name(ref)
+        name = cgroups.name_of(claim.pid, claim.start)
         cgroups.kill(name)
         if not processes.kill_all(lambda: [*processes.of_attempt(*ref), *cgroups.members(name)], REMAINS_SECONDS):
             _log.warning("Processes of %s could not be killed.", ref)
@@ -440,5 +443,5 @@ class Local:
 
 
 def _name(ref: Ref) -> str:
-    """What the control group, or the container, of an attempt is called."""
+    """What the container of an attempt, or the meeting of its ranks, is called."""
     return f"mlbox-{ref.job_id}-{ref.number}"

@@ -21,7 +21,7 @@ class Log:
     """The file that the attempt prints to: masked, no larger than it may be, and never what holds the attempt up."""
 
     def __init__(self, spec: dict[str, Any], parts: Any) -> None:
-        self._file = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._file = -1
         self._left: int = spec["log_bytes"]
         self._most: int = spec["log_bytes"]
         self._masker = parts.masking.Masker(spec["mask"]) if spec.get("mask") else None
@@ -50,7 +50,8 @@ class Log:
             self._write(self._masker.finish())
         if self._dropped:
             self.say(f"{self._dropped} more bytes were printed and are not here: {self._full}")
-        os.close(self._file)
+        if self._file >= 0:
+            os.close(self._file)
 
     def say(self, line: str) -> None:
         """A line of ours, on a line of its own."""
@@ -70,6 +71,8 @@ class Log:
         """Write; on a full disk less than all of it is written."""
         done = 0
         try:
+            if self._file < 0:  # what prints nothing needs no file
+                self._file = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             while done < len(text):
                 done += os.write(self._file, text[done:])
         except OSError:
@@ -94,7 +97,10 @@ class Status:
         os.unlink(self._temporary)
 
     def write(self, ended: dict[str, Any]) -> bool:
-        """Write it whole, on disk, or not at all; tried for a while where the disk will not have it. Whether it is there."""
+        """Write it whole and on disk, or not at all; tried for a while where the disk will not have it. Whether it is there.
+
+        Its name is on disk after `sync_here`, which whoever tells a server may leave to that one's own record.
+        """
         content = json.dumps(ended).encode()[:STATUS_BYTES]
         end = time.monotonic() + DISK_SECONDS
         while True:
@@ -114,7 +120,6 @@ class Status:
         os.fsync(self._file)
         os.rename(self._temporary, STATUS)
         os.close(self._file)
-        sync_here()
 
     def _again(self) -> None:
         """The job may have removed its own folder."""

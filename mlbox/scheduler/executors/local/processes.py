@@ -41,6 +41,13 @@ def start_ticks(pid: int) -> int:
     return int(stat_of(pid)[19])
 
 
+def lives(pid: int, start: int) -> bool:
+    """Whether the process is there that had this id and started then."""
+    with contextlib.suppress(OSError):
+        return start_ticks(pid) == start
+    return False
+
+
 def children(pid: int) -> list[int]:
     """The children of all threads of a process; none where there is no such process."""
     found: list[int] = []

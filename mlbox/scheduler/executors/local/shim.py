@@ -25,32 +25,24 @@ import select
 import shutil
 import signal
 import socket
-import subprocess
-import threading
 import time
 from typing import Any
 
-CANNOT_START = 127
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
 """What the zygote blocks before it forks, so that nothing is missed."""
 MESSAGE_BYTES = 4096
-READ_BYTES = 1 << 18
 IDLE_SECONDS = 1.0
-"""How long to wait for another attempt, and how long an attempt runs until what it needed to start is let go."""
+"""How long to wait for another attempt."""
 MOST_ATTEMPTS = 200
 """Of one shim: it collects no garbage, so it is not to live for ever."""
-WATCH_SECONDS = 0.5
-"""Between two looks at the memory of a job that no control group holds to it."""
-DRAIN_SECONDS = 1.0
-KILL_SECONDS = 30.0
-"""How long to try to kill what cannot be killed: a process that waits for a broken disk."""
 
 
 class Parts:
     """What the shim is made of beside this file, loaded once, by the zygote."""
 
     def __init__(self, *modules: Any) -> None:
-        self.processes, self.cgroups, self.logtimes, self.outputs, self.confine, self.mount, self.masking = modules
+        self.attempt, self.processes, self.cgroups, self.logtimes, self.outputs, *others = modules
+        self.confine, self.mount, self.masking = others
         self.places = self.cgroups.mounts()
         self.ground: Any = None
         """What confined attempts share, once the zygote knows it."""
@@ -71,8 +63,11 @@ class Shim:
             os.dup2(self.null, target)
         parts.processes.prctl(parts.processes.SET_NAME, b"mlbox-shim")
         parts.processes.prctl(parts.processes.SET_CHILD_SUBREAPER, 1)
-        pid = os.getpid()
-        self._claim = f"{pid} {parts.processes.start_ticks(pid)} {parts.processes.boot_id()}"
+        pid, start = os.getpid(), parts.processes.start_ticks(os.getpid())
+        self._claim = f"{pid} {start} {parts.processes.boot_id()}"
+        self._group_name = parts.cgroups.name_of(pid, start)
+        self._group: Any = None
+        """The control group of the last attempt, if the next may have it."""
         self.waking, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         for number in SIGNALS:
@@ -88,7 +83,7 @@ class Shim:
         """Run the attempt that a file describes, and then what else the server gives."""
         for _ in range(MOST_ATTEMPTS):
             if given is None:
-                return
+                break
             self._given = given
             try:
                 spec = read(given)
@@ -96,12 +91,33 @@ class Shim:
                 written = not spec or self._run(spec)
             except Exception as err:  # it could not even be taken
                 self.say(failed=str(err))
-                return
+                break
             finally:
                 os.close(given)
             if not (written and self.say(**said)):
-                return
+                self.parts.outputs.sync_here()  # nobody else writes down how it ended
+                break
             given = self._next()
+        if self._group is not None:
+            self._group.remove()
+
+    def group(self, spec: dict[str, Any]) -> Any:
+        """A control group for an attempt: the last one's, where that holds as much and nothing was left in it."""
+        group, self._group = self._group, None
+        if group is not None and spec["grouped"] and group.memory_bytes == spec["memory_bytes"]:
+            return group
+        if group is not None:
+            group.remove()
+        return self.parts.cgroups.Group(
+            self._group_name if spec["grouped"] else "", spec["memory_bytes"], self.parts.places
+        )
+
+    def keep(self, group: Any) -> None:
+        """An attempt is over: the next may have its group."""
+        if group.is_clean:
+            self._group = group
+        else:
+            group.remove()
 
     def is_unwanted(self) -> bool:
         """Whether it was stopped before its command started: by a signal, or, when no shim was known yet, by an empty spec."""
@@ -118,7 +134,7 @@ class Shim:
         try:
             for folder in spec["folders"]:
                 make(folder, 0o700)
-            ended = self._mounted(spec) or Attempt(spec, self).run()
+            ended = self._mounted(spec) or self.parts.attempt.Attempt(spec, self).run()
         except Exception as err:  # whatever it is, the attempt has an end
             ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
             self.stop_asked = True  # and this process does no more
@@ -132,7 +148,6 @@ class Shim:
             os.symlink(self._claim, self.parts.outputs.CLAIM)
         except FileExistsError:
             return False
-        self.parts.outputs.sync_here()
         return True
 
     def _mounted(self, spec: dict[str, Any]) -> dict[str, Any]:
@@ -152,7 +167,7 @@ class Shim:
         log = self.parts.outputs.Log(spec, self.parts)
         log.say(wrong)
         log.finish()
-        return {"exit_code": CANNOT_START, "error": wrong}
+        return {"exit_code": self.parts.attempt.CANNOT_START, "error": wrong}
 
     def is_alone(self) -> bool:
         """Whether nothing is left of what came from it: a subreaper without a child has no descendants either."""
@@ -216,7 +231,8 @@ def make(folder: str, mode: int) -> None:
     except FileExistsError:
         return
     except FileNotFoundError:
-        os.makedirs(folder, mode, exist_ok=True)
+        make(os.path.dirname(folder), 0o777)
+        make(folder, mode)
 
 
 def remove(folder: str) -> None:
@@ -225,230 +241,3 @@ def remove(folder: str) -> None:
         os.rmdir(folder)
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-class Attempt:
-    """A command, or its ranks, from their start until nothing is left of them."""
-
-    def __init__(self, spec: dict[str, Any], shim: Shim) -> None:
-        self._spec = spec
-        self._shim = shim
-        self._parts = parts = shim.parts
-        self._log = parts.outputs.Log(spec, parts)
-        self._group = parts.cgroups.Group(spec["name"] if spec["grouped"] else "", spec["memory_bytes"], parts.places)
-        self._ranks: dict[int, int] = {}
-        """By process id, those that have not ended."""
-        self._exit_code: int | None = None
-        self._ended: dict[str, Any] = {}
-        """Why it is to end, once it is."""
-        self._kill_at: float | None = None
-        limit = spec.get("timeout_seconds")
-        self._end_at = time.monotonic() + limit if limit else None
-        self._look_at = 0.0
-        """When to look at its memory, where nobody else does."""
-        self._rest_at: float | None = None
-        """When to let go what was needed to start it."""
-        if spec["procs"] > 1:
-            spec["master_port"] = free_port()
-
-    def run(self) -> dict[str, Any]:
-        """How it ended."""
-        output, writing = os.pipe()
-        try:
-            if self._shim.is_unwanted():
-                self._ended = {"stopped": True}
-            else:
-                self._start(writing)
-        except Exception as err:
-            self._log.say(f"the command cannot be started: {err}")
-            self._exit_code, self._ended = CANNOT_START, {"error": f"the command cannot be started: {err}"}
-            self._kill_at = time.monotonic()
-        finally:
-            os.close(writing)
-        self._shim.say(running=self._spec["ref"])
-        try:
-            self._watch(output)
-        finally:
-            self._end_all()
-            self._drain(output)
-            os.close(output)
-            self._log.finish()
-        out_of_memory = self._ended.pop("out_of_memory", False) or self._group.out_of_memory()
-        self._group.remove()
-        return {"exit_code": self._exit_code, "out_of_memory": out_of_memory, **self._ended}
-
-    # -- starting ---------------------------------------------------------------------------------------------------
-
-    def _start(self, output: int) -> None:
-        """Start the ranks, out of a thread; raises what kept one from starting.
-
-        Group, capabilities and confinement are a thread's, and what it starts has them from it: so the thread takes them upon
-        itself and ends, while the shim stays as it is. The command needs no process of Python before it then (vfork).
-        """
-        wrong: list[Exception] = []
-        if self._parts.ground is not None:
-            self._parts.ground.prepare()
-            self._rest_at = time.monotonic() + IDLE_SECONDS
-        thread = threading.Thread(target=self._start_ranks, args=(output, wrong))
-        thread.start()
-        thread.join()
-        self._group.leave()
-        if wrong:
-            raise wrong[0]
-
-    def _start_ranks(self, output: int, wrong: list[Exception]) -> None:
-        try:
-            self._group.join()
-            if self._spec.get("confine"):
-                self._parts.confine.confine(self._spec["confine"], self._parts.ground)
-            for rank in range(self._spec["procs"]):
-                self._ranks[self._spawn(rank, output)] = rank
-        except Exception as err:
-            wrong.append(err)
-
-    def _spawn(self, rank: int, output: int) -> int:
-        spec = self._spec
-        process = subprocess.Popen(
-            spec["command"],
-            stdin=self._shim.null,
-            stdout=output,
-            stderr=output,
-            cwd=spec["cwd"],
-            env={**spec["env"], **(ranked(spec, rank) if spec["procs"] > 1 else {})},
-            close_fds=False,  # none is inherited
-            start_new_session=True,
-        )
-        process.returncode = 0  # it is not for this object to collect it
-        return process.pid
-
-    # -- watching ---------------------------------------------------------------------------------------------------
-
-    def _watch(self, output: int) -> None:
-        """Until every rank has ended, or none may go on."""
-        poll = select.poll()
-        poll.register(output, select.POLLIN)
-        poll.register(self._shim.waking, select.POLLIN)
-        while self._reap():
-            if self._shim.stop_asked:
-                self._finish(stopped=True)
-            for fd, _ in poll.poll(self._wait_ms()):
-                if fd == self._shim.waking:
-                    self._shim.awake()
-                elif piece := os.read(output, READ_BYTES):
-                    self._log.feed(piece)
-                else:
-                    poll.unregister(output)  # it closed its output, and goes on
-            if self._kill_at is not None and time.monotonic() >= self._kill_at:
-                return
-            self._check_limits()
-
-    def _finish(self, **why: Any) -> None:
-        """Have all ranks end: SIGTERM to their groups, and the kill after the grace."""
-        if self._kill_at is None:
-            self._ended = why
-            self._kill_at = time.monotonic() + self._spec["grace_seconds"]
-            for pid in self._ranks:
-                self._parts.processes.send_group(pid, signal.SIGTERM)
-
-    def _reap(self) -> bool:
-        """Collect who has ended; whether a rank is left. A rank that failed ends the others."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return False
-            if pid == 0:
-                return bool(self._ranks)
-            rank = self._ranks.pop(pid, None)
-            if rank is not None:
-                self._rank_ended(rank, os.waitstatus_to_exitcode(status))
-
-    def _rank_ended(self, rank: int, code: int) -> None:
-        if not self._exit_code:  # the first that failed is the one that counts
-            self._exit_code = code
-        if code and self._ranks and self._kill_at is None:
-            self._log.say(f"rank {rank} ended with {code}, so the others are ended")
-            self._finish()
-
-    def _check_limits(self) -> None:
-        if self._rest_at is not None and time.monotonic() >= self._rest_at:
-            self._rest_at = None
-            self._parts.ground.rest()
-        if self._end_at is not None and time.monotonic() >= self._end_at:
-            self._end_at = None
-            self._finish(timed_out=True)
-        if not self._group.bounds_memory and time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + WATCH_SECONDS
-            held = self._parts.processes.memory_of(self._parts.processes.descendants(os.getpid()))
-            if held > self._spec["memory_bytes"]:
-                self._ended = {"out_of_memory": True}
-                self._kill_at = time.monotonic()
-
-    def _wait_ms(self) -> float | None:
-        now = time.monotonic()
-        due = [at - now for at in (self._end_at, self._kill_at, self._rest_at, self._log.mark()) if at is not None]
-        if not self._group.bounds_memory:
-            due.append(WATCH_SECONDS)
-        return max(0.0, min(due)) * 1000 + 1 if due else None
-
-    # -- ending -----------------------------------------------------------------------------------------------------
-
-    def _end_all(self) -> None:
-        """Kill all that is left, whatever session it fled to, and collect it."""
-        if not self._shim.is_alone():
-            self._group.kill()
-            self._parts.processes.kill_all(self._left, KILL_SECONDS)
-        if self._spec.get("after"):
-            self._run_after(self._spec["after"])
-
-    def _left(self) -> list[int]:
-        self._reap()
-        found: list[int] = self._parts.processes.children(os.getpid())
-        return found
-
-    def _run_after(self, command: list[str]) -> None:
-        """What is to be run in the end: the removal of a container, which is no child of ours."""
-        null = self._shim.null
-        with contextlib.suppress(OSError):
-            subprocess.run(
-                command, env=self._spec["env"], stdin=null, stdout=null, stderr=null, close_fds=False, check=False
-            )
-
-    def _drain(self, output: int) -> None:
-        """The rest of what was printed; what cannot be killed may hold the pipe open for ever."""
-        end = time.monotonic() + DRAIN_SECONDS
-        poll = select.poll()
-        poll.register(output, select.POLLIN)
-        while poll.poll(max(0.0, end - time.monotonic()) * 1000):
-            piece = os.read(output, READ_BYTES)
-            if not piece:
-                return
-            self._log.feed(piece)
-
-
-def free_port() -> int:
-    """A port for the ranks to meet at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def ranked(spec: dict[str, Any], rank: int) -> dict[str, str]:
-    """What torchrun tells each of its ranks (PyTorch, Elastic Launch, Environment Variables)."""
-    count = str(spec["procs"])
-    return {
-        "OMP_NUM_THREADS": spec["env"].get("OMP_NUM_THREADS", "1"),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "ROLE_RANK": str(rank),
-        "WORLD_SIZE": count,
-        "LOCAL_WORLD_SIZE": count,
-        "ROLE_WORLD_SIZE": count,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(spec["master_port"]),
-        "TORCHELASTIC_RUN_ID": spec["name"],
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
-    }

@@ -41,7 +41,7 @@ def load(file: str) -> ModuleType:
 def main(server: socket.socket) -> None:
     """Fork shims until the server is gone."""
     shim = load(os.path.join(HERE, "shim.py"))
-    beside = [os.path.join(HERE, f"{name}.py") for name in ("processes", "cgroups", "logtimes", "outputs")]
+    beside = [os.path.join(HERE, f"{name}.py") for name in ("attempt", "processes", "cgroups", "logtimes", "outputs")]
     beside += [os.path.join(PACKAGE, "scheduler", "confine.py"), os.path.join(PACKAGE, "scheduler", "mount.py")]
     parts = shim.Parts(*map(load, [*beside, os.path.join(PACKAGE, "masking.py")]))
     parts.processes.prctl(parts.processes.SET_NAME, b"mlbox-zygote")
