@@ -176,6 +176,15 @@ class Runs:
                 rows[row["id"]] = row
         return self._with_metrics([rows[run_id] for run_id in run_ids if run_id in rows])
 
+    def these(self, run_ids: Sequence[str]) -> list[Run]:
+        """All of these runs, in this order; raises NotFound for the first that there is not."""
+        found = self.by_ids(run_ids)
+        known = {run.id for run in found}
+        for run_id in run_ids:
+            if run_id not in known:
+                raise _no_run(run_id)
+        return found
+
     def select(self, sql: str, values: Sequence[Any]) -> list[Row]:
         """Rows of a compiled search (see `runsearch`)."""
         return self._db.all(sql, values)

@@ -6,6 +6,7 @@ that of the highest step, then of the latest time. SQLite keeps no NaN: in a ser
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -142,6 +143,33 @@ def curve(
         return Curve([(row["step"], row["value"]) for row in some if is_finite(row["value"])], True)
     span = _span(db, found["id"], ends["first"], ends["last"])
     return Curve(rollups.extremes(db, found, *span, max(1, most // 2 - _ENDS)), False)
+
+
+def moments(db: Database, run_id: str, key: str, steps: Sequence[int]) -> dict[int, int]:
+    """When a series' points at these steps were logged, in microseconds since 1970; the first where there are several."""
+    rows = db.all(
+        "SELECT step, min(at_us) AS at_us FROM point WHERE series = (SELECT id FROM series WHERE run_id = ? AND key = ?)"
+        " AND step IN (SELECT value FROM json_each(?)) GROUP BY step",
+        (run_id, key, json.dumps(steps)),
+    )
+    return {row["step"]: row["at_us"] for row in rows}
+
+
+class Count(NamedTuple):
+    """Points of a metric: of all runs together, and of the one that has most."""
+
+    all: int
+    most: int
+
+
+def counts(db: Database, run_ids: Sequence[str]) -> dict[str, Count]:
+    """How many points these runs logged of each metric, by name."""
+    rows = db.all(
+        f"SELECT key, sum(points) AS points, max(points) AS most FROM series WHERE run_id IN ({','.join('?' * len(run_ids))})"
+        " GROUP BY key ORDER BY key",
+        run_ids,
+    )
+    return {row["key"]: Count(row["points"], row["most"]) for row in rows}
 
 
 def _span(db: Database, series: int, first: int, last: int) -> tuple[int, int]:

@@ -135,6 +135,18 @@ class Tracker(Runs):
         self.experiment_of(run_id)
         return series.curve(self._db, run_id, key, most=most, first=first, last=last)
 
+    def timed_curve(
+        self, run_id: str, key: str, *, most: int, first: int | None = None, last: int | None = None
+    ) -> tuple[series.Curve, tuple[int, ...]]:
+        """The same of a run that may be read, with when each point was logged in milliseconds since 1970."""
+        found = series.curve(self._db, run_id, key, most=most, first=first, last=last)
+        at = series.moments(self._db, run_id, key, sorted({step for step, _ in found.points}))
+        return found, tuple(at[step] // 1000 for step, _ in found.points)
+
+    def points(self, run_ids: Sequence[str]) -> dict[str, series.Count]:
+        """How many points runs that may be read logged of each metric, by name."""
+        return series.counts(self._db, run_ids)
+
     def sampled(
         self, run_id: str, key: str, *, most: int, first: int | None = None, last: int | None = None
     ) -> list[Metric]:

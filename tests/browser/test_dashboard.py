@@ -127,9 +127,9 @@ def test_charts_draw_and_runs_are_compared(filled: tuple[Server, Filled], visit:
     boxes.nth(-2).check()
     visitor.page.get_by_role("button", name="Compare").click()
     visitor.page.wait_for_url("**/runs/compare?**")
-    expect(visitor.page.locator("mlbox-chart canvas")).to_have_count(2)
+    expect(visitor.page.locator("mlbox-curves canvas")).to_have_count(2)
     drawn = visitor.page.evaluate(
-        "() => { const c = document.querySelector('mlbox-chart canvas');"
+        "() => { const c = document.querySelector('mlbox-curves canvas');"
         " return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some((v) => v > 0); }"
     )
     assert drawn

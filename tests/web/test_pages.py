@@ -195,11 +195,11 @@ def test_a_candidate_that_was_rolled_back_is_shown_stopped_where_it_was(box: Box
 
 def test_a_run_shows_its_metrics_thinned_to_what_a_screen_can_show(site: Site, filled: Filled) -> None:
     page = Page(site.get(f"/runs/{filled.run}"))
-    charts = [attributes["data-chart"] for attributes in page.all("mlbox-chart")]
-    assert len(charts) == 2
-    assert charts[0].count("[") < 700
+    assert [figure["data-key"] for figure in page.all("figure")] == ["auc", "loss"]
+    drawn = site.get(f"/api/v1/curves?key=auc&run={filled.run}&most=300").json()["lines"]
+    assert [len(line["steps"]) < 320 for line in drawn] == [True]
     compared = Page(site.get(f"/runs/compare?run={filled.run}&run={filled.other_run}"))
-    assert all(attributes["data-chart"].count("label") == 2 for attributes in compared.all("mlbox-chart"))
+    assert all(one["data-runs"].count("label") == 2 for one in compared.all("mlbox-curveset"))
 
 
 def test_a_feature_shows_its_two_distributions_and_its_past(site: Site) -> None:

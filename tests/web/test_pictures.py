@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlbox.records import DriftResult, Metric, Run
 from mlbox.web.pages import heatmap
-from mlbox.web.pages.runs import MOST_AXES, parcoords
+from mlbox.web.pages.run_compare import MOST_AXES, parcoords
 from tests.web.site import START
 
 values = st.one_of(st.none(), st.floats(0, 1))

@@ -24,6 +24,7 @@ from mlbox.web.pages import (
     overview,
     policies,
     predictions,
+    run_compare,
     runs,
     search,
     secrets,
@@ -35,7 +36,22 @@ from mlbox.web.pages import (
 )
 
 PAGES = (
-    *(signin, static, overview, features, datasets, deleted, labels, submitting, jobs, timeline, crons, runs, secrets),
+    *(
+        signin,
+        static,
+        overview,
+        features,
+        datasets,
+        deleted,
+        labels,
+        submitting,
+        jobs,
+        timeline,
+        crons,
+        run_compare,
+        runs,
+        secrets,
+    ),
     *(models, policies, approvals, endpoints, predictions, monitoring, alerts, audit, teams, account, admin, adoption),
     *(api_docs, search),
 )

@@ -57,7 +57,8 @@ class Filter extends HTMLElement {
       const found = /** @type {Completion} */ (await answer.json());
       this.show(found.suggestions);
       clearTimeout(this.settling);
-      this.settling = setTimeout(() => this.tell(found.wrong), found.wrong ? SETTLE_MS : 0);
+      const goesOn = found.wrong?.begin === this.field.value.length && found.suggestions.length > 0;
+      this.settling = setTimeout(() => this.tell(goesOn ? null : found.wrong), found.wrong ? SETTLE_MS : 0);
     } catch (error) {
       if (error.name !== "AbortError") this.close();
     }
