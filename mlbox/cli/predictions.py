@@ -139,6 +139,30 @@ def keep(
             show_one(client.put(path, PredictionKeeping, {"days": None if default else days}), output)
 
 
+@app.command(epilog="Example: mlbox predictions sample flight-delay --share 0.1 --role canary=1")
+def sample(
+    model: Model,
+    share: Annotated[
+        float, typer.Option(help="Keep the predictions of this share of the requests, from 0 to 1.")
+    ] = 1.0,
+    role: Annotated[
+        list[str] | None, typer.Option(help="ROLE=SHARE of a role with another share; may be repeated.")
+    ] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Say which of a model's predictions the log keeps from now on: all of them without an option."""
+    path = f"/api/v1/predictions/{quote(model, safe='')}/sampling"
+    with connect() as client:
+        show_one(client.put(path, PredictionKeeping, {"share": share, "roles": _shares(role or [])}), output)
+
+
+def _shares(given: list[str]) -> dict[str, float]:
+    try:
+        return {name: float(share) for name, share in (part.split("=", 1) for part in given)}
+    except ValueError as err:
+        raise InvalidInput("A role's share is written ROLE=SHARE.", hint="Such as shadow=1.", field="role") from err
+
+
 def _keys(given: list[str]) -> dict[str, str]:
     keys = dict(part.split("=", 1) for part in given if "=" in part)
     if len(keys) != len(given):

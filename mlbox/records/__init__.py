@@ -146,7 +146,7 @@ from mlbox.records.monitoring import (
     WrittenRules,
 )
 from mlbox.records.policies import PolicyEffect, PolicyPreview, PolicyRevision
-from mlbox.records.predictions import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval
+from mlbox.records.predictions import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval, PredictionSampling
 from mlbox.records.registry import (
     Approval,
     Compared,
@@ -335,6 +335,7 @@ __all__ = [
     "PredictionHold",
     "PredictionKeeping",
     "PredictionRemoval",
+    "PredictionSampling",
     "Principal",
     "Priority",
     "Promotion",

@@ -97,6 +97,8 @@ class DriftResult(Record, frozen=True, kw_only=True):
     """None without enough data."""
     segment: str = ""
     """`FEATURE=VALUE` where only rows with that value are compared, on both sides."""
+    sample: float = 1.0
+    """Share of the window's predictions that the log kept, and that were compared, as the model's sampling says."""
 
 
 class DriftSummary(Record, frozen=True, kw_only=True):
@@ -149,6 +151,8 @@ class LivePerformance(Record, frozen=True, kw_only=True):
     labelled: int
     coverage: float
     """Share of the predictions that have a label."""
+    sample: float = 1.0
+    """Share of the predictions that the log kept, as the model's sampling says: all else here is of those."""
     tied: int = 0
     """Predictions whose label waits for a review."""
     maturity: tuple[LabelLag, ...] = ()
@@ -410,3 +414,5 @@ class ServedSpan(Record, frozen=True, kw_only=True):
     mean_score: float | None
     mean_latency_ms: float
     max_latency_ms: float
+    sample: float = 1.0
+    """Share of the predictions that the log kept, as the model's sampling says, and that are counted here."""

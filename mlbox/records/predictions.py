@@ -6,6 +6,19 @@ from datetime import datetime
 from typing import Any, Literal
 
 from mlbox.records.base import Record
+from mlbox.records.monitoring import ServeRole
+
+
+class PredictionSampling(Record, frozen=True, kw_only=True):
+    """Which of a model's predictions are kept: those of a share of the requests, the same requests in every role."""
+
+    share: float = 1.0
+    roles: dict[ServeRole, float] = {}
+    """Of the roles whose share is another one."""
+
+    def of(self, role: ServeRole) -> float:
+        """The share that is kept of a role."""
+        return self.roles.get(role, self.share)
 
 
 class HoldSpec(Record, frozen=True, kw_only=True):
@@ -69,6 +82,9 @@ class PredictionKeeping(Record, frozen=True, kw_only=True):
     days: float
     own: bool
     """Whether the model says so itself, instead of the setting `prediction_days`."""
+    sampling: PredictionSampling
+    left_out: int
+    """Predictions that the sampling left out since the server started; all others were kept."""
     oldest: datetime | None
     """When the oldest one that is kept was made, in real time."""
     files: int

@@ -43,6 +43,8 @@ class Running(NamedTuple):
     """What they were looked up by."""
     looking: float = 0.0
     """Seconds that it took to look them up."""
+    keys: Sequence[str] = ()
+    """Of each row, where these decide which of them the log keeps."""
 
 
 class Part(NamedTuple):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
+SHARE = "share"
+"""The column with the probability that a row was kept with; a file without a sampled row has none."""
 _json = msgspec.json.Encoder().encode
 
 
@@ -52,6 +54,10 @@ class Batch(msgspec.Struct, frozen=True, eq=False):
     """The features, in the order of a row's values."""
     values: np.ndarray | Sequence[Sequence[float | None]] | None = None
     entities: Sequence[dict[str, Any]] = ()
+    keys: Sequence[str] = ()
+    """What decides which rows a sample keeps; nothing where their ids do, or where all are kept."""
+    share: float = 1.0
+    """With which probability these rows were kept."""
 
     @property
     def given(self) -> Given:
@@ -137,10 +143,21 @@ def _alike(names: tuple[str, ...], batches: Sequence[Batch]) -> pa.Table:
         "score": pa.array([score for batch in batches for score in batch.scores], pa.float64()),
         "latency_ms": pa.array([one for batch in batches for one in batch.latencies], pa.float64()),
     }
+    if any(batch.share < 1 for batch in batches):
+        columns[SHARE] = each((batch.share for batch in batches), pa.float64())
     if names:
         values = np.concatenate([np.asarray(batch.values, np.float64) for batch in batches])
         columns |= {FEATURE + name: pa.array(values[:, at], from_pandas=True) for at, name in enumerate(names)}
     return pa.table(columns)
+
+
+def shares_of(rows: pa.Table) -> pa.ChunkedArray:
+    """With which probability each row of the log was kept."""
+    import pyarrow as pa
+
+    if SHARE not in rows.column_names:
+        return pa.chunked_array([pa.repeat(1.0, rows.num_rows)])
+    return rows.column(SHARE).fill_null(1.0)
 
 
 def _entities(batch: Batch) -> list[str]:

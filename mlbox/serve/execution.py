@@ -137,7 +137,8 @@ class Execution:
             by_row=ask.by_row and not shadow,
         )
         self._recall(loaded, work)
-        return Running(loaded, route, places, work, named or wanted, ask.caller)
+        running = Running(loaded, route, places, work, named or wanted, ask.caller)
+        return running._replace(keys=keys_of(ask.keys, places)) if ask.keys and self._log.samples(model) else running
 
     def _loaded(self, target: Target, route: Route, rows: int) -> Loaded:
         if target.alone is None or target.alone[0] is not route:
@@ -215,11 +216,15 @@ class Execution:
             names=named,
             values=_values_of(every) if named else None,
             entities=[entity for one in every for entity in one.entities],
+            keys=[key for one in every for key in one.keys],
         )
 
-    def rehearsed(self, begun: Begun, route: Route, places: Sequence[int]) -> Batch:
-        """What the log takes of a version that answers beside a request, for nobody."""
+    def rehearsed(self, begun: Begun, route: Route, places: Sequence[int], answered: Sequence[Part]) -> Batch:
+        """What the log takes of a version that answers beside a request, for nobody; a sample has both or neither."""
         running = self._work(begun, route, places)
+        if not running.keys and self._log.samples(running.loaded.version.model):
+            ids = {place: own for part in answered for place, own in zip(part.running.places, part.ids, strict=True)}
+            running = running._replace(keys=[ids[place] for place in places])
         self.start([running])
         return self._logged([self._part(running)])
 
@@ -249,7 +254,8 @@ class Execution:
         )
         self._recall(loaded, work)
         entities = [ask.inputs.rows[place].entity for place in places]
-        return Running(loaded, route, places, work, (SCORE,), ask.caller, values, entities, looking)
+        keys = [ask.inputs.rows[place].key for place in places] if self._log.samples(version.model) else ()
+        return Running(loaded, route, places, work, (SCORE,), ask.caller, values, entities, looking, keys)
 
     # -- either -----------------------------------------------------------------------------------------------------------------
 
@@ -306,6 +312,11 @@ def _values_of(every: Sequence[Running]) -> np.ndarray | Values:
         tensors = [one.work.tensors[0].data for one in every]
         return tensors[0] if len(tensors) == 1 else np.concatenate(tensors)
     return [row for one in every for row in one.values or ()]
+
+
+def keys_of(keys: Sequence[str], places: Sequence[int]) -> list[str]:
+    """The key of each of these rows, of a request with one for all or one for each."""
+    return [keys[0]] * len(places) if len(keys) == 1 else [keys[place] for place in places]
 
 
 def given_of(running: Running) -> Given:

@@ -43,6 +43,7 @@ def _result(window: LiveWindow, number: int, at: datetime, minimum: int) -> Drif
         missing_risen=drift.missing_risen(compared, minimum=minimum),
         at=at,
         start=window.start,
+        sample=window.sample,
         reference=grid.state,
         measures=measure(grid, window.ring.counts(number), window.ring.values(number)) if enough else None,
     )
@@ -63,6 +64,7 @@ def _absent(window: LiveWindow, name: str, at: datetime) -> DriftResult:
         current_missing=0,
         at=at,
         start=window.start,
+        sample=window.sample,
         reference="absent",
     )
 

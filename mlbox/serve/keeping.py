@@ -10,6 +10,7 @@ Invariants
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from mlbox.clock import Clock, to_us
 from mlbox.errors import Conflict, InvalidInput, MlboxError, Unavailable
 from mlbox.loop import Loop
-from mlbox.records import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval
+from mlbox.records import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval, PredictionSampling
 from mlbox.serve.business import Business
 from mlbox.serve.outcomes import Outcomes
 from mlbox.serve.predfiles import LogFile
@@ -68,6 +69,7 @@ class Keeping:
         self._key_file = key_file
         self._removing = threading.Lock()
         """Held while anything is removed or a hold is made: what is held is held from the answer on."""
+        self.refresh()
         self._loop = Loop(self._resume, name="mlbox-keeping", failed="Predictions could not be removed")
 
     # -- by itself ----------------------------------------------------------------------------------------------------
@@ -79,6 +81,23 @@ class Keeping:
     def close(self) -> None:
         """Stop."""
         self._loop.close()
+
+    def refresh(self) -> None:
+        """Have the log go by the samplings that are written down; everything is kept where they cannot be read."""
+        try:
+            self._log.sample(self.rows.samplings())
+        except Unavailable as err:
+            _log.warning("How predictions are sampled cannot be read: %s", err)
+
+    @contextlib.contextmanager
+    def standing_still(self, seconds: float) -> Iterator[None]:
+        """Nothing is removed meanwhile; raises Unavailable where that takes longer than so many seconds to come about."""
+        if not self._removing.acquire(timeout=seconds):
+            raise Unavailable("Predictions are being removed.", hint="Try again once that is done.")
+        try:
+            yield
+        finally:
+            self._removing.release()
 
     def _resume(self) -> float:
         for removal, entity in self.rows.pending():
@@ -235,6 +254,14 @@ class Keeping:
             self.rows.keep(model, days, actor=actor)
         return self.of(model)
 
+    def sample(self, model: str, sampling: PredictionSampling, *, actor: str) -> PredictionKeeping:
+        """Keep of a model's predictions what a sampling says, from now on; raises NotFound."""
+        self._registry.model(model)
+        with self._removing:
+            self.rows.sample(model, sampling, actor=actor)
+        self.refresh()
+        return self.of(model)
+
     def of(self, model: str) -> PredictionKeeping:
         """How long a model's predictions are kept, and what there is of them; raises NotFound."""
         self._know(model)
@@ -247,6 +274,8 @@ class Keeping:
             files=files,
             bytes=size,
             holds=sum(hold.model in (None, model) for hold in self.rows.active()),
+            sampling=self._log.sampling(model),
+            left_out=self._log.left_out().get(model, 0),
         )
 
     def every(self) -> list[PredictionKeeping]:

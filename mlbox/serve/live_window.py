@@ -28,8 +28,8 @@ class LiveWindow:
         self.grids = [Grid(values) for values in reference.values()]
         self.ring = Ring(self.grids, size)
         self._size = size
-        self._rows: deque[tuple[str, int]] = deque()
-        """Id and domain time of each row in the ring, in its order."""
+        self._rows: deque[tuple[str, int, float]] = deque()
+        """Id and domain time of each row in the ring, in its order, and with which probability the log kept it."""
         self._ids: set[str] = set()
         self._floor = ""
         """The highest id that was in the ring and is no more."""
@@ -40,6 +40,11 @@ class LiveWindow:
     def start(self) -> datetime | None:
         """The domain time of the oldest row."""
         return from_us(self._rows[0][1]) if self._rows else None
+
+    @property
+    def sample(self) -> float:
+        """The share of the predictions of its time that are in it."""
+        return len(self._rows) / sum(1 / share for _, _, share in self._rows) if self._rows else 1.0
 
     def follow(self, log: PredictionLog, since: datetime) -> None:
         """Take what was logged meanwhile, and forget what is from before `since`."""
@@ -70,13 +75,14 @@ class LiveWindow:
             asked[self.names.index(SCORE)] = (found.versions == self.version.version)[fresh]
         self.ring.push(values, asked)
         for at in fresh:
-            self._rows.append((found.ids[at], int(found.domain_us[at])))
+            share = float(found.shares[at]) if len(found.shares) else 1.0
+            self._rows.append((found.ids[at], int(found.domain_us[at]), share))
             self._ids.add(found.ids[at])
         while len(self._rows) > self._size:
             self._forget()
 
     def _forget(self) -> None:
-        own, _ = self._rows.popleft()
+        own, *_ = self._rows.popleft()
         self._ids.remove(own)
         self._floor = max(self._floor, own)
 

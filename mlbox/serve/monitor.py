@@ -97,6 +97,8 @@ class Monitor:
         self._checking = threading.Lock()
         self.beside: list[Callable[[str], object]] = []
         """What else is checked of each model in Production, on the same schedule."""
+        self.names_beside: tuple[str, ...] = ()
+        """The alerts that those raise."""
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -129,7 +131,7 @@ class Monitor:
     def _window(self, version: ModelVersion) -> LiveWindow:
         """The window of a model, begun anew where another version, or another reference, is in Production."""
         known = self._windows.pop(version.model, None)
-        if known is None or (known.version.version, known.version.reference) != (version.version, version.reference):
+        if known is None or (known.version.id, known.version.reference) != (version.id, version.reference):
             known = LiveWindow(version, self.reference(version), self._size)
         self._windows[version.model] = known
         if len(self._windows) > MOST_WINDOWS:
@@ -169,6 +171,23 @@ class Monitor:
                 if alert.labels["model"] == version.model and alert.labels["feature"] not in checked:
                     reason = f"{alert.labels['feature']} is no feature of {version.ref}, which is in Production"
                     self._alerts.apply(tx, name, alert.labels, "resolve", summary=reason)
+
+    def _resolve_retired(self, serving: set[str]) -> None:
+        """End the alerts of what is measured of models in Production only, and of which nothing is there any more."""
+
+        names = {DRIFT, SUSPECTED, MISSING, *self.names_beside}
+        rows = self._db.all("SELECT name, labels ->> 'model' AS model FROM alert WHERE state IN ('pending', 'firing')")
+        left = {row["name"] for row in rows if row["name"] in names and row["model"] not in serving}
+
+        def write(tx: Tx) -> None:
+            for name in left:
+                for alert in self._alerts.firing(tx, name):
+                    if (model := alert.labels["model"]) not in serving:
+                        reason = f"No version of {model} is in Production"
+                        self._alerts.apply(tx, name, alert.labels, "resolve", summary=reason)
+
+        if left:
+            self._db.write(write)
 
     def estimate(self, model: str) -> EstimatedPerformance:
         """How well the version in Production does by its own scores, over the window of drift.
@@ -259,7 +278,9 @@ class Monitor:
 
     def check_all(self) -> None:
         """Check every model in Production; one that cannot be checked is logged and keeps no other from it."""
-        for version in self._registry.in_stage("Production"):
+        versions = self._registry.in_stage("Production")
+        self._resolve_retired({version.model for version in versions})
+        for version in versions:
             for check in (self.check, *self.beside):
                 if self._stopping.is_set():
                     return

@@ -26,6 +26,7 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, LabelSet
+from mlbox.serve.batches import SHARE, shares_of
 from mlbox.serve.predlog import PredictionLog
 from mlbox.store.casting import arrow_type
 from mlbox.store.given import given_value
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
     from mlbox.store.offline import Cursor
 
-READ = ("id", "version", "role", "domain_us", "score", "entity")
+READ = ("id", "version", "role", "domain_us", "score", "entity", SHARE)
 _STATE = """
 CREATE TABLE IF NOT EXISTS "state:outcome" (
   model VARCHAR, label_set VARCHAR, log_number BIGINT NOT NULL, label_seq BIGINT NOT NULL, resolved_seq BIGINT NOT NULL,
@@ -62,7 +63,7 @@ class Joined(NamedTuple):
     """The names of the tables that a model and a label set are joined in, quoted."""
 
     asked: str
-    """`_id`, `_version`, `_role`, `_at`, `_score`, the keys, and `event_time` where it was sent."""
+    """`_id`, `_version`, `_role`, `_at`, `_score`, `_share`, the keys, and `event_time` where it was sent."""
     met: str
     """By `_id`: the keys and `event_time` of the item, `_value`, `_first` (when it had a label first) and `_tied`."""
     state: tuple[object, ...] = ()
@@ -108,6 +109,19 @@ class Outcomes:
         with self._joining:
             self._remove(model, pa.table({"_id": pa.array(ids, pa.string())}), "IN")
 
+    def drop(self, model: str) -> None:
+        """Forget the joins of a model; they are made anew from the log."""
+
+        def remove(cursor: Cursor) -> None:
+            found = cursor.execute('SELECT label_set FROM "state:outcome" WHERE model = ?', [model]).fetchall()
+            for table in (f"{kind}:{model}:{label_set}" for (label_set,) in found for kind in ("asked", "met")):
+                cursor.execute(f"DROP TABLE IF EXISTS {quote(table)}")
+            cursor.execute('DELETE FROM "state:outcome" WHERE model = ?', [model])
+
+        with self._joining:
+            if self._offline.used:
+                self._offline.write(remove)
+
     def prune(self, model: str) -> None:
         """Remove the predictions that the log has no more."""
         import pyarrow as pa
@@ -136,6 +150,7 @@ class Outcomes:
         cursor.execute(
             f"CREATE TABLE IF NOT EXISTS {tables.asked} (_id VARCHAR, _version BIGINT, _role VARCHAR, _at TIMESTAMP,"
             f" _score DOUBLE, {keys}, event_time TIMESTAMP);"
+            f"ALTER TABLE {tables.asked} ADD COLUMN IF NOT EXISTS _share DOUBLE;"
             f"CREATE TABLE IF NOT EXISTS {tables.met} (_id VARCHAR, {keys}, event_time TIMESTAMP, {value},"
             " _first TIMESTAMP, _tied BOOLEAN)"
         )
@@ -249,6 +264,7 @@ def _typed(rows: pa.Table, labels: LabelSet) -> pa.Table:
         "_role": rows.column("role"),
         "_at": rows.column("domain_us").cast(pa.timestamp("us")),
         "_score": rows.column("score"),
+        "_share": shares_of(rows),
     }
     for place, column in enumerate(columns):
         kind = arrow_type(column.dtype)

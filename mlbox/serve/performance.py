@@ -59,6 +59,7 @@ class _Group(NamedTuple):
     predictions: int
     labelled: int
     tied: int
+    sample: float
     content: int
     """The same as long as its scores and labels are."""
     lags: tuple[tuple[int, int], ...]
@@ -173,7 +174,7 @@ class Performance:
         )
         joined = (
             f"SELECT asked._version, asked._role, {_span(every)} AS _span, {by.sql} AS _segment,"
-            " asked._at, asked._score, met._value, met._first, met._tied, asked._id"
+            " asked._at, asked._score, met._value, met._first, met._tied, asked._id, asked._share"
             f" FROM {tables.asked} asked LEFT JOIN {tables.met} met USING (_id){by.join} WHERE {where or 'true'}"
         )
         groups = self._offline.read(lambda cursor: self._groups(by.on(cursor), joined))
@@ -229,7 +230,8 @@ class Performance:
         )
         rows = cursor.execute(
             "SELECT _version, _role, _span, _segment, count(*), count(*) FILTER (_tied IS false), count(*) FILTER (_tied),"
-            f" coalesce(bit_xor(hash(_id, _score, _value, _tied)), 0), {lags} FROM ({joined})"
+            " count(*) / sum(1 / coalesce(_share, 1)), coalesce(bit_xor(hash(_id, _score, _value, _tied)), 0),"
+            f" {lags} FROM ({joined})"
             " GROUP BY _version, _role, _span, _segment"
             f" ORDER BY _version DESC, _role, _span, count(*) DESC, _segment LIMIT {MAX_SPANS + 1}"
         ).fetchall()
@@ -237,7 +239,7 @@ class Performance:
             raise InvalidInput(
                 f"These are more than {MAX_SPANS:,} spans.", hint="Ask for longer ones, or give `since`.", field="every"
             )
-        return [_Group._make((*row[:8], tuple(zip(row[8::2], row[9::2], strict=True)))) for row in rows]
+        return [_Group._make((*row[:9], tuple(zip(row[9::2], row[10::2], strict=True)))) for row in rows]
 
     def _figures(self, labels: LabelSet, tables: Joined, joined: str, by: _By, group: _Group) -> _Figures:
         key = (tables.asked, labels.classes, group[:4], group.content)
@@ -271,6 +273,7 @@ class Performance:
             predictions=group.predictions,
             labelled=group.labelled,
             coverage=group.labelled / group.predictions,
+            sample=group.sample,
             tied=group.tied,
             maturity=tuple(
                 LabelLag(lag_seconds=lag, predictions=old, labelled=had, share=had / old if old else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mlbox.serve.batches import SHARE
 from mlbox.serve.predfiles import FEATURE, LogFile, from_table
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.selection import Selection
@@ -77,11 +78,13 @@ def _parquet(files: Sequence[LogFile], what: Selection) -> Iterator[bytes]:
 def _schema(files: Sequence[LogFile]) -> pa.Schema:
     import pyarrow as pa
 
-    names = dict.fromkeys(name for file in files for name in file.names() if name.startswith(FEATURE))
+    every = dict.fromkeys(name for file in files for name in file.names())
+    names = [name for name in every if name.startswith(FEATURE)]
     time = pa.timestamp("us", "UTC")
     own: dict[str, Any] = dict.fromkeys(("id", "model", "version", "role"), pa.string())
     own |= {"version": pa.int64(), "at": time, "domain_at": time}
     own |= {"caller": pa.string(), "entity": pa.string(), "score": pa.float64(), "latency_ms": pa.float64()}
+    own |= {SHARE: pa.float64()} if SHARE in every else {}
     return pa.schema({**own, **{_free(name, own): pa.float64() for name in names}})
 
 

@@ -38,6 +38,7 @@ MERGE_BYTES = 64 * 1024**2
 """More than this is not merged into one: it is read into memory for it."""
 FEATURE = "f:"
 """Before the name of each feature's column."""
+MODEL = "model"
 READING = ".reading"
 """The folder with what is being read."""
 _NAME = re.compile(r"(\d{10})-(\d{10})\.parquet")
@@ -74,9 +75,12 @@ class LogFile:
             with pq.ParquetFile(self.path) as file:
                 names = file.schema_arrow.names
                 wanted = [n for n in names if columns is None or n in columns or (features and n.startswith(FEATURE))]
-                return file.read(wanted)
+                found = file.read(wanted)
         except (OSError, pa.ArrowException) as err:
             raise self._damaged(err) from err
+        if MODEL in wanted:  # it may have been called otherwise when they were written
+            found = found.set_column(wanted.index(MODEL), MODEL, pa.repeat(self.model, found.num_rows))
+        return found
 
     def names(self) -> list[str]:
         """Of its columns."""
@@ -165,6 +169,26 @@ class Files:
             return file.size
         files[at] = _write(folder, file.first, file.last, rows)
         return file.size - files[at].size
+
+    def move(self, former: str, name: str) -> None:
+        """Put the files of one model among those of another, or of none; what a crash leaves is moved when it is done again."""
+        source, target = (self._root / f"model={one}" for one in (former, name))
+        for folder in [folder for folder in self._folders if folder.parent == source]:
+            to, files = target / folder.name, self._folders[folder]
+            if to in self._folders:  # numbers of both may overlap, so that their files cannot lie side by side
+                for file in files:
+                    self.number += 1
+                    self._folders[to].append(_write(to, self.number, self.number, file.read()))
+                    file.path.unlink()
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                folder.rename(to)
+                self._folders[to] = [LogFile(file.last, file.first, to / file.path.name, file.size) for file in files]
+                if folder in self._unmergeable:
+                    self._unmergeable.add(to)
+            del self._folders[folder]
+            for changed in (source, target, self._root):
+                sync_folder(changed)
 
     def link(self, files: Sequence[LogFile]) -> tuple[Path, list[LogFile]]:
         """A folder to be removed after reading, with these files in it."""

@@ -14,9 +14,8 @@ import heapq
 import logging
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,17 +24,15 @@ import msgspec
 
 from mlbox.clock import from_us, to_us
 from mlbox.errors import Unavailable
-from mlbox.records import Prediction, ServeRole
-from mlbox.serve.batches import NOTHING, Batch, Given, table_of
+from mlbox.records import Prediction
+from mlbox.serve.batches import SHARE, Batch, shares_of, table_of
+from mlbox.serve.intake import Intake
 from mlbox.serve.predfiles import FEATURE, Files, LogFile, from_table
-from mlbox.serve.routing import Traffic
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-Role = tuple[str, int, ServeRole]
-LATENCIES = 1000
 _log = logging.getLogger(__name__)
 
 
@@ -48,15 +45,13 @@ class Window:
     versions: np.ndarray
     ids: Sequence[str] = ()
     domain_us: np.ndarray | Sequence[int] = ()
+    shares: np.ndarray | Sequence[float] = ()
+    """With which probability each was kept."""
 
     @property
     def rows(self) -> int:
         """How many."""
         return len(self.scores)
-
-
-Observer = Callable[[Batch], None]
-ErrorObserver = Callable[[str, int, ServeRole, Given], None]
 
 
 class Removed(NamedTuple):
@@ -71,93 +66,17 @@ Going = Callable[[LogFile], "pa.BooleanArray | None"]
 """Which rows of a file are to go; None where none are, and it need not be looked at closer."""
 
 
-@dataclass
-class Count:
-    """What one role of one version did since the server started."""
-
-    rows: int = 0
-    errors: int = 0
-    latencies: deque[float] = field(default_factory=lambda: deque(maxlen=LATENCIES))
-
-
-class PredictionLog:
+class PredictionLog(Intake):
     """Rows in memory for at most a flush interval, then on disk."""
 
     def __init__(self, root: Path, *, queue_limit: int = 50_000, flush_seconds: float = 1.0) -> None:
-        self._limit = queue_limit
+        super().__init__(queue_limit=queue_limit)
         self._every = flush_seconds
-        self._lock = threading.Lock()
-        self._waiting: list[Batch] = []
-        self._held = 0
-        """How many rows wait."""
-        self._counts: dict[Role, Count] = {}
-        self.dropped = 0
-        """Rows that are not in the log: they found the queue full, or could not be written as Parquet."""
-        self._observers: list[Observer] = []
-        self._error_observers: list[ErrorObserver] = []
         self._files = Files(root)
         self._writing = threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="mlbox-predlog", daemon=True)
         self._thread.start()
-
-    # -- taking rows ------------------------------------------------------------------------------------------------
-
-    def put(self, batches: Sequence[Batch]) -> None:
-        """Take rows; past the queue's limit they are dropped and counted."""
-        with self._lock:
-            for batch in batches:
-                count = self._count((batch.model, batch.version, batch.role))
-                count.rows += len(batch.ids)
-                count.latencies.extend(batch.latencies[:LATENCIES])
-                self._hold(batch)
-        for batch in batches:
-            for observer in self._observers:
-                observer(batch)
-
-    def _count(self, role: Role) -> Count:
-        count = self._counts.get(role)
-        if count is None:
-            count = self._counts[role] = Count()
-        return count
-
-    def _hold(self, batch: Batch) -> None:
-        if self._held + len(batch.ids) > self._limit:
-            self.dropped += len(batch.ids)
-        else:
-            self._held += len(batch.ids)
-            self._waiting.append(batch)
-
-    def record_error(self, model: str, version: int, role: ServeRole, *, rows: int = 1, given: Given = NOTHING) -> None:
-        """A version failed on this many rows; they count like those that it answered, or large requests would hide."""
-        with self._lock:
-            self._count((model, version, role)).errors += rows
-        for observer in self._error_observers:
-            observer(model, version, role, given)
-
-    def on_prediction(self, observer: Observer) -> None:
-        """Have a function told of all rows, in the thread that put them; it must return at once."""
-        self._observers.append(observer)
-
-    def on_error(self, observer: ErrorObserver) -> None:
-        """Have a function told of each run that failed: model, version, role and its rows; it must return at once."""
-        self._error_observers.append(observer)
-
-    # -- figures ----------------------------------------------------------------------------------------------------
-
-    def traffic(self, model: str, version: int, role: ServeRole) -> Traffic:
-        """What a role of a version did since the server started; p95 over its last 1,000."""
-        with self._lock:
-            count = self._counts.get((model, version, role))
-            if count is None:
-                return Traffic()
-            rows, errors, latencies = count.rows, count.errors, list(count.latencies)
-        return Traffic(count=rows, errors=errors, p95_ms=_p95(latencies))
-
-    def counters(self) -> dict[Role, tuple[int, int]]:
-        """Rows and errors of every role since the server started."""
-        with self._lock:
-            return {role: (count.rows, count.errors) for role, count in self._counts.items()}
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -179,10 +98,8 @@ class PredictionLog:
             _log.warning("The prediction log could not be written: %s", err)
 
     def _flush(self) -> None:
-        with self._lock:
-            batches, self._waiting, self._held = self._waiting, [], 0
         parts: dict[tuple[str, int], list[Batch]] = {}
-        for batch in batches:
+        for batch in self._take():
             parts.setdefault((batch.model, batch.version), []).append(batch)
         try:
             while parts:
@@ -193,13 +110,6 @@ class PredictionLog:
             self._keep([batch for part in parts.values() for batch in part])
             raise
 
-    def _keep(self, batches: list[Batch]) -> None:
-        """What the disk refused waits on, before what came since, as far as there is room."""
-        with self._lock:
-            found, self._waiting, self._held = [*batches, *self._waiting], [], 0
-            for batch in found:
-                self._hold(batch)
-
     def _append(self, model: str, version: int, batches: Sequence[Batch]) -> None:
         """One odd batch must not hold up the log for ever: what is not the disk's fault is dropped, counted and told."""
         try:
@@ -209,8 +119,7 @@ class PredictionLog:
         except Exception:
             rows = sum(len(batch.ids) for batch in batches)
             _log.exception("%s predictions of %s/%s could not be written.", rows, model, version)
-            with self._lock:
-                self.dropped += rows
+            self._drop(rows)
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -239,7 +148,7 @@ class PredictionLog:
         parts = self._newest(
             model,
             limit,
-            columns=("id", "version", "role", "domain_us", "score"),
+            columns=("id", "version", "role", "domain_us", "score", SHARE),
             shadows=False,
             since_us=None if since is None else to_us(since),
             until_us=None if until is None else to_us(until),
@@ -260,6 +169,7 @@ class PredictionLog:
             rows.column("version").to_numpy(),
             rows.column("id").to_pylist(),
             rows.column("domain_us").to_numpy(),
+            shares_of(rows).to_numpy(zero_copy_only=False),
         )
 
     def recent(self, model: str, limit: int = 100, *, after: str | None = None) -> list[Prediction]:
@@ -360,7 +270,19 @@ class PredictionLog:
                     newest = heapq.nlargest(limit, [*newest, *kept.column("id").to_pylist()])
         return [part.filter(pc.field("id") >= newest[-1]) for part in parts]
 
-    # -- removing ---------------------------------------------------------------------------------------------------
+    # -- moving and removing ----------------------------------------------------------------------------------------
+
+    def move(self, former: str, name: str) -> None:
+        """Have the rows of a model, which is called otherwise now, follow to its name; raises Unavailable."""
+        try:
+            with self._writing:
+                self._flush()
+                self._files.move(former, name)
+        except OSError as err:
+            raise Unavailable(
+                f"The predictions of {former} could not be moved: {err}.", hint="Make room, then try again."
+            ) from err
+        self.forget(former)
 
     def models(self) -> list[str]:
         """The models that the log has rows of on disk."""
@@ -451,9 +373,3 @@ def _is_older(file: LogFile, column: str, than: str | int) -> bool:
     """True when all of a file lies before a value, by its own statistics."""
     highest = file.highest(column)
     return highest is not None and highest < than
-
-
-def _p95(latencies: Sequence[float]) -> float | None:
-    if not latencies:
-        return None
-    return sorted(latencies)[min(len(latencies) - 1, int(0.95 * len(latencies)))]

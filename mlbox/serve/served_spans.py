@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput
 from mlbox.records import ServedSpan, ServeRole
+from mlbox.serve.batches import SHARE, shares_of
 from mlbox.serve.predlog import PredictionLog
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_SPANS = 10_000
-READ = ("version", "role", "domain_us", "score", "latency_ms")
+READ = ("version", "role", "domain_us", "score", "latency_ms", SHARE)
 Key = tuple[int, int, ServeRole]
 """Number of the span, version, role."""
 
@@ -32,6 +33,8 @@ class _Sum:
     scored: int = 0
     latency: float = 0.0
     slowest: float = 0.0
+    asked: float = 0.0
+    """How many there were, of whom these were kept."""
 
 
 def served_spans(
@@ -67,6 +70,7 @@ def _add(sums: dict[Key, _Sum], table: pa.Table, since_us: int, until_us: int, w
     score = table.column("score").to_numpy()
     latency = table.column("latency_ms").to_numpy()
     rows, waited = np.bincount(code, minlength=most), np.bincount(code, latency, most)
+    asked = np.bincount(code, 1 / shares_of(table).to_numpy(zero_copy_only=False), most)
     scored, total = _finite(code, score, most, rows)
     slowest = np.zeros(most)
     np.maximum.at(slowest, code, latency)
@@ -78,6 +82,7 @@ def _add(sums: dict[Key, _Sum], table: pa.Table, since_us: int, until_us: int, w
         one.score += float(total[place])
         one.scored += int(scored[place])
         one.latency += float(waited[place])
+        one.asked += float(asked[place])
         one.slowest = max(one.slowest, float(slowest[place]))
 
 
@@ -101,4 +106,5 @@ def _span(model: str, key: Key, found: _Sum, width: int) -> ServedSpan:
         mean_score=found.score / found.scored if found.scored else None,
         mean_latency_ms=found.latency / found.rows,
         max_latency_ms=found.slowest,
+        sample=found.rows / found.asked,
     )

@@ -253,7 +253,7 @@ class ModelServer:
         beside_ms = 0.0
         try:
             with asking(None):
-                batch = self._execution.rehearsed(begun, route, places)
+                batch = self._execution.rehearsed(begun, route, places, parts)
             self._predictions.put([batch])
             beside, (beside_ms,) = batch.scores, batch.by_request
         except Unavailable as err:  # counted where it was found

@@ -143,6 +143,7 @@ def _only(found: Window, rows: np.ndarray) -> Window:
         found.versions[kept],
         [found.ids[place] for place in kept],
         np.asarray(found.domain_us)[kept],
+        np.asarray(found.shares)[kept] if len(found.shares) else (),
     )
 
 

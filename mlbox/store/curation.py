@@ -6,19 +6,22 @@ approvals of a version, its history and its audit log stay, and its number is no
 
 from __future__ import annotations
 
+import logging
 import re
 from datetime import datetime
 
 from mlbox.clock import to_us
-from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from mlbox.errors import AlreadyExists, Conflict, InvalidInput, MlboxError, NotFound
 from mlbox.records import Model, ModelVersion, check_name
 from mlbox.store.db import Database, Row, Tx
+from mlbox.store.former_names import vacate
 from mlbox.store.promotions import OPEN
 from mlbox.store.registry import Registry
 
 MAX_KEY, MAX_VALUE, MAX_ALIAS = 250, 100_000, 255
 _ALIAS = re.compile(r"[\w-]+")
 _RESERVED = re.compile(r"latest|v\d+", re.IGNORECASE)
+_log = logging.getLogger(__name__)
 _UNDER_WAY = f"p.state IN ({', '.join(repr(state) for state in OPEN)})"
 
 
@@ -63,7 +66,8 @@ class Curation:
     def rename(self, name: str, new_name: str, *, actor: str) -> Model:
         """Give a model another name; versions, promotions and history go with it, and the former name is kept as such.
 
-        Raises Conflict while it serves or a promotion is under way, because callers and the prediction log know it by name.
+        Raises Conflict while it serves or a promotion is under way, because callers know it by name. What other stores keep of it
+        follows.
         """
         check_name(new_name, field="new_name")
         model = self._registry.model(name)
@@ -83,11 +87,17 @@ class Curation:
                 raise AlreadyExists(
                     f"A model named {new_name!r} exists already.", hint="Choose another name.", field="new_name"
                 )
+            vacate(tx, new_name, self._registry.belongings, to=model.id)
             tx.run("INSERT OR REPLACE INTO former_name VALUES (?,?,?)", (model.id, name, tx.now_us))
             tx.run("UPDATE model SET name = ?, updated_us = ? WHERE id = ?", (new_name, tx.now_us, model.id))
             tx.emit("model.renamed", f"model:{new_name}", actor, former=name)
 
         self._db.write(write)
+        if name != new_name:
+            try:
+                self._registry.belongings.moved(name, new_name)
+            except MlboxError as err:  # it is renamed all the same, and the next start makes the move
+                _log.warning("What is kept of %s is still under its former name %s: %s", new_name, name, err)
         return self._registry.model(new_name)
 
     def former_names(self, name: str) -> list[str]:
@@ -127,7 +137,7 @@ class Curation:
 
         def write(tx: Tx) -> None:
             row = tx.one(
-                "SELECT deleted_us FROM model WHERE id = ? AND deleted_us IS NOT NULL AND removed_us IS NULL",
+                "SELECT name, deleted_us FROM model WHERE id = ? AND deleted_us IS NOT NULL AND removed_us IS NULL",
                 (model_id,),
             )
             if row is None:
@@ -136,6 +146,8 @@ class Curation:
                 raise Conflict(
                     f"There is another model {name!r} by now.", hint="Rename that one, then restore.", field="model"
                 )
+            vacate(tx, name, self._registry.belongings, to=model_id)
+            self._registry.belongings.moved(row["name"], name)
             tx.run("UPDATE model SET name = ?, deleted_us = NULL WHERE id = ?", (name, model_id))
             tx.run(
                 "UPDATE model_version SET deleted_us = NULL WHERE model_id = ? AND deleted_us = ? AND removed_us IS NULL",

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from mlbox.store.offline import Cursor
 
+NOT_LOGGED = (
+    "the prediction log does not have this prediction: it is unknown, too old, or left out by the model's sampling"
+)
 _HELD = """
 CREATE TABLE IF NOT EXISTS "state:held-label" (
   id BIGINT PRIMARY KEY, label_set VARCHAR, source VARCHAR, row_json VARCHAR, reasons VARCHAR[], by_user VARCHAR,
@@ -130,7 +133,9 @@ class LabelRows(LabelSets):
         """Incoming rows with their number, id, digest and claim, and why they are not taken, if they are not."""
         value = quote(labels.value.name)
         keys = [quote(key.name) for key in labels.keys]
-        rules = [(f"{quote(key.name)} IS NULL", f"{key.name} is missing") for key in labels.keys]
+        bare = " AND ".join(f"{name} IS NULL" for name in (*keys, "event_time"))
+        rules = [(f"prediction_id IS NOT NULL AND {bare}", NOT_LOGGED)]
+        rules += [(f"{quote(key.name)} IS NULL", f"{key.name} is missing") for key in labels.keys]
         rules += [
             ("event_time IS NULL", "event_time is missing"),
             (f"event_time > {literal(now)}", "the event is still to come"),

@@ -11,7 +11,7 @@ import msgspec
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
-from mlbox.records import HoldSpec, PredictionHold, PredictionRemoval
+from mlbox.records import HoldSpec, PredictionHold, PredictionRemoval, PredictionSampling
 from mlbox.store.db import Database, Row, Tx
 
 MOST_WORDS = 1000
@@ -27,6 +27,9 @@ CREATE TABLE prediction_removal (
   asked_us INTEGER NOT NULL, state TEXT NOT NULL, done_us INTEGER, predictions INTEGER NOT NULL, outcomes INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX prediction_removal_pending ON prediction_removal (id) WHERE state = 'pending';
+"""
+SAMPLING_TABLE = """
+CREATE TABLE prediction_sampling (model TEXT PRIMARY KEY, sampling TEXT NOT NULL) STRICT;
 """
 _VISIBLE = "visible('model', model)"
 
@@ -135,6 +138,25 @@ class PredictionRows:
             if days is not None:
                 tx.run("INSERT INTO prediction_days VALUES (?,?)", (model, days))
             tx.emit("predictions.kept", _subject(model), actor, days=days)
+
+        self._db.write(write)
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    def samplings(self) -> dict[str, PredictionSampling]:
+        """Of the models of which not everything is kept."""
+        rows = self._db.all("SELECT * FROM prediction_sampling")
+        return {row["model"]: msgspec.json.decode(row["sampling"], type=PredictionSampling) for row in rows}
+
+    def sample(self, model: str, sampling: PredictionSampling, *, actor: str) -> None:
+        """Keep of a model's predictions what a sampling says, from now on."""
+
+        def write(tx: Tx) -> None:
+            tx.run("DELETE FROM prediction_sampling WHERE model = ?", (model,))
+            if sampling != PredictionSampling():
+                tx.run("INSERT INTO prediction_sampling VALUES (?,?)", (model, sampling.to_json().decode()))
+            told = {"share": sampling.share, "roles": dict(sampling.roles)}
+            tx.emit("predictions.sampled", _subject(model), actor, **told)
 
         self._db.write(write)
 

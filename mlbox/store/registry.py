@@ -26,6 +26,7 @@ from mlbox.records import (
     check_name,
 )
 from mlbox.store.db import Database, Row, Tx
+from mlbox.store.former_names import Belongings, Nothing, vacate
 from mlbox.store.policy_book import PolicyBook
 
 _VERSION_SQL = """
@@ -95,7 +96,9 @@ class Registry:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self.policies = PolicyBook(db, _model_for, self.model)
+        self.belongings: Belongings = Nothing()
+        """What other stores keep under the names of models; told of a name before another model gets it."""
+        self.policies = PolicyBook(db, self._model_for, self.model)
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -108,10 +111,23 @@ class Registry:
                 raise AlreadyExists(
                     f"A model named {name!r} exists already.", hint="Register a version of it.", field="name"
                 )
-            _insert_model(tx, name, actor, purpose)
+            self._insert_model(tx, name, actor, purpose)
 
         self._db.write(write)
         return self.model(name)
+
+    def _model_for(self, tx: Tx, name: str, actor: str) -> str:
+        return _model_id(tx, name) or self._insert_model(tx, name, actor, "")
+
+    def _insert_model(self, tx: Tx, name: str, owner: str, purpose: str) -> str:
+        vacate(tx, name, self.belongings)
+        model_id = new_id()
+        tx.run(
+            "INSERT INTO model (id, name, owner, purpose, created_us, updated_us) VALUES (?,?,?,?,?,?)",
+            (model_id, name, owner, purpose, tx.now_us, tx.now_us),
+        )
+        tx.emit("model.created", f"model:{name}", owner)
+        return model_id
 
     def models(self, *, limit: int = 100, after: str | None = None) -> list[Model]:
         """Models by name, from the one after `after`."""
@@ -135,7 +151,8 @@ class Registry:
         self._shelter(new)
 
         def write(tx: Tx) -> int:
-            model_id = _model_id(tx, new.model) or _insert_model(tx, new.model, new.submitted_by, new.description)
+            model_id = _model_id(tx, new.model)
+            model_id = model_id or self._insert_model(tx, new.model, new.submitted_by, new.description)
             row = tx.one("SELECT coalesce(max(version), 0) + 1 AS n FROM model_version WHERE model_id = ?", (model_id,))
             assert row is not None
             _insert_version(tx, model_id, row["n"], new)
@@ -356,20 +373,6 @@ def no_version(model: str, number: int) -> NotFound:
 def _model_id(tx: Tx, name: str) -> str | None:
     row = tx.one("SELECT id FROM model WHERE name = ?", (name,))
     return row["id"] if row else None
-
-
-def _model_for(tx: Tx, name: str, actor: str) -> str:
-    return _model_id(tx, name) or _insert_model(tx, name, actor, "")
-
-
-def _insert_model(tx: Tx, name: str, owner: str, purpose: str) -> str:
-    model_id = new_id()
-    tx.run(
-        "INSERT INTO model (id, name, owner, purpose, created_us, updated_us) VALUES (?,?,?,?,?,?)",
-        (model_id, name, owner, purpose, tx.now_us, tx.now_us),
-    )
-    tx.emit("model.created", f"model:{name}", owner)
-    return model_id
 
 
 _JSON_FIELDS = ("features", "inputs", "outputs", "metrics")

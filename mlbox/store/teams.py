@@ -186,6 +186,8 @@ class Teams:
     def visible(self, kind: str, name: str | None) -> bool:
         """True when whoever asks in this context may know of an object; with the kind `team`, of what a team keeps to itself."""
         state = self._state
+        if name is not None and name.startswith("~"):
+            name = name.split("~", 2)[-1]  # of a model that was deleted: as private as it was
         if name is None or ((kind, name) not in state.private and kind != "team"):
             return True
         principal = asking.who()

@@ -100,6 +100,11 @@ FAMILIES: Mapping[str, Family] = {
     "mlbox_prediction_log_dropped_total": Family(
         "counter", (), "Predictions that found the log's queue full, and are not in it."
     ),
+    "mlbox_prediction_log_sampled_out_total": Family(
+        "counter",
+        ("model_name",),
+        "Predictions that are not in the log, because their model's sampling leaves them out.",
+    ),
     "mlbox_fast_path_requests_total": Family(
         "counter",
         ("way",),
@@ -337,6 +342,9 @@ class _BoxCollector:
         yield self._latency.family("ml_prediction_latency_seconds", seen)
         yield _counter("mlbox_shadow_dropped_total", [((), self._box.models.shadows_dropped)])
         yield _counter("mlbox_prediction_log_dropped_total", [((), self._box.predictions.dropped)])
+        left_out = self._box.predictions.left_out()
+        told = [((model,), rows) for model, rows in left_out.items() if self._box.registry.visible(model)]
+        yield _counter("mlbox_prediction_log_sampled_out_total", sorted(told))
         yield _gauge("mlbox_alert_rules_valid", [((), float(self._box.rules.error is None))])
         yield from self._predictions(seen)
         yield from self._inference()

@@ -24,6 +24,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox import __version__
+from mlbox.records import PredictionSampling
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.registry import NewVersion
 from mlbox.web import metrics
@@ -215,6 +216,9 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     box.skew.check("delay")
     box.models.statistics.executed("delay", 1, rows=1, infer_ns=1000)
     box.models.statistics.failed("delay", 1, reason="model")
+    box.keeping.sample("delay", PredictionSampling(share=0), actor="ann")
+    served(box, [1.0])
+    box.predictions.flush()
     kinds: dict[str, str] = {}
     labels: dict[str, set[str]] = {}
     for family in read_text(found.render("")[0].decode()):

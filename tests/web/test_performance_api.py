@@ -60,7 +60,11 @@ def test_feedback_by_the_id_of_a_prediction_is_enough(site: tuple[Program, list[
     answer = page.request("POST", "/api/v1/labels/late/feedback", json={"labels": labels[:3]})
     assert answer.json() == {"rows": 2, "duplicates": 0, "quarantined": 1}
     (held,) = page.request("GET", "/api/v1/labels/late/held").json()
-    assert held["reasons"] == ["who is missing", "event_time is missing"]
+    assert held["reasons"] == [
+        "the prediction log does not have this prediction: it is unknown, too old, or left out by the model's sampling",
+        "who is missing",
+        "event_time is missing",
+    ]
     assert page.request("POST", "/api/v1/labels/late/feedback", json={"labels": labels[3:]}).status_code == 400
     (found,) = page.request("GET", "/api/v1/monitoring/delay/performance").json()
     assert (found["predictions"], found["labelled"], found["coverage"]) == (4, 2, 0.5)

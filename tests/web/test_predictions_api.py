@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import msgspec
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -82,6 +83,30 @@ def test_a_model_is_kept_as_its_admin_says_and_a_collection_removes_the_rest(box
     assert api(box, "viewer", "GET", "/nobody/retention").status_code == 404
 
 
+def test_a_sample_is_kept_as_its_admin_says_and_everything_is_counted(box: Box) -> None:
+    whole = {"share": 1.0, "roles": {}}
+    assert api(box, "viewer", "GET", "/delay/retention").json()["sampling"] == whole
+    assert api(box, "member", "PUT", "/delay/sampling", json={"share": 0.5}).status_code == 403
+    assert api(box, "admin", "PUT", "/nobody/sampling", json={"share": 0.5}).status_code == 404
+    for wrong in ({"share": 1.1}, {"share": -1}, {"share": 1e308}, {"share": "x"}, {"roles": {"king": 1}}, {"part": 1}):
+        assert api(box, "admin", "PUT", "/delay/sampling", json=wrong).status_code == 400, wrong
+    asked = {"share": 0.25, "roles": {"shadow": 1.0}}
+    assert api(box, "admin", "PUT", "/delay/sampling", json=asked).json()["sampling"] == asked
+    (event, *_) = box.events(type="predictions.sampled")
+    assert (event.subject, event.data) == ("model:delay", asked)
+    before = len(box.predictions.recent("delay", 10_000))
+    rows = served(box, np.random.default_rng(2).normal(size=1000), entity={"customer": "s"})
+    kept = len(box.predictions.recent("delay", 10_000)) - before
+    assert 180 < kept < 320
+    found = api(box, "viewer", "GET", "/delay/retention").json()
+    assert found["left_out"] == len(rows) - kept
+    text = Site(box).request("GET", "/metrics").text
+    assert f'mlbox_prediction_log_sampled_out_total{{model_name="delay"}} {len(rows) - kept}.0' in text
+    exported = pq.read_table(io.BytesIO(api(box, "member", "GET", "/delay/export?entity=customer=s").content))
+    assert set(exported.column("share").to_pylist()) == {0.25}
+    assert api(box, "admin", "PUT", "/delay/sampling", json={}).json()["sampling"] == whole
+
+
 def test_it_is_exported_to_members_and_that_is_in_the_audit_log(box: Box) -> None:
     rows = served(box, [1.0, 2.0], entity={"customer": "19"})
     assert api(box, "viewer", "GET", "/delay/export").status_code == 403
@@ -114,6 +139,18 @@ def test_what_is_private_is_absent(box: Box) -> None:
     assert api(box, "approver", "GET", "/lab.secret/retention").status_code == 404
     assert "private to us" not in api(box, "approver", "GET", "/holds").text
     assert "private to us" in api(box, "admin", "GET", "/holds").text
+
+
+def test_what_a_deleted_model_left_is_as_private_as_it_was(box: Box) -> None:
+    box.teams.create("den", actor="admin")
+    box.registry.create_model("den.draft", actor="ann")
+    box.teams.set_private("model", "den.draft", True, actor="admin")
+    box.keeping.hold(HoldSpec(model="den.draft", reason="of the draft"), actor="admin")
+    box.curation.delete("den.draft", actor="ann")
+    box.registry.create_model("den.draft", actor="ann")
+    assert "of the draft" not in api(box, "approver", "GET", "/holds").text
+    (held,) = [one for one in api(box, "admin", "GET", "/holds").json() if one["reason"] == "of the draft"]
+    assert held["model"].startswith("~"), "it is the former model's"
 
 
 def test_the_command_does_all_of_it(

@@ -98,3 +98,9 @@ def m006_rules(db: Database) -> None:
 def m007_prediction_log(db: Database) -> None:
     """Which predictions are held, how long they are kept, and what was removed of them."""
     run_script(db, prediction_rows.TABLES)
+
+
+@migration(monitoring)
+def m008_sampling(db: Database) -> None:
+    """Which predictions of a model are kept."""
+    run_script(db, prediction_rows.SAMPLING_TABLE)

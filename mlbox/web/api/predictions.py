@@ -13,7 +13,16 @@ from litestar.response import Stream
 
 from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput
-from mlbox.records import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval, Principal, Record, ServeRole
+from mlbox.records import (
+    HoldSpec,
+    PredictionHold,
+    PredictionKeeping,
+    PredictionRemoval,
+    PredictionSampling,
+    Principal,
+    Record,
+    ServeRole,
+)
 from mlbox.serve.predexport import MEDIA, Format, export
 from mlbox.serve.selection import Selection, between
 from mlbox.store.prediction_rows import check_entity
@@ -52,6 +61,17 @@ class Days(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     days: Annotated[float, msgspec.Meta(ge=1, le=36500)] | None
     """None for the setting `prediction_days`. No less than a day: a slip of the finger is not to empty the log."""
+
+
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class NewSampling(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which of a model's predictions are kept."""
+
+    share: Share = 1.0
+    roles: dict[ServeRole, Share] = {}
+    """Of the roles whose share is another one, as shadow."""
 
 
 # `names`: whether the model is there for the asker is asked before what it takes to export it.
@@ -164,7 +184,14 @@ async def keep(box: Box, principal: Principal, model: str, data: Days) -> Predic
     return await box.call(box.keeping.keep, model, data.days, actor=principal.name)
 
 
+@put("/api/v1/predictions/{model:str}/sampling", action="prediction.keep")
+async def sample(box: Box, principal: Principal, model: str, data: NewSampling) -> PredictionKeeping:
+    """Keep the predictions of a share of the requests from now on, the same requests in every role; all are counted."""
+    sampling = PredictionSampling(share=data.share, roles=data.roles)
+    return await box.call(box.keeping.sample, model, sampling, actor=principal.name)
+
+
 handlers: list[Any] = [
     *(export_predictions, holds, hold, release, removals, erase),
-    *(retention, keep),
+    *(retention, keep, sample),
 ]

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mlbox.errors import NotFound
+from mlbox.errors import NotFound, Unavailable
+from mlbox.serve.belongings import ByName
 from mlbox.serve.benching import Benches
 from mlbox.serve.business import Business
 from mlbox.serve.comparison import Comparer
-from mlbox.serve.concept import Concept
+from mlbox.serve.concept import CONCEPT, Concept
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.frozen_rows import FrozenRows
 from mlbox.serve.governance import Governor
@@ -34,7 +35,7 @@ from mlbox.serve.replay import Requests
 from mlbox.serve.report import Reports
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
-from mlbox.serve.skew import Skew
+from mlbox.serve.skew import SKEW, Skew
 from mlbox.serve.sources import Addresses, SourceRegistrar
 from mlbox.serve.spans import Spans
 from mlbox.serve.stages import Stages
@@ -44,6 +45,7 @@ from mlbox.store.asking import who
 from mlbox.store.assessments import Assessments
 from mlbox.store.cards import Cards
 from mlbox.store.curation import Curation
+from mlbox.store.former_names import strays
 from mlbox.store.gate_runs import GateRuns
 from mlbox.store.history import History
 from mlbox.store.keyfile import FOLDER, KeyFile
@@ -250,6 +252,7 @@ class Serving(Data):
         opening.callback(self.health.close)
         self.health.start()
         self.monitor.beside += [self.skew.check, self.concept.check, self.health.keep]
+        self.monitor.names_beside = (SKEW, CONCEPT)
         self.spans = Spans(
             self.registry, self.monitor, self.predictions, self.clock, minimum=self.settings.drift_minimum
         )
@@ -294,4 +297,9 @@ class Serving(Data):
             key_file=None if clear else KeyFile(self.data_dir.root / FOLDER / "erasure.key", marked=True),
         )
         opening.callback(self.keeping.close)
+        db = self._databases["monitoring"]
+        belongings = ByName(db, self.predictions, self.outcomes, self.keeping, rules=self.rules)
+        self.registry.belongings = belongings
+        with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
+            belongings.settle(strays(self._databases["registry"]))
         self.keeping.start()

@@ -42,6 +42,7 @@ PHRASES: dict[str, str] = {
     "predictions.held": "held predictions of {subject}: {reason}",
     "predictions.released": "ended the hold {hold}",
     "predictions.kept": "said how long predictions of {subject} are kept",
+    "predictions.sampled": "said which predictions of {subject} are kept: a share of {share}",
     "predictions.aged": "removed {predictions} predictions that were too old",
     "predictions.erasure_asked": "asked for the predictions about {key} to be removed: {reason}",
     "predictions.erased": "removed {predictions} predictions about {key}",
