@@ -20,9 +20,11 @@ from mlbox.serve import openlineage as ol
 from mlbox.serve.notifier import Post
 from mlbox.settings import secret_in
 from mlbox.store.asking import asking
+from mlbox.store.crons import Crons
 from mlbox.store.datasets import Datasets
 from mlbox.store.db import Database, Tx
 from mlbox.store.features import FeatureStore
+from mlbox.store.gate_runs import GateRuns
 from mlbox.store.jobs import Jobs
 from mlbox.store.outbox import Message, Outbox, post
 from mlbox.store.registry import Registry
@@ -30,8 +32,16 @@ from mlbox.store.registry import Registry
 ADDRESS = "openlineage:collector"
 AGAIN_SECONDS = 60.0
 AT_ONCE = 200
-STORES = ("jobs", "datasets", "features")
-TOLD_BY = ("job.", "dataset.created", "dataset.failed", "view.materialized", "view.computed", "view.failed")
+STORES = ("jobs", "datasets", "features", "registry")
+TOLD_BY = (
+    "job.",
+    "promotion.",
+    "dataset.created",
+    "dataset.failed",
+    "view.materialized",
+    "view.computed",
+    "view.failed",
+)
 
 
 class Said(NamedTuple):
@@ -42,7 +52,7 @@ class Said(NamedTuple):
 
 
 class LineageFeed:
-    """Follows the stores `jobs`, `datasets` and `features`. `told` is called when there is something to send."""
+    """Follows the stores of `STORES`. `told` is called when there is something to send."""
 
     def __init__(
         self,
@@ -64,6 +74,8 @@ class LineageFeed:
         self._datasets = datasets
         self._features = features
         self._registry = registry
+        self._crons = Crons(self._db)
+        self._gate_runs = GateRuns(databases["registry"])
         self._collector = collector
         self._key_file = key_file
         self._place = place
@@ -142,6 +154,8 @@ class LineageFeed:
         try:
             if noun == "job":
                 return self._of_job(event, self._jobs.get(rest))
+            if event.type.startswith("promotion."):
+                return self._of_promotion(event, rest)
             if event.type == "dataset.created":
                 return self._of_dataset(event, rest)
             if event.type == "dataset.failed":
@@ -160,15 +174,41 @@ class LineageFeed:
             return []
         run, named = ol.run_of(job), ol.job_of(self._place, job)
         inputs = self._inputs(job.spec.datasets)
-        start = ol.event("START", event.at, run, named, run_facets=ol.nominal(job), inputs=inputs)
+        facets = {**ol.nominal(job), **self._cause_of(job)}
+        start = ol.event("START", event.at, run, named, run_facets=facets, inputs=inputs)
         said = [Said(f"lineage start {run}", start)]  # once for a run, whichever attempt began it
         kind = next((kind for name, kind in ol.ENDS.items() if name == state), None)
         if kind is not None:
             failed = ol.error(str(event.data.get("reason", ""))) if kind == "FAIL" else {}
-            facets = {**ol.nominal(job), **failed}
             made = [ol.model(self._place, version) for version in self._made(job)] if kind == "COMPLETE" else []
-            end = ol.event(kind, event.at, run, named, run_facets=facets, inputs=inputs, outputs=made)
+            end = ol.event(kind, event.at, run, named, run_facets={**facets, **failed}, inputs=inputs, outputs=made)
             said.append(Said(f"lineage end {run}", end))
+        return said
+
+    def _cause_of(self, job: Job) -> ol.Facets:
+        """What began a job: the promotion whose gate it is, or a cron. Its tags say where to look, and are not believed."""
+        model = job.spec.tags.get("mlbox.model", "").rpartition("/")[0]
+        if model and (gate := self._gate_runs.of_job(job.id)):
+            return ol.parent(self._place, ol.run_id(gate.promotion_id), f"promotion {model}")
+        name = job.spec.tags.get("mlbox.cron")
+        if name and (firing := self._crons.firing_of(name, job.id)):
+            return ol.parent(self._place, ol.run_id(firing), f"cron {name}")
+        return {}
+
+    def _of_promotion(self, event: Event, ref: str) -> list[Said]:
+        """A promotion is a run: its START is said once, with its end where it was not."""
+        kind = ol.PROMOTIONS.get(event.type.removeprefix("promotion."))
+        if kind is None:
+            return []
+        model, _, number = ref.rpartition("/")
+        run, job = ol.run_id(event.data["promotion"]), ol.making(self._place, f"promotion {model}")
+        inputs = [ol.model(self._place, self._registry.version(model, int(number)))]
+        said = [Said(f"lineage start {run}", ol.event("START", event.at, run, job, inputs=inputs))]
+        if kind != "START":
+            failed = ol.error(str(event.data.get("reason", ""))) if kind == "FAIL" else {}
+            said.append(
+                Said(f"lineage end {run}", ol.event(kind, event.at, run, job, run_facets=failed, inputs=inputs))
+            )
         return said
 
     def _made(self, job: Job) -> list[Any]:

@@ -1,11 +1,13 @@
 """OpenLineage run events, version 2-0-2 of its specification (https://openlineage.io/spec): what ran, from what, to what.
 
 A job of mlbox is a job, and its run has mlbox's own run id. A dataset that is built, and a feature view that is brought over, are
-jobs named after what they make. Datasets are what mlbox names: sources, views, dataset versions, label sets, model versions.
+jobs named after what they make; a promotion is a job `promotion MODEL`, whose run is the parent of what its gates run. A cron is
+the parent of what it submits. Datasets are what mlbox names: sources, views, dataset versions, label sets, model versions.
 """
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -38,6 +40,17 @@ ENDS: dict[JobState, EventType] = {
     "lost": "FAIL",
     "stopped": "ABORT",
 }
+PROMOTIONS: dict[str, EventType] = {
+    "proposed": "START",
+    "completed": "COMPLETE",
+    "rejected": "FAIL",
+    "rolled_back": "FAIL",
+    "withdrawn": "ABORT",
+    "expired": "ABORT",
+}
+"""What of a promotion is an event, by how its own events end."""
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[!#-;=?-\[\]_a-z~]+")
+"""An address as a facet of the specification takes it; `git@host:path` is none."""
 GIT_URL = "mlflow.source.git.repoURL"
 """The tag of a job that says where its code is kept."""
 Facets = dict[str, dict[str, Any]]
@@ -97,10 +110,14 @@ def error(reason: str) -> Facets:
     return {"errorMessage": facet("errorMessage", message=message, programmingLanguage="python")}
 
 
+def parent(place: Place, run: str, name: str) -> Facets:
+    """That it was begun by a run of the job of this name."""
+    return {"parent": facet("parent", run={"runId": run}, job={"namespace": place.namespace, "name": name})}
+
+
 def parent_of(place: Place, job: Job) -> Facets:
     """That a job of mlbox did it."""
-    named = {"namespace": place.namespace, "name": job_name(job)}
-    return {"parent": facet("parent", run={"runId": run_of(job)}, job=named)}
+    return parent(place, run_of(job), job_name(job))
 
 
 # -- jobs -------------------------------------------------------------------------------------------------------------------
@@ -129,7 +146,7 @@ def job_of(place: Place, job: Job) -> dict[str, Any]:
         facets["sourceCodeLocation"] = facet(
             "sourceCodeLocation",
             type="git",
-            url=repository or f"{place.url}/jobs/{job.id}",
+            url=repository if _URI.fullmatch(repository or "") else f"{place.url}/jobs/{job.id}",
             repoUrl=repository,
             path=spec.workdir or None,
             version=spec.git_commit,

@@ -211,6 +211,15 @@ class Crons:
 
         self._db.write(write)
 
+    def firing_of(self, name: str, job_id: str) -> str | None:
+        """The id of the firing, of a cron of this name, that a job was submitted for."""
+        row = self._db.one(
+            "SELECT f.id FROM firing f JOIN cron c ON c.id = f.cron_id"
+            " WHERE json_extract(c.spec, '$.name') = ? AND f.job_id = ?",
+            (name, job_id),
+        )
+        return row["id"] if row is not None else None
+
     def last_jobs(self, cron: Cron, *, but: str) -> list[str]:
         """The jobs that a cron submitted, newest first, but one."""
         rows = self._db.all(

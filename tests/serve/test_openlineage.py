@@ -15,15 +15,19 @@ from openlineage.client.serde import Serde
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.ids import new_id
 from mlbox.outgoing import Outgoing
-from mlbox.records import Job, JobSpec
+from mlbox.records import CronSpec, GateResult, Job, JobSpec
 from mlbox.serve import openlineage as ol
 from mlbox.serve.courier import Courier, Mail
 from mlbox.serve.lineage_feed import ADDRESS, LineageFeed
 from mlbox.store import migrations
+from mlbox.store.crons import Crons
 from mlbox.store.db import Database
+from mlbox.store.gate_runs import GateRuns
 from mlbox.store.jobs import End, Grant, Jobs
 from mlbox.store.outbox import Outbox
+from mlbox.store.promotions import Promotions
 from mlbox.store.registry import NewVersion
+from tests.serve.openlineage_schema import faults
 from tests.serve.test_courier import Receiver
 from tests.serve.test_outcomes import House
 from tests.store.test_datasets import SPEC
@@ -72,7 +76,8 @@ def bare(value: Any) -> Any:
 
 
 def read(event: dict[str, Any]) -> event_v2.RunEvent:
-    """An event as OpenLineage's client has it, which checks ids, times and addresses; and is the same when it writes it."""
+    """An event as OpenLineage's client has it, which is the same when it writes it; the schema has nothing against it either."""
+    assert faults(event) == []
 
     def dataset(kind: type, given: dict[str, Any]) -> Any:
         more = {"outputFacets": facets(given["outputFacets"])} if "outputFacets" in given else {}
@@ -134,10 +139,10 @@ class Plant(House):
         while self.courier.deliver():
             pass
 
-    def run(self, state: Any = None, reason: str = "", **spec: Any) -> Job:
+    def run(self, state: Any = None, reason: str = "", job_id: str = "", **spec: Any) -> Job:
         """A job that runs, and ends as is said."""
         job = Job(
-            id=new_id(),
+            id=job_id or new_id(),
             user="ann",
             spec=JobSpec(command=("true",), name="train", team="lab", **spec),
             state="queued",
@@ -203,6 +208,77 @@ def test_a_job_is_told_with_its_code_data_and_what_it_made(plant: Plant, receive
     assert end.inputs[0].facets["dataSource"].uri == "https://box.lab.example"
     assert [one.name for one in end.outputs] == ["model/churn"]
     assert end.run.facets["nominalTime"].nominalStartTime == plant.jobs.get(job.id).created_at.isoformat()
+
+
+@pytest.mark.parametrize("repository", ["git@git.lab.example:nn.git", "nn", "https://git.lab.example/n n", ""])
+def test_code_that_no_address_leads_to_is_found_by_its_job(plant: Plant, receiver: Receiver, repository: str) -> None:
+    job = plant.run("succeeded", git_commit="c" * 40, tags={ol.GIT_URL: repository})
+    plant.tell()
+    code = read(receiver.got[0]).job.facets["sourceCodeLocation"]
+    assert code.url == f"https://box.lab.example/jobs/{job.id}"
+
+
+def test_the_schema_finds_what_is_wrong(plant: Plant, receiver: Receiver) -> None:
+    plant.run("succeeded")
+    plant.tell()
+    event = receiver.got[0]
+    for change in (
+        {"eventTime": "yesterday"},
+        {"eventType": "DONE"},
+        {"producer": "mlbox"},
+        {"run": {"runId": "17"}},
+        {"job": {"name": "train"}},
+        {"inputs": [{"namespace": "lab", "name": "x", "facets": {"version": {"datasetVersion": 1}}}]},
+    ):
+        assert faults({**event, **change}) != [], change
+
+
+def test_a_job_of_a_cron_names_the_firing_that_began_it(plant: Plant, receiver: Receiver) -> None:
+    crons = Crons(plant.dbs[-1])
+    now = plant.clock.real()
+    crons.add(CronSpec(name="nightly", schedule="0 3 * * *", job=JobSpec(command=("true",))), owner="ann", now=now)
+    crons.fire("nightly", actor="ann", now=now)
+    (due,) = crons.due()
+    tags = {"mlbox.cron": "nightly"}
+    plant.end(plant.run(job_id=due.job_id, tags=tags), "succeeded")
+    crons.settle(due, "submitted")
+    plant.end(plant.run(tags=tags), "succeeded")  # one that only says so, such as a copy that somebody submitted
+    plant.tell()
+    *own, copied_start, copied_end = [read(event).run.facets for event in receiver.got]
+    assert {(one["parent"].job.name, one["parent"].run.runId) for one in own} == {("cron nightly", ol.run_id(due.id))}
+    assert len(own) == 2
+    assert "parent" not in {**copied_start, **copied_end}
+
+
+@pytest.mark.parametrize(("ends", "kind"), [("withdrawn", "ABORT"), ("rejected", "FAIL")])
+def test_a_promotion_is_a_run_and_the_parent_of_its_gates(
+    plant: Plant, receiver: Receiver, ends: str, kind: str
+) -> None:
+    version = plant.registry.register(NewVersion(model="churn", trained_by="ann", submitted_by="ann"))
+    registry = next(one for one in plant.dbs if one.name == "registry")
+    promotions = Promotions(registry, plant.registry)
+    promotion = promotions.propose(version, actor="ann")
+    job_id = new_id()
+    GateRuns(registry).begin(promotion, "test", job_id)
+    plant.end(
+        plant.run(job_id=job_id, tags={"mlbox.model": "churn/1", "mlbox.gate": "test"}), "failed", "exit status 3"
+    )
+    if ends == "withdrawn":
+        promotions.withdraw(promotion.id, actor="ann")
+    else:
+        failed = GateResult(gate="test", passed=False, required="", measured="", at=plant.clock.real())
+        promotions.record_gates(promotion.id, [failed])
+    plant.tell()
+    by_job: dict[str, list[event_v2.RunEvent]] = {}
+    for event in map(read, receiver.got):
+        by_job.setdefault(event.job.name, []).append(event)
+    start, end = by_job["promotion churn"]
+    assert (start.eventType.name, end.eventType.name) == ("START", kind)
+    assert ([one.name for one in end.inputs], end.inputs[0].facets["version"].datasetVersion) == (["model/churn"], "1")
+    assert ("errorMessage" in end.run.facets) == (kind == "FAIL")
+    for gate in by_job["train"]:
+        assert gate.run.facets["parent"].job.name == "promotion churn"
+        assert gate.run.facets["parent"].run.runId == start.run.runId == ol.run_id(promotion.id)
 
 
 @pytest.mark.parametrize(
