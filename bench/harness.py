@@ -12,8 +12,11 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -103,7 +106,7 @@ def machine() -> dict[str, str]:
     return {"python": platform.python_version(), "cpus": str(os.cpu_count()), "load": f"{os.getloadavg()[0]:.1f}"}
 
 
-def interleave(repeats: int, *measures: Callable[[], float]) -> list[list[float]]:
+def interleave(repeats: int, *measures: Callable[[], T]) -> list[list[T]]:
     """Each measure `repeats` times, in turn (A B A B), so that a busy moment hits all alike; one warm-up round first."""
     for measure in measures:
         measure()

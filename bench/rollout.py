@@ -3,24 +3,35 @@
 A day of traffic at 2 requests a second with a canary of 5 %, looked at every 5 minutes. Of the champion 2 % of the runs fail, its
 latency is lognormal, its scores are even. Then the same with a guard of labels that come up to a day late, and with all guards
 in the three largest of six segments. The peer is what a z-test at 5 % on the errors does at each of the same looks.
+
+What a shadow costs the caller is measured on a server that serves the same gradient boosting model under three names, one of them
+with a shadow: each is asked in turn, at a steady pace over one connection. The peer is how far the two without one lie apart.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
+import shutil
 import statistics
 import sys
+import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from bench.harness import Report, median, options
+from bench.harness import Report, interleave, median, options
+from bench.inference import Kind, boosted, load, script
+from bench.startup import is_ready, serving
 from mlbox.records import Guard, LabelledLoss, Promotion, PromotionPolicy, RampStep, Samples, Segment, Side
 from mlbox.serve import compare
 from mlbox.serve.batches import Batch
@@ -36,6 +47,8 @@ ALL = RATE * 60 * MINUTES
 CANARY = ALL * SHARE // 100
 ERRORS, INVALID = 0.02, 0.001
 KEYS, CALLS = 100_000, 200_000
+EQUAL, SHADOWED = ("plain", "equal"), "shadowed"
+TREES, WIDTH, PAUSE_MS = 200, 30, 5
 POLICY = PromotionPolicy()
 WATCHED = PromotionPolicy(
     segments=("carrier",), guards=(*POLICY.guards, Guard(kind="labels", stop=1.0, metric="brier")), largest_segments=3
@@ -184,6 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     the_bad(report, bad)
     routing(report)
     comparing(report, chosen.quick)
+    shadowing(report, *((7, 2.0) if chosen.quick else (25, 4.0)))
     return report.finish()
 
 
@@ -293,6 +307,95 @@ def compared(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = (rng.random(rows) < 0.3).astype(float)
     first, second = (gain * labels + (1 - gain) * rng.random(rows) for gain in (0.2, 0.25))
     return labels, first, second
+
+
+def shadowing(report: Report, rounds: int, length: float) -> None:
+    """What the caller of a model notices of its shadow, against what two models without one differ in by chance."""
+    if shutil.which("wrk") is None:
+        report.skip("shadow on / off", "wrk is not installed")
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare(folder)
+        with serving(folder, "--log-file", str(folder / "log"), "--grpc-port", "0") as (process, url, _):
+            while not is_ready(url):
+                time.sleep(0.05)
+            token = (folder / "data" / "admin-token").read_text().strip()
+            wait_until_loaded(url, token)
+            kinds = [paced(folder, model, url, token, process.pid) for model in (*EQUAL, SHADOWED)]
+            seen = interleave(rounds, *(lambda one=kind: load(one, 1, length, held=False) for kind in kinds))
+            ran = shadow_rows(url, token)
+    plain, equal, shadowed = seen
+    report.tell("rows that the shadow ran", ran, "rows")
+    more = [b.loop_us - a.loop_us for a, b in zip(plain, shadowed, strict=True)]
+    report.tell("event loop, with a shadow less without", median(more), "µs")
+    for part in ("p50_ms", "p99_ms"):
+        without, twin, with_it = ([getattr(one, part) for one in side] for side in (plain, equal, shadowed))
+        by_chance = sorted(max(a, b) / min(a, b) for a, b in zip(without, twin, strict=True))
+        on = median([2 * b / (a + c) for a, b, c in zip(without, with_it, twin, strict=True)])
+        what, most = part.removesuffix("_ms"), by_chance[math.ceil(0.9 * len(by_chance)) - 1]
+        report.tell(f"{what} without a shadow", median(without), "ms")
+        report.at_most(f"{what} with a shadow / without; the goal is nine of ten of two equal runs", on, most, "times")
+
+
+def prepare(folder: Path) -> None:
+    """A data directory with one model under three names in Production, of one of which a second version is in its shadow."""
+    from mlbox.records import GateResult
+    from mlbox.settings import Settings
+    from mlbox.store.registry import NewVersion
+    from mlbox.web.box import Box
+
+    box = Box(Settings(data_dir=str(folder / "data")), url="http://127.0.0.1:1")
+    artifact, size = box.artifacts.put([boosted(WIDTH, TREES)])
+    features = tuple(f"g@v1:x{n}" for n in range(WIDTH))
+    passed = GateResult(gate="size", passed=True, required="", measured="", at=box.clock.real())
+    for model in (*EQUAL, SHADOWED, SHADOWED):
+        new = NewVersion(
+            model=model, artifact=artifact, size=size, features=features, trained_by="admin", submitted_by="admin"
+        )
+        promotion = box.promotions.propose(box.registry.register(new), actor="admin")
+        promotion = box.promotions.record_gates(promotion.id, [passed])
+        if promotion.state == "waiting_approval":
+            box.promotions.decide(promotion.id, approver="bea", decision="approve")
+    assert promotion.state == "shadow"
+    box.close()
+
+
+def paced(folder: Path, model: str, url: str, token: str, pid: int) -> Kind:
+    """Requests of a row each, with a pause before each."""
+    rows = np.random.default_rng(2).normal(size=(64, WIDTH)).astype(np.float32)
+    bodies = [
+        msgspec.json.encode({"inputs": [{"name": "X", "datatype": "FP32", "shape": [1, WIDTH], "data": row.tolist()}]})
+        for row in rows
+    ]
+    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+    path = script(folder, model, bodies, headers)
+    path.write_text(f"{path.read_text()}\nfunction delay() return {PAUSE_MS} end\n")
+    return Kind(model, f"{url}/v2/models/{model}/infer", pid, path)
+
+
+def ask(url: str, token: str) -> Any:
+    """What a GET answers."""
+    asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked) as answer:
+        return msgspec.json.decode(answer.read() or b"null")
+
+
+def wait_until_loaded(url: str, token: str) -> None:
+    """Until each model answers."""
+    for model in (*EQUAL, SHADOWED):
+        while True:
+            with contextlib.suppress(urllib.error.HTTPError):
+                ask(f"{url}/v2/models/{model}/ready", token)
+                break
+            time.sleep(0.05)
+
+
+def shadow_rows(url: str, token: str) -> float:
+    """How many rows the shadow answered so far: none would mean that nothing was measured."""
+    (found,) = [one for one in ask(f"{url}/api/v1/endpoints", token) if one["model"] == SHADOWED]
+    assert found["shadow"], found
+    return float(found["shadow"][0]["rows"])
 
 
 def seconds(act: Callable[[], object]) -> float:

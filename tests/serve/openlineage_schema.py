@@ -1,4 +1,4 @@
-"""What the JSON Schema of OpenLineage 2-0-2 and of its facets asks of a run event: what must be there, and of which kind it is."""
+"""What the JSON Schema of OpenLineage 2-0-2 and of its facets asks of a run event: what must be there, and of which kind."""
 
 from __future__ import annotations
 
