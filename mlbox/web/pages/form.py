@@ -143,8 +143,10 @@ def when(context: jinja2.runtime.Context, at: datetime | None) -> Markup:
     """A moment of real time as how long ago it was; the browser keeps it true."""
     if at is None:
         return Markup("–")
-    iso, words = at.isoformat(), ago(at, context["real_now"])
-    return Markup('<mlbox-time><time datetime="{}" title="{}">{}</time></mlbox-time>').format(iso, iso, words)
+    words = ago(at, context["real_now"])
+    return Markup('<mlbox-time><time datetime="{}" title="{}">{}</time></mlbox-time>').format(
+        at.isoformat(), utc(at), words
+    )
 
 
 def moment(value: datetime | None) -> Markup:
