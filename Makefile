@@ -13,7 +13,7 @@ EXTRAS ?= dev
 # Each of two processes takes half of the tests and then from the other: what a file sets up is set up once.
 TWO := -n 2 --dist worksteal
 
-.PHONY: help install demo serve test test-slow explore check bench clean
+.PHONY: help install demo serve test test-slow explore check bench screenshots clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ check: install ## Lint, types, the import rule, and no pickle
 
 bench: install ## Measure every figure and write docs/reference/figures.md
 	@$(BIN)/python -m bench
+
+screenshots: install ## Run the demo and take the pictures of README and docs anew, in both themes; needs chromium
+	@$(BIN)/python -m docs.screenshots
 
 clean: ## Remove what was built, but no data
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

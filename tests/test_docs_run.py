@@ -65,6 +65,24 @@ def test_every_file_that_a_page_links_to_is_there() -> None:
                 assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+IMAGE = re.compile(r"(?:src|srcset)=\"([^\"]+)\"|!\[[^\]]*\]\(([^)\s]+)")
+MOST_OF_PICTURES = 1_500_000
+
+
+def test_every_picture_is_there_in_both_themes_is_shown_and_they_are_small() -> None:
+    shown = set()
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for source in ("".join(found) for found in IMAGE.findall(page.read_text())):
+            path = (page.parent / source).resolve()
+            assert path.is_file(), f"{page.name} shows {source}"
+            shown.add(path)
+    there = set((ROOT / "docs" / "images").resolve().iterdir())
+    assert shown == there
+    for path in there:
+        assert path.suffix == ".svg" or path.with_name(re.sub("-(light|dark)", "-dark", path.name)) in shown
+    assert sum(path.stat().st_size for path in there) < MOST_OF_PICTURES
+
+
 def typed(page: Path, shell: Shell, code: Path) -> dict[str, list[str]]:
     """Type a page, and give back what each command printed last. Files are written as the page names them; of what a command
     prints, the page shows how lines begin, in their order."""

@@ -70,8 +70,27 @@ def _addresses(server: subprocess.Popen[bytes], log_path: Path) -> tuple[str, st
 
 def walk(road: Road, steps: Steps) -> None:
     """Every step of the road."""
+    bad_canary(road, steps, to_an_approval(road, steps))
+    watch(road, steps, "winter", roads.END)
+    finish(road, steps)
+
+
+def to_an_approval(road: Road, steps: Steps) -> roads.Promotion:
+    """From nothing to where two models have been in Production, drift is seen, and a third waits for someone's word."""
     flights = road.flights
     steps.say(f"{flights.flights.num_rows:,} flights of 2013; accounts for ada, who trains, and grace, who approves")
+    dataset = prepare(road, steps)
+    train(road, steps, dataset)
+    candidates = promote_first(road, steps)
+    predict(road, steps)
+    challenge(road, steps, candidates)
+    careless = road.submit("train_mlp.py", dataset, 2, 4)
+    watch(road, steps, "summer", roads.SUMMER_ENDS)
+    return propose_careless(road, steps, careless)
+
+
+def prepare(road: Road, steps: Steps) -> roads.DatasetVersion:
+    """Features, rows, and a dataset of them."""
     features = road.define()
     steps.say(f"defined {len(features)} features in {len({f.split(':')[0] for f in features})} views, and a label")
     rows = road.load()
@@ -83,15 +102,7 @@ def walk(road: Road, steps: Steps) -> None:
     steps.say(f"materialized {road.materialize():,} entities into the online store")
     dataset = road.build_dataset()
     steps.say(f"built {dataset.ref}: {dataset.rows:,} rows, point in time, sha256 {dataset.hash[:12]}")
-    train(road, steps, dataset)
-    candidates = promote_first(road, steps)
-    predict(road, steps)
-    challenge(road, steps, candidates)
-    careless = road.submit("train_mlp.py", dataset, 2, 4)
-    watch(road, steps, "summer", roads.SUMMER_ENDS)
-    bad_canary(road, steps, careless)
-    watch(road, steps, "winter", roads.END)
-    finish(road, steps)
+    return dataset
 
 
 def train(road: Road, steps: Steps, dataset: roads.DatasetVersion) -> None:
@@ -155,8 +166,8 @@ def watch(road: Road, steps: Steps, season: str, until: datetime) -> None:
     )
 
 
-def bad_canary(road: Road, steps: Steps, job: roads.Job) -> None:
-    """A model that orders flights as well as the others and scores each too high: no gate sees it, its canary does."""
+def propose_careless(road: Road, steps: Steps, job: roads.Job) -> roads.Promotion:
+    """A model that orders flights as well as the others and scores each too high: no gate sees it."""
     road.set_policy(roads.WATCHFUL_POLICY)
     job = road.wait_for_job(job)
     if job.state != "succeeded":
@@ -165,11 +176,16 @@ def bad_canary(road: Road, steps: Steps, job: roads.Job) -> None:
     promotion = road.propose(third)
     steps.say(f"{third.ref} weighs late flights 4 times (auc {third.metrics['auc']:.4f}) and passed its gates")
     road.replay(road.now + timedelta(days=4))
-    promotion = road.approve(road.reach(promotion, "waiting_approval"))
+    return road.reach(promotion, "waiting_approval")
+
+
+def bad_canary(road: Road, steps: Steps, promotion: roads.Promotion) -> None:
+    """What no gate has seen its canary does."""
+    promotion = road.approve(promotion)
     served = road.serve_until_compared()
     promotion = road.reach(promotion, "rolled_back")
     decision = road.last_decision(promotion)
-    took = f"{third.ref} took {decision.samples.candidate.rows:,} of {served:,} flights"
+    took = f"{promotion.model}/{promotion.version} took {decision.samples.candidate.rows:,} of {served:,} flights"
     steps.say(f"{took}, and was rolled back: {decision.reason}")
 
 

@@ -116,6 +116,20 @@ class Secret(Record, frozen=True, kw_only=True):
     """False when the key that it was encrypted with is lost: then it must be set again."""
 
 
+class LogMatch(Record, frozen=True, kw_only=True):
+    """A line of a log that has a text: where it begins, in bytes, and what it says around the text."""
+
+    offset: int
+    text: str
+
+
+class LogMatches(Record, frozen=True, kw_only=True):
+    """Some lines of a log, and the offset to go on from; None at its end."""
+
+    matches: tuple[LogMatch, ...]
+    next: int | None
+
+
 class Attempt(Record, frozen=True, kw_only=True):
     """One execution of a job's command."""
 

@@ -21,14 +21,14 @@ from mlbox.store.jobs import MOVES as JOB_MOVES
 from mlbox.store.promotions import MOVES as PROMOTION_MOVES
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box
-from mlbox.web.pages import form
+from mlbox.web.pages import form, handlers
 from mlbox.web.pages.headers import POLICY
 from mlbox.web.pages.models import steps
 from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.signin import local_path
 from mlbox.web.pages.submitting import codes
 from mlbox.web.pages.view import part
-from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box, routes_of
+from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box
 
 PACKAGE = Path(__file__).parents[2] / "mlbox"
 SCORING = {f"/models/{{model}}/{what}" for what in ("invocations", "ping", "health", "version")}
@@ -88,14 +88,13 @@ def test_every_page_shows_with_data_and_leads_on(site: Site, filled: Filled) -> 
         assert site.get(link).status_code == 200, link
 
 
-def test_no_page_is_left_out_of_those_that_are_walked(box: Box, filled: Filled) -> None:
+def test_no_page_is_left_out_of_those_that_are_walked(filled: Filled) -> None:
     """The lists of `tests.web.site` are what axe, the browser and the tests here go through."""
     walked = [path.partition("?")[0] for path in filled.pages()]
     pages = {
         path: re.compile(re.sub(r"\{\w+:(?:str|int)\}", "[^/]+", path) + "$")
-        for route in routes_of(box)
-        for handler in getattr(route, "route_handlers", ())
-        if handler.fn.__module__.startswith("mlbox.web.pages.") and "GET" in handler.http_methods
+        for handler in handlers
+        if "GET" in handler.http_methods
         for path in handler.paths
     }
     assert len(pages) > 40
@@ -332,6 +331,34 @@ def test_a_page_is_compressed_for_who_reads_that(site: Site) -> None:
     assert "<h1>Audit" in packed.text
 
 
+FIRST_LOAD, FURTHER = 300_000, 100_000
+"""Bytes that travel for the first page, and for any other once that was read."""
+
+
+def test_what_travels_for_a_page_stays_small(site: Site, filled: Filled) -> None:
+    had = loaded_by(site, "/", set())
+    assert sum(had.values()) < FIRST_LOAD
+    for path in filled.pages():
+        assert sum(loaded_by(site, path, set(had)).values()) < FURTHER, path
+
+
+def loaded_by(site: Site, path: str, had: set[str]) -> dict[str, int]:
+    """The bytes of a page, and of what it loads that was not loaded before; each address is one of this server's own."""
+    page = Page(site.get(path))
+    waiting = [path, *(a["src"] for a in page.all("script")), *(a["href"] for a in page.all("link"))]
+    found: dict[str, int] = {}
+    while waiting:
+        address = waiting.pop()
+        if address in had or address in found:
+            continue
+        assert address.startswith("/"), (path, address)
+        answer = site.get(address, headers={"accept-encoding": "gzip"})
+        found[address] = int(answer.headers["content-length"])
+        if address.endswith(".js"):
+            waiting += [str(answer.url.join(name).path) for name in re.findall(r'from "(\./[^"]+)"', answer.text)]
+    return found
+
+
 # -- words --------------------------------------------------------------------------------------------------------------
 
 
@@ -426,7 +453,7 @@ def test_a_name_that_is_markup_stays_text(site: Site, filled: Filled) -> None:
 def test_a_cron_says_when_it_comes_and_offers_what_one_may_do(box: Box, site: Site, filled: Filled) -> None:
     page = site.get(f"/crons/{filled.cron}")
     assert "At 03:00 every day" in page.text
-    assert page.text.count("03:00:00 UTC") == 5
+    assert page.text.count("03:00:00 UTC</td>") == 5
     assert f'action="/api/v1/crons/{filled.cron}/pause"' in page.text
     assert "submitted" in page.text
     box.crons.pause(filled.cron, True, actor="ada")

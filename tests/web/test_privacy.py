@@ -133,6 +133,8 @@ def filled(path: str, made: Filled, own: str) -> str:
         noun = f"{own}all"
     values = {**names(made, own), "name": noun, "ref": noun}
     asked = re.sub(r"\{(\w+)(?::\w+)?\}", lambda m: quote(values.get(m[1], "x"), safe=""), path)
+    if path.endswith("/logs/search"):
+        return f"{asked}?text=hello"
     return f"{asked}?window_seconds=3600" if path.endswith(OF_A_SPAN) else asked
 
 

@@ -9,7 +9,21 @@ from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import NotFound
-from mlbox.records import Delivery, Gpu, Job, JobPlan, JobSpec, JobState, Outlook, Principal, QueueEntry, Record, Rerun
+from mlbox.records import (
+    Delivery,
+    Gpu,
+    Job,
+    JobPlan,
+    JobSpec,
+    JobState,
+    LogMatches,
+    Outlook,
+    Principal,
+    QueueEntry,
+    Record,
+    Rerun,
+)
+from mlbox.scheduler.log_search import find_lines
 from mlbox.store.jobs import ENDED
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
@@ -160,6 +174,26 @@ async def logs(
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)
 
 
+@get("/api/v1/jobs/{job_id:str}/logs/search", action="job.read")
+async def search_log(
+    box: Box,
+    job_id: str,
+    text: str,
+    attempt: Annotated[int | None, Parameter(ge=1)] = None,
+    after: Annotated[int, Parameter(ge=0)] = 0,
+    limit: Limit = 200,
+) -> LogMatches:
+    """The lines of an attempt's log that have a text, from the offset `after`; capitals count where the text has some."""
+    job = await box.call(box.scheduler.find, job_id)
+
+    def look() -> LogMatches:
+        return find_lines(
+            lambda offset: box.scheduler.log(job.id, attempt, offset=offset), text, after=after, limit=limit
+        )
+
+    return await box.call(look)
+
+
 @get("/api/v1/jobs/{job_id:str}/deliveries", action="job.read")
 async def deliveries(box: Box, job_id: str) -> list[Delivery]:
     """Whom a job's `notify` told what, newest first, and what was answered."""
@@ -184,6 +218,7 @@ handlers: list[Any] = [
     stop,
     retry,
     logs,
+    search_log,
     deliveries,
     list_gpus,
     rerun,

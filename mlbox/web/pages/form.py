@@ -144,17 +144,25 @@ def when(context: jinja2.runtime.Context, at: datetime | None) -> Markup:
     if at is None:
         return Markup("–")
     words = ago(at, context["real_now"])
-    return Markup('<mlbox-time><time datetime="{}" title="{}">{}</time></mlbox-time>').format(
-        at.isoformat(), utc(at), words
-    )
+    return Markup("<mlbox-time>{}</mlbox-time>").format(_time(at, words))
 
 
-def moment(value: datetime | None) -> Markup:
-    """A moment of domain time, which may lie years back: always the plain date, in UTC."""
-    if value is None:
+@jinja2.pass_context
+def moment(context: jinja2.runtime.Context, at: datetime | None) -> Markup:
+    """A moment of domain time as a plain date: by the viewer's clock, or where it is replayed in UTC, as in the banner."""
+    if at is None:
         return Markup("–")
-    iso = value.isoformat()
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(iso, iso, value.strftime("%Y-%m-%d %H:%M"))
+    return _time(at, at.strftime("%Y-%m-%d %H:%M")) if context.get("replay") else here(at)
+
+
+def here(at: datetime) -> Markup:
+    """A moment by the viewer's clock, which only the browser knows; until it has its script, in UTC."""
+    return Markup("<mlbox-here>{}</mlbox-here>").format(_time(at, f"{at:%Y-%m-%d %H:%M} UTC"))
+
+
+def _time(at: datetime, words: str) -> Markup:
+    """With UTC for who points at it."""
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), utc(at), words)
 
 
 def in_zone(at: datetime, zone: str) -> str:
@@ -207,6 +215,7 @@ FILTERS = {
         utc,
         when,
         moment,
+        here,
         raw,
         in_zone,
         short,

@@ -26,12 +26,13 @@ class Time extends HTMLElement {
 
 customElements.define("mlbox-time", Time);
 
-// <mlbox-here>: a moment by the viewer's own clock, which only the browser knows.
+// <mlbox-here>: a moment by the viewer's own clock, which only the browser knows; its title is in UTC.
+const SORTABLE = "sv"; // the locale that writes 2026-01-31 12:00
+
 class Here extends HTMLElement {
   connectedCallback() {
     const time = this.querySelector("time");
-    time.title = time.dateTime;
-    time.textContent = new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+    time.textContent = new Date(time.dateTime).toLocaleString(SORTABLE, { dateStyle: "short", timeStyle: "short" });
   }
 }
 
