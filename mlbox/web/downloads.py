@@ -21,6 +21,16 @@ from mlbox.errors import InvalidInput, Unavailable
 from mlbox.web.box import Box
 
 CHUNK = 1 << 20
+IMAGES = {
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".gif": "image/gif",
+    ".webp": "image/webp",
+    ".bmp": "image/bmp",
+    ".svg": "image/svg+xml",
+}
+"""What a page shows as a picture, by its ending; opened by itself it is a download all the same, and may run nothing."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _log = logging.getLogger(__name__)
 
@@ -46,7 +56,8 @@ def send_file(
         **({"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"} if name else {}),
     }
     pieces = _checked(box, path, sha256) if whole else _part(box, path, first, last + 1)
-    return Stream(pieces, status_code=200 if whole else 206, media_type="application/octet-stream", headers=headers)
+    media_type = IMAGES.get(Path(name).suffix.lower(), "application/octet-stream")
+    return Stream(pieces, status_code=200 if whole else 206, media_type=media_type, headers=headers)
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int]:

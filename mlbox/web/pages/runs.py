@@ -10,8 +10,11 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 from litestar.response import Redirect
 
-from mlbox.records import Run
-from mlbox.web.pages import run_table
+from mlbox.records import Job, Run
+from mlbox.store.run_words import quoted_text
+from mlbox.store.runsearch import PARENT
+from mlbox.web.pages import file_view, run_table
+from mlbox.web.pages.jobs import OPEN
 from mlbox.web.pages.run_charts import curve_sets, title
 from mlbox.web.pages.view import Node, View, part
 
@@ -72,18 +75,59 @@ async def chooser(view: View, experiment: Texts = None, column: Texts = None, pi
 # -- one ---------------------------------------------------------------------------------------------------
 
 
+MOST_FILES = 500
+"""That a page lists."""
+
+
 def _run(view: View, run_id: str) -> dict[str, Any]:
     box = view.box
     run = box.tracker.run(run_id)
     versions = part(lambda: box.registry.of_run(run_id)).value or []
+    job_id = run.job_id
+    job = part(lambda: box.scheduler.find(job_id)).value if job_id else None
+    files = box.tracker.artifacts_of(run_id)
     return {
         "run": run,
         "title": title(run),
         "experiment": next((e.name for e in box.tracker.experiments() if e.id == run.experiment_id), ""),
         "sets": curve_sets(box, [run]),
-        "artifacts": box.tracker.artifacts_of(run_id),
+        "artifacts": files[:MOST_FILES],
+        "more_files": max(0, len(files) - MOST_FILES),
         "nodes": _nodes(run, [version.ref for version in versions]),
+        "job": job,
+        "may_rerun": job is not None and job.state not in OPEN and view.may_somewhere("member"),
+        "diff": _diff(view, job),
+        "nested": box.run_search.children([run_id]).get(run_id, 0),
+        "within": run_table.State(filter=f"tags.{PARENT} = {quoted_text(run_id)}").address(),
+        "parent": _parent(view, run),
     }
+
+
+def _parent(view: View, run: Run) -> Run | None:
+    """The run that it is nested in, where that is known."""
+    above = run.tags.get(PARENT)
+    return next(iter(view.box.tracker.by_ids([above])), None) if above and above != run.id else None
+
+
+def _diff(view: View, job: Job | None) -> file_view.Diff | None:
+    """What a job's code had that its commit has not."""
+    sha256 = job.spec.git_diff if job is not None else None
+    if sha256 is None:
+        return None
+    content = part(lambda: view.box.artifacts.read(sha256)).value
+    return file_view.diff(content) if content is not None else None
+
+
+def _file(view: View, run_id: str, path: str) -> dict[str, Any]:
+    run = view.box.tracker.run(run_id)
+    file = view.box.tracker.artifact(run_id, path)
+    return {"run": run, "title": title(run), "file": file, "seen": file_view.see(view.box, run_id, file)}
+
+
+@get("/runs/{run_id:str}/files/{path:path}", include_in_schema=False, action="run.read")
+async def run_file(view: View, run_id: str, path: str) -> Response[bytes]:
+    """One file of a run, to look at."""
+    return await view.page("run_file.html", lambda: _file(view, run_id, path.removeprefix("/")))
 
 
 def _nodes(run: Run, models: Sequence[str]) -> list[Node]:
@@ -103,4 +147,4 @@ async def run(view: View, run_id: str) -> Response[bytes]:
     return await view.page("run.html", lambda: _run(view, run_id))
 
 
-handlers: list[Any] = [runs, chooser, run]
+handlers: list[Any] = [runs, chooser, run, run_file]

@@ -12,6 +12,8 @@ const PALETTE = 6;
 const NAMED = 10; // lines that a legend names; of more, the nearest one is told
 const LOOK_MS = 1000;
 const HEIGHT = 200;
+const WHOLE = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
+const SPANS = [...[0.001, 0.01, 0.1, 1].flatMap((n) => [n, 2 * n, 5 * n]), 10, 15, 30, ...[60, 3600].flatMap((n) => [1, 2, 5, 10, 15, 30].map((m) => m * n)), ...WHOLE.map((n) => n * 86400)];
 const WORDS = { step: "step", time: "time since the run began", wall: "time" };
 
 function colour(host, name, alpha = 1) {
@@ -166,7 +168,7 @@ class Curves extends HTMLElement {
       cursor: { points: { size: 7 }, focus: { prox: 24 }, drag: { x: true, y: false, setScale: false } },
       hooks: { setSelect: [(plot) => this.selected(plot)], setSeries: [(_, at) => this.near(at)], setCursor: [() => this.near(this.nearest)] },
       axes: [
-        { ...axis, grid: { show: false }, ticks: { ...grid, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: ticks(write) }) },
+        { ...axis, grid: { show: false }, ticks: { ...grid, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: ticks(write) }), ...(logx || time ? {} : { incrs: along === "step" ? WHOLE : SPANS }) },
         { ...axis, grid, ticks: { show: false }, size: 52, values: ticks(short) },
       ],
       series: [{ label: WORDS[along], value: (_, v) => write(v) }, ...this.lines.map((line, at) => this.line(line, at, weight > 0)), ...(weight > 0 ? this.lines.map((line, at) => this.line(line, at, false, true)) : [])],
@@ -281,7 +283,17 @@ class CurveSet extends HTMLElement {
     if (Number(said.get("smooth")) > 0) weight.value = String(Math.min(0.99, Number(said.get("smooth"))));
     logx.checked = said.has("logx");
     logy.checked = said.has("logy");
+    const { only } = this.form.elements;
+    if (only) only.value = said.get("only") ?? "";
+    this.narrow();
     return this.wayOf();
+  }
+
+  // Only the charts whose names have what is typed.
+  narrow() {
+    const words = this.form.elements.only?.value.trim().toLowerCase() ?? "";
+    for (const figure of this.querySelectorAll("[data-key]")) figure.hidden = !figure.dataset.key.toLowerCase().includes(words);
+    return words;
   }
 
   wayOf() {
@@ -296,15 +308,28 @@ class CurveSet extends HTMLElement {
     this.way = this.wayOf();
     const said = new URLSearchParams(location.search);
     const { along, smooth: weight, logx, logy } = this.way;
-    for (const [name, text] of Object.entries({ along: along === "step" ? "" : along, smooth: weight || "", logx: logx ? "1" : "", logy: logy ? "1" : "" })) {
+    for (const [name, text] of Object.entries({ along: along === "step" ? "" : along, smooth: weight || "", logx: logx ? "1" : "", logy: logy ? "1" : "", only: this.narrow() })) {
       if (text) said.set(name, text);
       else said.delete(name);
     }
     history.replaceState(null, "", `${location.pathname}${said.size ? `?${said}` : ""}${location.hash}`);
+    this.redraw(before);
+    for (const other of document.querySelectorAll("mlbox-curveset")) if (other !== this) other.adopt();
+  }
+
+  redraw(before) {
     for (const chart of this.charts()) {
-      if (before !== along) chart.zoom = null;
+      if (before !== this.way.along) chart.zoom = null;
       this.anew(chart);
     }
+  }
+
+  // All charts of a page are drawn in one way.
+  adopt() {
+    const before = this.way.along;
+    this.form.reset();
+    this.way = this.read();
+    this.redraw(before);
   }
 
   // What there is by now: metrics that were not there before get a chart, those that grew are read again.

@@ -75,7 +75,7 @@ export class Form extends HTMLElement {
   async next(response) {
     if (!this.dataset.then.includes("{")) return this.dataset.then;
     const answer = await response.json();
-    return this.dataset.then.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(answer[name]));
+    return this.dataset.then.replace(/\{([\w.]+)\}/g, (_, name) => encodeURIComponent(name.split(".").reduce((part, key) => part[key], answer)));
   }
 
   refused({ message, hint }) {
