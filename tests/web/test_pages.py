@@ -92,7 +92,7 @@ def test_no_page_is_left_out_of_those_that_are_walked(filled: Filled) -> None:
     """The lists of `tests.web.site` are what axe, the browser and the tests here go through."""
     walked = [path.partition("?")[0] for path in filled.pages()]
     pages = {
-        path: re.compile(re.sub(r"\{\w+:(?:str|int)\}", "[^/]+", path) + "$")
+        path: re.compile(re.sub(r"\{\w+:path\}", ".+", re.sub(r"\{\w+:(?:str|int)\}", "[^/]+", path)) + "$")
         for handler in handlers
         if "GET" in handler.http_methods
         for path in handler.paths
