@@ -30,13 +30,20 @@ IMAGES = {
     ".bmp": "image/bmp",
     ".svg": "image/svg+xml",
 }
-"""What a page shows as a picture, by its ending; opened by itself it is a download all the same, and may run nothing."""
+"""What a page shows as a picture, by its ending."""
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _log = logging.getLogger(__name__)
 
 
 def send_file(
-    box: Box, request: Request[Any, Any, Any], path: Path, sha256: str, size: int, *, name: str = ""
+    box: Box,
+    request: Request[Any, Any, Any],
+    path: Path,
+    sha256: str,
+    size: int,
+    *,
+    name: str = "",
+    media_type: str = "application/octet-stream",
 ) -> Response[Any]:
     """A kept file, or the part that the header Range asks for; with a name, as a download of that name.
 
@@ -56,7 +63,6 @@ def send_file(
         **({"Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}"} if name else {}),
     }
     pieces = _checked(box, path, sha256) if whole else _part(box, path, first, last + 1)
-    media_type = IMAGES.get(Path(name).suffix.lower(), "application/octet-stream")
     return Stream(pieces, status_code=200 if whole else 206, media_type=media_type, headers=headers)
 
 

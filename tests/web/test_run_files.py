@@ -56,14 +56,14 @@ def shown(box: Box, run: str, site: Site) -> Any:
 
 def test_a_picture_is_shown_and_is_a_download_by_itself(shown: Any, site: Site, run: str) -> None:
     text = shown("plots/a b.svg", b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
-    source = f"/api/v1/runs/{run}/artifacts/plots/a%20b.svg"
+    source = f"/api/v1/runs/{run}/images/plots/a%20b.svg"
     assert f'<img class="shown" src="{source}"' in text
     answer = site.get(source)
     assert answer.headers["content-type"] == "image/svg+xml"
     assert answer.headers["content-disposition"].startswith("attachment")
     assert answer.headers["content-security-policy"].startswith("sandbox")
     shown("page.html", HURT)
-    assert site.get(f"/api/v1/runs/{run}/artifacts/page.html").headers["content-type"] == "application/octet-stream"
+    assert site.get(f"/api/v1/runs/{run}/images/page.html").status_code == 404
 
 
 def test_tables_show_their_first_rows(shown: Any) -> None:
@@ -110,7 +110,7 @@ def test_markdown_is_markup_without_danger(shown: Any, run: str) -> None:
     )
     assert "<h3>Title</h3>" in text
     assert "<em>words</em>" in text
-    assert f'src="/api/v1/runs/{run}/artifacts/docs/../plots/a.png"' in text
+    assert f'src="/api/v1/runs/{run}/images/docs/../plots/a.png"' in text
     assert f'href="/runs/{run}/files/docs/other.md"' in text
     assert 'href="https://example.org/" rel="noopener noreferrer nofollow"' in text
     assert 'src="https' not in text

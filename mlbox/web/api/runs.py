@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime
+from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 import msgspec
@@ -11,12 +12,12 @@ from litestar import Request, Response, get, post, put
 from litestar.params import Parameter
 
 from mlbox.clock import from_us, to_us
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import MAX_STEP, Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus, check_point
 from mlbox.store.artifacts import check_path
 from mlbox.store.series import Point as Place
 from mlbox.web.box import Box
-from mlbox.web.downloads import send_file
+from mlbox.web.downloads import IMAGES, send_file
 from mlbox.web.uploads import receive_artifact
 
 Step = Annotated[int | None, Parameter(ge=-MAX_STEP, le=MAX_STEP)]
@@ -223,7 +224,21 @@ async def get_artifact(request: Request[Any, Any, Any], box: Box, run_id: str, p
     return send_file(box, request, file, found.sha256, found.size, name=found.path.rpartition("/")[2])
 
 
+@get("/api/v1/runs/{run_id:str}/images/{path:path}", action="run.read")
+async def get_image(request: Request[Any, Any, Any], box: Box, run_id: str, path: str) -> Response[Any]:
+    """A picture of a run for a page to show; opened by itself it is a download, and may run nothing."""
+    found = await box.call(box.tracker.artifact, run_id, path.removeprefix("/"))
+    media_type = IMAGES.get(PurePosixPath(found.path).suffix.lower())
+    if media_type is None:
+        raise NotFound(
+            f"{found.path[:200]!r} is no picture.", hint=f"Pictures end in {', '.join(IMAGES)}.", field="path"
+        )
+    file = await box.call(box.artifacts.path, found.sha256)
+    name = found.path.rpartition("/")[2]
+    return send_file(box, request, file, found.sha256, found.size, name=name, media_type=media_type)
+
+
 handlers: list[Any] = [
     *(create_experiment, list_experiments, start_run, list_runs, get_run, log, end_run, history, curve),
-    *(list_artifacts, put_artifact, get_artifact),
+    *(list_artifacts, put_artifact, get_artifact, get_image),
 ]

@@ -178,7 +178,7 @@ def _lead(token: Any, run_id: str, folder: PurePosixPath) -> None:
     parts = urlsplit(address)
     if not parts.scheme and not parts.netloc and parts.path:
         inside = quote(str(folder / parts.path))
-        page = f"/runs/{run_id}/files/" if name == "href" else f"/api/v1/runs/{run_id}/artifacts/"
+        page = f"/runs/{run_id}/files/" if name == "href" else f"/api/v1/runs/{run_id}/images/"
         token.attrSet(name, page + inside)
     elif name == "src":  # the browser would ask another host, and may not
         token.type, token.tag, token.attrs, token.children = "text", "", {}, None
