@@ -40,8 +40,6 @@ class Ask(NamedTuple):
     """What decides which version answers, one for all rows or one for each; without, any may."""
     priority: int = 0
     timeout_ms: float = math.inf
-    by_row: bool = False
-    """Whether each row is a request of its own. Where they fail together it is `Apart`, and nothing has happened."""
 
 
 class AskRows(NamedTuple):
@@ -51,9 +49,7 @@ class AskRows(NamedTuple):
     inputs: Inputs
     caller: str
     routes: list[Route]
-    """One for each row."""
-    by_row: bool = False
-    """As that of `Ask`."""
+    """One for all rows, or one for each."""
 
 
 class Begun(NamedTuple):
@@ -134,7 +130,6 @@ class Execution:
             priority=ask.priority,
             timeout_ms=ask.timeout_ms,
             last=shadow,
-            by_row=ask.by_row and not shadow,
         )
         self._recall(loaded, work)
         running = Running(loaded, route, places, work, named or wanted, ask.caller)
@@ -159,10 +154,10 @@ class Execution:
             if loaded.lane.quick(work.rows):
                 quick.setdefault(loaded, []).append(work)
                 continue
-            self.recent.note(loaded.version.model, work.of_a_request)
+            self.recent.note(loaded.version.model, work.tensors)
             loaded.lane.offer(work)
         for loaded, works in quick.items():
-            self.recent.note(loaded.version.model, works[0].of_a_request)
+            self.recent.note(loaded.version.model, works[0].tensors)
             loaded.lane.run_now(works)
 
     def end(self, begun: Begun) -> tuple[Begun, list[Part]] | MlboxError:
@@ -172,9 +167,30 @@ class Execution:
         except MlboxError as err:
             return err
 
+    def singles(self, ask: Ask | AskRows) -> tuple[Begun, Part]:
+        """Requests of a row each, in one run of the quick version that answers whatever is asked of its model.
+
+        Raises what is wrong with one of them, or Apart, and nothing has happened then.
+        """
+        assert ask.target.alone is not None
+        route, loaded = ask.target.alone
+        if isinstance(ask, Ask):
+            check_inputs(loaded.inputs, ask.tensors, ask.target.model)
+        rows = len(ask.inputs.rows) if isinstance(ask, AskRows) else len(ask.tensors[0].data)
+        begun = Begun(ask, rows, [route], [], loaded.inputs)
+        running = self._work(begun, route, range(rows))
+        work = running.work
+        feeds = {tensor.name: tensor.data for tensor in work.tensors}
+        ran = Ran(*loaded.lane.run_rows(feeds, work.wanted, rows))
+        work.ids = new_ids(rows)
+        self.recent.note(ask.target.model, [tensor._replace(data=tensor.data[:1]) for tensor in work.tensors])
+        return begun, self._shown(running, ran)
+
     def _part(self, running: Running) -> Part:
+        return self._shown(running, self._ran(running))
+
+    def _shown(self, running: Running, ran: Ran) -> Part:
         loaded, work, named = running.loaded, running.work, running.named
-        ran = self._ran(running)
         types, outputs = loaded.session.output_types, ran.outputs
         if named is work.wanted:
             found = [Tensor(name, types[name], data) for name, data in zip(named, outputs, strict=True)]
@@ -197,9 +213,10 @@ class Execution:
             by_row = running.values is not None
             key = (running.loaded, running.route.role, running.caller, by_row) if single else id(part)
             alike.setdefault(key, []).append(part)
-        return [self._logged(some) for some in alike.values()]
+        return [self.logged(some, single=len(some) > 1) for some in alike.values()]
 
-    def _logged(self, parts: Sequence[Part]) -> Batch:
+    def logged(self, parts: Sequence[Part], *, single: bool) -> Batch:
+        """The same of some that are alike; `single` says that each row is a request."""
         first = parts[0].running
         version, named = first.loaded.version, first.loaded.named
         every = [part.running for part in parts]
@@ -210,7 +227,7 @@ class Execution:
             at=self._clock.real(),
             domain_at=self._clock.now(),
             caller=first.caller,
-            latency_ms=parts[0].latency_ms if first.work.requests == len(parts) == 1 else _latencies(parts),
+            latency_ms=_latencies(parts) if single else parts[0].latency_ms,
             ids=[own for part in parts for own in part.ids],
             scores=[score for part in parts for score in part.scores],
             names=named,
@@ -226,7 +243,7 @@ class Execution:
             ids = {place: own for part in answered for place, own in zip(part.running.places, part.ids, strict=True)}
             running = running._replace(keys=[ids[place] for place in places])
         self.start([running])
-        return self._logged([self._part(running)])
+        return self.logged([self._part(running)], single=False)
 
     # -- by rows ----------------------------------------------------------------------------------------------------------------
 
@@ -249,9 +266,7 @@ class Execution:
             )
         values, looking = ask.inputs.of(loaded.columns, places)
         tensors = [Tensor(session.inputs[0].name, "FP32", as_matrix(values))]
-        work = Work(
-            tensors, (), rows=len(places), last=route.role == "shadow", by_row=ask.by_row and route.role != "shadow"
-        )
+        work = Work(tensors, (), rows=len(places), last=route.role == "shadow")
         self._recall(loaded, work)
         entities = [ask.inputs.rows[place].entity for place in places]
         keys = [ask.inputs.rows[place].key for place in places] if self._log.samples(version.model) else ()

@@ -17,9 +17,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import MlboxError, TimedOut, TooMany, Unavailable
 from mlbox.records import ServingConfig
@@ -28,12 +28,15 @@ from mlbox.serve.runtime import Session
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.warmup import Speed
 from mlbox.serve.watch import Watch
-from mlbox.serve.work import Apart, NotByRow, Ran, Work, feeds_of, split
+from mlbox.serve.work import Apart, NotByRow, Ran, Work, check_rows_of, feeds_of, split
+
+if TYPE_CHECKING:
+    import numpy as np
 
 QUICK_SECONDS = 200e-6
 """A run that takes less is cheaper where it was asked for than in another thread."""
-WORTH_SECONDS = 50e-6
-"""Of a model of which a row takes longer, another run costs next to nothing beside it, and copying rows together does not."""
+AT_ONCE_SECONDS = 2e-3
+"""What rows that are joined where they were asked take together: past that nothing is gained, and what a run needs is large."""
 MOST_RETRY_SECONDS = 60
 _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
@@ -96,9 +99,12 @@ class Lane:
         return self._joins and self._config.max_batch > 1
 
     @property
-    def joins_at_once(self) -> bool:
-        """Whether requests that are there at the same time are joined where they were asked."""
-        return self.joins and self.speed is not None and self.speed.row <= WORTH_SECONDS
+    def at_once(self) -> int:
+        """How many rows of requests that are there at the same time are one run where they were asked."""
+        if not self.joins or self.speed is None:
+            return 1
+        most = self._config.max_batch
+        return most if self.speed.row * most <= AT_ONCE_SECONDS else max(1, int(AT_ONCE_SECONDS / self.speed.row))
 
     @property
     def pending(self) -> int:
@@ -232,11 +238,33 @@ class Lane:
                 work.state = "running"
             self._execute(some, ends=False)
 
+    def run_rows(
+        self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str], rows: int
+    ) -> tuple[np.ndarray | None, list[np.ndarray]]:
+        """Run requests of a row each in this thread: their scores, if they have any, and outputs.
+
+        Raises Apart where that fails, and nothing was counted then.
+        """
+        began = time.perf_counter()
+        try:
+            scores, outputs = self._session.answer(feeds, wanted)
+            check_rows_of(outputs, rows)
+        except Exception as err:
+            if isinstance(err, NotByRow):
+                self._join_no_more()
+            raise Apart(f"{self._ref} failed on one of {rows} requests.") from err
+        self._count(time.perf_counter() - began, rows=rows, requests=rows)
+        return scores, outputs
+
+    def _join_no_more(self) -> None:
+        _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
+        self._joins = False
+
     def _joined(self, works: Sequence[Work]) -> list[list[Work]]:
         """Works by what can be run together, in their order."""
-        if len(works) == 1 or not self.joins_at_once:
+        most = self.at_once
+        if len(works) == 1 or most == 1:
             return [[work] for work in works]
-        most = self._config.max_batch
         found: list[list[Work]] = []
         last: dict[Any, tuple[list[Work], int]] = {}
         for work in works:
@@ -262,8 +290,7 @@ class Lane:
         except Exception as err:
             died = isinstance(err, Died)
             if isinstance(err, NotByRow):
-                _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
-                self._joins = False
+                self._join_no_more()
             if len(works) == 1 and (works[0].again or not died):
                 self._fail(works[0], err)
                 return
@@ -278,23 +305,25 @@ class Lane:
         wanted = list(works[0].wanted) if len(works) == 1 else list(dict.fromkeys(n for w in works for n in w.wanted))
         scores, outputs = self._session.answer(feeds_of(works), wanted, options)
         took = time.perf_counter() - began
-        alone = len(works) == 1 and not works[0].by_row
-        rans = [Ran(scores, outputs)] if alone else split(works, wanted, scores, outputs)
-        self._usual_seconds += _SMOOTHING * (took / sum([work.requests for work in works]) - self._usual_seconds)
-        self._statistics.executed(
-            *self._name,
+        rans = [Ran(scores, outputs)] if len(works) == 1 else split(works, wanted, scores, outputs)
+        self._count(
+            took,
             rows=sum([work.rows or 1 for work in works]),
-            requests=sum([work.requests for work in works if work.state == "running"]),
-            infer_ns=int(took * 1e9),
-            queue_ns=int(sum([(began - work.queued) * work.requests for work in works]) * 1e9),
+            requests=len([work for work in works if work.state == "running"]),
+            queued=sum([began - work.queued for work in works]),
         )
         for work, ran in zip(works, rans, strict=True):
             self._settle(work, ran)
 
+    def _count(self, took: float, *, rows: int, requests: int, queued: float = 0.0) -> None:
+        """A run of so many seconds answered requests, which had waited for so many together."""
+        self._usual_seconds += _SMOOTHING * (took / max(1, requests) - self._usual_seconds)
+        self._statistics.executed(
+            *self._name, rows=rows, requests=requests, infer_ns=int(took * 1e9), queue_ns=int(queued * 1e9)
+        )
+
     def _fail(self, work: Work, err: Exception) -> None:
-        if work.by_row:
-            self._settle(work, Apart(f"{self._ref} failed on one of {work.requests} requests."))
-        elif self._settle(work, self._failure(err)):
+        if self._settle(work, self._failure(err)):
             reason = "crash" if isinstance(err, Died) else "model"
             self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
             if isinstance(err, Unavailable):

@@ -128,13 +128,8 @@ class ModelServer:
                 answers |= zip(part.running.places, batch.predictions(), strict=True)
             return [answers[place] for place in range(len(rows))]
 
-    def ask_rows(
-        self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None = None, *, by_row: bool = False
-    ) -> AskRows:
-        """Check a request by rows, and say who is to answer it; nothing is looked up then. Raises as `predict` does.
-
-        With `by_row` it stands for requests of a row each.
-        """
+    def ask_rows(self, model: str, rows: Sequence[PredictRow], caller: str, version: int | None = None) -> AskRows:
+        """Check a request by rows, and say who is to answer it; nothing is looked up then. Raises as `predict` does."""
         check_rows(rows)
         target = self.targets.find(model, version)
         self._admit(target, caller)
@@ -143,7 +138,7 @@ class ModelServer:
                 routes = [target.alone[0]] * len(rows)
             else:
                 routes = self.targets.routes(target, [row.key for row in rows])
-            return AskRows(target, Inputs(self._features, rows), caller, routes, by_row)
+            return AskRows(target, Inputs(self._features, rows), caller, routes)
 
     def infer(
         self,
@@ -181,6 +176,22 @@ class ModelServer:
         config = self._loader.config(target.model)
         plain = not config.rate_limit and not config.cache_bytes
         return target if plain and target.alone[1].lane.quick(1) else None
+
+    def singles(self, target: Target, rows: Sequence[PredictRow], caller: str) -> AskRows:
+        """Requests of a row each, for `answer_singles`; raises InvalidInput for odd ids."""
+        check_rows(rows)
+        assert target.alone is not None
+        return AskRows(target, Inputs(self._features, rows), caller, [target.alone[0]])
+
+    def answer_singles(self, ask: Ask | AskRows) -> Inferred:
+        """Answer requests of a row each that are for whoever `crowd` says, in one run.
+
+        Raises where something is wrong with one of them, and nothing has happened then: each is to be asked by itself.
+        """
+        with asking(None):
+            begun, part = self._execution.singles(ask)
+            self._predictions.put([self._execution.logged([part], single=True)])
+            return self._answered(begun, [part])
 
     def begin(self, ask: Ask) -> Begun:
         """Check a request, and say who is to answer it, for whoever asks; nothing has run then. Raises as `infer` does."""

@@ -1,4 +1,4 @@
-"""What a lane runs: one request for one version, or several that are alike, and what it was answered with."""
+"""What a lane runs: one request for one version, and what it was answered with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Ran(NamedTuple):
 
 
 class Apart(Unavailable):
-    """A run for requests of a row each failed, and nothing was counted: each is to run by itself."""
+    """A run for requests of a row each failed, and nothing has happened: each is to be asked by itself."""
 
 
 class NotByRow(Exception):
@@ -36,8 +36,8 @@ class Work:
     """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
 
     __slots__ = (
-        *("again", "by_row", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "requests"),
-        *("rows", "state", "tensors", "wanted"),
+        *("again", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "rows", "state"),
+        *("tensors", "wanted"),
     )
 
     def __init__(
@@ -49,15 +49,11 @@ class Work:
         priority: int = 0,
         timeout_ms: float = math.inf,
         last: bool = False,
-        by_row: bool = False,
     ) -> None:
         self.tensors = tensors
         self.wanted = wanted
         self.rows = rows
         """None where the first dimension is not that of rows, and it can be joined with no other."""
-        self.by_row = by_row
-        """Whether each row is a request of its own. Where its run fails, nothing is counted: each is to run again, alone."""
-        self.requests = rows if by_row and rows else 1
         self.priority = priority
         self.last = last
         """Comes after every other, whatever its priority."""
@@ -79,13 +75,6 @@ class Work:
             return self.outcome
         assert self.outcome is not None
         raise self.outcome
-
-    @property
-    def of_a_request(self) -> Sequence[Tensor]:
-        """The tensors of the first request."""
-        if not self.by_row:
-            return self.tensors
-        return [tensor._replace(data=tensor.data[:1]) for tensor in self.tensors]
 
     @property
     def shape(self) -> Any:
@@ -113,9 +102,7 @@ def split(
     works: Sequence[Work], wanted: Sequence[str], scores: np.ndarray | None, outputs: Sequence[np.ndarray]
 ) -> list[Ran]:
     """Each work's rows out of a joined run's."""
-    total = sum(work.rows or 0 for work in works)
-    if any(not output.shape or output.shape[0] != total for output in outputs):
-        raise NotByRow
+    check_rows_of(outputs, sum(work.rows or 0 for work in works))
     found = dict(zip(wanted, outputs, strict=True))
     rans, at = [], 0
     for work in works:
@@ -124,3 +111,10 @@ def split(
         rans.append(Ran(own, [found[name][at:end] for name in work.wanted]))
         at = end
     return rans
+
+
+def check_rows_of(outputs: Sequence[np.ndarray], rows: int) -> None:
+    """Raise NotByRow unless each output has as many rows as went in."""
+    for output in outputs:
+        if not output.shape or output.shape[0] != rows:
+            raise NotByRow

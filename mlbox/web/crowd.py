@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from mlbox.errors import MlboxError
 from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import AskRows, Begun
+from mlbox.serve.execution import Ask, AskRows
 from mlbox.serve.server import ModelServer
 from mlbox.serve.targets import Target
 from mlbox.web.fast.routes import Reply
@@ -29,23 +28,18 @@ class Crowd:
 
     def replies(self) -> list[Reply | None]:
         """What each is answered with; None for those that failed together."""
-        lane = self._loaded.lane
-        most = lane.config.max_batch if lane.joins_at_once else 1
-        runs = [self._rows[at : at + most] for at in range(0, len(self._rows), most)]
-        asked = [self._asked(rows) for rows in runs]
-        ran = iter(self._models.run([one for one in asked if one is not None]))
-        replies: list[Reply | None] = []
-        for rows, one in zip(runs, asked, strict=True):
-            found = None if one is None else next(ran)
-            replies += self._written(found) if isinstance(found, Inferred) else [None] * len(rows)
+        most, replies = self._loaded.lane.at_once, list[Reply | None]()
+        for at in range(0, len(self._rows), most):
+            rows = self._rows[at : at + most]
+            try:
+                found = self._models.answer_singles(self._ask(rows))
+            except MlboxError:
+                replies += [None] * len(rows)
+            else:
+                replies += self._written(found)
         return replies
 
-    def _asked(self, rows: list[Any]) -> Begun | AskRows | None:
-        with contextlib.suppress(MlboxError):
-            return self._ask(rows)
-        return None
-
-    def _ask(self, rows: list[Any]) -> Begun | AskRows:
+    def _ask(self, rows: list[Any]) -> Ask | AskRows:
         """Rows as one request; raises what is wrong with one of them."""
         raise NotImplementedError
 

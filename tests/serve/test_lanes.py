@@ -167,14 +167,18 @@ def test_of_requests_that_run_as_one_nothing_is_counted_where_that_fails() -> No
     model = onnx_of([helper.make_node("Gather", ["table", "input"], ["score"])], [index], [score], [table])
     place = Place(Session(model, providers=CPU))
     place.lane.speed = QUICK
-    good = work([1, 0], np.int64, by_row=True)
-    assert place.lane.run(good).outputs[0].tolist() == [20.0, 10.0]
+
+    def run(*numbers: int) -> list[float]:
+        _, (found,) = place.lane.run_rows({"input": np.array(numbers, np.int64)}, ["score"], len(numbers))
+        answered: list[float] = found.tolist()
+        return answered
+
+    assert run(1, 0) == [20.0, 10.0]
     for numbers in ([0, 7], [7]):
         with pytest.raises(Apart):
-            place.lane.run(work(numbers, np.int64, by_row=True))
+            run(*numbers)
     assert (place.totals.success.count, place.totals.rows, place.totals.executions) == (2, 2, 1)
     assert (place.totals.fail.count, place.totals.reasons) == (0, {})
-    assert good.of_a_request[0].data.tolist() == [1]
     place.close()
 
 
@@ -296,6 +300,8 @@ def test_a_model_that_does_not_answer_by_row_is_joined_no_more() -> None:
     assert first.result(60).outputs[0].tolist() == []
     assert [future.result(60).outputs[0].tolist() for future in waiting] == [[1], [0]]
     assert not place.lane.joins
+    with pytest.raises(Apart):
+        place.lane.run_rows({"input": np.array([4, 0], np.int64)}, ["score"], 2)
     place.close()
 
 

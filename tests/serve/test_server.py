@@ -371,14 +371,11 @@ def test_rows_that_are_requests_of_their_own_are_logged_and_counted_as_such(serv
     target = in_memory(serving)
     assert serving.server.crowd("score") is target
     data = np.array([[-4.0, 0.5], [1.0, 1.0]], np.float32)
-    asked = serving.server.begin(Ask(target, [Tensor("input", "FP32", data)], "ann", by_row=True))
-    rows = [PredictRow(key=name, entity={"who": name}) for name in ("a", "b")]
-    entities = serving.server.ask_rows("score", rows, "ann", by_row=True)
-    unknown = serving.server.ask_rows("score", [*rows, PredictRow(key="z", entity={"who": "z"})], "ann", by_row=True)
-    first, second, third = serving.server.run([asked, entities, unknown])
-    assert not isinstance(first, MlboxError)
-    assert not isinstance(second, MlboxError)
-    assert isinstance(third, NotFound)
+    first = serving.server.answer_singles(Ask(target, [Tensor("input", "FP32", data)], "ann"))
+    rows = [PredictRow(key=name, entity={"who": name}) for name in ("a", "b", "z")]
+    second = serving.server.answer_singles(serving.server.singles(target, rows[:2], "ann"))
+    with pytest.raises(NotFound):
+        serving.server.answer_singles(serving.server.singles(target, rows, "ann"))
     assert first.outputs[0].data.ravel().tolist() == pytest.approx([sigmoid(-3.5), sigmoid(2)], rel=1e-5)
     logged = {row.id: row for row in serving.log.recent("score")}
     assert [logged[own].features[FEATURES[0]] for own in (*first.ids, *second.ids)] == [-4.0, 1.0, 1.0, None]

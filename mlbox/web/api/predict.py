@@ -125,7 +125,7 @@ class _Entities(Crowd):
         return bool(entity)
 
     def _ask(self, rows: list[Any]) -> AskRows:
-        return self._models.ask_rows(self._target.model, rows, self._caller, by_row=True)
+        return self._models.singles(self._target, rows, self._caller)
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         return [Reply(msgspec.json.encode([answer])) for answer in _shown(found)]

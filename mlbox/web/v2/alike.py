@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import Ask, AskRows, Begun
+from mlbox.serve.execution import Ask, AskRows
 from mlbox.serve.loading import Loaded
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.serve.targets import Target
@@ -124,11 +124,11 @@ class _Rows(Crowd):
         self._rows.append(data)
         return True
 
-    def _ask(self, rows: list[Any]) -> Begun | AskRows:
+    def _ask(self, rows: list[Any]) -> Ask:
         import numpy as np
 
         tensor = Tensor(self._name, "FP32", np.array(rows, np.float64).astype(np.float32))
-        return self._models.begin(Ask(self._target, [tensor], self._caller, by_row=True))
+        return Ask(self._target, [tensor], self._caller)
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         return written(_PLAIN, self._target.model, found)
@@ -162,8 +162,8 @@ class _Ids(Crowd):
         self._rows.append(PredictRow(key=default_key(entity), entity=entity))
         return True
 
-    def _ask(self, rows: list[Any]) -> Begun | AskRows:
-        return self._models.ask_rows(self._target.model, rows, self._caller, by_row=True)
+    def _ask(self, rows: list[Any]) -> AskRows:
+        return self._models.singles(self._target, rows, self._caller)
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         return written(_PLAIN, self._target.model, found)
@@ -186,7 +186,7 @@ class _Binary(Crowd):
         self._rows.append(body)
         return True
 
-    def _ask(self, rows: list[Any]) -> Begun | AskRows:
+    def _ask(self, rows: list[Any]) -> Ask:
         import numpy as np
 
         assert self._asked_for is not None
@@ -195,7 +195,7 @@ class _Binary(Crowd):
         data = np.frombuffer(content, NUMPY[given.datatype]).reshape(len(rows), *given.shape[1:])
         outputs = [output.name for output in self._asked_for.outputs]
         tensor = Tensor(given.name, given.datatype, data)
-        return self._models.begin(Ask(self._target, [tensor], self._caller, outputs, by_row=True))
+        return Ask(self._target, [tensor], self._caller, outputs)
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         assert self._asked_for is not None
