@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlbox.errors import InvalidInput, NotAuthorised, NotFound, Refused
 from mlbox.ids import new_id
@@ -22,6 +22,7 @@ from mlbox.store.features import FeatureStore
 from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.store.registry import Registry, no_version
 
+MOST_BESIDE = 1024
 SERVING: tuple[Stage, ...] = ("Staging", "Production")
 
 
@@ -46,6 +47,7 @@ class Targets:
         self.check_staging: Callable[[str], None] = lambda model: None
         """Raises NotAuthorised unless whoever asks may ask a model's version in Staging."""
         self._kept: tuple[tuple[int, int], dict[str, Target]] = (0, 0), {}
+        self._beside: dict[Any, Any] = {}
         self._asked_with: dict[tuple[str, ...], tuple[Column, ...]] = {}
         """By features, which are of a version and so never change, what they are looked up by."""
 
@@ -64,8 +66,15 @@ class Targets:
         then, kept = self._kept
         if now != then:
             kept = {}
-            self._kept = now, kept
+            self._kept, self._beside = (now, kept), {}
         return kept
+
+    def beside(self) -> dict[Any, Any]:
+        """What others keep that follows from the targets as they are now: it goes when they do, and with it their models."""
+        self._current()
+        if len(self._beside) >= MOST_BESIDE:
+            self._beside = {}
+        return self._beside
 
     def routes(self, target: Target, keys: Sequence[str] = ()) -> list[Route]:
         """Who answers each key; without any, the one version that answers all rows."""

@@ -5,18 +5,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic, Self, TypeVar
 
 from mlbox.errors import MlboxError
 from mlbox.serve.answers import Inferred
 from mlbox.serve.execution import Ask, AskRows
 from mlbox.serve.server import ModelServer
 from mlbox.serve.targets import Target
-from mlbox.web.fast.routes import Reply
+
+R = TypeVar("R")
 
 
-class Crowd:
-    """Requests of a row each for one version."""
+class Crowd(Generic[R]):
+    """Requests of a row each for one version, and what each is answered with."""
 
     def __init__(self, models: ModelServer, target: Target, caller: str) -> None:
         assert target.alone is not None
@@ -26,11 +28,25 @@ class Crowd:
         self._caller = caller
         self._rows: list[Any] = []
 
-    def replies(self) -> list[Reply | None]:
+    @classmethod
+    def of(cls, models: ModelServer, target: Target, lead: object, make: Callable[[], Self], body: bytes = b"") -> Self:
+        """The one that took requests of the same lead before, as long as another would be the same."""
+        beside = models.targets.beside()
+        known = beside.get(lead)
+        if type(known) is not cls or known._target is not target or not known._takes(body):
+            known = beside[lead] = make()
+        return known
+
+    def _takes(self, body: bytes) -> bool:
+        """Whether it may take such a body: what is not the row in it is as it was."""
+        return True
+
+    def replies(self) -> list[R | None]:
         """What each is answered with; None for those that failed together."""
-        most, replies = self._loaded.lane.at_once, list[Reply | None]()
-        for at in range(0, len(self._rows), most):
-            rows = self._rows[at : at + most]
+        most, replies = self._loaded.lane.at_once, list[R | None]()
+        every, self._rows = self._rows, []
+        for at in range(0, len(every), most):
+            rows = every[at : at + most]
             try:
                 found = self._models.answer_singles(self._ask(rows))
             except MlboxError:
@@ -43,5 +59,5 @@ class Crowd:
         """Rows as one request; raises what is wrong with one of them."""
         raise NotImplementedError
 
-    def _written(self, found: Inferred) -> list[Reply | None]:
+    def _written(self, found: Inferred) -> list[R | None]:
         raise NotImplementedError

@@ -111,7 +111,7 @@ def _fast(box: Box, call: Call) -> Reply:
     return Reply(msgspec.json.encode(answers))
 
 
-class _Entities(Crowd):
+class _Entities(Crowd[Reply]):
     """Requests of an entity each, whose features are looked up."""
 
     def take(self, body: bytes) -> bool:
@@ -136,7 +136,7 @@ def _alike(box: Box, call: Call) -> Alike | None:
     target = box.models.crowd(model)
     if target is None or not box.models.targets.is_at_hand(model, 1, ()):
         return None
-    return _Entities(box.models, target, call.principal.name)
+    return _Entities.of(box.models, target, call.lead, lambda: _Entities(box.models, target, call.principal.name))
 
 
 def _together(box: Box, calls: Sequence[Call]) -> list[Reply | Exception]:

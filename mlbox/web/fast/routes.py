@@ -34,7 +34,7 @@ class Reply(NamedTuple):
 class Call:
     """One request, as the function that answers it sees it."""
 
-    __slots__ = ("body", "headers", "id", "parameters", "principal", "read")
+    __slots__ = ("body", "headers", "id", "lead", "parameters", "principal", "read")
 
     def __init__(
         self, principal: Principal, parameters: Parameters, headers: Mapping[str, str], body: bytes, own: str = ""
@@ -44,6 +44,8 @@ class Call:
         self.headers = headers
         self.body = body
         self.id = own
+        self.lead: object = None
+        """Stands for what it says beside its body, where that is known to be the same of others."""
         self.read: Any = None
         """The body decoded, for whoever decoded it."""
 

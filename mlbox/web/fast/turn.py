@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mlbox.store.asking import asking
 from mlbox.web.fast.routes import Alike, Call, Reply
 from mlbox.web.limits import is_flat
 
@@ -94,8 +95,13 @@ class Turn:
         call = self._path.call_of(head, body)
         if call is None or head.fast.alike is None:
             return _NONE
-        rows = self._path.within(call, head.fast.alike, self._path.box, call)
-        return _NONE if rows is None or isinstance(rows, Exception) else Group(call, rows)
+        call.lead = head.lead
+        try:
+            with asking(call.principal):
+                rows = head.fast.alike(self._path.box, call)
+        except Exception:  # whatever it is, each is told of it by itself
+            return _NONE
+        return _NONE if rows is None else Group(call, rows)
 
     def _end(self) -> None:
         asked, self._asked = self._asked, []

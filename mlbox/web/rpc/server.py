@@ -5,9 +5,10 @@ Messages come in as bytes and are read here, because grpc answers INTERNAL for w
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -26,11 +27,12 @@ from mlbox.web.access_log import AccessLog, Request
 from mlbox.web.box import Box
 from mlbox.web.problems import as_mlbox_error, in_tritons_words, retry_after
 from mlbox.web.rpc import calls, health_pb2, wire
+from mlbox.web.rpc.alike import Alike
 from mlbox.web.v2 import models
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
-STREAM = "ModelStreamInfer"
+INFER, STREAM = "ModelInfer", "ModelStreamInfer"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -45,11 +47,15 @@ CODES = {
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 """gRPC's code for each status of the tree of errors; any other is INTERNAL."""
+MOST_KEYS = 1024
 MOST_DETAILS = 2000
 """Characters of an error: they travel in a header, of which clients take 8 KiB."""
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+
+Metadata = Sequence[tuple[str, Any]]
 
 
 class RpcServer:
@@ -59,6 +65,9 @@ class RpcServer:
         self._box = box
         self._log = log
         self._server: Any = None
+        self._alike = Alike(box.models)
+        self._keys: dict[bytes, bytes] = {}
+        """What each credential is recalled by."""
 
     async def start(self) -> str:
         """Listen, and say where; raises StartupError in words when the address cannot be had."""
@@ -74,7 +83,7 @@ class RpcServer:
         }
         self._server.add_generic_rpc_handlers(
             (
-                _Service(whole, asked_first, self._box.access.recall),
+                _Service(whole, asked_first, self._recall),
                 grpc.method_handlers_generic_handler(HEALTH, health),
             )
         )
@@ -111,14 +120,16 @@ class RpcServer:
             named = {"model": getattr(asked, call.names)} if call.names else {}
             await authorise.check(self._box, principal, call.action, named)
             answer: bytes = (await call.answer(self._box, principal, asked)).SerializeToString()
+            if name == INFER:
+                self._alike.note(asked, content)
             return answer
 
         async def answer(content: bytes | AsyncIterator[bytes], context: Any) -> bytes:
             line = _Line(self._log, name, context)
             try:
-                line.principal = await self._admit(context)
+                principal = line.principal = await self._admit(line.metadata, context)
                 message = content if isinstance(content, bytes) else await anext(content, b"")
-                return await work(message, line.principal)
+                return self._known(call, message, principal) or await work(message, principal)
             except Exception as err:
                 raise await line.refuse(err) from None
             finally:
@@ -126,13 +137,20 @@ class RpcServer:
 
         return answer
 
+    def _known(self, call: calls.Call, content: bytes, principal: Principal) -> bytes | None:
+        """The answer to a call that says the same as one before, if that can be had here."""
+        if call is not calls.CALLS[INFER] or principal.job_id is not None:
+            return None
+        self._box.teams.require(principal, call.action)
+        return self._alike.answer(content, principal)
+
     async def _stream(self, contents: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
         """One answer to each request, in their order; who asks is looked at anew for each."""
         line = _Line(self._log, STREAM, context)
         try:
-            line.principal = await self._admit(context)
+            line.principal = await self._admit(line.metadata, context)
             async for content in contents:
-                line.principal = await self._admit(context)
+                line.principal = await self._admit(line.metadata, context)
                 await authorise.check(self._box, line.principal, "model.predict", {})
                 yield (await calls.streamed(self._box, line.principal, content)).SerializeToString()
         except Exception as err:
@@ -140,18 +158,27 @@ class RpcServer:
         finally:
             line.write()
 
-    async def _admit(self, context: Any) -> Principal:
+    async def _admit(self, metadata: Metadata, context: Any) -> Principal:
         """Who asks: as by REST, an Authorization header, here called metadata."""
-        given = _credentials(context.invocation_metadata())
+        given = _credentials(metadata)
         if len(given) > 1:
             raise InvalidInput("The metadata authorization came twice.", hint="Send it once.", field="authorization")
         if not given:
             raise NotAuthenticated("A token is needed.", hint="Send the metadata authorization: Bearer TOKEN.")
         credential = given[0]
         door = self._box.door
-        principal = door.access.recall(credential) or await door.admit(credential, _peer(context)[0])
+        principal = self._recall(credential) or await door.admit(credential, _peer(context.peer())[0])
         set_asking(principal)
         return principal
+
+    def _recall(self, credential: bytes) -> Principal | None:
+        access = self._box.access
+        key = self._keys.get(credential)
+        if key is None:
+            if len(self._keys) >= MOST_KEYS:
+                self._keys.clear()
+            key = self._keys[credential] = access.key_of(credential)
+        return access.recall_key(key)
 
     # -- health -----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +225,7 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
 
     def service(self, details: Any) -> Any:
         """The handler of a call; None for one that there is not."""
-        given = _credentials(details.invocation_metadata)
+        given = _credentials(details.invocation_metadata or ())
         known = len(given) == 1 and self._recall(given[0]) is not None
         return (self._whole if known else self._asked_first).get(details.method)
 
@@ -211,8 +238,8 @@ class _Line:
         self._path = f"/{SERVICE}/{name}"
         self._context = context
         self._began, self._start = time.time(), time.perf_counter()
-        metadata = context.invocation_metadata()
-        self._id = log.begin((n.encode(), v.encode()) for n, v in metadata if n == "x-request-id")
+        self.metadata: Metadata = context.invocation_metadata() or ()
+        self._id = log.begin([(n.encode(), v.encode()) for n, v in self.metadata if n == "x-request-id"])
         self._status = 0
         self.principal: Principal | None = None
 
@@ -229,15 +256,13 @@ class _Line:
         """The line in the log."""
         seconds = time.perf_counter() - self._start
         status = self._status or (0 if self._context.cancelled() else 200)
-        peer = _peer(self._context)
+        peer = _peer(self._context.peer())
         self._log.note(Request(self._began, seconds, self._id, status, "gRPC", self._path, b"", peer, self.principal))
 
 
-def _credentials(metadata: Any) -> list[bytes]:
+def _credentials(metadata: Metadata) -> list[bytes]:
     return [
-        value if isinstance(value, bytes) else value.encode()
-        for name, value in metadata or ()
-        if name == "authorization"
+        value if isinstance(value, bytes) else value.encode() for name, value in metadata if name == "authorization"
     ]
 
 
@@ -251,8 +276,9 @@ def _options(settings: Settings) -> list[tuple[str, int]]:
     ]
 
 
-def _peer(context: Any) -> tuple[str, int]:
+@functools.lru_cache(maxsize=1024)
+def _peer(text: str) -> tuple[str, int]:
     """The address that asks, of grpc's `ipv4:127.0.0.1:50000` or `ipv6:%5B::1%5D:50000`."""
-    _, _, place = unquote(context.peer()).partition(":")
+    _, _, place = unquote(text).partition(":")
     host, _, port = place.rpartition(":")
     return host.strip("[]"), int(port) if port.isdigit() else 0

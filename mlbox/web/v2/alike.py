@@ -81,12 +81,18 @@ def alike(box: Box, call: Call) -> Alike | None:
         return None
     length, caller, loaded = call.headers.get(wire.HEADER), call.principal.name, target.alone[1]
     if length is not None:
-        return _Binary(models, target, caller, call.body[: int(length)]) if re.fullmatch("[0-9]{1,5}", length) else None
+        if not re.fullmatch("[0-9]{1,5}", length):
+            return None
+        return _Binary.of(
+            models, target, call.lead, lambda: _Binary(models, target, caller, call.body[: int(length)]), call.body
+        )
     if any(loaded.session.output_types[name] not in wire.IN_JSON for name in loaded.outputs):
         return None
     if b'"FP32"' in call.body:
-        return _Rows(models, target, caller) if _is_row(loaded) else None
-    return _Ids(models, target, caller) if models.targets.is_at_hand(model, 1, ()) else None
+        return _Rows.of(models, target, call.lead, lambda: _Rows(models, target, caller)) if _is_row(loaded) else None
+    if not models.targets.is_at_hand(model, 1, ()):
+        return None
+    return _Ids.of(models, target, call.lead, lambda: _Ids(models, target, caller))
 
 
 def _is_row(loaded: Loaded) -> bool:
@@ -94,7 +100,7 @@ def _is_row(loaded: Loaded) -> bool:
     return len(specs) == 1 and specs[0].dtype == "FP32" and len(specs[0].shape) == 2
 
 
-class _Rows(Crowd):
+class _Rows(Crowd[Reply]):
     """In JSON: rows of the one tensor that the model takes."""
 
     def __init__(self, models: ModelServer, target: Target, caller: str) -> None:
@@ -110,17 +116,11 @@ class _Rows(Crowd):
         except UNREADABLE:
             return False
         data, size = given.data, len(given.data)
-        if (
-            given.name != self._name
-            or given.datatype != "FP32"
-            or given.shape != (1, size)
-            or self._size not in (-1, size)
-        ):
+        wanted = len(self._rows[0]) if self._size == -1 and self._rows else self._size
+        if given.name != self._name or given.datatype != "FP32" or given.shape != (1, size) or wanted not in (-1, size):
             return False
         if len(body) > MOST_AT_HAND or not hypot(*data) < wire.SAFE:
             return False
-        if self._size == -1:
-            self._size = size
         self._rows.append(data)
         return True
 
@@ -134,7 +134,7 @@ class _Rows(Crowd):
         return written(_PLAIN, self._target.model, found)
 
 
-class _Ids(Crowd):
+class _Ids(Crowd[Reply]):
     """In JSON: the ids of an entity, whose features are looked up."""
 
     def __init__(self, models: ModelServer, target: Target, caller: str) -> None:
@@ -169,7 +169,7 @@ class _Ids(Crowd):
         return written(_PLAIN, self._target.model, found)
 
 
-class _Binary(Crowd):
+class _Binary(Crowd[Reply]):
     """In binary: the bytes of the one tensor that the model takes, behind JSON that is the same for all."""
 
     def __init__(self, models: ModelServer, target: Target, caller: str, text: bytes) -> None:
@@ -179,9 +179,12 @@ class _Binary(Crowd):
         self._asked_for = known if known is not None and _fits(known, self._loaded) else None
         self._length = len(text) + (known.inputs[0].parameters["binary_data_size"] if known is not None else 0)
 
+    def _takes(self, body: bytes) -> bool:
+        return len(body) == self._length and body.startswith(self._text)
+
     def take(self, body: bytes) -> bool:
         """Read a row."""
-        if self._asked_for is None or len(body) != self._length or not body.startswith(self._text):
+        if self._asked_for is None or not self._takes(body):
             return False
         self._rows.append(body)
         return True
