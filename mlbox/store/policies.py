@@ -13,6 +13,8 @@ from mlbox.store.job_notices import check_notify
 
 BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", "average_precision"})
 """Metrics that are never above 1."""
+LOSSES = frozenset({"log_loss", "brier", "mae", "mse", "rmse"})
+"""Metrics that are never below 0, less being better."""
 LEAST_DISTANCE = 0.06
 """With the most scores that are compared, D is not shown to be smaller than this."""
 MOST_SEGMENTS = 20
@@ -76,6 +78,8 @@ def _check_steps(policy: PromotionPolicy) -> None:
 def _check_gates(policy: PromotionPolicy) -> None:
     if policy.minimum is not None and policy.minimum > 1 and policy.metric in BOUNDED and policy.higher_is_better:
         raise _never(f"{policy.metric} of at least {policy.minimum:g}", "It is never above 1.", "minimum")
+    if policy.minimum is not None and policy.minimum < 0 and policy.metric in LOSSES and not policy.higher_is_better:
+        raise _never(f"{policy.metric} of at most {policy.minimum:g}", "It is never below 0.", "minimum")
     for name in ("max_artifact_bytes", "max_latency_ms_p50", "max_latency_ms_p95", "max_latency_ms_p99"):
         if getattr(policy, name) == 0:
             raise _never(f"{name} of 0", "Allow some.", name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,31 @@ def test_as_a_gate_before_any_traffic(box: Box) -> None:
     assert not passed
     assert words.startswith("worse: auc 0.")
     assert gates(box, 2)["comparison"][0]
+
+
+def test_rows_without_a_positive_a_segment_of_one_row_and_scores_that_are_none_each_say_so(box: Box) -> None:
+    if box.registry.by_stage("churn", "Production") is None:
+        to_production(box, 1)
+    table = rows(200)
+    place = table.column_names.index("left")
+    nobody = table.set_column(place, "left", pa.array(np.zeros(200, int)))
+    box.datasets.keep_rows("nobody-left", nobody, DatasetFrom(), actor="ada")
+    spec = msgspec.structs.replace(SPEC, dataset="nobody-left@v1")
+    box.registry.policies.set("churn", box.comparer.freeze(PromotionPolicy(compare=spec)), actor="admin")
+    passed, words = gates(box, 2)["comparison"]
+    assert (passed, "no positive among the 200 rows" in words) == (False, True)
+
+    alone = table.set_column(table.column_names.index("city"), "city", pa.array(["Ulm", *["Oslo"] * 199]))
+    box.datasets.keep_rows("one-from-ulm", alone, DatasetFrom(), actor="ada")
+    spec = msgspec.structs.replace(SPEC, dataset="one-from-ulm@v1", segments=("city",))
+    by_name = {part.segment: part for part in box.comparer.compare("churn", 1, 2, spec).found}
+    assert by_name["city=Ulm"].outcome == "undecided"
+    assert by_name["city=Ulm"].note == "1 rows, and of fewer than 30 nothing is said"
+    assert by_name["city=Oslo"].outcome == "better"
+
+    number = register(box, math.nan, 0.0).version
+    with pytest.raises(InvalidInput, match="must be finite"):
+        box.comparer.compare("churn", 1, number, SPEC)
 
 
 def gates(box: Box, number: int) -> dict[str, tuple[bool, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -308,6 +308,82 @@ def test_a_hold_is_shortened_by_a_second_approver_and_only_where_all_guards_hold
     assert recompute(made, promotion.policy).same
 
 
+class Unsteady(ManualClock):
+    """A clock that somebody sets."""
+
+    def put(self, at: datetime) -> None:
+        self._now = at
+
+
+def test_a_clock_that_is_set_back_changes_nothing_but_the_wait(tmp_path: Path, bus: EventBus) -> None:
+    """In each state that waits for a time, before and after a restart: who answers stays, and no time is won by it."""
+    clock = Unsteady(NOW)
+    house = House(tmp_path, clock, bus)
+    try:
+        house.approve(house.propose())
+        promotion = house.propose()
+        house.serve(2, "shadow", 100)
+
+        def set_back(state: str, served: set[int]) -> None:
+            at = clock.now()
+            clock.put(at - 10 * HOUR)
+            for _ in range(2):
+                house.rollouts.tick()
+                house.promotions.expire(clock.now())
+                assert house.promotions.get(promotion.id).state == state
+                assert {house.rollouts.route("delay", str(n)).version for n in range(500)} == served
+                house.rollouts.close()
+                house.open()
+            clock.put(at)
+
+        set_back("shadow", {1})
+        assert "it was set back" in _standing(house, clock, promotion.id)
+        house.later(1)
+        house.rollouts.tick()
+        set_back("waiting_approval", {1})
+        house.approve(house.promotions.get(promotion.id))
+        house.well()
+        set_back("canary", {1, 2})
+        assert "it was set back" in _standing(house, clock, promotion.id)
+        house.later(1)
+        house.rollouts.tick()
+        assert house.promotions.get(promotion.id).percent == 25
+    finally:
+        house.close()
+
+
+def _standing(house: House, clock: Unsteady, promotion_id: str) -> str:
+    """What a person reads while the clock is an hour before the present step began."""
+    at = clock.now()
+    clock.put(house.promotions.get(promotion_id).state_since - HOUR)
+    words = house.rollouts.standing(house.promotions.get(promotion_id)).reason
+    clock.put(at)
+    return words
+
+
+ENDS: dict[str, Callable[[House, Promotion], object]] = {
+    "rolled_back": lambda house, one: house.rollouts.roll_back(one.id, actor="carl", comment="bad"),
+    "withdrawn": lambda house, one: house.promotions.withdraw(one.id, actor="ann"),
+    "withdrawn by another policy": lambda house, one: house.registry.policies.set(
+        "delay", msgspec.structs.replace(POLICY, minimum=0.5), actor="admin"
+    ),
+    "withdrawn with its champion": lambda house, one: house.promotions.end_for_another_champion(one.id, actor="carl"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_whatever_ends_a_canary_its_champion_answers_all(house: House, end: str) -> None:
+    promotion = house.canary()
+    assert {house.rollouts.route("delay", str(n)).version for n in range(500)} == {1, 2}
+    ENDS[end](house, promotion)
+    for _ in range(2):
+        assert house.promotions.get(promotion.id).state == end.split()[0]
+        assert {house.rollouts.route("delay", str(n)).version for n in range(500)} == {1}
+        house.rollouts.close()
+        house.open()
+    assert house.registry.model("delay").stages == {"Production": 1, "None": 2}
+
+
 def test_decisions_are_never_changed(house: House) -> None:
     house.canary()
     for change in ("UPDATE rollout_decision SET decision = ''", "DELETE FROM rollout_decision"):
@@ -325,6 +401,7 @@ def test_decisions_are_never_changed(house: House) -> None:
         ({"guards": (Guard(kind="latency", stop=2, quantile=1.0),)}, "between 0 and 1"),
         ({"guards": (Guard(kind="errors", stop=1), Guard(kind="errors", stop=2))}, "two guards errors"),
         ({"minimum": 1.2}, "never above 1"),
+        ({"metric": "log_loss", "higher_is_better": False, "minimum": -0.1}, "never below 0"),
         ({"margin": float("nan")}, "margin is nan"),
         ({"max_latency_ms_p95": 0.0}, "Allow some"),
         ({"false_stops": 0.0}, "share between 0 and 1"),
