@@ -34,6 +34,7 @@ from bench.inference import Kind, boosted, load, script
 from bench.startup import is_ready, serving
 from mlbox.records import Guard, LabelledLoss, Promotion, PromotionPolicy, RampStep, Samples, Segment, Side
 from mlbox.serve import compare
+from mlbox.serve.background import Background
 from mlbox.serve.batches import Batch
 from mlbox.serve.evidence import Evidence
 from mlbox.serve.rollout import choose
@@ -280,6 +281,9 @@ def routing(report: Report) -> None:
     evidence.watch({promotion.model: promotion}, lambda _: None)
     batch = Batch("churn", 2, "canary", START, START, "carl", 1.5, ["x"], [0.5])
     report.at_most("counting a canary's run", loop([batch] * KEYS, evidence.answered), 3, "µs")
+    queue = Background("shadow", room=CALLS * 5)
+    report.at_most("handing a request to the shadow", loop([batch] * KEYS, lambda one: queue.offer(int)), 3, "µs")
+    queue.close()
     for step in POLICY.steps[:-1]:
         at = Promotion(
             **{name: getattr(promotion, name) for name in promotion.__struct_fields__} | {"policy": only(step)}

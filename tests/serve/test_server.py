@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import ServingConfig
+from mlbox.serve import background
 from mlbox.serve.background import Background
 from mlbox.serve.execution import Ask
 from mlbox.serve.server import ModelServer, PredictRow
@@ -302,6 +304,22 @@ def test_a_queue_of_shadows_that_is_full_drops_and_counts_and_does_not_wait() ->
     wait_for(lambda: done == [0, 1], what="what found room")
     queue.close()
     assert not queue.offer(hold)
+
+
+def test_work_that_comes_while_its_thread_goes_to_sleep_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "LINGER_SECONDS", 0)  # so that it goes to sleep after each
+    queue = Background("test", room=100)
+
+    def offer(times: int) -> bool:
+        for _ in range(times):
+            done = threading.Event()
+            if not queue.offer(done.set) or not done.wait(60):
+                return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(offer, [300] * 4))
+    queue.close()
 
 
 def test_requests_that_are_run_at_once_are_answered_and_logged_as_alone(serving: House) -> None:
