@@ -325,7 +325,8 @@ def _words(result: DriftResult) -> str:
     """A result as an alert says it."""
     value = "unknown" if result.statistic is None else f"{result.statistic:.3f}"
     verb = {"alert": "drifts", "investigate": "may drift", "ok": "is ok"}.get(result.verdict, "has not enough data")
-    return f"{result.feature} of {result.model} {verb}: D = {value} over {result.current_rows:,} rows"
+    rows = f"{result.current_rows:,} rows, against {result.reference_rows:,} that version {result.version} learned from"
+    return f"{result.feature} of {result.model} {verb}: D = {value} over {rows}"
 
 
 def _summary(version: ModelVersion, results: Sequence[DriftResult]) -> DriftSummary:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -22,9 +23,10 @@ from mlbox.loop import Loop
 from mlbox.records import Alert, DriftResult
 from mlbox.serve.measures import picture
 from mlbox.serve.notices import Notice, Told, plan
+from mlbox.serve.why import moved
 from mlbox.settings import secret_in
 from mlbox.store import outbox, silences
-from mlbox.store.alert_rules import ADVICE, Channel, InForce
+from mlbox.store.alert_rules import ADVICE, Channel, InForce, duration
 from mlbox.store.alerts import open_and_told
 from mlbox.store.db import Database, Tx
 
@@ -141,7 +143,8 @@ class Notifier:
         if len(shown) > MOST_NAMED:
             lines.append(f"and {len(shown) - MOST_NAMED} more")
         advice = dict.fromkeys(ADVICE[alert.name] for alert in notice.firing if alert.name in ADVICE)
-        return "\n".join([title, *lines, *advice, f"{self._url}/monitoring"])
+        model = notice.labels.get("model", "")
+        return "\n".join([title, *lines, *advice, f"{self._url}/monitoring{'/' if model else ''}{quote(model)}"])
 
     def _line(self, alert: Alert) -> str:
         rule = self.rules.of(alert.name)
@@ -152,13 +155,13 @@ class Notifier:
 
     def _alert(self, alert: Alert) -> dict[str, Any]:
         model, feature = alert.labels.get("model"), alert.labels.get("feature")
-        place = f"/monitoring/{quote(model)}/{quote(feature, safe='')}" if model and feature else "/monitoring"
+        place = "".join(f"/{quote(one, safe='')}" for one in (model, feature) if one) if model else ""
         return {
             **msgspec.to_builtins(alert),
             "severity": self.rules.of(alert.name).severity,
             "owner": self.rules.of(alert.name).owner,
             "advice": ADVICE.get(alert.name, ""),
-            "url": self._url + place,
+            "url": f"{self._url}/monitoring{place}",
         }
 
     # -- channels -------------------------------------------------------------------------------------------------------
@@ -181,7 +184,8 @@ class Notifier:
         if channel.type == "slack":
             return Post(url, msgspec.json.encode({"text": message.body["text"]}), headers)
         if channel.type == "alertmanager":
-            return Post(f"{url.rstrip('/')}/api/v2/alerts", forwarded(message.body["alerts"]), headers)
+            body = forwarded(message.body["alerts"], self._clock.real(), self.rules)
+            return Post(f"{url.rstrip('/')}/api/v2/alerts", body, headers)
         body = msgspec.json.encode(message.body)
         key = secret_in(channel.secret_file, "secret_file")
         return Post(url, body, {**headers, SIGNATURE: signature(key, body)} if key else headers)
@@ -198,15 +202,18 @@ def _url(channel: Channel) -> str:
 
 
 def _picture(tx: Tx, alert: Alert) -> str:
-    """Training and what is served as the last check saw them, of a feature that drifts."""
+    """Training and what is served as the last check saw them, of a feature that drifts, and where its values went."""
     if not alert.name.startswith("feature_drift") or alert.state == "resolved":
         return ""
     row = tx.one(
         "SELECT result FROM drift WHERE model = ? AND feature = ? ORDER BY id DESC LIMIT 1",
         (alert.labels["model"], alert.labels["feature"]),
     )
-    measures = msgspec.json.decode(row["result"], type=DriftResult).measures if row is not None else None
-    return f"  {picture(measures.shape)}" if measures is not None and measures.shape is not None else ""
+    if row is None:
+        return ""
+    result = msgspec.json.decode(row["result"], type=DriftResult)
+    shape = result.measures.shape if result.measures is not None else None
+    return "\n".join(f"  {words}" for words in (shape and picture(shape), moved(result)) if words)
 
 
 def _all(notice: Notice) -> Sequence[Alert]:
@@ -218,15 +225,23 @@ def signature(key: str, body: bytes) -> str:
     return "sha256=" + hmac.digest(key.encode(), body, hashlib.sha256).hex()
 
 
-def forwarded(alerts: Sequence[dict[str, Any]]) -> bytes:
-    """Alerts as Alertmanager's API takes them."""
+def forwarded(alerts: Sequence[dict[str, Any]], now: datetime, rules: InForce) -> bytes:
+    """Alerts as Alertmanager's API takes them.
+
+    It takes one that nobody sends again for over after five minutes, unless it is told when to: after two reminders.
+    """
+
+    def ends_at(alert: dict[str, Any]) -> str:
+        resolved: str | None = alert.get("resolved_at")
+        return resolved or (now + 2 * duration(rules.of(alert["name"]).repeat, "repeat")).isoformat()
+
     return msgspec.json.encode(
         [
             {
                 "labels": {"alertname": alert["name"], "severity": alert["severity"], **alert["labels"]},
                 "annotations": {"summary": alert["summary"], "description": alert["advice"]},
                 "startsAt": alert["fired_at"],
-                **({"endsAt": alert["resolved_at"]} if alert.get("resolved_at") else {}),
+                "endsAt": ends_at(alert),
                 "generatorURL": alert["url"],
             }
             for alert in alerts

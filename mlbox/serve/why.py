@@ -22,8 +22,7 @@ def explain(results: Sequence[DriftResult], dataset: DatasetVersion | None) -> l
     drifting.sort(key=lambda result: (result.verdict != "alert", -(result.statistic or 0)))
     if not drifting:
         return []
-    moved = [words for result in drifting[:NAMED] if (words := _moved(result))]
-    return [*_season(drifting[0], dataset), *moved]
+    return [*_season(drifting[0], dataset), *(words for one in drifting[:NAMED] if (words := moved(one)))]
 
 
 def _season(result: DriftResult, dataset: DatasetVersion | None) -> list[str]:
@@ -50,8 +49,8 @@ def _months(first: datetime, last: datetime) -> list[int]:
     return [at % 12 + 1 for at in range(start, max(start, end.year * 12 + end.month - 1) + 1)]
 
 
-def _moved(result: DriftResult) -> str:
-    """Where a feature's values went."""
+def moved(result: DriftResult) -> str:
+    """Where a feature's values went, in a sentence; empty where that is not known."""
     found = result.measures
     if found is None or found.median is None or found.reference_median is None:
         return ""

@@ -283,7 +283,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drift_seconds: Annotated[
         float,
         Meta(ge=0, description="Seconds between two drift checks of every model; 0, or replay mode: only on demand."),
-    ] = 0
+    ] = 600
     alert_rules: Annotated[
         str,
         Meta(description="TOML file with rules and channels of alerts; none means the defaults, and nobody is told."),

@@ -33,11 +33,14 @@ import msgspec
 from mlbox.errors import InvalidInput
 
 NAMES = (
+    *("model_failing", "predictions_dropped"),
     *("concept_drift", "feature_drift", "feature_missing"),
     *("training_serving_skew", "staleness", "feature_drift_suspected"),
 )
 """Every alert that there is; of those that are as severe, the first is the worst."""
 ADVICE = {
+    "model_failing": "Look at the model's errors in the server's log and on its page; roll back if a new version began it.",
+    "predictions_dropped": "Look for a disk that is full or slow; answers go on, and what is not logged is lost to monitoring.",
     "concept_drift": "The same inputs have come to mean something else: look at the newest labels, then train anew.",
     "feature_drift": "Compare both distributions on the feature's page; where the world has changed, train anew.",
     "feature_drift_suspected": "Watch the feature's page; it is more than chance and not yet an alert.",
@@ -92,6 +95,13 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     channel: dict[str, Channel] = {}
     rule: dict[str, Rule] = {}
     inhibit: tuple[Inhibition, ...] = (
+        Inhibition(
+            source="model_failing",
+            target=(
+                *("feature_drift", "feature_drift_suspected", "feature_missing"),
+                *("training_serving_skew", "concept_drift"),
+            ),
+        ),
         Inhibition(source="feature_missing", target=("training_serving_skew",), equal=("model", "feature")),
     )
 

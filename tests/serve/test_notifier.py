@@ -7,7 +7,7 @@ import hmac
 import json
 import tempfile
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,18 @@ def test_the_cause_silences_what_follows_from_it(desk: Desk) -> None:
     assert desk.told() == ["2 firing: model delay"], "the skew of what is missing is not told"
 
 
+def test_a_model_that_fails_silences_what_its_features_say(desk: Desk) -> None:
+    desk.send("fire")
+    desk.send("fire", "concept_drift")
+    desk.send("fire", "feature_drift", model="other")
+    desk.db.write(lambda tx: desk.alerts.apply(tx, "model_failing", {"model": "delay"}, "fire", summary="delay fails"))
+    assert sorted(desk.told()) == ["1 firing: model delay", "1 firing: model other"]
+    (message,) = [found.text for found in desk.outbox.of("channel:ops") if "model delay" in found.text]
+    assert "delay fails" in message
+    desk.db.write(lambda tx: desk.alerts.apply(tx, "model_failing", {"model": "delay"}, "resolve", summary="works"))
+    assert desk.told()[-1] == "2 firing and 1 resolved: model delay", "what still holds is told once it works"
+
+
 # -- rules --------------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +233,10 @@ def test_each_channel_is_told_as_its_program_wants_it(tmp_path: Path, clock: Man
             "feature": "temp",
         }
         assert forwarded["startsAt"] == "2026-01-01T00:00:00Z"
+        ends = datetime.fromisoformat(forwarded["endsAt"])
+        assert ends == clock.real() + timedelta(days=2), (
+            "it takes none for over that is not sent again every five minutes"
+        )
         assert [found.state for found in desk.outbox.of("channel:hook")] == ["delivered"]
         message = desk.notifier.request(_message(desk, "hook"))
         assert (

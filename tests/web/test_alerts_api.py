@@ -50,7 +50,10 @@ def test_from_a_shift_of_what_is_served_to_a_message(box: Box, receiver: Receive
     served(box, np.full(200, 50.0))
     box.monitor.check("delay")
     wait_for(lambda: receiver.got, what="a message")
-    assert "weather@v1:temp of delay drifts: D = 1.000 over 200 rows" in receiver.got[0]["text"]
+    text = receiver.got[0]["text"]
+    assert "weather@v1:temp of delay drifts: D = 1.000 over 200 rows, against 500 that version 1 learned from" in text
+    assert "weather@v1:temp is higher: half of its values are above 50" in text, "where they went"
+    assert text.endswith("/monitoring/delay"), "and where to look"
     (found,) = wait_for(
         lambda: [
             one for one in Site(box).get("/api/v1/alerts/channels/ops/deliveries").json() if one["state"] == "delivered"

@@ -14,6 +14,7 @@ from mlbox.serve.benching import Benches
 from mlbox.serve.business import Business
 from mlbox.serve.comparison import Comparer
 from mlbox.serve.concept import CONCEPT, Concept
+from mlbox.serve.failing import FAILING, Failing
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.frozen_rows import FrozenRows
 from mlbox.serve.governance import Governor
@@ -252,7 +253,10 @@ class Serving(Data):
         opening.callback(self.health.close)
         self.health.start()
         self.monitor.beside += [self.skew.check, self.concept.check, self.health.keep]
-        self.monitor.names_beside = (SKEW, CONCEPT)
+        self.monitor.names_beside = (SKEW, CONCEPT, FAILING)
+        self.failing = Failing(self._databases["monitoring"], self.predictions, rules=rules)
+        opening.callback(self.failing.close)
+        self.failing.start()
         self.spans = Spans(
             self.registry, self.monitor, self.predictions, self.clock, minimum=self.settings.drift_minimum
         )

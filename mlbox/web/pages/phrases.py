@@ -175,6 +175,8 @@ PHRASES: dict[str, str] = {
 VERBS = {
     "training_serving_skew": "is not served as its history has it",
     "feature_missing": "goes missing",
+    "model_failing": "fails",
+    "predictions_dropped": "is not logged",
     "feature_drift_suspected": "may drift",
 }
 """By an alert's name, what it says of a feature."""
