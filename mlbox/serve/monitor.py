@@ -42,7 +42,7 @@ from mlbox.serve.reference import load_reference
 from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.checks import last_checks
+from mlbox.store.checks import Thinning, last_checks, spread
 from mlbox.store.db import Database, Tx
 from mlbox.store.registry import Registry
 
@@ -95,6 +95,7 @@ class Monitor:
         self._minimum = minimum
         self._every = every
         self._checking = threading.Lock()
+        self._thinning = Thinning("drift")
         self.beside: list[Callable[[str], object]] = []
         """What else is checked of each model in Production, on the same schedule."""
         self.names_beside: tuple[str, ...] = ()
@@ -158,6 +159,7 @@ class Monitor:
         tx.emit(
             "drift.checked", f"model:{version.ref}", "mlbox", features=len(results), worst=worst, missing_risen=risen
         )
+        self._thinning.thin(tx, version.model)
         for result in results:
             for name, signal, words in _signals(result, self._minimum):
                 value = _share(result) if name == MISSING else result.statistic
@@ -229,12 +231,12 @@ class Monitor:
         return [msgspec.json.decode(row["result"], type=DriftResult) for row in rows]
 
     def checks(self, model: str, most: int) -> list[list[DriftResult]]:
-        """The results of a model's last checks, oldest first, each by feature."""
+        """The results of so many of a model's checks, spread over the time of all that are kept, oldest first, by feature."""
+        ids = msgspec.json.encode(spread(self._db, "drift", model, most)).decode()
         rows = self._db.all(
             "SELECT check_id, result FROM drift WHERE model = :model AND visible('model', :model) AND check_id IN"
-            " (SELECT DISTINCT check_id FROM drift WHERE model = :model ORDER BY check_id DESC LIMIT :most)"
-            " ORDER BY check_id, feature",
-            {"model": model, "most": most},
+            " (SELECT value FROM json_each(:ids)) ORDER BY check_id, feature",
+            {"model": model, "ids": ids},
         )
         found: dict[str, list[DriftResult]] = {}
         for row in rows:

@@ -30,7 +30,7 @@ from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.asking import asking
 from mlbox.store.casting import arrow_type
-from mlbox.store.checks import last_checks
+from mlbox.store.checks import Thinning, last_checks
 from mlbox.store.db import Database, Tx
 from mlbox.store.given import given_value
 from mlbox.store.ondemand import Transforms
@@ -83,6 +83,7 @@ class Skew:
         self._limit = limit
         self._minimum = minimum
         self._checking = threading.Lock()
+        self._thinning = Thinning("skew")
 
     # -- measuring ------------------------------------------------------------------------------------------------------
 
@@ -164,6 +165,7 @@ class Skew:
             "INSERT INTO skew (model, feature, check_id, at_us, result) VALUES (?,?,?,?,?)",
             [(r.model, r.feature, check_id, to_us(r.at), r.to_json().decode()) for r in results],
         )
+        self._thinning.thin(tx, version.model)
         shares = [r.share for r in results if r.share is not None]
         lowest = {"lowest": min(shares)} if shares else {}
         tx.emit("skew.checked", f"model:{version.ref}", "mlbox", features=len(results), **lowest)
