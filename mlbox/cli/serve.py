@@ -69,4 +69,4 @@ def serve(settings: Settings, origins: list[Origin]) -> None:
             f"The server cannot start, because the package {err.name} is not installed: plain `mlbox` is only the client.",
             hint="pip install 'mlbox[server]'",
         ) from err
-    run_server(settings)
+    run_server(settings, origins)

@@ -130,9 +130,14 @@ class Governor:
 
 
 def changes(
-    champion: ModelVersion, candidate: ModelVersion, before: Run | None = None, now: Run | None = None
+    champion: ModelVersion,
+    candidate: ModelVersion,
+    before: Run | None = None,
+    now: Run | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[Change, ...]:
-    """In what a candidate is not as its champion, by their facts and their runs' parameters."""
+    """In what a candidate is not as its champion, by their facts and their runs' parameters: the first, or the whole of it."""
     found = [
         *_differ("data", [("dataset", champion.dataset, candidate.dataset)]),
         *_differ("data", [("hash", _head(champion.dataset_hash), _head(candidate.dataset_hash))]),
@@ -145,7 +150,7 @@ def changes(
     metrics = [{name: f"{value:.6g}" for name, value in one.metrics.items()} for one in (champion, candidate)]
     found += _by_name("metrics", *metrics)
     found += _differ("file", [("bytes", f"{champion.size:,}", f"{candidate.size:,}")])
-    return tuple(found[:MOST_CHANGES])
+    return tuple(found if whole else found[:MOST_CHANGES])
 
 
 def _by_name(part: str, before: dict[str, str], now: dict[str, str]) -> list[Change]:

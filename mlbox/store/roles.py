@@ -41,6 +41,7 @@ ACTIONS: dict[str, Action] = {
     "webhook.read": Action("admin", "box", "see who is told of what happens to models"),
     "webhook.write": Action("admin", "box", "say who is told of what happens to models"),
     "audit.read": Action("viewer", "any", "read the audit log of what one may see"),
+    "settings.read": Action("admin", "box", "see what the box runs with and what its stores hold"),
     "adoption.read": Action("admin", "box", "see who is active, and how soon newcomers train and deploy"),
     "audit.verify": Action("admin", "box", "prove that the audit log is whole"),
     "user.create": Action("admin", "box", "add an account"),

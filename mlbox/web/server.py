@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from mlbox.errors import StartupError
-from mlbox.settings import Settings
+from mlbox.settings import Origin, Settings
 from mlbox.web.access_log import AccessLog
 from mlbox.web.app import create_app, create_fast_path
 from mlbox.web.box import Box
@@ -128,8 +128,8 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT."""
+def serve(settings: Settings, origins: Sequence[Origin] = ()) -> None:
+    """Serve until SIGTERM or SIGINT; `origins` says where each setting came from, for who asks."""
     tls = server_context(settings)
     with contextlib.ExitStack() as stack:
         sink = stack.enter_context(logging_to(settings))
@@ -139,6 +139,7 @@ def serve(settings: Settings) -> None:
             listeners.append((stack.enter_context(contextlib.closing(plain)), None))
         box = _open(settings, local_url(listeners[-1][0]))
         stack.callback(box.close)
+        box.origins = tuple(origins)
         _allow_files(settings.max_connections + SPARE_FILES)
         _announce(box, local_url(listeners[0][0], "https" if tls else "http"))
         edge = create_app(box)

@@ -171,8 +171,13 @@ class Filled:
             *("/jobs", "/jobs?state=succeeded", f"/jobs/{self.job}", "/crons", f"/crons/{self.cron}"),
             *("/jobs/new", f"/jobs/new?from={self.job}", "/crons/new", f"/crons/new?from={self.job}"),
             *("/runs?group=params.lr&column=best:metrics.auc&pin=metrics.auc", "/runs/columns?experiment=churn"),
-            *(f"/crons/{self.own_cron}/edit", f"/approvals/{self.waiting.id}", "/models/churn/2/card"),
-            *("/secrets", "/teams", "/deleted"),
+            *(
+                f"/crons/{self.own_cron}/edit",
+                f"/approvals/{self.waiting.id}",
+                "/models/churn/2/card",
+                "/models/churn/compare",
+            ),
+            *("/secrets", "/teams", "/deleted", "/admin/settings"),
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             f"/runs/{self.run}/files/model/model%20%3C1%3E.onnx",
             f"/runs/compare/importance?run={self.run},{self.other_run}",
@@ -217,6 +222,7 @@ EMPTY_PAGES = [
         "/secrets",
         "/teams",
         "/deleted",
+        "/admin/settings",
     ),
 ]
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from mlbox.errors import NotFound, StartupError
 from mlbox.events import EventBus
 from mlbox.records import Principal, limit_names
-from mlbox.settings import Settings
+from mlbox.settings import Origin, Settings
 from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.datadir import DataDir
@@ -49,6 +49,8 @@ class Foundation:
         limit_names(settings.max_name)
         self.url = url
         """Where jobs reach this server."""
+        self.origins: tuple[Origin, ...] = ()
+        """Where each setting came from, where the server was told."""
         self.stopping = asyncio.Event()
         """Set when the server begins to stop: long-lived streams end on it."""
         self._databases: dict[str, Database] = {}

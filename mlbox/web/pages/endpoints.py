@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 
-from mlbox.errors import NotFound
+from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Endpoint
 from mlbox.serve.statistics import Totals
 from mlbox.web.box import Box
 from mlbox.web.pages.overview import served
+from mlbox.web.pages.traffic import SPANS, traffic_of
 from mlbox.web.pages.trial import trial_of
 from mlbox.web.pages.view import View, part
 
@@ -61,7 +62,9 @@ def _traffic(box: Box, name: str) -> list[Traffic]:
     return [Traffic(version, every[model, version]) for model, version in sorted(every, reverse=True) if model == name]
 
 
-def _endpoint(view: View, name: str) -> dict[str, Any]:
+def _endpoint(view: View, name: str, hours: int) -> dict[str, Any]:
+    if hours not in SPANS:
+        raise InvalidInput(f"{hours} hours are no span.", hint=f"One of {', '.join(map(str, SPANS))}.", field="hours")
     box = view.box
     found = _find(box, name)
     predictions = part(lambda: box.predictions.recent(name, PREDICTIONS))
@@ -70,14 +73,17 @@ def _endpoint(view: View, name: str) -> dict[str, Any]:
         "version": box.registry.version(name, found.champion),
         "predictions": predictions,
         "traffic": _traffic(box, name),
+        "over_time": part(lambda: traffic_of(box, name, hours)),
+        "spans": SPANS,
+        "hours": hours,
         "trial": part(lambda: trial_of(box, view.base, name, predictions.value or ())),
     }
 
 
 @get("/endpoints/{name:str}", include_in_schema=False, action="model.read")
-async def endpoint(view: View, name: str) -> Response[bytes]:
+async def endpoint(view: View, name: str, hours: int = 24) -> Response[bytes]:
     """One endpoint: its traffic, a form to ask it, how clients do, and its last predictions."""
-    return await view.page("endpoint.html", lambda: _endpoint(view, name))
+    return await view.page("endpoint.html", lambda: _endpoint(view, name, hours))
 
 
 handlers: list[Any] = [endpoints, endpoint]

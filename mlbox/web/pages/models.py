@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Annotated, Any, NamedTuple
 
 from litestar import Response, get
+from litestar.params import Parameter
 
-from mlbox.records import ModelVersion, Promotion
+from mlbox.errors import InvalidInput
+from mlbox.records import ModelVersion, Promotion, Run
+from mlbox.serve.governance import changes
 from mlbox.store.promotions import HOW_TO_SERVE, OPEN
 from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
+from mlbox.web.pages import tenures
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
 PROMOTIONS = 10
+Number = Annotated[int | None, Parameter(ge=1, le=2**31 - 1)]
 HISTORY = 50
 """Stays in a stage or under an alias that a page shows; the API has all."""
 
@@ -99,6 +105,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
     found = box.registry.versions(name, limit=PAGE_SIZE + 1, before=before)
     shown, last = keyset(found, PAGE_SIZE, lambda version: str(version.version))
     policy = box.registry.policies.of(name)
+    history = part(lambda: box.history.of(name, start=start, end=end)[:HISTORY])
     return {
         "model": model,
         "versions": shown,
@@ -108,7 +115,8 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
         "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
         "drift": part(lambda: worst_first(box, name)),
         "performance": {name: part(lambda: box.performance.measure(name))},
-        "history": part(lambda: box.history.of(name, start=start, end=end)[:HISTORY]),
+        "history": history,
+        "drawn": tenures.drawn(name, history.value or [], box.clock.real()),
         "at": at or "",
     }
 
@@ -162,6 +170,39 @@ async def version(view: View, name: str, number: int) -> Response[bytes]:
     return await view.page("version.html", lambda: _version(view, name, number))
 
 
+# -- two versions -------------------------------------------------------------------------------------------------------
+
+
+def _compare(view: View, name: str, first: int | None, second: int | None) -> dict[str, Any]:
+    """Two versions: by default the newest, and the one in Production or else the one before."""
+    box = view.box
+    known = box.registry.versions(name, limit=PAGE_SIZE)
+    if len(known) < 2 and None in (first, second):
+        raise InvalidInput(f"{name[:80]} has no two versions.", hint="Compare once there are.", field="second")
+    champion = box.registry.by_stage(name, "Production")
+    newest = box.registry.version(name, second or known[0].version)
+    before = champion.version if champion and champion != newest else known[1].version if len(known) > 1 else 0
+    other = box.registry.version(name, first or before)
+    runs = [_seen_run(box, version) for version in (other, newest)]
+    return {
+        "model": name,
+        "known": known,
+        "versions": [other, newest],
+        "runs": runs,
+        "changes": changes(other, newest, *runs, whole=True),
+    }
+
+
+def _seen_run(box: Box, version: ModelVersion) -> Run | None:
+    return part(partial(box.tracker.run, version.run_id)).value if version.run_id else None
+
+
+@get("/models/{name:str}/compare", include_in_schema=False, action="model.read")
+async def compare(view: View, name: str, first: Number = None, second: Number = None) -> Response[bytes]:
+    """Any two versions beside each other: what they are of, and in what they differ."""
+    return await view.page("versions_compare.html", lambda: _compare(view, name, first, second))
+
+
 def _card(view: View, name: str, number: int) -> dict[str, Any]:
     box = view.box
     promotions = box.promotions.of(name, number)
@@ -180,4 +221,4 @@ async def card(view: View, name: str, number: int) -> Response[bytes]:
     return await view.page("card.html", lambda: _card(view, name, number))
 
 
-handlers: list[Any] = [models, model, version, card]
+handlers: list[Any] = [models, model, version, compare, card]

@@ -18,6 +18,8 @@ READ = 100
 GROUPS = 6
 """Models, or views, whose alerts are shown."""
 FIRING = 1000
+LINE, RUNS = 3, 6
+"""Jobs that wait, and runs, that are shown."""
 
 
 class Served(NamedTuple):
@@ -57,6 +59,10 @@ def _fetch(box: Box) -> dict[str, Any]:
         "shown_groups": GROUPS,
         "promotions": promotions,
         "waiting": sum(p.state == "waiting_approval" for p in promotions.value or ()),
+        "health": {one.model: one for one in part(box.health.fleet).value or ()},
+        "gpus": part(lambda: box.scheduler.gpus()),
+        "line": part(lambda: box.scheduler.line(limit=LINE)).value or [],
+        "runs": part(lambda: box.tracker.runs(limit=RUNS)),
         "events": part(lambda: without_echo(box.events(limit=READ), RECENT)),
         "is_new": _is_new(box),
     }
