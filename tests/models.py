@@ -103,3 +103,64 @@ def examples() -> dict[str, onnx.ModelProto]:
         "simple_identity": _of_rows([same], ["INPUT0"], ["OUTPUT0"], TensorProto.STRING, 16),
         "simple_sequence": _of_rows(kept, ["INPUT", "START", "READY"], ["OUTPUT"], TensorProto.INT32, 1),
     }
+
+
+def counting() -> onnx.ModelProto:
+    """sigmoid(row) of [N, 1], after counting up to the sum of the rows: as slow as its caller wants."""
+    scalar = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Add", ["count", "one"], ["counted"])],
+        "body",
+        [
+            scalar("turn", TensorProto.INT64, []),
+            scalar("go", TensorProto.BOOL, []),
+            scalar("count", TensorProto.FLOAT, []),
+        ],
+        [scalar("goes", TensorProto.BOOL, []), scalar("counted", TensorProto.FLOAT, [])],
+        [numpy_helper.from_array(np.array(1, np.float32), "one")],
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceSum", ["input"], ["sum"], keepdims=0),
+            helper.make_node("Cast", ["sum"], ["turns"], to=TensorProto.INT64),
+            helper.make_node("Loop", ["turns", "yes", "zero"], ["counted"], body=body),
+            helper.make_node("Mul", ["counted", "zero"], ["nothing"]),
+            helper.make_node("Sigmoid", ["input"], ["sigmoid"]),
+            helper.make_node("Add", ["sigmoid", "nothing"], ["score"]),
+        ],
+        "counting",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N", 1])],
+        [
+            numpy_helper.from_array(np.array(True), "yes"),
+            numpy_helper.from_array(np.array(0, np.float32), "zero"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def picky(most: int = 2) -> onnx.ModelProto:
+    """Of [N, 1]: 0.25 for even numbers and 0.75 for odd ones, NaN for `most`, an error for more.
+
+    For -2**63 its process ends (SIGFPE, on x86).
+    """
+    scores = np.where(np.arange(most + 1) % 2, 0.75, 0.25).astype(np.float32)
+    scores[most] = np.nan
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["input"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Div", ["whole", "by"], ["less"]),
+            helper.make_node("Mul", ["less", "zero"], ["nothing"]),
+            helper.make_node("Add", ["whole", "nothing"], ["at"]),
+            helper.make_node("Gather", ["scores", "at"], ["score"]),
+        ],
+        "picky",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 1])],
+        [helper.make_tensor_value_info("score", TensorProto.FLOAT, ["N", 1])],
+        [
+            numpy_helper.from_array(np.array([-1], np.int64), "by"),
+            numpy_helper.from_array(np.array([0], np.int64), "zero"),
+            numpy_helper.from_array(scores, "scores"),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

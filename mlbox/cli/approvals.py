@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mlbox.cli.canary import SHADOW
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.cli.refs import newest, split
@@ -69,6 +70,10 @@ def _print(found: Dossier) -> None:
     if found.comparison:
         _head(f"With the champion on {found.comparison.spec.dataset}: {found.comparison.words}")
         show(found.comparison.found, ("segment", "rows", "outcome", "first", "second", "low", "high", "note"), table)
+    if found.replay:
+        _head(f"Logged traffic, asked again: {found.replay.words}")
+        if found.replay.figures:
+            show(found.replay.figures, SHADOW, table)
     if found.fairness:
         _head(f"Fairness on {found.fairness.spec.dataset}: {found.fairness.words}")
         show([row for column in found.fairness.columns for row in _groups(column)], FIGURES, table)

@@ -14,7 +14,7 @@ from mlbox.records import Endpoint, Promotion, Recomputed, ShadowFigures
 
 FINDINGS = ("guard", "segment", "state", "statistic", "bound", "evidence", "low", "high", "words")
 SHADOW = (
-    *("segment", "rows", "failed", "agreed_share", "mean_difference", "leaning", "most"),
+    *("segment", "rows", "failed", "invalid", "agreed_share", "mean_difference", "leaning", "most"),
     *("champion_p95_ms", "shadow_p95_ms", "slower_p50_ms", "slower_p95_ms", "slower_p99_ms"),
 )
 DECISIONS = ("at", "actor", "done", "action", "reason", "rule", "same")

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from mlbox.cli import canary, compare, model_card, model_convert, model_policy, model_score, model_serving
+from mlbox.cli import canary, compare, model_card, model_convert, model_policy, model_score, model_serving, replay
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, show, show_one
 from mlbox.cli.refs import Comment, Ref, act, newest, split
@@ -20,6 +20,7 @@ model_convert.register(app)
 model_score.register(app)
 canary.register(app)
 compare.register(app)
+replay.register(app)
 model_card.register(app)
 model_policy.register(app)
 

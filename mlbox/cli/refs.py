@@ -8,19 +8,12 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.errors import InvalidInput, NotFound
-from mlbox.records import Promotion
+from mlbox.errors import NotFound
+from mlbox.records import Promotion, split_ref
 
 Ref = Annotated[str, typer.Argument(metavar="MODEL/VERSION", help="For example flight-delay/3, or flight-delay@3.")]
 Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it stays in the record.")]
-
-
-def split(ref: str) -> tuple[str, int]:
-    """`MODEL/VERSION` or `MODEL@VERSION` as its parts; raises InvalidInput."""
-    model, _, version = ref.replace("@", "/").rpartition("/")
-    if not model or not version.isdigit():
-        raise InvalidInput(f"{ref!r} is not MODEL/VERSION.", hint="For example flight-delay/3.", field="ref")
-    return model, int(version)
+split = split_ref
 
 
 def newest(ref: str, found: Sequence[Promotion]) -> Promotion:

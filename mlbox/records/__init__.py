@@ -25,7 +25,7 @@ from mlbox.records.access import (
     User,
     WhoAmI,
 )
-from mlbox.records.base import NAME, ChainReport, Event, Record, check_name, html_table, limit_names
+from mlbox.records.base import NAME, ChainReport, Event, Record, check_name, html_table, limit_names, split_ref
 from mlbox.records.box import Collected, Deleted, Delivery, SearchHit, SearchResult, Webhook, WebhookDelivery
 from mlbox.records.datasets import (
     ChangedRow,
@@ -171,6 +171,7 @@ from mlbox.records.registry import (
     Tenure,
     VersionQuarantine,
 )
+from mlbox.records.replay import Replay, ReplayRule, ReplaySpec, ReplayState
 from mlbox.records.rollout import (
     CanaryHold,
     Finding,
@@ -353,6 +354,10 @@ __all__ = [
     "Rate",
     "Recomputed",
     "Record",
+    "Replay",
+    "ReplayRule",
+    "ReplaySpec",
+    "ReplayState",
     "Rerun",
     "ResumePoint",
     "Role",
@@ -409,4 +414,5 @@ __all__ = [
     "check_point",
     "html_table",
     "limit_names",
+    "split_ref",
 ]

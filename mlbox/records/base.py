@@ -41,6 +41,14 @@ def check_name(name: str, *, field: str = "name") -> str:
     return name
 
 
+def split_ref(ref: str) -> tuple[str, int]:
+    """`MODEL/VERSION` or `MODEL@VERSION` as its parts; raises InvalidInput."""
+    model, _, version = ref.replace("@", "/").rpartition("/")
+    if not model or not (version.isascii() and version.isdigit()):
+        raise InvalidInput(f"{ref!r:.200} is not MODEL/VERSION.", hint="For example flight-delay/3.", field="ref")
+    return model, int(version)
+
+
 def html_table(facts: Mapping[str, Any]) -> str:
     """Facts by name as a small HTML table: what a notebook shows of a record."""
     rows = "".join(

@@ -9,6 +9,7 @@ from mlbox.records.base import Record
 from mlbox.records.fairness import Fairness
 from mlbox.records.gates import CommandRun
 from mlbox.records.registry import Approval, Comparison, ModelVersion, Promotion, Tenure
+from mlbox.records.replay import Replay
 from mlbox.records.rollout import RolloutDecision
 
 
@@ -84,6 +85,8 @@ class Dossier(Record, frozen=True, kw_only=True):
     fairness: Fairness | None = None
     test: CommandRun | None = None
     integration: CommandRun | None = None
+    replay: Replay | None = None
+    """What it answered to logged requests."""
     shadow: RolloutDecision | None = None
     """How the shadow ended, with all that was seen."""
     card: str = ""

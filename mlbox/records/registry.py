@@ -8,6 +8,7 @@ from typing import Literal
 from mlbox.records.base import Record
 from mlbox.records.fairness import FairnessSpec
 from mlbox.records.gates import GateCommand
+from mlbox.records.replay import ReplayRule
 from mlbox.records.rollout import CanaryHold, Finding, Guard
 from mlbox.records.shadow import ShadowFigures
 
@@ -143,6 +144,7 @@ class GateResult(Record, frozen=True, kw_only=True):
 
 PromotionState = Literal[
     "testing",
+    "waiting_traffic",
     "rejected",
     "integration",
     "shadow",
@@ -276,6 +278,8 @@ class PromotionPolicy(Record, frozen=True, kw_only=True):
     """Of a shadow's runs."""
     compare: CompareSpec | None = None
     """Rows on which a candidate must be shown to be no worse than the champion before it has any traffic."""
+    replay: ReplayRule = ReplayRule()
+    """How it must answer logged requests before it has any traffic."""
     fairness: FairnessSpec | None = None
     """By which groups of people its answers are judged, on which rows."""
     not_sensitive: str = ""

@@ -23,6 +23,8 @@ class Paired(Record, frozen=True, kw_only=True):
     """Rows by absolute difference, up to each of `DIFFERENCES` and above the last."""
     leaning: float = 0.0
     """Sum of the shadow's scores less the champion's, where both are finite."""
+    invalid: int = 0
+    """Rows with a finite score of the champion's, and of the shadow one that is null or not finite."""
     failed: int = 0
     """Rows that the champion answered and the shadow failed on; they are in no other count."""
     slower: dict[int, int] = {}
@@ -46,8 +48,7 @@ class Paired(Record, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """As one would say it."""
-        share = self.agreed / self.rows if self.rows else 0.0
-        return f"agrees on {share:.1%} of {self.rows:,} rows, scores {self.mean:.3g} apart in the mean, {self.most:.3g} at most"
+        return _words(self.agreed / self.rows if self.rows else 0.0, self.rows, self.mean, self.most)
 
 
 class ShadowFigures(Record, frozen=True, kw_only=True):
@@ -59,6 +60,8 @@ class ShadowFigures(Record, frozen=True, kw_only=True):
     failed: int
     """Rows that the champion answered and the shadow failed on."""
     failed_share: float | None
+    invalid: int = 0
+    """Rows on which the champion's score is finite and the shadow's is not."""
     agreed_share: float | None
     """Of the rows that both answered: on the same side of 0.5."""
     mean_difference: float | None
@@ -75,3 +78,12 @@ class ShadowFigures(Record, frozen=True, kw_only=True):
     """Quantiles of the shadow's time less the champion's on the same request."""
     slower_p95_ms: float | None
     slower_p99_ms: float | None
+
+    @property
+    def words(self) -> str:
+        """As one would say it."""
+        return _words(self.agreed_share or 0.0, self.rows, self.mean_difference or 0.0, self.most)
+
+
+def _words(share: float, rows: int, mean: float, most: float) -> str:
+    return f"agrees on {share:.1%} of {rows:,} rows, scores {mean:.3g} apart in the mean, {most:.3g} at most"

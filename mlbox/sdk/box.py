@@ -31,11 +31,12 @@ from mlbox.records import (
     OnlineRow,
     PostedNumbers,
     Pushed,
+    Replay,
     Rerun,
     Run,
     html_table,
 )
-from mlbox.sdk import dataset_create
+from mlbox.sdk import dataset_create, replays
 from mlbox.sdk.dataset_create import AboutDataset
 from mlbox.sdk.datasets import Dataset, find
 from mlbox.sdk.environment import BOX, inputs, pack_inputs
@@ -352,6 +353,22 @@ class Box:
         body = {"entities": list(entities), "features": list(features), "keys": list(keys)}
         found = self.client.post(f"/api/v1/models/{quote(model, safe='')}/predict", list[dict[str, Any]], body)
         return [row["score"] for row in found]
+
+    def replay(
+        self,
+        ref: str,
+        *,
+        against: str | int = replays.CHAMPION,
+        window: timedelta | None = None,
+        last: int = 10_000,
+        seconds: float = replays.SECONDS,
+    ) -> Replay:
+        """What a version, such as fraud@3, answers to logged requests, offline, beside the champion or another version.
+
+        Of the last requests, in a window of domain time up to now. Waits for it; raises TimedOut where it takes longer.
+        """
+        span = window.total_seconds() if window is not None else None
+        return replays.replay(self.client, ref, against=against, last=last, window_seconds=span, seconds=seconds)
 
 
 def connect(url: str | None = None, token: str | None = None) -> Box:

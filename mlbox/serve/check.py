@@ -21,7 +21,7 @@ import msgspec
 from mlbox.errors import InvalidInput
 from mlbox.records import BenchFigure, Record, RunArtifact, ServingConfig, TensorSpec
 from mlbox.store.model_folders import ModelFolders, beside
-from mlbox.store.workers import ForkServer
+from mlbox.store.workers import ForkServer, Worker
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +70,30 @@ class Sample:
 
     inputs: np.ndarray
     outputs: np.ndarray
+
+
+class Leash:
+    """Ends a look at a model that nobody waits for any more."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+        self.pulled = False
+
+    def hold(self, worker: Worker) -> None:
+        """This is the process that looks; waits until it has begun, since before that it cannot be ended."""
+        _ = worker.pid
+        with self._lock:
+            self._worker = worker
+            if self.pulled:
+                worker.kill()
+
+    def pull(self) -> None:
+        """End it, and whatever is begun on this leash."""
+        with self._lock:
+            self.pulled = True
+            if self._worker is not None:
+                self._worker.kill()
 
 
 def inspect_onnx(path: Path, *, width: int | None = None) -> ModelCheck:
@@ -130,6 +154,29 @@ def score_onnx(path: Path, rows: np.ndarray) -> np.ndarray:
         return scores
 
 
+def replay_onnx(
+    path: Path,
+    folder: Path,
+    *,
+    width: int,
+    seconds: float,
+    beside: tuple[Path, Path, int] | None = None,
+    leash: Leash | None = None,
+) -> list[str]:
+    """Ask a model one by one the rows in a folder, for so many seconds at most, and another one beside it by turns.
+
+    The folder is one that `check_replay.lay` made, and there is what came of each, also where this raises InvalidInput. `beside`
+    is another model with its folder and width. What the first failure of each said.
+    """
+    job: dict[str, Any] = {"folders": [str(folder)], "seconds": seconds}
+    if beside is not None:
+        other, of_other, columns = beside
+        job |= {"beside": str(other), "width": columns, "folders": [str(folder), str(of_other)]}
+    task = {"model": str(path), "width": width, "replay": job}
+    found: list[str] = _without_error(_answer(task, leash or Leash()))["replayed"]
+    return found
+
+
 def read_sample(path: Path) -> Sample:
     """The rows and outputs that a training job kept for the parity gate.
 
@@ -156,10 +203,12 @@ def _without_error(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _answer(task: Mapping[str, Any]) -> dict[str, Any]:
+def _answer(task: Mapping[str, Any], leash: Leash | None = None) -> dict[str, Any]:
     """Have a worker do a task, in an empty folder and without the server's environment."""
     field = "sample" if "sample" in task else "artifact"
     with _slots, tempfile.TemporaryDirectory() as folder, FORKS.worker("check") as worker:
+        if leash is not None:
+            leash.hold(worker)
         words = Path(folder, "stderr")
         empty = Path(folder, "empty")
         empty.mkdir()

@@ -11,6 +11,7 @@ from mlbox.store.forkserver import Workers, main
 WORKERS: Workers = {"check": check_worker.main, "infer": infer_worker.main}
 LOADED = (
     *("numpy", "onnx", "onnxruntime", "mlbox.serve.check_bench", "mlbox.serve.check_sample", "mlbox.serve.runtime"),
+    "mlbox.serve.check_replay",
     *("mlbox.serve.warmup", "mlbox.store.model_folders"),
 )
 

@@ -2,8 +2,9 @@
 
 Reads a task as JSON from standard input and writes one JSON object to standard output: what was found, or `error` with
 `message`, `hint`, `field`. A task is about a model, `{"model", "width"?, "rows"?, "scores"?,
-"against"?, "bench"?}`, where `against` is a sample that its answers are compared with; or about a sample, `{"sample", "inputs",
-"outputs"}`. `rows` is a file to read rows from, `scores`, `inputs` and `outputs` are files to write arrays to. Either has
+"against"?, "bench"?, "replay"?}`, where `against` is a sample that its answers are compared with and `replay` what `check_replay`
+takes; or about a sample, `{"sample", "inputs", "outputs"}`. `rows` is a file to read rows from, `scores`, `inputs` and `outputs`
+are files to write arrays to. Either has
 `folder`, an empty one to work in, and `stderr`, a file for what is said beside.
 """
 
@@ -82,16 +83,8 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     import msgspec
     import numpy as np
 
-    from mlbox.serve.runtime import CPU, Session
-    from mlbox.store.model_folders import own_files
-
-    path = Path(task["model"])
-    content = path.read_bytes()
-    external = _check_file(content, own_files(path))
-    size = len(content) + sum(path.with_name(name).stat().st_size for name in external)
     before = _memory()
-    session = Session(path if external else content, providers=CPU)
-    del content
+    session, external, size = _load(Path(task["model"]))
     feeds = _trial(session, task.get("width") or 1)
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
@@ -112,7 +105,33 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     if task.get("scores"):
         rows = np.load(task["rows"], allow_pickle=False)
         np.save(task["scores"], session.score(rows), allow_pickle=False)
+    if task.get("replay"):
+        answer["replayed"] = _replayed(session, task["replay"])
     return answer
+
+
+def _load(path: Path) -> tuple[Any, set[str], int]:
+    """A model in memory, the files beside it in which it keeps weights, and how many bytes all of that has on disk."""
+    from mlbox.serve.runtime import CPU, Session
+    from mlbox.store.model_folders import own_files
+
+    content = path.read_bytes()
+    external = _check_file(content, own_files(path))
+    size = len(content) + sum(path.with_name(name).stat().st_size for name in external)
+    return Session(path if external else content, providers=CPU), external, size
+
+
+def _replayed(session: Any, job: dict[str, Any]) -> list[str]:
+    """Ask the model, and another beside it, what was asked before; what the first failure of each said."""
+    from mlbox.serve.check_replay import Asked, replay
+
+    asked = [Asked(session, job["folders"][0])]
+    if job.get("beside"):
+        beside, _, _ = _load(Path(job["beside"]))
+        _trial(beside, job["width"])
+        asked.append(Asked(beside, job["folders"][1]))
+    replay(asked, job["seconds"])
+    return [one.error for one in asked]
 
 
 def _check_file(content: bytes, beside: frozenset[str]) -> set[str]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput
 from mlbox.records import DomainFeature, DomainResult, ModelVersion
-from mlbox.serve.predlog import Window
+from mlbox.serve.predwindow import Window
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,14 +6,14 @@ Invariant: `_lock` guards all sides; it is held for the microseconds of one coun
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from mlbox.records import Promotion, Samples, ServeRole
 from mlbox.serve.batches import NOTHING, Batch, Given
 from mlbox.serve.routing import Beside
-from mlbox.serve.segments import Counted, Largest, PairsIn
-from mlbox.serve.tally import Pairs, Tally
+from mlbox.serve.segments import Counted, Largest, Pairing
+from mlbox.serve.tally import Tally
 from mlbox.serve.verdict import is_gross
 
 
@@ -39,8 +39,7 @@ class Groups(NamedTuple):
     candidate: Tally
     control: Tally
     champion: Tally
-    pairs: Pairs
-    pairs_in: PairsIn
+    pairing: Pairing
     largest: Largest
 
 
@@ -81,10 +80,8 @@ class Evidence:
         groups = self._groups.get(model)
         if groups is None or groups.version != version:
             return
-        rows = len(found.answered)
         with self._lock:
-            for pairs, places in ((groups.pairs, range(rows)), *groups.pairs_in.of(found.given, rows)):
-                _pair(pairs, places, found)
+            groups.pairing.add(found)
 
     def failed(self, model: str, version: int, role: ServeRole, given: Given = NOTHING) -> None:
         """Count a run that failed."""
@@ -114,19 +111,10 @@ class Evidence:
                 candidate=groups.candidate.side(),
                 control=groups.control.side(),
                 champion=groups.champion.side(),
-                paired=groups.pairs.seen(),
-                paired_in={name: pairs.seen() for name, pairs in groups.pairs_in.pairs.items()},
+                paired=groups.pairing.seen(),
+                paired_in=groups.pairing.seen_in(),
                 segments=groups.largest.segments(),
             )
-
-
-def _pair(pairs: Pairs, places: Sequence[int], found: Beside) -> None:
-    if found.beside is None:
-        pairs.failed(len(places))
-        return
-    for place in places:
-        pairs.add(found.answered[place], found.beside[place])
-    pairs.took(found.answered_ms, found.beside_ms)
 
 
 def _groups(promotion: Promotion, kept: Samples | None) -> Groups:
@@ -139,8 +127,7 @@ def _groups(promotion: Promotion, kept: Samples | None) -> Groups:
         candidate=Tally(seen.candidate),
         control=Tally(seen.control),
         champion=Tally(seen.champion),
-        pairs=Pairs(seen.paired),
-        pairs_in=PairsIn(policy.told_segments if shadow else (), seen.paired_in),
+        pairing=Pairing(policy.told_segments if shadow else (), seen.paired, seen.paired_in),
         largest=Largest(() if shadow else policy.segments, policy.largest_segments, seen.segments),
     )
 

@@ -32,7 +32,9 @@ WRAPPER = ("python", "-P", "-m", "mlbox.sdk.gate_job")
 """It lays the version's files and the requests down, and becomes the command."""
 LOG_BYTES = 64 * 1024
 ENDS = frozenset(f"job.{state}" for state in ("succeeded", "failed", "stopped", "timed_out", "lost"))
-UNDER_WAY = frozenset(f"promotion.{what}" for what in ("proposed", "integration", "command"))
+UNDER_WAY = frozenset(
+    f"promotion.{what}" for what in ("proposed", "waiting_traffic", "testing", "integration", "command")
+)
 
 
 class Jobs(Protocol):

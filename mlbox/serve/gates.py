@@ -28,8 +28,11 @@ from mlbox.records import (
     ModelVersion,
     PromotionPolicy,
     Record,
+    Replay,
+    ReplayRule,
     Run,
 )
+from mlbox.serve.shadow import diverges
 from mlbox.store.promotions import HOW_TO_SERVE
 
 
@@ -54,6 +57,8 @@ class Evidence(Record, frozen=True, kw_only=True):
     """Least and greatest score over the training sample, or answer to the registered one; NaN when one was not finite."""
     comparison: Comparison | None = None
     """With the champion, on the policy's rows."""
+    replay: Replay | None = None
+    """Of logged requests, beside the champion's answers."""
     fairness: Fairness | None = None
     """By the policy's sensitive columns, on its rows."""
     test: CommandRun | None = None
@@ -156,6 +161,39 @@ def comparison(evidence: Evidence) -> Outcome:
     worst = [part.segment for part in found.found[1:] if part.outcome == "worse"]
     words = found.words + (f"; worse in {', '.join(worst)}" if worst else "")
     return Outcome(found.found[0].outcome in ("better", "non_inferior"), required, " ".join([words, *found.notes]))
+
+
+def replay(evidence: Evidence) -> Outcome:
+    """Logged requests, asked again, are answered validly, and as by the champion within the policy's limits."""
+    rule, found = evidence.policy.replay, evidence.replay
+    required = _replay_bounds(rule, evidence.champion is not None)
+    if found is None:
+        return Outcome(False, required, evidence.problems.get("replay", "not replayed"))
+    if found.state == "too_few":
+        return Outcome(True, required, f"skipped: {found.reason}")
+    if found.state == "done" and found.replayed < min(rule.min_rows, found.rows):
+        return Outcome(False, required, f"too slow: {found.words}")
+    broken = found.broken_share > rule.max_failed
+    return Outcome(found.state == "done" and not broken and not _diverges(rule, found), required, found.words)
+
+
+def _diverges(rule: ReplayRule, found: Replay) -> bool:
+    if not found.figures or not found.figures[0].rows:
+        return False
+    every = found.figures[0]
+    figures = (1 - (every.agreed_share or 0.0), every.mean_difference or 0.0)
+    return diverges(figures, (rule.max_disagreement, rule.max_difference))
+
+
+def _replay_bounds(rule: ReplayRule, compared: bool) -> str:
+    limits = [
+        f"at most {rule.max_failed:.1%} of the answers fail or are invalid" if rule.max_failed else "all answers valid"
+    ]
+    if compared and rule.max_disagreement is not None:
+        limits.append(f"at most {rule.max_disagreement:.1%} decided otherwise than by the champion")
+    if compared and rule.max_difference is not None:
+        limits.append(f"scores at most {rule.max_difference:g} apart in the mean")
+    return f"the last {rule.last:,} logged requests asked again, {rule.min_rows:,} or more: {', '.join(limits)}"
 
 
 def fairness(evidence: Evidence) -> Outcome:
@@ -348,7 +386,10 @@ def gates_for(evidence: Evidence) -> dict[str, Gate]:
     """The gates that apply to a version."""
     asked: dict[str, Gate] = {"test": test} if evidence.policy.test else {}
     if evidence.version.servable:
-        return GATES | ({"comparison": comparison} if evidence.policy.compare else {}) | asked
+        replayed: dict[str, Gate] = (
+            {"replay": replay} if evidence.policy.replay.last and evidence.version.features else {}
+        )
+        return GATES | replayed | ({"comparison": comparison} if evidence.policy.compare else {}) | asked
     return UNSERVED | ({"metric": metric} if evidence.policy.unserved == "gates" else {}) | asked
 
 

@@ -104,6 +104,7 @@ class Governor:
             fairness=found.fairness,
             test=found.test,
             integration=found.integration,
+            replay=found.replay,
             shadow=self._shadow(promotion),
             card=self.card(promotion.model, promotion.version),
             missing=tuple(_missing(promotion, facts, self._cards.of(promotion.model).parts)),

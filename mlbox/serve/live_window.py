@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from mlbox.clock import from_us, to_us
 from mlbox.records import ModelVersion
 from mlbox.serve.cells import Grid, Ring
-from mlbox.serve.predlog import PredictionLog, Window
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.predwindow import Window
 from mlbox.serve.reference import SCORE
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,33 +24,15 @@ import msgspec
 from mlbox.clock import from_us, to_us
 from mlbox.errors import Unavailable
 from mlbox.records import Prediction
-from mlbox.serve.batches import SHARE, Batch, shares_of, table_of
+from mlbox.serve.batches import SHARE, Batch, table_of
 from mlbox.serve.intake import Intake
-from mlbox.serve.predfiles import FEATURE, Files, LogFile, from_table
+from mlbox.serve.predfiles import Files, LogFile, from_table
+from mlbox.serve.predwindow import Window, window_of
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Window:
-    """The last served predictions, oldest first: a float64 array per feature, NaN for missing, the scores, who gave them."""
-
-    features: dict[str, np.ndarray]
-    scores: np.ndarray
-    versions: np.ndarray
-    ids: Sequence[str] = ()
-    domain_us: np.ndarray | Sequence[int] = ()
-    shares: np.ndarray | Sequence[float] = ()
-    """With which probability each was kept."""
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return len(self.scores)
 
 
 class Removed(NamedTuple):
@@ -142,9 +123,6 @@ class PredictionLog(Intake):
         `since` and `until` are domain time. With `after`, of what was flushed after that number; a file that was merged
         meanwhile may hold rows from before it as well.
         """
-        import numpy as np
-        import pyarrow as pa
-
         parts = self._newest(
             model,
             limit,
@@ -154,23 +132,13 @@ class PredictionLog(Intake):
             until_us=None if until is None else to_us(until),
             after=after,
         )
-        if not parts:
-            return Window({}, np.empty(0), np.empty(0, np.int64))
-        rows = pa.concat_tables(parts, promote_options="default").sort_by("id")
-        features = {
-            name.removeprefix(FEATURE): rows.column(name).to_numpy(zero_copy_only=False).astype(np.float64)
-            for name in rows.column_names
-            if name.startswith(FEATURE)
-        }
-        scores = rows.column("score").to_numpy(zero_copy_only=False).astype(np.float64)
-        return Window(
-            features,
-            scores,
-            rows.column("version").to_numpy(),
-            rows.column("id").to_pylist(),
-            rows.column("domain_us").to_numpy(),
-            shares_of(rows).to_numpy(zero_copy_only=False),
-        )
+        return window_of(parts)
+
+    def answered(self, model: str, *, limit: int, since: datetime | None = None) -> Window:
+        """As `window`, with each row's entity and its request's time."""
+        since_us = None if since is None else to_us(since)
+        columns = ("id", "version", "role", "domain_us", "score", "entity", "latency_ms", SHARE)
+        return window_of(self._newest(model, limit, columns=columns, shadows=False, since_us=since_us))
 
     def recent(self, model: str, limit: int = 100, *, after: str | None = None) -> list[Prediction]:
         """The last predictions of a model, newest first, from below the id `after`."""

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from mlbox.clock import Clock
-from mlbox.errors import MlboxError, NotFound, TimedOut
+from mlbox.errors import Conflict, MlboxError, NotFound, TimedOut
 from mlbox.records import (
     BenchFigure,
     CommandRun,
@@ -30,6 +30,7 @@ from mlbox.records import (
     Promotion,
     PromotionPolicy,
     Record,
+    Replay,
     Run,
 )
 from mlbox.records import Comparison as WithChampion
@@ -39,6 +40,7 @@ from mlbox.serve.comparison import Comparer
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.gate_jobs import GateJobs
 from mlbox.serve.reference import load_reference
+from mlbox.serve.replays import Replays
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.cards import Cards
 from mlbox.store.datasets import Datasets
@@ -87,6 +89,9 @@ class Promoter:
         self._went_on = threading.Condition()
         self.commands: GateJobs | None = None
         """Runs the commands of policies; the box gives it once it has jobs, before `resume`."""
+        self.replays: Replays | None = None
+        """Asks versions what was asked; the box gives it once it has a log."""
+        self._stopping = False
 
     def promote(self, model: str, number: int, *, actor: str) -> Promotion:
         """Propose a version and begin to test it; returns at once, with the promotion in `testing`."""
@@ -99,6 +104,17 @@ class Promoter:
         for promotion in self._promotions.open():
             if promotion.state in ("testing", "integration"):
                 self.go_on(promotion.id)
+
+    def look_for_traffic(self) -> None:
+        """Go on with what waited for traffic that has come; to be called again and again."""
+        for promotion in self._promotions.open():
+            if promotion.state == "waiting_traffic" and not self._lacks_traffic(promotion):
+                with contextlib.suppress(Conflict):  # withdrawn at this very moment
+                    self._promotions.traffic_came(promotion.id)
+                    self.go_on(promotion.id)
+
+    def _lacks_traffic(self, promotion: Promotion) -> str:
+        return "" if self.replays is None else self.replays.missing(promotion)
 
     def go_on(self, promotion_id: str) -> None:
         """Do what is next for a promotion, in the thread of the gates; to be called at the end of a command, too."""
@@ -130,6 +146,8 @@ class Promoter:
                 self._went_on.notify_all()
 
     def _judge(self, promotion: Promotion) -> Promotion:
+        if lacks := self._lacks_traffic(promotion):
+            return self._promotions.wait_for_traffic(promotion.id, lacks)
         command, run = promotion.policy.test, None
         if command is not None and self.commands is not None:
             run = self.commands.run(promotion, "test", command)
@@ -158,7 +176,7 @@ class Promoter:
             version = self._registry.version(promotion.model, promotion.version)
             found = msgspec.structs.replace(self._evidence(promotion, version), test=run)
             results = gates.evaluate(found, self._clock.real())
-            kept = {"comparison": found.comparison, "fairness": found.fairness, "test": run}
+            kept = {"comparison": found.comparison, "fairness": found.fairness, "replay": found.replay, "test": run}
         except Exception as err:
             _log.exception("The gates of %s/%s broke.", promotion.model, promotion.version)
             broken = f"the gates broke: {err}"
@@ -166,6 +184,8 @@ class Promoter:
             results = [
                 GateResult(gate="gates", passed=False, required="to run", measured=broken, at=self._clock.real())
             ]
+        if self._stopping:
+            return  # what was cut off says nothing: it is measured anew
         try:
             self._promotions.record_gates(promotion.id, results, kept)
         except MlboxError as err:
@@ -196,6 +216,7 @@ class Promoter:
             dataset=attempt("lineage", self._dataset),
             champion=self._registry.version(promotion.model, promotion.champion) if promotion.champion else None,
             comparison=attempt("comparison", lambda version: self._with_champion(promotion)),
+            replay=attempt("replay", lambda version: self._replayed(promotion, version)) if version.servable else None,
             fairness=attempt("fairness", lambda version: self._groups(promotion, version))
             if version.servable
             else None,
@@ -216,6 +237,11 @@ class Promoter:
         if spec is None or champion is None:
             return None
         return self._comparer.compare(promotion.model, champion, promotion.version, spec)
+
+    def _replayed(self, promotion: Promotion, version: ModelVersion) -> Replay | None:
+        if self.replays is None or not version.features:
+            return None
+        return self.replays.judge(promotion, version)
 
     def _groups(self, promotion: Promotion, version: ModelVersion) -> Fairness | None:
         spec = promotion.policy.fairness
@@ -270,5 +296,8 @@ class Promoter:
         return np.stack([reference[feature] for feature in version.features], axis=1).astype(np.float32)
 
     def close(self) -> None:
-        """Drop what waits to be tested; it is tested at the next start."""
+        """Drop what waits to be tested and end what is replayed; it is tested at the next start."""
+        self._stopping = True
+        if self.replays is not None:
+            self.replays.stop()
         self._pool.shutdown(cancel_futures=True)

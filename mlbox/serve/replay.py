@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 MOST_REQUESTS = 200
+MOST_RECORDED = 10_000
+"""Rows of a dataset that are taken for requests."""
 Recorded = Callable[[str], Sequence[Mapping[str, "np.ndarray"]]]
-Rows = tuple[list[dict[str, float | None]], str]
-"""Feature vectors, and where they are from."""
+Columns = tuple[Mapping[str, "np.ndarray"], str]
+"""Features by name, and where they are from."""
 
 
 class Requests:
@@ -52,39 +54,43 @@ class Requests:
             found = [_tensors(version, feeds) for feeds in self._recorded(version.model)]
             path = f"/v2/models/{address}/infer"
             return [{"path": path, "body": body} for body in found if body], "requests of the model that were kept"
-        for rows, source in self._rows(promotion, version):
+        for columns, source in self._columns(promotion, version):
+            rows = _vectors(columns, version.features)
             if rows:
                 path = f"/api/v1/models/{address}/predict"
                 return [{"path": path, "body": {"features": [row]}} for row in rows], source
         return [], "nowhere: there is no traffic, no evaluation dataset and no training sample"
 
-    def _rows(self, promotion: Promotion, version: ModelVersion) -> Iterable[Rows]:
-        if promotion.champion is not None:
-            yield self._logged(promotion.champion, version), f"logged traffic of version {promotion.champion}"
+    def recorded(self, promotion: Promotion, version: ModelVersion) -> Iterable[Columns]:
+        """What is the nearest to traffic where there is none: the rows that a policy judges on, and the training sample."""
         for spec in (promotion.policy.compare, promotion.policy.fairness):
-            if spec is not None:
-                yield self._evaluation(spec.dataset, version), f"rows of {spec.dataset}"
+            if spec is not None and (found := self._evaluation(spec.dataset, version)):
+                yield found, f"rows of {spec.dataset}"
         try:
-            reference = load_reference(self._artifacts, version)
+            yield load_reference(self._artifacts, version), "the sample of the training data"
         except MlboxError:
             return
-        yield _vectors(reference, version.features), "the sample of the training data"
 
-    def _logged(self, champion: int, version: ModelVersion) -> list[dict[str, float | None]]:
+    def _columns(self, promotion: Promotion, version: ModelVersion) -> Iterable[Columns]:
+        if promotion.champion is not None:
+            yield self._logged(promotion.champion, version), f"logged traffic of version {promotion.champion}"
+        yield from self.recorded(promotion, version)
+
+    def _logged(self, champion: int, version: ModelVersion) -> dict[str, np.ndarray]:
         window = self._predictions.window(version.model, limit=5 * MOST_REQUESTS)
         if not window.features.keys() & set(version.features):
-            return []
+            return {}
         own = window.versions == champion
-        return _vectors({name: values[own] for name, values in window.features.items()}, version.features)
+        return {name: values[own] for name, values in window.features.items()}
 
-    def _evaluation(self, ref: str, version: ModelVersion) -> list[dict[str, float | None]]:
+    def _evaluation(self, ref: str, version: ModelVersion) -> dict[str, np.ndarray]:
         from mlbox.serve.frozen_rows import numbers
 
         try:
-            table = self._datasets.open_table(ref).slice(0, MOST_REQUESTS)
-            return _vectors({name: numbers(table, name) for name in version.features}, version.features)
+            table = self._datasets.open_table(ref).slice(0, MOST_RECORDED)
+            return {name: numbers(table, name) for name in version.features}
         except MlboxError:  # it was removed, is not for whoever proposed this, or has other columns
-            return []
+            return {}
 
 
 def _vectors(columns: Mapping[str, np.ndarray], features: Sequence[str]) -> list[dict[str, float | None]]:

@@ -71,6 +71,8 @@ class Rollouts:
         self._lock = threading.Lock()
         self.labels_of: Callable[[Promotion, datetime, datetime], Mapping[str, LabelledLoss]] = lambda *_: {}
         """By guard, what labels that arrived say of a canary that began at a moment, as of another."""
+        self.beside: list[Callable[[], None]] = []
+        """Done after each look."""
         self.generation = 0
         """How often what is below was read anew."""
         self._champions: dict[str, int] = {}
@@ -197,9 +199,10 @@ class Rollouts:
     def shadow(self, promotion: Promotion) -> tuple[ShadowFigures, ...]:
         """What a shadow does beside the champion now, or did as it ended; nothing where there was none."""
         if promotion.state == "shadow":
-            return figures_of(self.samples(promotion))
-        made = [one.samples for one in self._kept.of(promotion.id) if one.samples.state == "shadow"]
-        return figures_of(made[-1]) if made else ()
+            made = [self.samples(promotion)]
+        else:
+            made = [one.samples for one in self._kept.of(promotion.id) if one.samples.state == "shadow"]
+        return figures_of(made[-1].paired, made[-1].paired_in) if made else ()
 
     def _judge(self, promotion: Promotion) -> Verdict:
         samples, now = self.samples(promotion), self._clock.now()
@@ -272,6 +275,8 @@ class Rollouts:
         """A store that is down must not end the judging: the next tick tries again."""
         try:
             self.tick()
+            for look in self.beside:
+                look()
             if time.monotonic() - self._last_kept >= KEEP_SECONDS:
                 self.keep()
                 self._promotions.remind(self._clock.real())

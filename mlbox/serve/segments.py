@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mlbox.records import Segment
+from mlbox.records import Paired, Segment
 from mlbox.serve.batches import Batch, Given
+from mlbox.serve.routing import Beside
 from mlbox.serve.sequential import EPOCHS
 from mlbox.serve.tally import Pairs, Tally
 
@@ -134,26 +135,46 @@ class Largest:
         return tuple(counted.segment() for counted in self._chosen.values())
 
 
-class PairsIn:
-    """Rows that the champion and a shadow both answered, by segment: the first so many, then others."""
+class Pairing:
+    """Requests that the champion answered and a shadow ran: all of them, and by segment the first so many, then others."""
 
-    def __init__(self, columns: tuple[str, ...], seen: dict[str, Any]) -> None:
+    def __init__(
+        self, columns: tuple[str, ...], seen: Paired | None = None, seen_in: Mapping[str, Paired] | None = None
+    ) -> None:
         self._columns = columns
-        self.pairs = {name: Pairs(paired) for name, paired in seen.items()}
+        self._all = Pairs(seen)
+        self._in = {name: Pairs(paired) for name, paired in (seen_in or {}).items()}
 
-    def of(self, given: Given, rows: int) -> list[tuple[Pairs, list[int]]]:
-        """Where the rows of a request count, with their places."""
+    def add(self, found: Beside) -> None:
+        """Count a request."""
+        rows = len(found.answered)
+        _pair(self._all, range(rows), found)
         if not self._columns:
-            return []
-        labels = labels_of(given, rows, self._columns)
-        return [
-            (self.pairs[name], places)
-            for name, places in by_label([tuple(dict.fromkeys(map(self._known, some))) for some in labels]).items()
-        ]
+            return
+        labels = [tuple(dict.fromkeys(map(self._known, some))) for some in labels_of(found.given, rows, self._columns)]
+        for name, places in by_label(labels).items():
+            _pair(self._in[name], places, found)
 
     def _known(self, label: str) -> str:
-        if label not in self.pairs:
-            if len(self.pairs) >= MOST_TOLD:
+        if label not in self._in:
+            if len(self._in) >= MOST_TOLD:
                 label = f"{label.partition('=')[0]}={OTHERS}"
-            self.pairs.setdefault(label, Pairs())
+            self._in.setdefault(label, Pairs())
         return label
+
+    def seen(self) -> Paired:
+        """All requests, as counted so far."""
+        return self._all.seen()
+
+    def seen_in(self) -> dict[str, Paired]:
+        """Those of each segment."""
+        return {name: pairs.seen() for name, pairs in self._in.items()}
+
+
+def _pair(pairs: Pairs, places: Sequence[int], found: Beside) -> None:
+    if found.beside is None:
+        pairs.failed(len(places))
+        return
+    for place in places:
+        pairs.add(found.answered[place], found.beside[place])
+    pairs.took(found.answered_ms, found.beside_ms)

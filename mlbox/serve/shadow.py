@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mlbox.records import Paired, Samples, ShadowFigures
+from mlbox.records import Paired, ShadowFigures
 
 GROWTH = 1.05
 """A bucket of time is five percent wide."""
@@ -17,10 +17,15 @@ def time_bucket(milliseconds: float) -> int:
     return round(math.log(max(milliseconds, LEAST_MS)) / math.log(GROWTH))
 
 
-def figures_of(samples: Samples) -> tuple[ShadowFigures, ...]:
-    """What samples say of a shadow: over all requests, then by segment, the largest first."""
-    ordered = sorted(samples.paired_in.items(), key=lambda item: (-item[1].rows - item[1].failed, item[0]))
-    return (_figures("", samples.paired), *(_figures(name, paired) for name, paired in ordered))
+def figures_of(paired: Paired, paired_in: Mapping[str, Paired]) -> tuple[ShadowFigures, ...]:
+    """What pairs say of a shadow: over all requests, then by segment, the largest first."""
+    ordered = sorted(paired_in.items(), key=lambda item: (-item[1].rows - item[1].failed, item[0]))
+    return (_figures("", paired), *(_figures(name, found) for name, found in ordered))
+
+
+def diverges(figures: tuple[float, float], limits: tuple[float | None, float | None]) -> bool:
+    """Whether the share of rows decided otherwise, or the mean difference of scores, is beyond its limit."""
+    return any(limit is not None and figure > limit for limit, figure in zip(limits, figures, strict=True))
 
 
 def _figures(segment: str, paired: Paired) -> ShadowFigures:
@@ -31,6 +36,7 @@ def _figures(segment: str, paired: Paired) -> ShadowFigures:
         rows=rows,
         failed=paired.failed,
         failed_share=paired.failed / asked if asked else None,
+        invalid=paired.invalid,
         agreed_share=paired.agreed / rows if rows else None,
         mean_difference=paired.mean if compared else None,
         leaning=paired.leaning / compared if compared else None,

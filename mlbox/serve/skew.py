@@ -14,37 +14,31 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
-from mlbox.records import Column, ModelVersion, Prediction, SkewResult
+from mlbox.records import ModelVersion, Prediction, SkewResult
+from mlbox.serve.as_known import as_known
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.selection import has_keys
 from mlbox.store.alert_rules import DEFAULT, InForce
 from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.asking import asking
-from mlbox.store.casting import arrow_type
 from mlbox.store.checks import Thinning, last_checks
 from mlbox.store.db import Database, Tx
-from mlbox.store.given import given_value
 from mlbox.store.ondemand import Transforms
 from mlbox.store.registry import Registry
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SKEW = "training_serving_skew"
 MINIMUM = 20
 """Fewer rows say nothing."""
 WINDOW = 10_000
-AT = "at:served"
-"""The moment's column: no join key can have this name."""
 SIGNALS: dict[str, Signal] = {"alert": "fire", "not_enough_data": "hold", "ok": "resolve"}
 _log = logging.getLogger(__name__)
 
@@ -118,21 +112,13 @@ class Skew:
         return found
 
     def _of_view(self, names: Sequence[str], rows: Sequence[Prediction]) -> dict[str, list[Compared]]:
-        import pyarrow as pa
-
-        columns = self._features.asked_with(names)
-        usable = list(_usable(rows, columns))
-        if not usable:
-            return {}
-        arrays = {column.name: _array([ids[column.name] for _, ids in usable], column) for column in columns}
-        moments = pa.array([to_us(row.domain_at) for row, _ in usable], pa.int64()).cast(pa.timestamp("us", "UTC"))
-        table = self._features.historical(names, pa.table({AT: moments, **arrays}), event_time=AT)
+        moments = [to_us(row.domain_at) for row in rows]
+        places, values = as_known(self._features, names, [row.entity for row in rows], moments)
         return {
             name: [
-                Compared(row, row.features.get(name), _as_served(value))
-                for (row, _), value in zip(usable, table.column(name).to_pylist(), strict=True)
+                Compared(rows[at], rows[at].features.get(name), value) for at, value in zip(places, found, strict=True)
             ]
-            for name in names
+            for name, found in values.items()
         }
 
     def _result(self, model: str, feature: str, found: Sequence[Compared], at: datetime) -> SkewResult:
@@ -213,27 +199,6 @@ def is_equal(served: float | None, recomputed: float | None) -> bool:
     if served is None or recomputed is None:
         return served is recomputed
     return served == recomputed or (math.isnan(served) and math.isnan(recomputed))
-
-
-def _as_served(value: Any) -> float | None:
-    """As a model is given it."""
-    return None if value is None or isinstance(value, str | datetime) else float(value)
-
-
-def _usable(rows: Sequence[Prediction], columns: Sequence[Column]) -> Iterator[tuple[Prediction, dict[str, Any]]]:
-    """Rows that name every join key in its type, with the keys."""
-    for row in rows:
-        try:
-            yield row, {column.name: given_value(row.entity[column.name], column, column.name) for column in columns}
-        except (KeyError, InvalidInput):
-            continue
-
-
-def _array(values: Sequence[Any], column: Column) -> pa.Array:
-    import pyarrow as pa
-
-    kind = arrow_type(column.dtype)
-    return pa.array(values, pa.int64() if column.dtype == "TIMESTAMP" else kind).cast(kind)
 
 
 def _words(result: SkewResult, limit: float) -> str:

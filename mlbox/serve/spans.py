@@ -21,7 +21,8 @@ from mlbox.serve.cuts import cut_of
 from mlbox.serve.live_window import LiveWindow
 from mlbox.serve.measures import adjusted
 from mlbox.serve.monitor import Monitor
-from mlbox.serve.predlog import PredictionLog, Window
+from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.predwindow import Window
 from mlbox.serve.reference import SCORE
 from mlbox.store.registry import Registry
 

@@ -67,9 +67,14 @@ class Stages:
             )
         if version.stage == "Archived":
             version = self._registry.take_back(version.model, version.version, actor=actor)
-        waiting = [p for p in self._promotions.of(version.model, version.version) if p.state == "testing"]
+        before = ("testing", "waiting_traffic")
+        waiting = [p for p in self._promotions.of(version.model, version.version) if p.state in before]
         promotion = waiting[0] if waiting else self._promoter.promote(version.model, version.version, actor=actor)
         promotion = self._promoter.tested(promotion.id, GATES_SECONDS)
+        if promotion.state == "waiting_traffic":
+            raise Conflict(
+                _standing(version, promotion), hint="It is measured, and comes into Staging, by itself then."
+            )
         if promotion.state == "rejected":
             raise Refused(
                 f"{version.ref} did not pass its gates: {_why(promotion)}",
@@ -100,6 +105,8 @@ class Stages:
 def _standing(version: ModelVersion, promotion: Promotion) -> str:
     if promotion.state == "testing":
         return f"The gates of {version.ref} are being measured. Then {_approver(version, promotion)} approves it."
+    if promotion.state == "waiting_traffic":
+        return f"{version.ref} waits for traffic to replay: {promotion.reason}."
     if promotion.state == "integration":
         return f"{version.ref} is in Staging, and {promotion.reason}. Then {_approver(version, promotion)} approves it."
     if promotion.state == "waiting_approval":

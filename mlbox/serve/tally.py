@@ -72,7 +72,7 @@ class Pairs:
         self._compared, self._most, self._bins = seen.compared, seen.most, list(seen.bins)
         self._slower, self._faster = Counter(seen.slower), Counter(seen.faster)
         self._champion_ms, self._shadow_ms = Counter(seen.champion_ms), Counter(seen.shadow_ms)
-        self._failed = seen.failed
+        self._failed, self._invalid = seen.failed, seen.invalid
 
     def add(self, answered: float | None, beside: float | None) -> None:
         """One row, as the champion and as the shadow answered it."""
@@ -80,6 +80,7 @@ class Pairs:
         first, second = _finite(answered), _finite(beside)
         if first is None or second is None:
             self._agreed += first is second
+            self._invalid += first is not None
             return
         apart = min(abs(first - second), WIDEST)
         self._agreed += (first >= THRESHOLD) == (second >= THRESHOLD)
@@ -110,6 +111,7 @@ class Pairs:
             most=self._most,
             bins=tuple(self._bins),
             leaning=self._leaning,
+            invalid=self._invalid,
             failed=self._failed,
             slower=dict(self._slower),
             faster=dict(self._faster),

@@ -41,6 +41,7 @@ from mlbox.serve.sequential import (
     quantile,
     seen_quantile,
 )
+from mlbox.serve.shadow import diverges
 
 if TYPE_CHECKING:
     from typing import Literal
@@ -120,7 +121,7 @@ def _of_pairs(samples: Samples, policy: PromotionPolicy, now: datetime) -> Verdi
     if not paired.rows:
         return Verdict(action="wait", reason="no row was answered by both the champion and the shadow")
     figures = (paired.disagreed / paired.rows, paired.mean)
-    if any(limit is not None and figure > limit for limit, figure in zip(limits, figures, strict=True)):
+    if diverges(figures, limits):
         return Verdict(action="roll_back", reason=f"diverges more than the policy allows: {paired.words}")
     return Verdict(action="advance", reason=f"{_passed(samples, now)}; {paired.words}")
 

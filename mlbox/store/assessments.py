@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mlbox.records import CommandRun, Comparison, Fairness, Record
+from mlbox.records import CommandRun, Comparison, Fairness, Record, Replay
 from mlbox.store.db import Database
 
 
@@ -15,6 +15,7 @@ class Assessment(Record, frozen=True, kw_only=True):
     fairness: Fairness | None = None
     test: CommandRun | None = None
     integration: CommandRun | None = None
+    replay: Replay | None = None
 
 
 class Assessments:

@@ -8,7 +8,7 @@ import re
 import msgspec
 
 from mlbox.errors import InvalidInput
-from mlbox.records import GateCommand, Guard, PromotionPolicy
+from mlbox.records import GateCommand, Guard, PromotionPolicy, ReplayRule
 from mlbox.store.job_notices import check_notify
 
 BOUNDED = frozenset({"auc", "roc_auc", "accuracy", "f1", "precision", "recall", "average_precision"})
@@ -23,6 +23,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 MOST_ROWS, MOST_CONCURRENCY = 10_000, 64
 """Of a request whose time is measured, and of requests at a time."""
 MOST_DAYS = 3650
+MOST_REPLAYED = 100_000
+"""Logged requests that are asked again."""
 
 
 def check_policy(policy: PromotionPolicy) -> None:
@@ -31,6 +33,7 @@ def check_policy(policy: PromotionPolicy) -> None:
     _check_steps(policy)
     _check_gates(policy)
     _check_fairness(policy)
+    _check_replay(policy.replay)
     _check_approvals(policy)
     _check_segments(policy)
     _check_command(policy.test, "test")
@@ -108,6 +111,32 @@ def _check_fairness(policy: PromotionPolicy) -> None:
         )
     if spec.min_parity_ratio is not None and spec.min_parity_ratio > 1:
         raise _never(f"a parity ratio of at least {spec.min_parity_ratio:g}", "1 is all alike.", "fairness")
+
+
+def _check_replay(rule: ReplayRule) -> None:
+    if not 0 <= rule.last <= MOST_REPLAYED:
+        raise InvalidInput(
+            f"replay.last is {rule.last:,}.",
+            hint=f"Up to {MOST_REPLAYED:,} requests are asked again, and 0 asks none.",
+            field="replay.last",
+        )
+    if rule.last and not 1 <= rule.min_rows <= rule.last:
+        raise InvalidInput(
+            f"replay.min_rows is {rule.min_rows:,}, of {rule.last:,} requests at most.",
+            hint="Ask for 1 or more, and for no more than replay.last.",
+            field="replay.min_rows",
+        )
+    if rule.window_days is not None and not 0 < rule.window_days <= MOST_DAYS:
+        raise InvalidInput(
+            f"replay.window_days is {rule.window_days:g}.",
+            hint=f"More than 0, up to {MOST_DAYS:,}.",
+            field="replay.window_days",
+        )
+    for name in ("max_failed", "max_disagreement"):
+        if (getattr(rule, name) or 0) > 1:
+            raise InvalidInput(
+                f"replay.{name} is a share: 0 to 1.", hint="0.01 is one in a hundred.", field=f"replay.{name}"
+            )
 
 
 def _check_approvals(policy: PromotionPolicy) -> None:

@@ -33,7 +33,8 @@ from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
 from mlbox.store.registry import Registry, note_stage
 
 MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
-    "testing": ("rejected", "integration", "shadow", "waiting_approval", "withdrawn"),
+    "testing": ("waiting_traffic", "rejected", "integration", "shadow", "waiting_approval", "withdrawn"),
+    "waiting_traffic": ("testing", "withdrawn"),
     "integration": ("rejected", "shadow", "waiting_approval", "withdrawn"),
     "shadow": ("waiting_approval", "rolled_back", "withdrawn"),
     "waiting_approval": ("canary", "completed", "rejected", "withdrawn", "expired"),
@@ -161,6 +162,14 @@ class Promotions:
                 field="version",
             )
         return found
+
+    def wait_for_traffic(self, promotion_id: str, reason: str) -> Promotion:
+        """Too few requests are logged to be asked again, and the policy waits for more."""
+        return self._leave(promotion_id, ("testing",), "waiting_traffic", "mlbox", reason)
+
+    def traffic_came(self, promotion_id: str) -> Promotion:
+        """There are enough: the gates are measured now."""
+        return self._leave(promotion_id, ("waiting_traffic",), "testing", "mlbox", "enough requests are logged")
 
     def record_gates(
         self, promotion_id: str, results: Sequence[GateResult], evidence: Mapping[str, Record | None] | None = None

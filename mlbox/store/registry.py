@@ -86,7 +86,8 @@ SELECT DISTINCT name FROM (
   SELECT m.name, policy FROM promotion_policy p JOIN model m ON m.id = p.model_id WHERE m.deleted_us IS NULL
     AND revision = (SELECT max(revision) FROM promotion_policy WHERE model_id = m.id)
   UNION ALL SELECT m.name, policy FROM promotion p JOIN model_version v ON v.id = p.version_id JOIN model m ON m.id = v.model_id
-    WHERE m.deleted_us IS NULL AND p.state IN ('testing', 'integration', 'shadow', 'waiting_approval', 'canary'))
+    WHERE m.deleted_us IS NULL
+    AND p.state IN ('testing', 'waiting_traffic', 'integration', 'shadow', 'waiting_approval', 'canary'))
 WHERE :dataset IN (json_extract(policy, '$.compare.dataset'), json_extract(policy, '$.fairness.dataset')) ORDER BY name
 """
 

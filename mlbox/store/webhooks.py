@@ -33,7 +33,18 @@ EVENTS: dict[tuple[str, bool], str] = {
     **{
         (f"promotion.{what}", True): f"promotion.{what}"
         for what in (
-            *("proposed", "command", "integration", "shadow", "waiting_approval", "reminder", "approval", "approved"),
+            *(
+                "proposed",
+                "testing",
+                "waiting_traffic",
+                "command",
+                "integration",
+                "shadow",
+                "waiting_approval",
+                "reminder",
+                "approval",
+                "approved",
+            ),
             *("canary", "step", "paused", "resumed", "undecided", "frozen"),
             *("completed", "rejected", "rolled_back", "withdrawn", "expired"),
         )

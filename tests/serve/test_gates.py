@@ -18,11 +18,16 @@ from mlbox.records import (
     Fairness,
     FairnessColumn,
     FairnessSpec,
+    GateResult,
     Metric,
     Model,
     ModelVersion,
     PromotionPolicy,
+    Replay,
+    ReplayRule,
+    ReplaySpec,
     Run,
+    ShadowFigures,
     TensorSpec,
 )
 from mlbox.serve.gates import GATES, Evidence, evaluate
@@ -67,6 +72,34 @@ DATASET = DatasetVersion(
     created_at=NOW,
 )
 QUICK = BenchFigure(rows=1, concurrency=1, p50_ms=0.5, p95_ms=1.0, p99_ms=2.0, rows_per_second=1e3, requests=1000)
+ALIKE = ShadowFigures(
+    rows=500,
+    failed=0,
+    failed_share=0.0,
+    agreed_share=0.97,
+    mean_difference=0.02,
+    leaning=0.01,
+    most=0.4,
+    bins=(0,) * 7,
+    requests=500,
+    champion_p95_ms=1.0,
+    shadow_p95_ms=1.0,
+    slower_p50_ms=0.0,
+    slower_p95_ms=0.0,
+    slower_p99_ms=0.0,
+)
+REPLAYED = Replay(
+    model="delay",
+    version=2,
+    spec=ReplaySpec(against=1, last=1000),
+    state="done",
+    at=NOW,
+    against=1,
+    source="logged traffic",
+    rows=500,
+    replayed=500,
+    figures=(ALIKE,),
+)
 GOOD = Evidence(
     version=VERSION,
     policy=PromotionPolicy(),
@@ -78,6 +111,7 @@ GOOD = Evidence(
     card=CardParts(intended_use="to warn passengers", limitations="of no airport but New York's"),
     parity=1e-6,
     scores=(0.1, 0.9),
+    replay=REPLAYED,
 )
 
 
@@ -92,7 +126,7 @@ def evidence(**changes: Any) -> Evidence:
 
 def test_a_good_version_passes_every_gate_and_each_says_what_it_measured() -> None:
     results = evaluate(GOOD, NOW)
-    assert [result.gate for result in results] == list(GATES)
+    assert [result.gate for result in results] == [*GATES, "replay"]
     assert all(result.passed for result in results), results
     assert all(result.required and result.measured for result in results)
 
@@ -152,6 +186,54 @@ def test_the_latency_gate_says_what_it_asks_with_how_many_rows_and_at_a_time() -
 
 def test_a_policy_may_ask_for_no_part_of_the_card() -> None:
     assert GATES["card"](evidence(policy_card=(), card=CardParts())).passed
+
+
+def replayed(rule: ReplayRule, **changes: Any) -> GateResult:
+    """What the gate says of a replay with changes."""
+    found = evidence(
+        policy_replay=rule,
+        champion=msgspec.structs.replace(VERSION, version=1),
+        replay=msgspec.structs.replace(REPLAYED, **changes),
+    )
+    return next(result for result in evaluate(found, NOW) if result.gate == "replay")
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "passed", "measured"),
+    [
+        (ReplayRule(), {}, True, "agrees on 97.0% of 500 rows, scores 0.02 apart in the mean"),
+        (ReplayRule(), {"failed": 1, "error": "no such index"}, False, "1 failed, 0 invalid; no such index"),
+        (ReplayRule(), {"invalid": 1}, False, "0 failed, 1 invalid"),
+        (ReplayRule(max_failed=0.01), {"failed": 3, "invalid": 2}, True, "3 failed, 2 invalid"),
+        (ReplayRule(max_failed=0.01), {"failed": 3, "invalid": 3}, False, "3 failed, 3 invalid"),
+        (ReplayRule(max_disagreement=0.031), {}, True, "97.0%"),
+        (ReplayRule(max_disagreement=0.029), {}, False, "97.0%"),
+        (ReplayRule(max_difference=0.02), {}, True, "0.02 apart"),
+        (ReplayRule(max_difference=0.019), {}, False, "0.02 apart"),
+        (ReplayRule(), {"state": "too_few", "reason": "3 are logged", "replayed": 0}, True, "skipped: 3 are logged"),
+        (ReplayRule(), {"state": "failed", "reason": "it ended its process"}, False, "it ended its process"),
+        (ReplayRule(), {"replayed": 99, "reason": "60 s were enough for 99 of them"}, False, "too slow: 99 of 500"),
+        (ReplayRule(), {"rows": 60, "replayed": 60, "figures": ()}, True, "60 of 60 requests"),
+    ],
+)
+def test_logged_requests_are_answered_validly_and_as_alike_as_the_policy_asks(
+    rule: ReplayRule, changes: dict[str, Any], passed: bool, measured: str
+) -> None:
+    found = replayed(rule, **changes)
+    assert found.passed == passed
+    assert measured in found.measured
+
+
+def test_the_replay_gate_says_what_it_asks_and_of_what_cannot_be_asked_again_it_is_none() -> None:
+    rule = ReplayRule(max_failed=0.01, max_disagreement=0.05, max_difference=0.1)
+    assert replayed(rule).required == (
+        "the last 1,000 logged requests asked again, 100 or more: at most 1.0% of the answers fail or are invalid,"
+        " at most 5.0% decided otherwise than by the champion, scores at most 0.1 apart in the mean"
+    )
+    none = [evidence(policy_replay=ReplayRule(last=0)), evidence(version_features=())]
+    assert not any(result.gate == "replay" for found in none for result in evaluate(found, NOW))
+    broken = evidence(replay=None, problems={"replay": "the log is down"})
+    assert [r.measured for r in evaluate(broken, NOW) if not r.passed] == ["the log is down"]
 
 
 JUDGED = FairnessSpec(dataset="held-out@v1", label="late", sensitive=("sex",))

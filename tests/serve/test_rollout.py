@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlbox.clock import ManualClock
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import GateResult, Guard, Promotion, PromotionPolicy, RampStep, ServeRole
+from mlbox.records import GateResult, Guard, Promotion, PromotionPolicy, RampStep, ReplayRule, ServeRole
 from mlbox.serve.batches import Batch
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.rollout import Rollouts, choose
@@ -407,6 +407,11 @@ def test_decisions_are_never_changed(house: House) -> None:
         ({"false_stops": 0.0}, "share between 0 and 1"),
         ({"lifetime_days": 0.01}, "looked at again"),
         ({"shadow_seconds": -1.0}, "negative"),
+        ({"replay": ReplayRule(last=2**62)}, "requests are asked again"),
+        ({"replay": ReplayRule(last=10, min_rows=11)}, "no more than replay.last"),
+        ({"replay": ReplayRule(window_days=0.0)}, "replay.window_days is 0"),
+        ({"replay": ReplayRule(max_failed=1.5)}, "replay.max_failed is a share"),
+        ({"replay": ReplayRule(max_difference=-1.0)}, "negative"),
     ],
 )
 def test_a_policy_that_can_never_pass_is_refused(house: House, change: dict[str, object], words: str) -> None:

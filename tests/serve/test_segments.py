@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlbox.records import Promotion, PromotionPolicy, Samples, ServeRole, Side
+from mlbox.records import Promotion, PromotionPolicy, Samples, ServeRole, ShadowFigures, Side
 from mlbox.serve.batches import NOTHING, Batch, Given
 from mlbox.serve.evidence import Evidence
 from mlbox.serve.routing import Beside
@@ -107,6 +107,10 @@ def test_a_policy_without_segments_counts_none() -> None:
     assert evidence.samples(plain).segments == ()
 
 
+def of(samples: Samples) -> tuple[ShadowFigures, ...]:
+    return figures_of(samples.paired, samples.paired_in)
+
+
 def beside(carriers: Sequence[str], shadow: Sequence[float | None] | None, *, took: float = 1.0) -> Beside:
     return Beside(batch(carriers).given, [0.5] * len(carriers), 1.0, shadow, took)
 
@@ -116,7 +120,7 @@ def test_a_shadow_is_compared_by_segment_and_what_it_failed_on_is_counted_apart(
     evidence.paired("delay", 2, beside(["AA", "BB"], [0.6, 0.2], took=3.0))
     evidence.paired("delay", 2, beside(["AA"], None))
     evidence.paired("delay", 3, beside(["AA"], [0.0]))  # of another version
-    every, first, second = figures_of(evidence.samples(SHADOW))
+    every, first, second = of(evidence.samples(SHADOW))
     assert (every.rows, every.failed, every.requests, first.segment, second.segment) == (
         2,
         1,
@@ -137,7 +141,7 @@ def test_segments_of_a_shadow_beyond_those_that_are_told_are_others() -> None:
     assert len(samples.paired_in) == MOST_TOLD + 1
     assert samples.paired_in["carrier=others"].rows == 5
     read = msgspec.json.decode(samples.to_json(), type=Samples)
-    assert figures_of(watching(SHADOW, read).samples(SHADOW)) == figures_of(samples)
+    assert of(watching(SHADOW, read).samples(SHADOW)) == of(samples)
 
 
 times = st.lists(st.tuples(st.floats(0.01, 500), st.floats(0.01, 500)), min_size=1, max_size=60)
@@ -149,12 +153,12 @@ def test_how_much_slower_it_is_has_numpy_s_quantiles_within_a_bucket(pairs: list
     evidence = watching(SHADOW)
     for champion, shadow in pairs:
         evidence.paired("delay", 2, Beside(batch(["AA"]).given, [0.5], champion, [0.5], shadow))
-    found = figures_of(evidence.samples(SHADOW))[0]
+    found = of(evidence.samples(SHADOW))[0]
     later = [shadow - champion for champion, shadow in pairs]
     for q, got in ((50, found.slower_p50_ms), (95, found.slower_p95_ms), (99, found.slower_p99_ms)):
         assert got == pytest.approx(np.percentile(later, q, method="inverted_cdf"), rel=GROWTH - 1, abs=0.002)
 
 
 def test_nothing_seen_is_nothing_said() -> None:
-    (found,) = figures_of(Samples(state="shadow", since=NOW, candidate=Side()))
+    (found,) = of(Samples(state="shadow", since=NOW, candidate=Side()))
     assert (found.rows, found.agreed_share, found.slower_p95_ms, found.failed_share) == (0, None, None, None)

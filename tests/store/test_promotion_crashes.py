@@ -165,6 +165,11 @@ class Walk(RuleBasedStateMachine):
     def gates_end(self, passed: bool) -> None:
         self._each(lambda p: self.store.gates(p.id, passed))
 
+    @rule(enough=st.booleans())
+    def traffic_is_looked_for(self, enough: bool) -> None:
+        move = self.store.promotions.traffic_came
+        self._each(lambda p: move(p.id) if enough else self.store.promotions.wait_for_traffic(p.id, "too little"))
+
     @rule(passed=st.sampled_from([True, True, False]))
     def integration_ends(self, passed: bool) -> None:
         self._each(lambda p: self.store.integrated(p.id, passed))
@@ -232,7 +237,7 @@ class Walk(RuleBasedStateMachine):
         under_way = self.store.promotions.open("delay")
         assert len(under_way) <= 1
         staged = {version.version for version in self.store.registry.in_stage("Staging")}
-        assert staged == {p.version for p in under_way if p.state != "testing"}
+        assert staged == {p.version for p in under_way if p.state not in ("testing", "waiting_traffic")}
         for promotion in self.store.promotions.page():
             assert promotion.state in MOVES
             assert promotion.state not in OPEN or promotion in under_way

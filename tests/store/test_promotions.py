@@ -105,6 +105,17 @@ def test_a_failed_gate_rejects_and_the_version_stays_out(registry: Registry, pro
         promotions.decide(promotion.id, approver="bea", decision="approve")
 
 
+def test_a_promotion_may_wait_for_traffic_before_its_gates(registry: Registry, promotions: Promotions) -> None:
+    promotion = promotions.propose(register(registry), actor="ann")
+    waits = promotions.wait_for_traffic(promotion.id, "3 of 100 requests are logged")
+    assert (waits.state, waits.reason) == ("waiting_traffic", "3 of 100 requests are logged")
+    assert registry.version("delay", 1).stage == "None"
+    with pytest.raises(Conflict, match="is waiting_traffic, and this takes testing"):
+        promotions.record_gates(promotion.id, [gate()])
+    assert promotions.traffic_came(promotion.id).state == "testing"
+    assert promotions.record_gates(promotion.id, [gate()]).state == "waiting_approval"
+
+
 @pytest.mark.parametrize(("person", "part"), [("ann", "trained"), ("carl", "submitted"), ("dora", "proposed")])
 def test_who_made_it_may_not_approve_it(registry: Registry, promotions: Promotions, person: str, part: str) -> None:
     promotion = promotions.record_gates(promotions.propose(register(registry), actor="dora").id, [gate()])

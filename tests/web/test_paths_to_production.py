@@ -40,6 +40,7 @@ BODIES: dict[str, list[dict[str, Any]]] = {
     "DELETE /api/v1/models/{model}/versions/{version}": [{}],
     "POST /api/v1/models/{model}/versions/{version}/archive": [{}],
     "POST /api/v1/models/{model}/versions/{version}/promote": [{}, {"state": "completed"}],
+    "POST /api/v1/models/{model}/versions/{version}/replays": [{}, {"against": 1}],
     "POST /api/v1/models/{model}/versions/{version}/stage": [*STAGES, {**STAGES[0], "archive_others": True}],
     "POST /api/v1/models/{model}/versions/{version}/approve": COMMENT,
     "POST /api/v1/models/{model}/versions/{version}/reject": COMMENT,

@@ -453,3 +453,19 @@ def m015_told(db: Database) -> None:
         CREATE INDEX webhook_delivery_of ON webhook_delivery (webhook_id, seq);
         """,
     )
+
+
+@migration(registry)
+def m016_replays(db: Database) -> None:
+    """Replays of logged traffic that people asked for."""
+    run_script(
+        db,
+        """
+        CREATE TABLE replay (
+          id TEXT PRIMARY KEY, version_id TEXT NOT NULL REFERENCES model_version (id), state TEXT NOT NULL,
+          starts INTEGER NOT NULL DEFAULT 0, found TEXT NOT NULL
+        ) STRICT;
+        CREATE INDEX replay_of ON replay (version_id, id);
+        CREATE INDEX replay_open ON replay (id) WHERE state IN ('waiting', 'running');
+        """,
+    )

@@ -53,6 +53,7 @@ class Box(Scheduling):
             self.scheduler.start()
             with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
                 self.promoter.resume()
+                self.replays.resume()
             self.sampler.start()
             self.sweeper.start()
             self.divergence.start(self.jobs)

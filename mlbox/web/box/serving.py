@@ -22,6 +22,7 @@ from mlbox.serve.health import Health
 from mlbox.serve.keeping import Keeping
 from mlbox.serve.landing import Landing
 from mlbox.serve.late_labels import LateLabels
+from mlbox.serve.logged import Logged
 from mlbox.serve.monitor import Monitor
 from mlbox.serve.notifier import Notifier
 from mlbox.serve.outcomes import Outcomes
@@ -33,6 +34,8 @@ from mlbox.serve.reference import load_reference
 from mlbox.serve.refresh import Refresher
 from mlbox.serve.registration import Registrar
 from mlbox.serve.replay import Requests
+from mlbox.serve.replayer import Replayer
+from mlbox.serve.replays import Replays
 from mlbox.serve.report import Reports
 from mlbox.serve.rollout import Rollouts
 from mlbox.serve.server import ModelServer
@@ -58,6 +61,7 @@ from mlbox.store.promotions import Promotions
 from mlbox.store.quarantines import Quarantines
 from mlbox.store.registry import Registry
 from mlbox.store.reinstate import Reinstatement
+from mlbox.store.replays import Replays as KeptReplays
 from mlbox.store.roles import ACTIONS, at_least
 from mlbox.store.rollout_log import RolloutLog
 from mlbox.store.rule_book import RuleBook
@@ -153,7 +157,21 @@ class Serving(Data):
         self._open_monitoring(opening)
         self.requests = Requests(self.registry, self.predictions, self.datasets, self.artifacts, self.models.recorded)
         self.gate_runs = GateRuns(db)
+        self._open_replays(opening)
         self.rollouts.start()
+
+    def _open_replays(self, opening: contextlib.ExitStack) -> None:
+        self.replays = Replays(
+            self.registry,
+            KeptReplays(self._databases["registry"]),
+            Logged(self.registry, self.predictions, self.features),
+            self.requests,
+            Replayer(self.registry, self.artifacts),
+            self.clock,
+        )
+        opening.callback(self.replays.close)
+        self.promoter.replays = self.replays
+        self.rollouts.beside.append(self.promoter.look_for_traffic)
 
     def _reference(self, model: str) -> Mapping[str, np.ndarray]:
         """The training values of the version in Production; none where there is no such version or it has none."""

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 
-from mlbox.records import DIFFERENCES, ModelVersion, Promotion
+from mlbox.records import ModelVersion, Promotion
 from mlbox.serve.shadow import figures_of
 from mlbox.store.promotion_notices import subject_of
-from mlbox.web.pages.models import Step, steps
+from mlbox.web.pages.models import Step, score_bins, steps
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
 
@@ -57,11 +57,19 @@ def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
     assert who is not None
     found = box.governor.dossier(promotion_id)
     own = _own_part(found.version, found.promotion, who.name)
-    ends = (*(f"up to {end:g}" for end in DIFFERENCES), f"above {DIFFERENCES[-1]:g}")
-    figures = figures_of(found.shadow.samples) if found.shadow else ()
-    bins = list(zip(ends, figures[0].bins, strict=True)) if figures else []
+    seen = found.shadow.samples if found.shadow else None
+    figures = figures_of(seen.paired, seen.paired_in) if seen else ()
+    replayed = found.replay.figures if found.replay else ()
     told = box.promotion_outbox.of(subject_of(promotion_id))
-    return {"d": found, "told": told, "steps": steps(found.promotion), "own": own, "bins": bins, "figures": figures}
+    return {
+        "d": found,
+        "told": told,
+        "steps": steps(found.promotion),
+        "own": own,
+        "bins": score_bins(figures),
+        "replay_bins": score_bins(replayed),
+        "figures": figures,
+    }
 
 
 @get("/approvals/{promotion_id:str}", include_in_schema=False, action="model.read")

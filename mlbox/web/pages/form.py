@@ -23,7 +23,7 @@ STATE_KINDS: dict[str, str] = {
     **dict.fromkeys(
         ("running", "starting", "RUNNING", "Staging", "testing", "integration", "shadow", "canary", "control"), "run"
     ),
-    **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval"), "wait"),
+    **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval", "waiting_traffic"), "wait"),
     **dict.fromkeys(("submitted",), "ok"),
     **dict.fromkeys(("due",), "wait"),
     **dict.fromkeys(("refused",), "bad"),

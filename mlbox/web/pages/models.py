@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
@@ -9,7 +10,7 @@ from litestar import Response, get
 from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import ModelVersion, Promotion, Run
+from mlbox.records import DIFFERENCES, ModelVersion, Promotion, Run, ShadowFigures
 from mlbox.serve.governance import changes
 from mlbox.store.promotions import HOW_TO_SERVE, OPEN
 from mlbox.web.api.registry import span_of
@@ -64,7 +65,8 @@ def steps(promotion: Promotion) -> list[Step]:
 
 def _names(promotion: Promotion) -> list[tuple[str, str]]:
     passed = sum(gate.passed for gate in promotion.gates)
-    names = [("Gates", f"{passed} of {len(promotion.gates)} passed" if promotion.gates else "being measured")]
+    measured = "waits for traffic" if promotion.state == "waiting_traffic" else "being measured"
+    names = [("Gates", f"{passed} of {len(promotion.gates)} passed" if promotion.gates else measured)]
     if promotion.policy.integration is not None:
         names.append(("Integration", "against Staging"))
     if promotion.champion is not None:
@@ -82,7 +84,11 @@ def _reached(promotion: Promotion) -> int:
     approval = 1 + integration + shadow
     if promotion.step >= 0:
         return approval + 1 + promotion.step
-    if promotion.state == "testing" or not promotion.gates or not all(gate.passed for gate in promotion.gates):
+    if (
+        promotion.state in ("testing", "waiting_traffic")
+        or not promotion.gates
+        or not all(gate.passed for gate in promotion.gates)
+    ):
         return int(any(gate.gate == "integration" for gate in promotion.gates))
     if promotion.state == "integration":
         return 1
@@ -92,6 +98,12 @@ def _reached(promotion: Promotion) -> int:
         # out of shadow, or out of a canary whose step releases before 1.0 did not keep
         return approval + 1 if any(one.decision == "approve" for one in promotion.approvals) else approval - 1
     return approval
+
+
+def score_bins(figures: Sequence[ShadowFigures]) -> list[tuple[str, int]]:
+    """Rows by how far apart their scores are, in words, of all requests."""
+    ends = (*(f"up to {end:g}" for end in DIFFERENCES), f"above {DIFFERENCES[-1]:g}")
+    return list(zip(ends, figures[0].bins, strict=True)) if figures else []
 
 
 # -- one model, one version ---------------------------------------------------------------------------------------------
@@ -151,9 +163,13 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
     version = box.registry.version(name, number)
     promotions = box.promotions.of(name, number)
     underway = any(p.state in OPEN for p in promotions)
+    replay = next(iter(box.replays.of(name, number)), None)
     return {
         "version": version,
         "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],
+        "last_replay": replay,
+        "bins": score_bins(replay.figures if replay else ()),
+        "may_replay": view.may("member", name=name) and version.servable and bool(version.features),
         "nodes": _nodes(version, version.stage == "Production" and version.servable),
         "how_to_serve": HOW_TO_SERVE,
         "promotions": [(p, steps(p)) for p in promotions],
