@@ -42,7 +42,8 @@ class Loop:
         """There may be something to do. Said during the work, it is done once more; in a hurry, after no `rest`."""
         if hurry:
             self._hurry.set()
-        self._wake.set()
+        if not self._wake.is_set():  # it is asked far more often than it sleeps
+            self._wake.set()
 
     def rest(self, seconds: float) -> None:
         """In the work: leave the machine to others for so long, unless somebody is or comes in a hurry."""

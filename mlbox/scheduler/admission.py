@@ -69,7 +69,7 @@ class Admission:
     def resolve(self, spec: JobSpec, principal: Principal) -> JobSpec:
         """What a job asks for with each name made definite, and allowed; raises as `submit` does."""
         self._teams.require(principal, "job.submit", team=spec.team)
-        self._teams.team(spec.team)
+        self._teams.require_known(spec.team)
         self._sharing.check_queue(spec.queue, spec.team, self._teams.team_of(f"{spec.queue}."))
         self._teams.require(principal, "run.create", name=spec.experiment or default_experiment(spec.team))
         check_rules(spec.rules)

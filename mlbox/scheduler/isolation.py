@@ -38,15 +38,15 @@ class Isolation(NamedTuple):
     fixed: tuple[str, ...] = ()
     """What nobody writes to, wherever it lies: the code that the server runs."""
 
-    def rules_of(self, folder: Path, *shared: Path) -> dict[str, Any] | None:
+    def rules_of(self, folder: str, *shared: str) -> dict[str, Any] | None:
         """What the attempt in a folder may reach beside what everyone may read: its own; None where it is not confined.
 
         `shared` are folders of its own that lie elsewhere.
         """
         if not self.confined:
             return None
-        own = [*map(str, shared), *(str(folder / name) for name in OWN)]
-        return {**self.rules(self.writable, own), "readable": [str(folder / name) for name in READABLE]}
+        own = [*shared, *(f"{folder}/{name}" for name in OWN)]
+        return {**self.rules(self.writable, own), "readable": [f"{folder}/{name}" for name in READABLE]}
 
     def rules(self, writable: Sequence[str], own: Sequence[str] = ()) -> dict[str, Any]:
         """What a process may write to: with others, and alone."""

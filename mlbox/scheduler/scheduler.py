@@ -226,7 +226,7 @@ class Scheduler:
         return job
 
     def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
-        return self._tracker.start_run(
+        return self._tracker.begin_run(
             experiment=spec.experiment or default_experiment(spec.team),
             user=user,
             name=spec.name,
@@ -236,7 +236,7 @@ class Scheduler:
             params=spec.hyperparameters,
             tags=spec.tags,
             status="SCHEDULED",
-        ).id
+        )
 
     def check(self, spec: JobSpec) -> JobSpec:
         """The spec with nothing left open; raises InvalidInput for what this box can never run."""

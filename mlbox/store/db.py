@@ -66,8 +66,16 @@ class Shared:
 class Tx:
     """What a write function may do: run SQL and emit events."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Clock, token_id: str | None = None) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        clock: Clock,
+        token_id: str | None = None,
+        last: audit.Head | None = None,
+    ) -> None:
         self._connection = connection
+        self._last = last
+        """Where the audit chain ended before this write, if that is known."""
         self._token_id = token_id
         self._clock = clock
         self.events: list[Event] = []
@@ -104,14 +112,18 @@ class Tx:
             domain_at=from_us(self.domain_us),
             data=data,
         )
-        last = self.one("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1")
-        seq, previous = (last["seq"] + 1, last["hash"]) if last is not None else (1, audit.FIRST)
+        last = self.head or self._last or self._end_of_chain()
+        seq, previous = last.seq + 1, last.hash
         text = msgspec.json.encode(data).decode()
         values = (seq, event.id, type, subject, actor, self._token_id, self.now_us, self.domain_us, text)
         self.head = audit.Head(seq, audit.link(previous, values))
         self.run(_INSERT_EVENT, (*values, previous, self.head.hash))
         self.events.append(event)
         return event
+
+    def _end_of_chain(self) -> audit.Head:
+        row = self.one("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1")
+        return audit.Head(row["seq"], row["hash"]) if row is not None else audit.Head(0, audit.FIRST)
 
 
 class _TakenBack(Exception):
@@ -139,6 +151,8 @@ class Database:
         self._writer = self._connect(query_only=False)
         migrations.apply(Migratable(self._writer))
         self._writer.commit()
+        self._last: audit.Head | None = None
+        """Where the audit chain ends, once something was written; nobody else writes to this file."""
         self._heads = audit.HeadFile(path.parent / audit.HEADS, self.name)
         self._thread = threading.Thread(target=self._write_loop, name=f"mlbox-write-{self.name}", daemon=True)
         self._thread.start()
@@ -228,11 +242,12 @@ class Database:
         done: list[tuple[Future[Any], Any]] = []
         failed: list[tuple[Future[Any], BaseException]] = []
         events: list[Event] = []
-        head: audit.Head | None = None
+        head = self._last
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for fn, future, token_id in group:
-                head = self._run_one(fn, future, token_id, done, failed, events) or head
+                tx = Tx(self._writer, self._clock, token_id, head)
+                head = self._run_one(tx, fn, future, done, failed, events) or head
             self._writer.execute("COMMIT")
         except sqlite3.Error as err:
             if self._writer.in_transaction:
@@ -244,7 +259,8 @@ class Database:
             for _, future, _ in group:
                 future.set_exception(broken)
             return
-        if head is not None:
+        if head is not None and events:
+            self._last = head
             self._heads.write(head)
         for event in events:
             self._bus.publish(event)
@@ -255,14 +271,13 @@ class Database:
 
     def _run_one(
         self,
+        tx: Tx,
         fn: Callable[[Tx], Any],
         future: Future[Any],
-        token_id: str | None,
         done: list[tuple[Future[Any], Any]],
         failed: list[tuple[Future[Any], BaseException]],
         events: list[Event],
     ) -> audit.Head | None:
-        tx = Tx(self._writer, self._clock, token_id)
         self._writer.execute("SAVEPOINT one")
         try:
             value = fn(tx)

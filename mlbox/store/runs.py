@@ -86,7 +86,11 @@ class Runs:
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    def start_run(
+    def start_run(self, **given: Any) -> Run:
+        """As `begin_run`: the run."""
+        return self.run(self.begin_run(**given))
+
+    def begin_run(
         self,
         *,
         experiment: str,
@@ -100,8 +104,8 @@ class Runs:
         status: RunStatus = "RUNNING",
         run_id: str | None = None,
         started: datetime | None = None,
-    ) -> Run:
-        """Begin a run in an experiment, which is made if it is new. With the id of a run that its user began, it is that run.
+    ) -> str:
+        """Begin a run in an experiment, which is made if it is new; its id. With the id of a run of its user it is that run.
 
         Of the dataset versions that it reads the first is what its models are said to be trained on.
         """
@@ -135,7 +139,7 @@ class Runs:
             tx.emit("run.started", f"run:{run_id}", user, experiment=experiment, job=job_id, dataset=dataset)
 
         self._db.write(write)
-        return self.run(run_id)
+        return run_id
 
     def run(self, run_id: str) -> Run:
         """One run; raises NotFound."""

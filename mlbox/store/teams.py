@@ -77,6 +77,11 @@ class Teams:
             raise _no_team(name)
         return self._team(row)
 
+    def require_known(self, name: str) -> None:
+        """Raise NotFound where there is no such team."""
+        if name != EVERYONE and name not in self._state.teams:
+            raise _no_team(name)
+
     def remove(self, name: str, *, actor: str) -> None:
         """Take a team away; raises Conflict while something of it is private, which everyone would then see."""
 

@@ -87,7 +87,7 @@ class House:
         """Close all, and end what a test that failed left running."""
         self.scheduler.close()
         for job in self.jobs.in_states(ACTIVE):
-            claim = Folder(self.folder / "jobs", ref_of(job)).claim()
+            claim = Folder(str(self.folder / "jobs"), ref_of(job)).claim()
             if claim is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(claim.pid, signal.SIGTERM)

@@ -30,7 +30,7 @@ from mlbox.serve.lineage_feed import ADDRESS, LineageFeed
 from mlbox.serve.openlineage import Place
 from mlbox.serve.view_jobs import ViewJobs
 from mlbox.settings import MIB, secret_in
-from mlbox.store import migrations
+from mlbox.store import job_notices, migrations
 from mlbox.store.asking import asking
 from mlbox.store.crons import Crons
 from mlbox.store.functions import ViewRuns
@@ -181,7 +181,7 @@ class Scheduling(Serving):
             mail,
             self.clock,
             self.bus,
-            told_by=("job.", "alert.notified", "promotion."),
+            told_by=(*(f"job.{what}" for what in job_notices.WORDS), "alert.notified", "promotion."),
             channels=self.notifier,
             allow=settings.outgoing_allow,
             posts={ADDRESS: lambda message: self.lineage.request(message)},

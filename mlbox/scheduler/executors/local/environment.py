@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from mlbox.scheduler.executors.base import Launch
 
@@ -20,8 +19,8 @@ def inherited() -> dict[str, str]:
 
 def environment(launch: Launch, inherited: Mapping[str, str], folder: Mapping[str, str]) -> dict[str, str]:
     """A small clean one, what its user asked for, and what is ours, which no user overrides; `folder` names its folders."""
-    programs = launch.environment / "bin" if launch.environment else Path(sys.executable).parent
-    path = os.pathsep.join([str(programs), "/usr/local/bin", "/usr/bin", "/bin"])
+    programs = f"{launch.environment}/bin" if launch.environment else os.path.dirname(sys.executable)
+    path = os.pathsep.join([programs, "/usr/local/bin", "/usr/bin", "/bin"])
     user = {name: value for name, value in launch.spec.env.items() if not name.startswith("MLBOX_")}
     if "PYTHONPATH" in folder and "PYTHONPATH" in user:
         folder = {**folder, "PYTHONPATH": os.pathsep.join([user["PYTHONPATH"], folder["PYTHONPATH"]])}

@@ -164,7 +164,7 @@ class Local:
             spec["name"],
             launch.spec,
             spec["env"],
-            folders=[folder.work, folder.path / "spool", folder.checkpoints, folder.tmp],
+            folders=[folder.work, f"{folder.path}/spool", folder.checkpoints, folder.tmp],
             readable=[folder.datasets] if launch.mounts else [],
             cwd=spec["cwd"],
             devices=[device for device in launch.devices if not device.startswith(NO_DEVICE)],
@@ -250,7 +250,7 @@ class Local:
     def log(self, ref: Ref, offset: int, limit: int) -> bytes:
         """From the file that the attempt prints to."""
         try:
-            with self._folder(ref).log.open("rb") as file:
+            with open(self._folder(ref).log, "rb") as file:
                 file.seek(offset)
                 return file.read(limit)
         except FileNotFoundError:
@@ -258,7 +258,7 @@ class Local:
 
     def log_start(self, ref: Ref, *, lines: int | None = None, since: datetime | None = None) -> int:
         """Found in the file, and in the marks beside it."""
-        log, marks = str(self._folder(ref).log), str(self._folder(ref).path / outputs.MARKS)
+        log, marks = self._folder(ref).log, f"{self._folder(ref).path}/{outputs.MARKS}"
         starts = [0]
         if since is not None:
             starts.append(printed_since(log, marks, since.timestamp()))
@@ -292,7 +292,7 @@ class Local:
         self._folder(ref).say(line)
 
     def _folder(self, ref: Ref) -> Folder:
-        return Folder(self._root, ref)
+        return Folder(str(self._root), ref)
 
     # -- listening --------------------------------------------------------------------------------------------------
 

@@ -70,60 +70,48 @@ def readable(fd: int) -> bool:
 
 
 class Folder:
-    """The folder of one attempt."""
+    """The folder of one attempt. Paths are strings: those of pathlib were a third of what a short job cost the scheduler."""
 
-    def __init__(self, root: Path, ref: Ref) -> None:
+    def __init__(self, root: str, ref: Ref) -> None:
         self._root = root
         self._ref = ref
-        self.path = root / ref.job_id / str(ref.number)
+        self.path = f"{root}/{ref.job_id}/{ref.number}"
+        self.checkpoints = f"{root}/{ref.job_id}/{CHECKPOINTS}"
+        """The job's, whichever the attempt."""
+        self.datasets = f"{self.path}/{DATASETS}"
+        """What the job mounts."""
+        self.work = f"{self.path}/work"
+        """Where the code is."""
+        self.log = f"{self.path}/{outputs.LOG}"
+        """What the command printed."""
 
     @property
-    def tmp(self) -> Path:
+    def tmp(self) -> str:
         """For temporary files: a path so short that sockets in it have room for their names."""
         name = f"{self._ref.job_id[-12:]}-{self._ref.number}"
-        short = self._root.parent / "t" / name
-        return short if len(str(short)) <= MOST_TMP else Path(tempfile.gettempdir()) / f"mlbox-{name}"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The job's, whichever the attempt."""
-        return self._root / self._ref.job_id / CHECKPOINTS
-
-    @property
-    def datasets(self) -> Path:
-        """What the job mounts."""
-        return self.path / DATASETS
-
-    @property
-    def work(self) -> Path:
-        """Where the code is."""
-        return self.path / "work"
-
-    @property
-    def log(self) -> Path:
-        """What the command printed."""
-        return self.path / outputs.LOG
+        short = f"{os.path.dirname(self._root)}/t/{name}"
+        return short if len(short) <= MOST_TMP else f"{tempfile.gettempdir()}/mlbox-{name}"
 
     def prepare(self, launch: Launch, isolation: Isolation, site: Path | None = None) -> dict[str, Any]:
         """Begin to lay out the folder; what the shim is to know of it, which makes the rest. To do it again changes nothing.
 
         In `site` Python finds what a confined job could not list.
         """
-        tmp, checkpoints = self.tmp, self.checkpoints
-        path = str(self.path)
-        env = {"TMPDIR": str(tmp), "MLBOX_SPOOL": f"{path}/spool", "MLBOX_CHECKPOINT_DIR": str(checkpoints)}
+        tmp, checkpoints, path = self.tmp, self.checkpoints, self.path
+        env = {"TMPDIR": tmp, "MLBOX_SPOOL": f"{path}/spool", "MLBOX_CHECKPOINT_DIR": checkpoints}
         spec: dict[str, Any] = {
             "folder": path,
-            "folders": [str(tmp), str(checkpoints), *(f"{path}/{name}" for name in OWN)],
-            "tmp": str(tmp),
-            "cwd": str(self.work / launch.spec.workdir),
+            "folders": [tmp, checkpoints, *(f"{path}/{name}" for name in OWN)],
+            "tmp": tmp,
+            "cwd": os.path.join(self.work, launch.spec.workdir) if launch.spec.workdir else self.work,
         }
         if launch.mounts:
-            self.datasets.mkdir(parents=True, exist_ok=True)
+            datasets = Path(self.datasets)
+            datasets.mkdir(parents=True, exist_ok=True)
             for mount in launch.mounts:
-                write_atomic(self.datasets / f"{mount.version.ref}.json", mount.version.to_json())
-            env["MLBOX_DATASETS"] = str(self.datasets)
-            spec["mounts"] = [file for mount in launch.mounts for file in _files(mount, self.datasets)]
+                write_atomic(datasets / f"{mount.version.ref}.json", mount.version.to_json())
+            env["MLBOX_DATASETS"] = self.datasets
+            spec["mounts"] = [file for mount in launch.mounts for file in _files(mount, datasets)]
         rules = isolation.rules_of(self.path, tmp, checkpoints)
         if rules is not None:
             spec["confine"] = rules
@@ -133,8 +121,8 @@ class Folder:
                 env["PYTHONPATH"] = str(site)
                 rules["readable"].append(str(site))
         if launch.snapshot is not None:
-            self.work.mkdir(parents=True, exist_ok=True)
-            unpack(launch.snapshot, self.work)
+            os.makedirs(self.work, exist_ok=True)
+            unpack(launch.snapshot, Path(self.work))
         return {**spec, "env": env}
 
     def claim(self) -> Claim | None:
@@ -176,29 +164,30 @@ class Folder:
 
     def discard(self) -> None:
         """Remove all but what tells of the attempt once it is over."""
-        remove(self.tmp)
+        remove(Path(self.tmp))
         with contextlib.suppress(FileNotFoundError):
-            for path in list(self.path.iterdir()):
+            for path in list(Path(self.path).iterdir()):
                 if path.name not in KEPT:
                     remove(path)
 
     def discard_log(self) -> None:
         """Remove what was printed, and say so in its place."""
-        if self.log.exists():
-            write_atomic(self.log, LOG_REMOVED)
-            (self.path / outputs.MARKS).unlink(missing_ok=True)
+        if os.path.exists(self.log):
+            write_atomic(Path(self.log), LOG_REMOVED)
+            Path(self.path, outputs.MARKS).unlink(missing_ok=True)
 
     def discard_checkpoints(self) -> None:
         """Remove the job's checkpoints."""
-        remove(self.checkpoints)
-        for unfinished in self.checkpoints.parent.glob(f"{GOING}*"):
+        checkpoints = Path(self.checkpoints)
+        remove(checkpoints)
+        for unfinished in checkpoints.parent.glob(f"{GOING}*"):
             remove(unfinished)
 
     def say(self, line: str) -> None:
         """Put a line of ours into the log: why there was nothing to run."""
         with contextlib.suppress(OSError):  # the disk that holds it may be what is wrong
-            self.path.mkdir(parents=True, exist_ok=True)
-            with self.log.open("a") as log:
+            os.makedirs(self.path, exist_ok=True)
+            with open(self.log, "a") as log:
                 log.write(f"mlbox: {line}\n")
 
 

@@ -54,7 +54,7 @@ class Shim:
             message = self.link.recv(shims.MESSAGE_BYTES)
         except ConnectionResetError:
             return None
-        said: dict[str, Any] | None = json.loads(message) if message else None
+        said: dict[str, Any] | None = msgspec.json.decode(message) if message else None
         return said
 
     def hang_up(self) -> None:
