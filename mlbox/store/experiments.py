@@ -76,6 +76,15 @@ class Experiments:
             raise _taken(name, deleted=True)
         return of_row(row)
 
+    @staticmethod
+    def id_within(tx: Tx, name: str, *, actor: str) -> str:
+        """As `get_or_create`, as part of a write, of a name that was checked: its id."""
+        row = tx.one("SELECT id, deleted_us FROM experiment WHERE name = ?", (name,)) or _insert(tx, name, actor)
+        if row["deleted_us"] is not None:
+            raise _taken(name, deleted=True)
+        found: str = row["id"]
+        return found
+
     def create(self, name: str, *, actor: str, tags: Mapping[str, str] = {}) -> Experiment:
         """A new experiment; raises AlreadyExists, also for a name whose experiment is deleted."""
         check_experiment_name(name)

@@ -22,7 +22,7 @@ from mlbox.records import (
 from mlbox.store import series
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database, Row, Tx
-from mlbox.store.experiments import Experiments
+from mlbox.store.experiments import Experiments, check_experiment_name
 from mlbox.store.run_inputs import versions_among, write_input
 
 MAX_VALUE = 6000
@@ -109,7 +109,7 @@ class Runs:
 
         Of the dataset versions that it reads the first is what its models are said to be trained on.
         """
-        group = self.experiment(experiment, actor=user)
+        check_experiment_name(experiment)
         if datasets:
             self._db.privacy.shelter("experiment", experiment, [("dataset", ref.partition("@")[0]) for ref in datasets])
         read = [data for ref in datasets if (data := self.input_of(ref)) is not None]
@@ -122,20 +122,21 @@ class Runs:
         begun = None if started is None else to_us(started)
 
         def write(tx: Tx) -> None:
+            group = self.groups.id_within(tx, experiment, actor=user)
             known = tx.one("SELECT user, experiment_id FROM run WHERE id = ?", (run_id,))
             if known is not None:
-                if (known["user"], known["experiment_id"]) != (user, group.id):
+                if (known["user"], known["experiment_id"]) != (user, group):
                     raise Conflict("The run's id is taken.", hint="Leave it out.", field="id")
                 return
             tx.run(
                 "INSERT INTO run (id, experiment_id, name, user, status, started_us, job_id, dataset, git_commit)"
                 " VALUES (?,?,?,?,?,?,?,?,?)",
-                (run_id, group.id, name, user, status, begun or tx.now_us, job_id, dataset, git_commit),
+                (run_id, group, name, user, status, begun or tx.now_us, job_id, dataset, git_commit),
             )
             tx.many("INSERT INTO param VALUES (?,?,?)", [(run_id, k, v) for k, v in params.items()])
             tx.many("INSERT INTO tag VALUES (?,?,?)", [(run_id, k, v) for k, v in tags.items()])
             for data in read:
-                write_input(tx, run_id, group.id, data)
+                write_input(tx, run_id, group, data)
             tx.emit("run.started", f"run:{run_id}", user, experiment=experiment, job=job_id, dataset=dataset)
 
         self._db.write(write)

@@ -200,6 +200,12 @@ def test_after_a_restart_of_the_machine_what_ran_is_lost(machine: Machine) -> No
     assert (ended.lost, ended.reason) == (True, "the machine was restarted while it ran")
 
 
+def test_a_status_of_which_the_power_left_only_the_name_is_none(machine: Machine) -> None:
+    ref = claim_as(machine, os.getpid(), processes.start_ticks(os.getpid()), "another-boot")
+    (machine.folder(ref) / "status.json").write_bytes(bytes(64))
+    assert machine.ended(ref).lost
+
+
 def test_a_process_id_that_another_process_has_now_is_not_the_shim(machine: Machine) -> None:
     own = processes.start_ticks(os.getpid())
     ref = claim_as(machine, os.getpid(), own - 1, processes.boot_id())
@@ -370,6 +376,28 @@ def test_a_shim_whose_server_is_gone_ends_with_its_attempt(machine: Machine, tmp
     assert machine.ended(ref).exit_code == 3
     assert select.select([shim], [], [], 60)[0]
     os.close(shim)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attended", [True, False])
+def test_a_shim_without_a_server_puts_the_end_on_disk(machine: Machine, tmp_path: Path, attended: bool) -> None:
+    """A kill cannot show it, because the page cache survives that: strace can."""
+    calls = tmp_path / "calls"
+    trace = ["strace", "-f", "-e", "trace=syncfs", "-o", str(calls), "-p", str(machine.executor.zygote)]
+    with subprocess.Popen(trace, stderr=subprocess.PIPE, text=True) as strace:
+        assert strace.stderr is not None
+        assert "attached" in strace.stderr.readline()
+        ref = machine.shell(once_there(tmp_path / "gate", "exit 3"))
+        shim = os.pidfd_open(machine.running(ref))
+        if not attended:
+            machine.restart()
+        (tmp_path / "gate").touch()
+        assert machine.ended(ref).exit_code == 3
+        assert select.select([shim], [], [], 60)[0]
+        os.close(shim)
+        strace.send_signal(signal.SIGINT)
+        strace.wait(60)
+    assert ("syncfs(" in calls.read_text()) is not attended
 
 
 def test_a_shim_without_an_attempt_waits_but_a_moment(machine: Machine) -> None:

@@ -67,7 +67,7 @@ class Attempt:
             self._kill_at = time.monotonic()
         finally:
             os.close(writing)
-        self._shim.say(running=self._spec["ref"])
+        self._shim.say(b"running")
         try:
             self._watch(output)
         finally:

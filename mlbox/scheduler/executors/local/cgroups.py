@@ -23,6 +23,7 @@ MOST_LEFT = 16 << 20
 """Bytes."""
 GONE_SECONDS = 1.0
 READ_BYTES = 1 << 16
+USED = {2: ("memory.current", "memory.events"), 1: ("memory.usage_in_bytes", "memory.oom_control")}
 LIMITS = {2: {"memory": "memory.max", "pids": "pids.max"}, 1: {"memory": "memory.limit_in_bytes", "pids": "pids.max"}}
 
 
@@ -95,6 +96,7 @@ class Group:
         self._home = places.get("unified", (2, ""))[1]
         self._unified = ""
         self._memory = ""
+        self._version = 1
         places = places if name else {}
         if "unified" in places and not _writable(places, LIMITS[1]):
             self._unified = self._make(os.path.join(_base(places["unified"][1]), name))
@@ -102,6 +104,7 @@ class Group:
             folder = self._limit(controller, limit, name, places)
             if controller == "memory":
                 self._memory = folder
+                self._version = 2 if folder == self._unified else 1
 
     @property
     def kills(self) -> bool:
@@ -161,20 +164,23 @@ class Group:
 
     def out_of_memory(self) -> bool:
         """Whether the kernel has killed one of its processes for want of memory since this was asked the last time."""
-        for file in ("memory.events", "memory.oom_control"):
-            with contextlib.suppress(OSError):
-                counts = dict(line.split() for line in _read(self._memory, file).splitlines())
-                before, self._ended_for_memory = self._ended_for_memory, int(counts.get("oom_kill", "0"))
-                return self._ended_for_memory > before
+        if not self._memory:
+            return False
+        with contextlib.suppress(OSError):
+            counts = _read(self._memory, USED[self._version][1])
+            at = counts.rfind("oom_kill ")  # older kernels do not count them
+            before, self._ended_for_memory = self._ended_for_memory, int(counts[at + 9 :].split()[0]) if at >= 0 else 0
+            return self._ended_for_memory > before
         return False
 
     @property
     def is_clean(self) -> bool:
         """Whether next to nothing is charged to it: what is left in memory, as files in /dev/shm, would be the next one's."""
-        for file in ("memory.current", "memory.usage_in_bytes"):
-            with contextlib.suppress(OSError):
-                return int(_read(self._memory, file)) <= min(MOST_LEFT, self.memory_bytes // 16)
-        return not self._memory
+        if not self._memory:
+            return True
+        with contextlib.suppress(OSError):
+            return int(_read(self._memory, USED[self._version][0])) <= min(MOST_LEFT, self.memory_bytes // 2)
+        return False
 
     def remove(self) -> None:
         """Remove it, once nothing lives in it."""

@@ -327,14 +327,15 @@ class Local:
         if said is None:
             self._hang_up(shim)
             return False
-        if "ended" in said or "failed" in said:
-            self._done(shim, said.get("failed", ""))
-        elif "left" in said:
+        what, why = said
+        if what in ("ended", "failed"):
+            self._done(shim, why)
+        elif what == "left":
             self._done(shim, None)
         elif (ref := shim.ref) is not None:
             self._spawner.answered(ref)
             self._spawner.started(ref)
-            if "running" in said:
+            if what == "running":
                 self._changed(ref)
         self._dispatch()
         return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.scheduler.executors.base import Ended, Launch, Mount, Ref
@@ -137,8 +138,11 @@ class Folder:
         """How it ended, if it did."""
         try:
             with open(f"{self.path}/{outputs.STATUS}", "rb", buffering=0) as file:
-                status = json.loads(file.read())
-        except FileNotFoundError:
+                status = msgspec.json.decode(file.read())
+        except (
+            FileNotFoundError,
+            msgspec.DecodeError,
+        ):  # the name was on disk when the power failed, and the content was not
             return None
         known = {name: status[name] for name in Ended.__dataclass_fields__ if name in status}
         return Ended(**known)

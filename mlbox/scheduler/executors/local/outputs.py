@@ -97,9 +97,9 @@ class Status:
         os.unlink(self._temporary)
 
     def write(self, ended: dict[str, Any]) -> bool:
-        """Write it whole and on disk, or not at all; tried for a while where the disk will not have it. Whether it is there.
+        """Write it whole, or not at all; tried for a while where the disk will not have it. Whether it is there.
 
-        Its name is on disk after `sync_here`, which whoever tells a server may leave to that one's own record.
+        Who has a server to tell leaves it to that one to put the end on disk; else see `processes.sync`.
         """
         content = json.dumps(ended).encode()[:STATUS_BYTES]
         end = time.monotonic() + DISK_SECONDS
@@ -117,7 +117,6 @@ class Status:
     def _write(self, content: bytes) -> None:
         os.pwrite(self._file, content, 0)
         os.ftruncate(self._file, len(content))
-        os.fsync(self._file)
         os.rename(self._temporary, STATUS)
         os.close(self._file)
 
@@ -135,12 +134,3 @@ def complain(line: str) -> None:
     """Leave word of what is wrong with the shim itself, for whoever looks into the folder."""
     with contextlib.suppress(OSError), open(ERRORS, "a") as file:
         file.write(line + "\n")
-
-
-def sync_here() -> None:
-    """Put the names in this folder on disk."""
-    folder = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -26,6 +26,16 @@ def prctl(option: int, value: object) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def sync(folder: str) -> None:
+    """Put on disk what was written to the file system of a folder (syncfs(2))."""
+    with contextlib.suppress(OSError):
+        file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            LIBC.syncfs(file)
+        finally:
+            os.close(file)
+
+
 def boot_id() -> str:
     """This boot of the machine."""
     return _read("/proc/sys/kernel/random/boot_id").decode().strip()

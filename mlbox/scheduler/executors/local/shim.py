@@ -7,7 +7,8 @@ It is forked by the zygote, with the standard library alone. In the attempt's fo
 - passes what they print to `log`, masked, up to the most that a log may have;
 - ends them on SIGTERM, at the time limit, or when they hold more memory than they may: SIGTERM to their groups, and after the
   grace SIGKILL to all that ever came from them. It is a subreaper, so that none of these is hidden from it;
-- writes how it ended to `status.json`, complete and on disk or not at all, in space that it kept for that from the start.
+- writes how it ended to `status.json`, complete or not at all, in space that it kept for that from the start. Its server puts
+  that on disk with its own record, that of many attempts at once; without a server the shim does, before it ends.
 
 Then nothing is left of the attempt, and the shim says so to its server. For a moment it waits to be given another one, because to
 fork a process of Python, which writes to much of its memory, costs more than all that a short attempt has a shim do. Without its
@@ -58,6 +59,10 @@ class Shim:
         """The file with the spec of what it runs."""
         self.stop_asked = False
         """Somebody wants the attempt to end."""
+        self._attended = True
+        """Whether there is a server, which writes down how attempts ended."""
+        self._root = "/"
+        """Where attempts have their folders."""
         self.null = os.open(os.devnull, os.O_RDWR)
         for target in (0, 1, 2):
             os.dup2(self.null, target)
@@ -87,17 +92,17 @@ class Shim:
             self._given = given
             try:
                 spec = read(given)
-                said = {"ended": spec["ref"]} if spec else {"left": True}
                 written = not spec or self._run(spec)
             except Exception as err:  # it could not even be taken
-                self.say(failed=str(err))
+                self.say(b"failed", str(err))
                 break
             finally:
                 os.close(given)
-            if not (written and self.say(**said)):
-                self.parts.outputs.sync_here()  # nobody else writes down how it ended
+            if not (self.say(b"ended" if spec else b"left") and written):
                 break
             given = self._next()
+        if not self._attended:
+            self.parts.processes.sync(self._root)
         if self._group is not None:
             self._group.remove()
 
@@ -127,6 +132,7 @@ class Shim:
         """Run one attempt, if it is not another shim's; whether its end is on disk, and nothing of it is left."""
         make(spec["folder"], 0o777)
         os.chdir(spec["folder"])
+        self._root = os.path.dirname(os.path.dirname(spec["folder"]))
         status = self.parts.outputs.Status(spec["folder"])
         if not self._take():
             status.drop()
@@ -154,7 +160,7 @@ class Shim:
         """Lay out the datasets; how the attempt ended where that could not be done, which is then in the log too."""
         if not spec.get("mounts"):
             return {}
-        self.say(taken=spec["ref"])  # it may take long: nobody is to wait
+        self.say(b"taken")  # it may take long: nobody is to wait
         if self.parts.ground is not None:
             self.parts.ground.rest()
         link = bool(spec.get("confine")) or os.geteuid() != 0
@@ -177,13 +183,13 @@ class Shim:
             return True
         return False
 
-    def say(self, **what: Any) -> bool:
+    def say(self, what: bytes, why: str = "") -> bool:
         """Tell the server; False where it is gone. The next one looks for itself."""
         try:
-            self._server.send(json.dumps(what).encode())
+            self._server.send(b"%s %s" % (what, why.encode()))
         except OSError:
-            return False
-        return True
+            self._attended = False
+        return self._attended
 
     def _next(self) -> int | None:
         """Another attempt, if there is one soon."""
@@ -197,7 +203,8 @@ class Shim:
             if self.waking in ready:
                 self.awake()
             elif ready:
-                _, files = receive(self._server)
+                message, files = receive(self._server)
+                self._attended = bool(message)
                 return files[0] if files and not self.stop_asked else None  # what it leaves, another one is given
             else:
                 return None

@@ -47,15 +47,18 @@ class Shim:
         self.ref, self.first = ref, False
         return True
 
-    def hear(self) -> dict[str, Any] | None:
-        """What it says: its attempt is `taken`, `running`, `ended`, or could not be taken (`failed`); None: it says no more."""
+    def hear(self) -> tuple[str, str] | None:
+        """What it says of its attempt, and why; None: it says no more.
+
+        It is `taken`, `running`, `ended`, `left` undone because it was stopped, or could not even be taken (`failed`).
+        """
         assert self.link is not None
         try:
             message = self.link.recv(shims.MESSAGE_BYTES)
         except ConnectionResetError:
             return None
-        said: dict[str, Any] | None = msgspec.json.decode(message) if message else None
-        return said
+        what, _, why = message.decode(errors="replace").partition(" ")
+        return (what, why) if message else None
 
     def hang_up(self) -> None:
         """It is to have no other attempt."""
