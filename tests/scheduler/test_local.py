@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec
 from mlbox.scheduler.executors import Ended, Launch, Observed, Ref
 from mlbox.scheduler.executors.base import ABSENT
-from mlbox.scheduler.executors.local import Local, cgroups, containers, processes, spawner
+from mlbox.scheduler.executors.local import Local, cgroups, processes, spawner
 from mlbox.scheduler.gpus import Virtual
 from tests.conftest import wait_for
 
@@ -667,54 +666,6 @@ dist.destroy_process_group()
     ref = machine.python(script, procs=2, memory_gb=4)
     assert machine.ended(ref, seconds=120).exit_code == 0, machine.log(ref)
     assert machine.log(ref).count("sum 3.0 2") == 2
-
-
-def test_a_container_engine_is_podman_or_a_docker_that_runs() -> None:
-    have = {"podman": "/usr/bin/podman", "docker": "/usr/bin/docker"}
-    assert containers.engine(have.get, {}) == "/usr/bin/podman"
-    assert containers.engine({"docker": "/usr/bin/docker"}.get, {"DOCKER_HOST": "tcp://x"}) == "/usr/bin/docker"
-    assert containers.engine(lambda name: None, {}) is None
-
-
-def test_an_image_is_refused_where_there_is_no_engine_or_it_is_none() -> None:
-    for engine, spec, field in (
-        (None, JobSpec(command=("x",), image="busybox"), "image"),
-        ("podman", JobSpec(command=("x",), image="--privileged"), "image"),
-        ("podman", JobSpec(command=("x",), image="busybox", procs=2), "procs"),
-    ):
-        with pytest.raises(InvalidInput) as caught:
-            containers.check(spec, engine)
-        assert caught.value.field == field
-    containers.check(JobSpec(command=("x",)), None)
-
-
-@pytest.mark.parametrize("engine", ["/usr/bin/docker", "/usr/bin/podman"])
-def test_a_containers_command_names_folders_and_variables_but_no_value(engine: str) -> None:
-    spec = JobSpec(command=("python", "train.py"), image="pytorch/pytorch:2")
-    command = containers.wrap(
-        engine,
-        "mlbox-j-1",
-        spec,
-        {"TOKEN": "s3cret", "PATH": "/bin", "COLOUR": "red"},
-        folders=["/d/work"],
-        readable=["/d/datasets"],
-        cwd="/d/work/a",
-        devices=["GPU-1", "GPU-2"],
-        memory_bytes=1 << 30,
-    )
-    line = " ".join(command)
-    assert "s3cret" not in line
-    assert "--env COLOUR --env TOKEN" in line
-    assert "PATH" not in line
-    assert "--volume /d/work:/d/work --volume /d/datasets:/d/datasets:ro --workdir /d/work/a" in line
-    assert "--memory 1073741824b" in line
-    gpus = (
-        '--gpus "device=GPU-1,GPU-2"'
-        if "docker" in engine
-        else "--device nvidia.com/gpu=GPU-1 --device nvidia.com/gpu=GPU-2"
-    )
-    assert gpus in line
-    assert command[-3:] == ["pytorch/pytorch:2", "python", "train.py"]
 
 
 def test_a_shim_holds_little_memory(machine: Machine) -> None:

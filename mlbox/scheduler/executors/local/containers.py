@@ -6,9 +6,11 @@ paths that they have outside.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from mlbox.errors import InvalidInput
 from mlbox.records import JobSpec
 
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+END_SECONDS = 20.0
 DOCKER_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 OF_THE_IMAGE = ("PATH", "PYTHONPATH", "HOME", "USER", "LOGNAME", "XDG_CACHE_HOME", "SSL_CERT_FILE")
 """What an image has its own of."""
@@ -91,6 +94,19 @@ def wrap(
 def remove(engine: str, name: str) -> list[str]:
     """The command that ends a container that its client left behind."""
     return [engine, "rm", "--force", name]
+
+
+def end(engine: str, name: str) -> None:
+    """End the container of an attempt whose shim is gone, if there is one; it is no descendant of that shim."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        subprocess.run(
+            remove(engine, name),
+            env=client_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=END_SECONDS,
+            check=False,
+        )
 
 
 def client_environment(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -220,6 +220,8 @@ class Local:
         if not processes.kill_all(lambda: [*processes.of_attempt(*ref), *cgroups.members(name)], REMAINS_SECONDS):
             _log.warning("Processes of %s could not be killed.", ref)
         cgroups.remove(name)
+        if self._engine is not None:
+            containers.end(self._engine, _name(ref))
         return Ended(None, lost=True, error="its shim was killed, and its processes with it")
 
     def _checkpoint_at(self, ref: Ref, folder: Folder) -> datetime | None:
