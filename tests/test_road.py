@@ -86,7 +86,19 @@ def the_better_goes_to_production_by_another_hand(road: Road, best: ModelVersion
     promotion = road.propose(best)
     assert promotion.state == "waiting_approval", promotion.gates
     assert {gate.gate for gate in promotion.gates} == {
-        *("facts", "lineage", "signature", "size", "metric", "fairness", "latency", "parity", "sanity", "card")
+        *(
+            "facts",
+            "lineage",
+            "signature",
+            "size",
+            "metric",
+            "fairness",
+            "latency",
+            "parity",
+            "sanity",
+            "card",
+            "replay",
+        )
     }
     assert "trained" in road.approve_own(promotion)
     assert road.approve(promotion).state == "completed"
