@@ -108,7 +108,7 @@ def test_markdown_is_markup_without_danger(shown: Any, run: str) -> None:
         b"# Title\n\n*words* " + HURT + b"\n\n![p](../plots/a.png) [o](other.md) [w](https://example.org/)"
         b" ![far](https://example.org/x.png) [bad](javascript:alert(1)) [rel](//example.org/x)\n\n| a |\n|---|\n| 1 |\n",
     )
-    assert "<h3>Title</h3>" in text
+    assert "<h2>Title</h2>" in text
     assert "<em>words</em>" in text
     assert f'src="/api/v1/runs/{run}/images/docs/../plots/a.png"' in text
     assert f'href="/runs/{run}/files/docs/other.md"' in text

@@ -219,6 +219,12 @@ def test_columns_are_chosen_and_stay_in_the_address(site: Site) -> None:
 def test_a_view_of_ones_own_comes_back_and_is_nobody_elses(site: Site, box: Box) -> None:
     box.access.create_user("vera", "viewer", actor="admin")
     vera = Site(box, user="vera")
+    shown = Page(vera.get("/runs?experiment=sweep&column=params.net&pin=params.net&filter=metrics.auc>0"))
+    offered = [a["value"] for a in shown.all("input") if a.get("name") == "query"]
+    assert [dict(parse_qsl(query)) for query in offered] == [
+        {"column": "params.net", "pin": "params.net", "filter": "metrics.auc>0"}
+    ]
+    assert not any(a.get("name") == "query" for a in Page(vera.get("/runs?experiment=sweep")).all("input"))
     session = next(a["content"] for a in Page(vera.get("/runs")).all("meta") if a.get("name") == "csrf")
 
     def keep(query: str) -> Any:
@@ -233,7 +239,7 @@ def test_a_view_of_ones_own_comes_back_and_is_nobody_elses(site: Site, box: Box)
     assert vera.get("/runs?experiment=sweep&own=0").status_code == 200
     assert vera.get("/runs?experiment=nested").status_code == 200
     assert site.get("/runs?experiment=sweep").status_code == 200
-    for bad in ("column=odd", "experiment=x", "after=1", "column=metrics." + "x" * 5000):
+    for bad in ("nonsense", "column=odd", "experiment=x", "after=1", "column=metrics." + "x" * 5000):
         assert keep(bad).status_code == 400, bad
     assert keep("").status_code == 200
     assert vera.get("/runs?experiment=sweep").status_code == 200

@@ -161,9 +161,12 @@ def markdown(text: str, run_id: str, path: str) -> Markup:
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
     tokens = reader.parse(text)
     folder = PurePosixPath(path).parent
+    level = 1  # that of the page's own heading; none is left out on the way down
     for token in tokens:
+        if token.type == "heading_open":
+            level = min(6, int(token.tag[1]) + 1, level + 1)
         if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
+            token.tag = f"h{level}"
         for child in token.children or ():
             _lead(child, run_id, folder)
     return Markup(reader.renderer.render(tokens, reader.options, {}))  # noqa: S704 - it escapes whatever it does not make itself

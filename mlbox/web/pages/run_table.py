@@ -289,6 +289,10 @@ def _is_bound(value: object) -> bool:
 def kept_query(text: str) -> str:
     """A view of somebody's own, checked: it says nothing but what may be kept; raises InvalidInput."""
     pairs = parse_qsl(text)
+    if text and not pairs:
+        raise InvalidInput(
+            f"{text[:80]!r} is no query of an address.", hint="For example: order=params.lr ASC", field="query"
+        )
     for name, value in pairs:
         if name not in KEPT:
             raise InvalidInput(f"{name[:40]!r} is not kept.", hint=f"One of {', '.join(KEPT)}.", field="query")

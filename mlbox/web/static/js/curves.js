@@ -352,7 +352,7 @@ class CurveSet extends HTMLElement {
     if (key.startsWith("system/") !== "system" in this.dataset) return;
     const figure = [...this.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
     if (!figure && count > 1) this.querySelector(".charts").append(this.figure(key));
-    else if (figure && this.points && this.points[key] !== count) figure.querySelector("mlbox-curves").stale();
+    else if (figure && this.points?.[key] !== count) figure.querySelector("mlbox-curves").stale();
   }
 
   figure(key) {

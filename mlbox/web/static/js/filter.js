@@ -19,6 +19,8 @@ class Filter extends HTMLElement {
     for (const [name, value] of Object.entries(combo)) this.field.setAttribute(name, value);
     /** @type {Suggestion[]} */ this.offers = [];
     this.at = -1;
+    this.isAsking = false;
+    this.waiting = { step: 0, take: false };
     this.field.addEventListener("input", () => this.soon());
     this.field.addEventListener("focus", () => this.soon());
     this.field.addEventListener("click", () => this.soon());
@@ -39,7 +41,10 @@ class Filter extends HTMLElement {
     this.said.remove();
   }
 
+  // What is shown is of what was typed before, until the server has answered: keys pressed meanwhile wait for that.
   soon() {
+    this.isAsking = true;
+    this.waiting = { step: 0, take: false };
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.ask(), WAIT_MS);
   }
@@ -53,7 +58,7 @@ class Filter extends HTMLElement {
     if (experiment) query.set("experiment", experiment);
     try {
       const answer = await fetch(`/api/v1/run-words?${query}`, { signal: this.asking.signal });
-      if (!answer.ok) return;
+      if (!answer.ok) return this.close();
       const found = /** @type {Completion} */ (await answer.json());
       this.show(found.suggestions);
       clearTimeout(this.settling);
@@ -62,14 +67,19 @@ class Filter extends HTMLElement {
     } catch (error) {
       if (error.name !== "AbortError") this.close();
     }
+    return undefined;
   }
 
   /** @param {Suggestion[]} offers */
   show(offers) {
     this.offers = offers;
     this.at = -1;
+    this.isAsking = false;
     this.list.replaceChildren(...offers.map((offer, place) => this.option(offer, place)));
     this.open(offers.length > 0 && document.activeElement === this.field);
+    if (this.list.hidden || !this.waiting.step) return;
+    this.move(this.waiting.step);
+    if (this.waiting.take) this.take(this.at);
   }
 
   /** @param {Suggestion} offer @param {number} place */
@@ -88,6 +98,7 @@ class Filter extends HTMLElement {
   }
 
   close() {
+    this.isAsking = false;
     clearTimeout(this.timer);
     this.asking?.abort();
     this.open(false);
@@ -114,10 +125,16 @@ class Filter extends HTMLElement {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step) {
       event.preventDefault();
-      return this.list.hidden ? this.soon() : this.move(step);
+      if (!this.isAsking && !this.list.hidden) return this.move(step);
+      if (!this.isAsking) this.soon();
+      this.waiting.step = step;
     }
     const takes = event.key === "Enter" || (event.key === "Tab" && !event.shiftKey);
-    if (takes && !this.list.hidden && this.at >= 0) {
+    if (!takes) return undefined;
+    if (this.isAsking && this.waiting.step) {
+      event.preventDefault();
+      this.waiting.take = true;
+    } else if (!this.isAsking && !this.list.hidden && this.at >= 0) {
       event.preventDefault();
       this.take(this.at);
     }
