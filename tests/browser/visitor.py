@@ -27,6 +27,7 @@ class Visitor:
     def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
         self.server = server
         self.context: BrowserContext = browser.new_context(base_url=server.url, viewport=DESKTOP, **options)
+        self.context.set_default_timeout(60_000)
         self.page: Page = self.context.new_page()
         self.complaints: list[str] = []
         self.page.on("console", self._heard)

@@ -10,7 +10,7 @@ import { length, moment, ordered, places, short, smooth } from "./lines.js";
 
 const PALETTE = 6;
 const NAMED = 10; // lines that a legend names; of more, the nearest one is told
-const LOOK_MS = 1000;
+const LOOK_MS = 600; // so that a point is on the screen within a second of its log call
 const HEIGHT = 200;
 const WHOLE = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 const SPANS = [...[0.001, 0.01, 0.1, 1].flatMap((n) => [n, 2 * n, 5 * n]), 10, 15, 30, ...[60, 3600].flatMap((n) => [1, 2, 5, 10, 15, 30].map((m) => m * n)), ...WHOLE.map((n) => n * 86400)];
@@ -348,6 +348,7 @@ class CurveSet extends HTMLElement {
     }
   }
 
+  // The first time all are read again: a point may have come between a curve's first reading and this.
   heard(key, count) {
     if (key.startsWith("system/") !== "system" in this.dataset) return;
     const figure = [...this.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
