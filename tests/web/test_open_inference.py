@@ -468,9 +468,11 @@ def _(wires: Wires) -> None:
         "it comes back when it is asked"
     )
     assert wires.get("/v2/models/score/ready").status_code == 200
-    for parameters in ({"config": "{}"}, {"file:1/model.onnx": "AAAA"}):
-        answer = change("load", **parameters)
-        assert (answer.status_code, "only what the registry lets serve" in answer.json()["error"]) == (403, True)
+    answer = change("load", **{"file:1/model.onnx": "AAAA", "config": "{}"})
+    assert (answer.status_code, "only what the registry lets serve" in answer.json()["error"]) == (403, True)
+    answer = change("load", config='{"max_batch_size": "16"}')
+    assert (answer.status_code, "max_batch_size" in answer.json()["error"]) == (400, True)
+    assert change("load", config="{}").status_code == 200
     answer = change("load", "nope")
     assert (answer.status_code, answer.json()["error"].startswith("failed to load 'nope'")) == (404, True)
 
@@ -485,8 +487,9 @@ def _(wires: Wires) -> None:
     assert index()["score"] == "UNAVAILABLE"
     assert not wires.rpc("ModelReady", pb.ModelReadyRequest(name="score")).ready
     wires.rpc("RepositoryModelLoad", load())
-    config = load(parameters={"config": pb.ModelRepositoryParameter(string_param="{}")})
-    code, words = wires.rpc.refused("RepositoryModelLoad", config)
+    wires.rpc("RepositoryModelLoad", load(parameters={"config": pb.ModelRepositoryParameter(string_param="{}")}))
+    file = load(parameters={"file:1/model.onnx": pb.ModelRepositoryParameter(bytes_param=b"a")})
+    code, words = wires.rpc.refused("RepositoryModelLoad", file)
     assert (code, words.startswith("failed to load 'score'")) == (Code.PERMISSION_DENIED, True)
 
 

@@ -150,6 +150,12 @@ def test_statistics_and_the_repository_are_rests(site: Site, rpc: Rpc) -> None:
     rpc("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="score"))
     assert rpc("RepositoryIndex").models[0].state == "READY"
     asked = pb.RepositoryModelLoadRequest(model_name="score")
+    asked.parameters["config"].string_param = '{"dynamic_batching": {"max_queue_delay_microseconds": 7}}'
+    rpc("RepositoryModelLoad", asked)
+    config = rpc("ModelConfig", pb.ModelConfigRequest(name="score")).config
+    assert config.dynamic_batching.max_queue_delay_microseconds == 7
+    asked.parameters["config"].int64_param = 7
+    assert rpc.refused("RepositoryModelLoad", asked)[0] == Code.INVALID_ARGUMENT
     asked.parameters["file:1/model.onnx"].bytes_param = b"onnx"
     code, words = rpc.refused("RepositoryModelLoad", asked)
     assert (code, "only what the registry lets serve" in words) == (Code.PERMISSION_DENIED, True)

@@ -263,10 +263,52 @@ def test_the_repository_loads_what_the_registry_lets_serve(site: Site) -> None:
     assert site.http.post("/v2/repository/models/score/unload", json={}).status_code == 200
     assert site.http.post("/v2/repository/index").json()[0]["state"] == "UNAVAILABLE"
     assert site.http.post("/v2/repository/models/score/load").status_code == 200
-    for parameters in ({"config": "{}"}, {"file:1/model.onnx": "AAAA"}):
-        answer = site.http.post("/v2/repository/models/score/load", json={"parameters": parameters})
-        assert (answer.status_code, "registry lets serve" in answer.json()["error"]) == (403, True)
+    answer = site.http.post("/v2/repository/models/score/load", json={"parameters": {"file:1/model.onnx": "AAAA"}})
+    assert (answer.status_code, "registry lets serve" in answer.json()["error"]) == (403, True)
     assert site.http.post("/v2/repository/models/nope/load").status_code == 404
+
+
+def test_a_load_with_a_configuration_changes_how_the_model_is_served(site: Site) -> None:
+    def load(config: Any) -> tuple[int, str]:
+        text = config if isinstance(config, str) else json.dumps(config)
+        answer = site.http.post("/v2/repository/models/score/load", json={"parameters": {"config": text}})
+        return answer.status_code, answer.text
+
+    before = site.http.get("/api/v1/models/score/serving").json()
+    config = site.http.get("/v2/models/score/config").json()
+    assert load(config) == (200, ""), "what clients got they may send"
+    batching = config["dynamic_batching"]
+    batching |= {"preferred_batch_size": [8, 16], "max_queue_delay_microseconds": "100", "preserve_ordering": False}
+    batching["default_queue_policy"] |= {"max_queue_size": 50, "default_timeout_microseconds": 2_500_000}
+    assert load({**config, "response_cache": {"enable": True}}) == (200, "")
+    after = site.http.get("/api/v1/models/score/serving").json()
+    wanted = {"max_batch": 16, "max_delay_us": 100, "queue_limit": 50, "timeout_ms": 2500.0}
+    assert after.items() >= wanted.items()
+    assert after["cache_bytes"] > 0
+    assert site.http.get("/v2/models/score/config").json()["response_cache"] == {"enable": True}
+    assert ok(site.infer(tensor(1.0)))["outputs"]
+    for wrong, word in (
+        ("{", "config"),
+        ("[]", "config"),
+        ({"max_batch_size": 3}, "max_batch_size"),
+        ({"input": []}, "input"),
+        ({"ensemble_scheduling": {}}, "ensemble_scheduling"),
+        ({"dynamic_batching": 1}, "dynamic_batching"),
+        ({"dynamic_batching": {"preferred_batch_size": [1e9]}}, "preferred_batch_size"),
+        ({"dynamic_batching": {"preferred_batch_size": [2**63]}}, "preferred_batch_size"),
+        ({"dynamic_batching": {"max_queue_delay_microseconds": -1}}, "max_delay_us"),
+        ({"dynamic_batching": {"max_queue_delay_microseconds": "soon"}}, "max_queue_delay_microseconds"),
+        ({"dynamic_batching": {"default_queue_policy": {"timeout_action": "DELAY"}}}, "timeout_action"),
+        ({"response_cache": {"enable": 1}}, "response_cache"),
+    ):
+        status, words = load(wrong)
+        assert (status, word in words, "failed to load" in words) == (400, True, True), words
+    assert site.http.get("/api/v1/models/score/serving").json() == after
+    vera = site.user("vincent", "viewer")
+    refused = site.http.post("/v2/repository/models/score/load", json={"parameters": {"config": "{}"}}, headers=vera)
+    assert refused.status_code == 403
+    back = {name: before[name] for name in (*wanted, "cache_bytes")}
+    ok(site.http.patch("/api/v1/models/score/serving", json=back))
 
 
 def test_the_answer_says_who_gave_it(site: Site) -> None:

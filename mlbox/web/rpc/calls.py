@@ -76,7 +76,7 @@ async def _index(box: Box, principal: Principal, asked: Any) -> Any:
 
 
 async def _load(box: Box, principal: Principal, asked: Any) -> Any:
-    await repository.bring_in(box, asked.model_name, asked.parameters)
+    await repository.bring_in(box, principal, asked.model_name, wire.parameters_of(asked.parameters))
     return pb.RepositoryModelLoadResponse()
 
 

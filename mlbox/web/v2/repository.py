@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any
 
 from litestar import MediaType, Response, post
@@ -11,7 +11,8 @@ from mlbox.errors import MlboxError, Refused
 from mlbox.records import ModelVersion, Principal, Record
 from mlbox.serve.targets import SERVING
 from mlbox.web.box import Box
-from mlbox.web.v2.models import problem
+from mlbox.web.v2.configuring import changes_of
+from mlbox.web.v2.models import config, problem
 
 UNTYPED = ("",)
 """tritonclient sends JSON and names no type."""
@@ -25,7 +26,7 @@ class Index(Record, frozen=True, kw_only=True):
 
 
 class Change(Record, frozen=True, kw_only=True):
-    """How to load or unload; `config` and `file:...` would bring a model that nobody approved, and are refused."""
+    """How to load or unload: `config` configures the model; `file:...` would bring one that nobody approved, and is refused."""
 
     parameters: dict[str, Any] = {}
 
@@ -69,17 +70,17 @@ def _servable(box: Box) -> list[ModelVersion]:
     action="model.write",
 )
 async def load(box: Box, principal: Principal, model: str, data: Change | None = None) -> Response[bytes]:
-    """Bring the version in Production into memory; a version that nobody approved cannot be brought in."""
-    await bring_in(box, model, data.parameters if data else ())
+    """Bring the version in Production into memory, configured as is said; one that nobody approved cannot be brought in."""
+    await bring_in(box, principal, model, data.parameters if data else {})
     return Response(b"", status_code=200)
 
 
-async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
-    """Have the version in Production in memory; raises Refused where the parameters name a file or a configuration.
+async def bring_in(box: Box, principal: Principal, model: str, parameters: Mapping[str, Any]) -> None:
+    """Have the version in Production in memory; raises Refused where the parameters name a file.
 
     An error begins with the words that Triton's clients look for.
     """
-    named = [name for name in parameters if name == "config" or name.startswith("file:")]
+    named = [name for name in parameters if name.startswith("file:")]
     try:
         if named:
             raise Refused(
@@ -87,11 +88,22 @@ async def bring_in(box: Box, model: str, parameters: Iterable[str]) -> None:
                 hint="Register a version and promote it: `mlbox model promote NAME@N`.",
                 field=named[0][:200],
             )
+        if "config" in parameters:
+            await _configure(box, principal, model, parameters["config"])
         await box.call(_load, box, model)
     except MlboxError as err:
         failed = type(err)(f"failed to load {model!r:.200}, {err.message}", hint=err.hint, field=err.field)
         failed.retry_seconds = err.retry_seconds
         raise failed from err
+
+
+async def _configure(box: Box, principal: Principal, model: str, text: object) -> None:
+    """Change how a model is served, as `mlbox model serving` does: what is loaded goes by it at once, and no request fails."""
+    now = await config(box, model, None)
+    box.teams.require(principal, "model.configure", name=now["name"])
+    changes = changes_of(text, now)
+    if changes:
+        await box.call(box.serving.change, now["name"], changes, actor=principal.name)
 
 
 def _load(box: Box, model: str) -> None:

@@ -123,7 +123,7 @@ def simple_grpc_health_metadata(url):
 
 
 def control(client, box):
-    """Loaded, unloaded and loaded again; what would change a model past the registry is refused."""
+    """Loaded, unloaded and loaded again; what would bring a model past the registry, or make it another, is refused."""
     index = box.get_model_repository_index()
     names = {row["name"] for row in index} if client is by_http else {row.name for row in index.models}
     assert {"simple", "simple_string", "simple_identity", "simple_int8", "simple_sequence"} <= names
@@ -131,7 +131,8 @@ def control(client, box):
     assert box.is_model_ready("simple")
     wrong = '"parameters": {"config": {{"max_batch_size": "16"}}}'
     assert "failed to load" in words_of(box.load_model, "simple", config=wrong)
-    assert "the registry lets serve" in words_of(box.load_model, "simple", config='{"max_batch_size":"16"}')
+    assert "max_batch_size cannot be" in words_of(box.load_model, "simple", config='{"max_batch_size":"16"}')
+    box.load_model("simple", config='{"dynamic_batching":{"max_queue_delay_microseconds":"0"}}')
     assert "the registry lets serve" in words_of(
         box.load_model, "simple", config="{}", files={"file:1/model.onnx": b"a"}
     )
