@@ -8,13 +8,13 @@ Nothing here knows CUDA: the device is a name, and the tests give the processor'
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
-DEVICES = {"CUDAExecutionProvider": "cuda"}
+DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 """The device of each of onnxruntime's providers that has memory of its own."""
 
 
@@ -25,10 +25,16 @@ class Device(NamedTuple):
     number: int = 0
 
 
-def device_of(providers: Sequence[str]) -> Device | None:
+def device_of(providers: Sequence[str], number: int = 0) -> Device | None:
     """The device of a session; None for one that runs on the host."""
     name = DEVICES.get(providers[0]) if providers else None
-    return None if name is None else Device(name)
+    return None if name is None else Device(name, number)
+
+
+def configured(providers: Iterable[str], there: Iterable[str], number: int) -> list[str | tuple[str, dict[str, Any]]]:
+    """The providers that there are, as a session takes them: those with memory of their own on one device."""
+    found = [name for name in providers if name in set(there)]
+    return [(name, {"device_id": str(number)}) if name in DEVICES else name for name in found]
 
 
 def run_bound(

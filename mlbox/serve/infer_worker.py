@@ -75,7 +75,7 @@ class _Worker:
                 options.terminate = True
 
     def _load(self, message: Message, arrays: list[np.ndarray]) -> tuple[Message, list[np.ndarray]]:
-        session = Session(Path(message.facts["path"]), threads=message.facts["threads"])
+        session = Session(Path(message.facts["path"]), **message.facts["how"])
         self._sessions[message.key] = session
         facts = {"inputs": session.inputs, "outputs": session.outputs, "providers": session.providers}
         return Message("done", facts=msgspec.to_builtins(facts)), []

@@ -26,6 +26,7 @@ from msgspec.structs import replace
 from mlbox.errors import MlboxError, NotFound, Unavailable
 from mlbox.records import ModelVersion, ServingConfig, TensorSpec
 from mlbox.serve.check import ModelCheck, inspect_onnx
+from mlbox.serve.devices import Devices, choose
 from mlbox.serve.lanes import Lane
 from mlbox.serve.rows import Columns
 from mlbox.serve.runtime import CPU, Session
@@ -47,10 +48,12 @@ _log = logging.getLogger(__name__)
 class Loaded:
     """A version in memory, and the way to it."""
 
-    def __init__(self, version: ModelVersion, session: Session, lane: Lane, size: int) -> None:
+    def __init__(self, version: ModelVersion, session: Session, lane: Lane, size: int, device: int) -> None:
         self.version = version
         self.size = size
         """Bytes of memory that it was measured to take."""
+        self.device = device
+        """The number of the one that it is on, if it is on any."""
         self.session = session
         self.lane = lane
         self.columns = Columns(version)
@@ -71,6 +74,7 @@ class Holding(NamedTuple):
     """Bytes."""
     providers: tuple[str, ...] = ()
     """Of onnxruntime, in order of preference."""
+    device: int = 0
 
     @property
     def on_gpu(self) -> bool:
@@ -114,6 +118,7 @@ class Loader:
         threads: int,
         most: int,
         workers: Workers | None = None,
+        devices: Devices | None = None,
         check: Callable[[str, int], None] = lambda model, version: None,
     ) -> None:
         self._registry = registry
@@ -128,6 +133,7 @@ class Loader:
         self._threads = threads
         self._most = most
         self._workers = workers
+        self._devices = devices or Devices()
         self._copies = max(1, workers.count) if workers else 1
         """Of each model in memory: one in every worker."""
         self._loads = ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix="mlbox-load")
@@ -212,17 +218,24 @@ class Loader:
             if check is None:
                 check = self._checked[path] = inspect_onnx(path, width=len(version.features))
             self._make_room(version, check.memory * self._copies)
-            return self._warmed(version, self._session(version, path), check)
+            device = self._device()
+            return self._warmed(version, self._session(version, path, device), check, device)
         except Exception as err:
             if isinstance(err, MlboxError) and err.retry_seconds:
                 raise
             words = err.message if isinstance(err, MlboxError) else f"{err}."
             raise Unavailable(f"{version.ref} cannot be loaded: {words}", hint="Register it again.") from err
 
-    def _session(self, version: ModelVersion, path: Path) -> Session:
+    def _device(self) -> int:
+        with self._lock:
+            held = [(found.device, found.size) for found in self._loaded.values()]
+        return choose(self._devices.numbers, held)
+
+    def _session(self, version: ModelVersion, path: Path, device: int) -> Session:
         if self._workers is None:
-            return Session(path, threads=self._threads)
-        return self._workers.open(version.model, version.version, path, threads=self._threads)
+            return Session(path, threads=self._threads, providers=self._devices.providers, device=device)
+        facts = {"threads": self._threads, "providers": self._devices.providers, "device": device}
+        return self._workers.open(version.model, version.version, path, facts)
 
     def _make_room(self, version: ModelVersion, need: int) -> None:
         """Drop the longest unused versions until another fits; raises Unavailable where it does not fit alone."""
@@ -244,7 +257,7 @@ class Loader:
         self.generation += 1
         return name, self._loaded.pop(name)
 
-    def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck) -> Loaded:
+    def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck, device: int) -> Loaded:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
         speed = warm(session, inputs_of(version, session.inputs), self._recorded(version.model))
         config = self.config(version.model)
@@ -258,7 +271,7 @@ class Loader:
             speed=speed,
             width=self._copies,
         )
-        return Loaded(version, session, lane, check.memory * self._copies)
+        return Loaded(version, session, lane, check.memory * self._copies, device)
 
     def forget(self, model: str) -> None:
         """Read anew how a model is served, when it is asked for: there may be another of its name."""
@@ -310,7 +323,7 @@ class Loader:
     def held(self, model: str, version: int) -> Holding:
         """What a version takes, and where it runs, while it is in memory."""
         found = self._loaded.get((model, version))
-        return Holding() if found is None else Holding(found.size, found.session.providers)
+        return Holding() if found is None else Holding(found.size, found.session.providers, found.device)
 
     def loading(self) -> set[Name]:
         """The versions that are being loaded."""

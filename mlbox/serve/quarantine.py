@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, Unavailable
 from mlbox.records import Event
-from mlbox.serve.workers import Name, Workers
+from mlbox.serve.slots import Name
+from mlbox.serve.workers import Workers
 from mlbox.store.quarantines import RELEASED, Quarantines
 
 CRASHES = 3

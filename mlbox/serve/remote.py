@@ -16,7 +16,8 @@ from mlbox.serve.runtime import Session
 if TYPE_CHECKING:
     import numpy as np
 
-    from mlbox.serve.workers import Held, Workers
+    from mlbox.serve.slots import Held
+    from mlbox.serve.workers import Workers
 
 HANG_SECONDS = 5.0
 """How long a run that nobody waits for may go on after it was told to end; then its process ends."""

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
-from mlbox.serve.binding import device_of, run_bound
+from mlbox.serve.binding import configured, device_of, run_bound
 from mlbox.serve.tensors import FLOATS, are_batched
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ class Session:
     apart = False
     """Whether it runs in another process, which is far from the thread that asks."""
 
-    def __init__(self, model: Path | bytes, *, threads: int = 1, providers: Sequence[str] = PROVIDERS) -> None:
+    def __init__(
+        self, model: Path | bytes, *, threads: int = 1, providers: Sequence[str] = PROVIDERS, device: int = 0
+    ) -> None:
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -63,7 +65,7 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        there = [name for name in providers if name in ort.get_available_providers()]
+        there = configured(providers, ort.get_available_providers(), device)
         source = model if isinstance(model, bytes) else str(model)
         self._session: Any = ort.InferenceSession(source, sess_options=options, providers=there)
         inputs, outputs = _specs(self._session.get_inputs(), "input"), _specs(self._session.get_outputs(), "output")
@@ -71,7 +73,7 @@ class Session:
             inputs = _by_row(inputs)
         self._describe(inputs, outputs, self._session.get_providers())
         texts = any(spec.dtype == "BYTES" for spec in (*inputs, *outputs))
-        self._device = None if texts else device_of(self.providers)
+        self._device = None if texts else device_of(self.providers, device)
 
     def _describe(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], providers: Sequence[str]

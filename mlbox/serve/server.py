@@ -20,6 +20,7 @@ from mlbox.records import Event, ModelVersion, Prediction, ServingConfig, Tensor
 from mlbox.serve.answers import Inferred, Part, joined, scores_of
 from mlbox.serve.background import Background
 from mlbox.serve.batches import Given, prepare
+from mlbox.serve.devices import Devices
 from mlbox.serve.execution import Ask, AskRows, Begun, Execution, given_of
 from mlbox.serve.loading import Holding, Loader
 from mlbox.serve.predlog import PredictionLog
@@ -61,6 +62,7 @@ class ModelServer:
         threads: int = 1,
         most_loaded: int = 64,
         workers: Workers | None = None,
+        devices: Devices | None = None,
         quarantine: Quarantine | None = None,
     ) -> None:
         self._registry = registry
@@ -79,6 +81,7 @@ class ModelServer:
             threads=threads,
             most=most_loaded,
             workers=workers,
+            devices=devices,
             check=quarantine.check if quarantine else lambda model, version: None,
         )
         self.targets = Targets(registry, routes, self._loader, features)

@@ -22,19 +22,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import InvalidInput, MlboxError, Unavailable
 from mlbox.serve.check import FORKS
 from mlbox.serve.frames import Gone, Message, Unread, receive, send
 from mlbox.serve.infer_worker import NUMBER_BYTES
 from mlbox.serve.remote import Died, RemoteSession, Stop
+from mlbox.serve.slots import Held, Name, Slot, State, Waiting
 from mlbox.store.workers import Worker as Process
 
 if TYPE_CHECKING:
     import numpy as np
 
-Name = tuple[str, int]
 MOST_DELAY = 1.0
 """Seconds between the death of a worker and its next start, at most: with the start itself, it is back within two."""
 FIRST_DELAY = 0.05
@@ -45,59 +45,6 @@ LOAD_SECONDS = 120.0
 _log = logging.getLogger(__name__)
 
 
-class Held:
-    """One model that workers hold."""
-
-    def __init__(self, key: int, name: Name, path: Path, threads: int) -> None:
-        self.key = key
-        self.name = name
-        self.load = {"path": str(path), "threads": threads}
-        self.first: Future[Mapping[str, Any]] = Future()
-        """What the first worker that loaded it says of it."""
-        self.loading = False
-        """By the first of them: no second one tries what a first one may die of."""
-
-    @property
-    def sound(self) -> bool:
-        """Whether a worker has loaded it."""
-        return self.first.done() and self.first.exception() is None
-
-
-class State(NamedTuple):
-    """What the workers do."""
-
-    running: int
-    starting: int
-    busy: int
-    restarts: int
-    crashes: Mapping[Name, int]
-    """Since the start of the server, by the version that ran."""
-    pids: tuple[int, ...]
-
-
-class _Slot:
-    """The place of one worker, and the worker that is there now."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.process: Process | None = None
-        self.pid = 0
-        self.asked: socket.socket | None = None
-        self.told: socket.socket | None = None
-        self.alive = False
-        self.busy = False
-        self.holds: set[int] = set()
-        self.refused: dict[int, str] = {}
-        """What it could not load, though another could."""
-        self.ended: Future[int] = Future()
-        """How its process ended."""
-
-
-class _Waiting(NamedTuple):
-    held: Held
-    slot: Future[_Slot]
-
-
 class Workers:
     """So many processes, from the first model on. `crashed` is told of each death that counts against a version."""
 
@@ -105,11 +52,11 @@ class Workers:
         self.count = count
         self.crashed: Callable[[Name, str], None] = lambda name, how: None
         self._changed = threading.Condition()
-        self._slots = [_Slot(number) for number in range(count)]
+        self._slots = [Slot(number) for number in range(count)]
         self._threads: list[threading.Thread] = []
         self._models: dict[int, Held] = {}
         self._let_go: deque[Held] = deque()
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[Waiting] = []
         self._keys = itertools.count(1)
         self._numbers = itertools.count(1)
         self._restarts = 0
@@ -119,9 +66,12 @@ class Workers:
 
     # -- models -------------------------------------------------------------------------------------------------------------
 
-    def open(self, model: str, version: int, path: Path, *, threads: int) -> RemoteSession:
-        """A version, as soon as one worker holds it; raises InvalidInput where that fails, or ends the worker."""
-        held = Held(next(self._keys), (model, version), path, threads)
+    def open(self, model: str, version: int, path: Path, how: Mapping[str, Any]) -> RemoteSession:
+        """A version, as soon as one worker holds it; raises InvalidInput where that fails, or ends the worker.
+
+        `how` is what `Session` takes beside it.
+        """
+        held = Held(next(self._keys), (model, version), {"path": str(path), "how": how})
         with self._changed:
             if self._closed.is_set():
                 raise _stops()
@@ -186,9 +136,9 @@ class Workers:
             raise RuntimeError(answer.error)
         return arrays
 
-    def _take(self, held: Held, stop: Stop | None) -> _Slot:
+    def _take(self, held: Held, stop: Stop | None) -> Slot:
         """A worker that holds a model, once there is one with nothing else to do."""
-        waiting = _Waiting(held, Future())
+        waiting = Waiting(held, Future())
         with self._changed:
             if self._closed.is_set():
                 raise _stops()
@@ -199,7 +149,7 @@ class Workers:
             stop.bind(lambda: self._cancel(waiting))
         return waiting.slot.result()
 
-    def _cancel(self, waiting: _Waiting) -> None:
+    def _cancel(self, waiting: Waiting) -> None:
         with self._changed:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
@@ -228,14 +178,14 @@ class Workers:
             return None
         return Unavailable(f"No worker can load it: {words[0]}", hint="The server's log has the details.")
 
-    def _give(self, slot: _Slot) -> None:
+    def _give(self, slot: Slot) -> None:
         with self._changed:
             slot.busy = False
             self._match()
             self._changed.notify_all()
 
     def _ask(
-        self, slot: _Slot, held: Held, message: Message, arrays: Sequence[np.ndarray]
+        self, slot: Slot, held: Held, message: Message, arrays: Sequence[np.ndarray]
     ) -> tuple[Message, list[np.ndarray]]:
         """One question to a worker that was taken; raises Died, or Unread where it never came to it."""
         assert slot.asked is not None
@@ -257,7 +207,7 @@ class Workers:
 
     # -- keeping them running -----------------------------------------------------------------------------------------------
 
-    def _keep(self, slot: _Slot) -> None:
+    def _keep(self, slot: Slot) -> None:
         """Have a worker in a slot, until the server stops."""
         deaths = 0
         while not self._closed.is_set():
@@ -271,7 +221,7 @@ class Workers:
                 return
             self._restarts += 1
 
-    def _live(self, slot: _Slot) -> None:
+    def _live(self, slot: Slot) -> None:
         """One worker's life: it is started, told what to hold, and has ended."""
         asked, theirs = socket.socketpair()
         told, their_told = socket.socketpair()
@@ -295,11 +245,11 @@ class Workers:
                 ending.join()
                 self._await_idle(slot)  # whoever asked it last reads how it ended
 
-    def _await_idle(self, slot: _Slot) -> None:
+    def _await_idle(self, slot: Slot) -> None:
         with self._changed:
             self._changed.wait_for(lambda: not slot.busy)
 
-    def _await_end(self, slot: _Slot, process: Process) -> None:
+    def _await_end(self, slot: Slot, process: Process) -> None:
         code = process.wait()
         with self._changed:
             slot.alive = False
@@ -307,7 +257,7 @@ class Workers:
             self._match()
             self._changed.notify_all()
 
-    def _next_task(self, slot: _Slot) -> tuple[str, Held | None, int] | None:
+    def _next_task(self, slot: Slot) -> tuple[str, Held | None, int] | None:
         """What a worker is to load or to drop, for which it is taken; None once it is dead, or the server stops."""
         with self._changed:
             while True:
@@ -319,7 +269,7 @@ class Workers:
                     return task
                 self._changed.wait()
 
-    def _due(self, slot: _Slot) -> tuple[str, Held | None, int] | None:
+    def _due(self, slot: Slot) -> tuple[str, Held | None, int] | None:
         for key in slot.holds - self._models.keys():
             return "drop", None, key
         wanted = {waiting.held.key for waiting in self._waiting}
@@ -330,7 +280,7 @@ class Workers:
                 return "load", held, held.key
         return None
 
-    def _do(self, slot: _Slot, what: str, held: Held | None, key: int) -> None:
+    def _do(self, slot: Slot, what: str, held: Held | None, key: int) -> None:
         try:
             if held is None:
                 assert slot.asked is not None
@@ -426,13 +376,13 @@ def _settle(held: Held | None, outcome: Mapping[str, Any] | MlboxError) -> None:
             held.first.set_result(outcome)
 
 
-def _tell(slot: _Slot, number: int) -> None:
+def _tell(slot: Slot, number: int) -> None:
     with contextlib.suppress(OSError):
         assert slot.told is not None
         slot.told.send(number.to_bytes(NUMBER_BYTES, "little"))
 
 
-def _kill(slot: _Slot) -> None:
+def _kill(slot: Slot) -> None:
     if slot.process is not None:
         slot.process.kill()
 

@@ -134,6 +134,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 3600
     threads: Annotated[int, Meta(ge=1, le=256, description="Threads for blocking store calls.")] = 16
     infer_threads: Annotated[int, Meta(ge=1, le=64, description="Threads that one model's inference may use.")] = 1
+    infer_gpus: Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9]{1,3}(,[0-9]{1,3}){0,63}$",
+            description="Numbers of the GPUs that serve models, as 0,1: each model goes to the one on which others take"
+            " the least. Never tried with a GPU.",
+        ),
+    ] = "0"
+    tensorrt: Annotated[
+        str,
+        Meta(
+            pattern="^(on|off)$",
+            description="Whether onnxruntime's TensorRT is tried before CUDA, where it is installed: it builds a model's engine"
+            " when that is loaded, which may take minutes. Never tried with a GPU.",
+        ),
+    ] = "off"
     workers: Annotated[
         int,
         Meta(

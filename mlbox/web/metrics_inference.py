@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from mlbox.serve.server import ModelServer
+from mlbox.serve.slots import State
 from mlbox.serve.statistics import Totals
-from mlbox.serve.workers import State
 from mlbox.web import metrics_triton
 from mlbox.web.unhurried import HISTOGRAMS, unhurried
 

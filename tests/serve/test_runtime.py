@@ -10,10 +10,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
-from mlbox.serve.binding import DEVICES, Device, device_of, run_bound
+from mlbox.serve.binding import DEVICES, Device, configured, device_of, run_bound
+from mlbox.serve.devices import Devices, choose
 from mlbox.serve.loading import Holding
 from mlbox.serve.runtime import CPU, Session
 from mlbox.serve.tensors import NUMPY, Tensor, check_inputs
@@ -194,9 +197,34 @@ def test_a_run_that_is_bound_to_a_device_gives_what_a_plain_one_does(model: onnx
 
 def test_a_device_is_that_of_the_provider_that_comes_first() -> None:
     assert device_of(("CUDAExecutionProvider", *CPU)) == Device("cuda", 0)
+    assert device_of(("TensorrtExecutionProvider", "CUDAExecutionProvider", *CPU), 3) == Device("cuda", 3)
     assert device_of(CPU) is device_of(()) is None
     assert Holding(1, ("CUDAExecutionProvider", *CPU)).on_gpu
     assert not Holding(1, CPU).on_gpu
+
+
+def test_each_provider_of_a_device_is_told_which_and_those_that_are_not_there_are_left_out() -> None:
+    there = ["TensorrtExecutionProvider", "CUDAExecutionProvider", *CPU]
+    for text, tensorrt, wanted in (("1", False, there[1:]), ("1", True, there)):
+        providers = Devices.of(text, tensorrt=tensorrt).providers
+        on_one = [(name, {"device_id": "1"}) if name not in CPU else name for name in wanted]
+        assert configured(providers, there, 1) == on_one
+        assert configured(providers, CPU, 1) == [*CPU]
+    assert Devices.of("0,2,2", tensorrt=False).numbers == (0, 2)
+
+
+@given(
+    numbers=st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True),
+    sizes=st.lists(st.integers(0, 100), max_size=20),
+)
+def test_models_go_to_the_device_that_holds_the_least(numbers: list[int], sizes: list[int]) -> None:
+    """No device is ahead of another by more than the largest model, and one that is gone counts no more."""
+    held: list[tuple[int, int]] = []
+    for size in sizes:
+        held.append((choose(numbers, [*held, (77, 1000)]), size))
+    taken = [sum(size for number, size in held if number == one) for one in numbers]
+    assert max(taken) - min(taken) <= max(sizes, default=0)
+    assert choose(numbers, []) == numbers[0]
 
 
 def test_a_session_on_a_device_binds_its_tensors(monkeypatch: pytest.MonkeyPatch) -> None:

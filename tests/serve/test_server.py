@@ -16,6 +16,7 @@ from mlbox.events import EventBus
 from mlbox.records import ServingConfig
 from mlbox.serve import background
 from mlbox.serve.background import Background
+from mlbox.serve.devices import Devices
 from mlbox.serve.execution import Ask
 from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.serve.targets import Target
@@ -241,6 +242,28 @@ def test_the_longest_unused_version_gives_way(serving: House) -> None:
     assert [v.version for v in server.loaded()] == [2]
     server.load(first)
     assert [v.version for v in server.loaded()] == [1]
+    server.close()
+
+
+def test_models_are_spread_over_devices(serving: House) -> None:
+    """Where there are none, as here, they are on the processor in truth."""
+    server = ModelServer(
+        serving.registry,
+        serving.artifacts,
+        serving.features,
+        serving.rollouts,
+        serving.log,
+        serving.clock,
+        devices=Devices((0, 1)),
+    )
+    versions = [serving.serve_one(1.0, 0.0), *(serving.register(weight, 0.0) for weight in (2.0, 3.0))]
+    for version in versions:
+        server.load(version)
+    assert [server.held(version).device for version in versions] == [0, 1, 0]
+    server.unload("score", 1)
+    server.unload("score", 3)
+    server.load(versions[2])
+    assert server.held(versions[2]).device == 0, "where nothing is"
     server.close()
 
 

@@ -54,7 +54,7 @@ def opened(workers: Workers, model: onnx.ModelProto | bytes, folder: Path, name:
     version = next(versions)
     path = folder / f"{version}.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return workers.open(name, version, path, threads=1)
+    return workers.open(name, version, path, {"threads": 1})
 
 
 class Way:
@@ -263,7 +263,7 @@ def test_whoever_waits_for_a_version_in_quarantine_is_told_so(serving: House, tm
     workers = Workers(1)
     kept_in(serving, workers)
     serving.register()
-    session = workers.open("score", 1, save(dividing(), tmp_path), threads=1)
+    session = workers.open("score", 1, save(dividing(), tmp_path), {"threads": 1})
     for _ in range(CRASHES):
         with pytest.raises(Died):
             session.run({"input": np.array([FATAL])})

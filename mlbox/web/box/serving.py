@@ -14,6 +14,7 @@ from mlbox.serve.benching import Benches
 from mlbox.serve.business import Business
 from mlbox.serve.comparison import Comparer
 from mlbox.serve.concept import CONCEPT, Concept
+from mlbox.serve.devices import Devices
 from mlbox.serve.failing import FAILING, Failing
 from mlbox.serve.fairness import FairnessJudge
 from mlbox.serve.frozen_rows import FrozenRows
@@ -148,6 +149,7 @@ class Serving(Data):
             bus=self.bus,
             configs=self.serving.latest,
             threads=self.settings.infer_threads,
+            devices=Devices.of(self.settings.infer_gpus, tensorrt=self.settings.tensorrt == "on"),
             most_loaded=self.settings.max_models,
             workers=self.workers if self.settings.workers else None,
             quarantine=Quarantine(self.quarantines, self.workers, self.clock),

@@ -10,7 +10,7 @@ from litestar import Request, Response, get
 from mlbox import __version__
 from mlbox.errors import MlboxError
 from mlbox.records import ModelVersion, ServingConfig, TensorSpec
-from mlbox.serve.loading import inputs_of
+from mlbox.serve.loading import Holding, inputs_of
 from mlbox.serve.rows import MAX_ROWS
 from mlbox.serve.statistics import Duration, Totals
 from mlbox.serve.tensors import are_batched
@@ -125,10 +125,10 @@ async def config(box: Box, model: str, version: int | None) -> dict[str, Any]:
     """How a version is configured."""
     found = await box.call(box.models.metadata, model, version)
     serving = await box.call(box.serving.latest, found.model)
-    return _config_of(found, serving, on_gpu=box.models.held(found).on_gpu)
+    return _config_of(found, serving, box.models.held(found))
 
 
-def _config_of(found: ModelVersion, serving: ServingConfig, *, on_gpu: bool) -> dict[str, Any]:
+def _config_of(found: ModelVersion, serving: ServingConfig, held: Holding) -> dict[str, Any]:
     """Dimensions are without that of rows, where it is free in every tensor; `max_batch_size` says how many rows there may be."""
     inputs = inputs_of(found, found.inputs)
     batched = are_batched((*inputs, *found.outputs))
@@ -142,9 +142,13 @@ def _config_of(found: ModelVersion, serving: ServingConfig, *, on_gpu: bool) -> 
         "output": _config_tensors(found.outputs, batched),
         **(_scheduling(serving) if batched else {}),
         "response_cache": {"enable": serving.cache_bytes > 0},
-        "instance_group": [{"name": found.model, "kind": "KIND_GPU" if on_gpu else "KIND_CPU", "count": 1}],
+        "instance_group": [{"name": found.model, "count": 1, **_kind_of(held)}],
         "parameters": {"features": {"string_value": ",".join(found.features)}},
     }
+
+
+def _kind_of(held: Holding) -> dict[str, Any]:
+    return {"kind": "KIND_GPU", "gpus": [held.device]} if held.on_gpu else {"kind": "KIND_CPU"}
 
 
 def _scheduling(serving: ServingConfig) -> dict[str, Any]:
