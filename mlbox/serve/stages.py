@@ -11,7 +11,8 @@ from __future__ import annotations
 from mlbox.errors import Conflict, Refused
 from mlbox.records import ModelVersion, Promotion, Stage
 from mlbox.serve.promotion import Promoter
-from mlbox.store.promotions import OPEN, Promotions
+from mlbox.store.promotion_moves import OPEN
+from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry
 
 GATES_SECONDS = 100

@@ -15,7 +15,7 @@ from mlbox.errors import AlreadyExists, Conflict, InvalidInput, MlboxError, NotF
 from mlbox.records import Model, ModelVersion, check_name
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.former_names import vacate
-from mlbox.store.promotions import OPEN
+from mlbox.store.promotion_moves import OPEN
 from mlbox.store.registry import Registry
 
 MAX_KEY, MAX_VALUE, MAX_ALIAS = 250, 100_000, 255

@@ -1,6 +1,6 @@
 """A version's way to Production, as a state machine on disk.
 
-`MOVES` is the whole machine: every method below makes one of these moves in one transaction with its audit event, and the
+`moves.MOVES` is the whole machine: every method below makes one of these moves in one transaction with its audit event, and the
 registry's triggers hold the rule once more beneath it. What a gate measures or a rollout decides is not known here.
 """
 
@@ -26,37 +26,16 @@ from mlbox.records import (
     RolloutDecision,
 )
 from mlbox.store import approvals, deadlines, decisions, promotion_notices
+from mlbox.store import promotion_moves as moves
 from mlbox.store.db import Database, Tx
 from mlbox.store.gate_runs import note_gates
 from mlbox.store.policy_book import is_void
 from mlbox.store.promotion_rows import PROMOTION_SQL, promotion_of
-from mlbox.store.registry import Registry, note_stage
+from mlbox.store.registry import Registry
 
-MOVES: dict[PromotionState, tuple[PromotionState, ...]] = {
-    "testing": ("waiting_traffic", "rejected", "integration", "shadow", "waiting_approval", "withdrawn"),
-    "waiting_traffic": ("testing", "withdrawn"),
-    "integration": ("rejected", "shadow", "waiting_approval", "withdrawn"),
-    "shadow": ("waiting_approval", "rolled_back", "withdrawn"),
-    "waiting_approval": ("canary", "completed", "rejected", "withdrawn", "expired"),
-    "canary": ("completed", "rolled_back", "withdrawn"),
-    "completed": (),
-    "rejected": (),
-    "rolled_back": (),
-    "withdrawn": (),
-    "expired": (),
-}
-"""From each state, where a promotion may go."""
-HOLD_MOVES: dict[CanaryHold, tuple[CanaryHold, ...]] = {
-    "": ("paused", "undecided", "frozen"),
-    "paused": ("", "frozen"),
-    "undecided": ("", "frozen"),
-    "frozen": (),
-}
-"""Within a canary: what holds it, and what may come next; "" goes on by itself."""
 HOW_TO_SERVE = "To serve it, convert it with `mlbox.export_onnx` and register the ONNX file with `run.register`."
 _NOBODY = "nobody decided about it in time: propose it again"
-OPEN: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if targets)
-_OPEN_SQL = f"promotion.state IN ({', '.join(repr(s) for s in OPEN)})"
+_OPEN_SQL = f"promotion.state IN ({', '.join(repr(s) for s in moves.OPEN)})"
 
 
 class Promotions:
@@ -182,15 +161,23 @@ class Promotions:
             raise InvalidInput("No gate was measured.", field="gates")
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id, "testing")
+            promotion = moves.load(tx, promotion_id, "testing")
             failed = [r.gate for r in results if not r.passed]
             note_gates(tx, promotion_id, results, evidence)
             if failed:
-                _move(tx, promotion, "rejected", "mlbox", f"failed: {', '.join(failed)}")
+                moves.move(tx, promotion, "rejected", "mlbox", f"failed: {', '.join(failed)}")
                 return
-            integrates = promotion.policy.integration is not None and _is_servable(tx, promotion)
-            _move(tx, promotion, "integration" if integrates else _after_gates(promotion), "mlbox", "all gates passed")
-            _set_stage(tx, promotion, "Staging", "mlbox", f"proposed by {promotion.requested_by}, all gates passed")
+            integrates = promotion.policy.integration is not None and moves.is_servable(tx, promotion)
+            moves.move(
+                tx,
+                promotion,
+                "integration" if integrates else moves.after_gates(promotion),
+                "mlbox",
+                "all gates passed",
+            )
+            moves.set_stage(
+                tx, promotion, "Staging", "mlbox", f"proposed by {promotion.requested_by}, all gates passed"
+            )
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -199,13 +186,13 @@ class Promotions:
         """Write down what became of the policy's integration command: passed, the version goes on from Staging."""
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id, "integration")
+            promotion = moves.load(tx, promotion_id, "integration")
             note_gates(tx, promotion_id, [result], {"integration": run})
             if result.passed:
-                _move(tx, promotion, _after_gates(promotion), "mlbox", "its integration command passed")
+                moves.move(tx, promotion, moves.after_gates(promotion), "mlbox", "its integration command passed")
                 return
-            _move(tx, promotion, "rejected", "mlbox", "failed: integration")
-            _set_stage(tx, promotion, "None", "mlbox", "its integration command failed")
+            moves.move(tx, promotion, "rejected", "mlbox", "failed: integration")
+            moves.set_stage(tx, promotion, "None", "mlbox", "its integration command failed")
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -226,15 +213,15 @@ class Promotions:
         unfit = {a.approver for a in found.approvals if not self.may_approve(a.approver, found.model)}
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id, "waiting_approval")
+            promotion = moves.load(tx, promotion_id, "waiting_approval")
             if _is_over(promotion, from_us(tx.domain_us)):
                 raise Conflict(
                     f"The request for {promotion.model}/{promotion.version} expired.", hint="Propose it again."
                 )
             approvals.give(tx, promotion, approver, decision, comment)
             if decision == "reject":
-                _move(tx, promotion, "rejected", approver, comment)
-                _set_stage(tx, promotion, "None", approver, comment)
+                moves.move(tx, promotion, "rejected", approver, comment)
+                moves.set_stage(tx, promotion, "None", approver, comment)
                 return
             subject = f"model:{promotion.model}/{promotion.version}"
             if waits := approvals.missing(tx, promotion_id, promotion.policy.approvals, unfit):
@@ -244,9 +231,9 @@ class Promotions:
             digest = decisions.record(tx, promotion_id)
             tx.emit("promotion.approved", subject, approver, promotion=promotion_id, decision=digest)
             if promotion.champion is None:
-                _complete(tx, promotion, approver, comment)
+                moves.complete(tx, promotion, approver, comment)
             else:
-                _move(tx, promotion, "canary", approver, comment, step=0)
+                moves.move(tx, promotion, "canary", approver, comment, step=0)
 
         self._db.write(write)
         return self.get(promotion_id)
@@ -257,21 +244,21 @@ class Promotions:
         """Give a canary its next share of traffic; the last share is Production. A person may not have made the version."""
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id, "canary")
+            promotion = moves.load(tx, promotion_id, "canary")
             if promotion.hold == "frozen" or (promotion.hold and actor == "mlbox"):
                 raise Conflict(f"{promotion.model}/{promotion.version} is {promotion.hold}.", hint="Resume it first.")
             if actor != "mlbox":
                 approvals.check_approver(tx, promotion, actor)
                 approvals.check_second(promotion, actor)
             if not decisions.stands(tx, promotion_id):
-                _end(tx, promotion, "its approval is void: what was approved is not what is there now")
+                moves.end(tx, promotion, "its approval is void: what was approved is not what is there now")
                 return
             decisions.note_rollout(tx, promotion_id, decision)
             step = promotion.step + 1
             if (
                 promotion.percent >= 100 or promotion.policy.steps[step].percent >= 100
             ):  # a ramp of 100 % alone is one step
-                _complete(tx, promotion, actor, reason)
+                moves.complete(tx, promotion, actor, reason)
                 return
             tx.run(
                 "UPDATE promotion SET step = ?, since_us = ?, reason = ?, hold = '', hold_us = NULL WHERE id = ?",
@@ -297,8 +284,8 @@ class Promotions:
         patience anew."""
 
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id, "canary")
-            if hold not in HOLD_MOVES[promotion.hold]:
+            promotion = moves.load(tx, promotion_id, "canary")
+            if hold not in moves.HOLD_MOVES[promotion.hold]:
                 raise Conflict(
                     f"{promotion.model}/{promotion.version} is {promotion.hold or 'not held'}.",
                     hint="`mlbox model status` shows where it stands.",
@@ -351,17 +338,17 @@ class Promotions:
         rows = tx.all(f"{PROMOTION_SQL} WHERE {_OPEN_SQL} AND model.name = ?", (model,))
         void = [promotion for promotion in map(promotion_of, rows) if is_void(promotion, policy)]
         for promotion in void:
-            _end(tx, promotion, f"its approval is void: the policy changed to revision {policy.revision}")
+            moves.end(tx, promotion, f"its approval is void: the policy changed to revision {policy.revision}")
         return [promotion.id for promotion in void]
 
     def end_for_another_champion(self, promotion_id: str, *, actor: str) -> Promotion:
         """End a promotion whose champion is replaced: what it was compared with is gone."""
         reason = "its champion was rolled back: propose it again"
-        return self._leave(promotion_id, OPEN, "withdrawn", actor, reason, stage="None")
+        return self._leave(promotion_id, moves.OPEN, "withdrawn", actor, reason, stage="None")
 
     def withdraw(self, promotion_id: str, *, actor: str, reason: str = "") -> Promotion:
         """End a promotion that nobody wants any more."""
-        return self._leave(promotion_id, OPEN, "withdrawn", actor, reason, stage="None")
+        return self._leave(promotion_id, moves.OPEN, "withdrawn", actor, reason, stage="None")
 
     def _leave(
         self,
@@ -375,97 +362,17 @@ class Promotions:
         decision: RolloutDecision | None = None,
     ) -> Promotion:
         def write(tx: Tx) -> None:
-            promotion = _load(tx, promotion_id, *sources)
+            promotion = moves.load(tx, promotion_id, *sources)
             decisions.note_rollout(tx, promotion_id, decision)
-            _move(tx, promotion, target, actor, reason)
+            moves.move(tx, promotion, target, actor, reason)
             if stage:
-                _set_stage(tx, promotion, stage, actor, reason)
+                moves.set_stage(tx, promotion, stage, actor, reason)
 
         self._db.write(write)
         return self.get(promotion_id)
-
-
-def _load(tx: Tx, promotion_id: str, *expected: PromotionState) -> Promotion:
-    """A promotion as it stands in this transaction; raises Conflict unless it is in an expected state."""
-    row = tx.one(f"{PROMOTION_SQL} WHERE promotion.id = ?", (promotion_id,))
-    if row is None:
-        raise NotFound(f"There is no promotion {promotion_id!r}.", field="id")
-    promotion = promotion_of(row)
-    if promotion.state not in expected:
-        raise Conflict(
-            f"{promotion.model}/{promotion.version} is {promotion.state}, and this takes {' or '.join(expected)}.",
-            hint="`mlbox model status` shows where it stands.",
-        )
-    return promotion
-
-
-def _move(
-    tx: Tx, promotion: Promotion, target: PromotionState, actor: str, reason: str, *, step: int | None = None
-) -> None:
-    assert target in MOVES[promotion.state], (promotion.state, target)
-    tx.run(
-        "UPDATE promotion SET state = ?, since_us = ?, step = ?, reason = ?, hold = '', hold_us = NULL WHERE id = ?",
-        (target, tx.domain_us, promotion.step if step is None else step, reason, promotion.id),
-    )
-    subject = f"model:{promotion.model}/{promotion.version}"
-    tx.emit(f"promotion.{target}", subject, actor, promotion=promotion.id, reason=reason)
-    promotion_notices.tell(tx, promotion, target, reason)
-
-
-def _after_gates(promotion: Promotion) -> PromotionState:
-    """What comes after the last of the automatic gates."""
-    return "shadow" if promotion.champion is not None else "waiting_approval"
-
-
-def _is_servable(tx: Tx, promotion: Promotion) -> bool:
-    row = tx.one(
-        "SELECT v.format FROM model_version v JOIN promotion p ON p.version_id = v.id WHERE p.id = ?", (promotion.id,)
-    )
-    return row is not None and row["format"] == "onnx"
-
-
-def _end(tx: Tx, promotion: Promotion, reason: str) -> None:
-    """Take a promotion back whose ground is gone."""
-    _move(tx, promotion, "withdrawn", "mlbox", reason)
-    _set_stage(tx, promotion, "None", "mlbox", reason)
 
 
 def _is_over(promotion: Promotion, now: datetime) -> bool:
     """Whether a request waited longer than its policy lets it."""
     ends = promotion.decide_by
     return ends is not None and ends <= now
-
-
-def _set_stage(tx: Tx, promotion: Promotion, stage: str, actor: str, reason: str = "") -> None:
-    moved = tx.run(
-        "UPDATE model_version SET stage = :stage, updated_us = :now"
-        " WHERE id = (SELECT version_id FROM promotion WHERE id = :id) AND stage <> :stage RETURNING id",
-        {"stage": stage, "now": tx.now_us, "id": promotion.id},
-    ).fetchone()
-    if moved is not None:
-        note_stage(tx, moved["id"], stage, actor, reason=reason, promotion_id=promotion.id)
-    tx.emit("model.stage", f"model:{promotion.model}/{promotion.version}", actor, stage=stage)
-
-
-def _complete(tx: Tx, promotion: Promotion, actor: str, reason: str) -> None:
-    """The candidate becomes Production and the former champion Archived, in this one transaction."""
-    former = tx.one(
-        "SELECT v.id, version FROM model_version v JOIN model m ON m.id = model_id"
-        " WHERE stage = 'Production' AND m.name = ?",
-        (promotion.model,),
-    )
-    comment = reason
-    if promotion.champion is None:
-        reason = "first version of the model" if former is None else "approved"
-    _move(tx, promotion, "completed", actor, reason)
-    if former is not None:
-        tx.run("UPDATE model_version SET stage = 'Archived', updated_us = ? WHERE id = ?", (tx.now_us, former["id"]))
-        replaced = f"replaced by version {promotion.version}"
-        note_stage(tx, former["id"], "Archived", actor, reason=replaced, promotion_id=promotion.id)
-        tx.emit("model.stage", f"model:{promotion.model}/{former['version']}", actor, stage="Archived")
-    _set_stage(tx, promotion, "Production", actor, comment or reason)
-    lifetime_us = round(promotion.policy.lifetime_days * 86_400_000_000)
-    tx.run(
-        "UPDATE model SET updated_us = :now, expires_us = coalesce(expires_us, :now + :lifetime) WHERE name = :model",
-        {"now": tx.now_us, "lifetime": lifetime_us, "model": promotion.model},
-    )

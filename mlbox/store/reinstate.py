@@ -9,7 +9,8 @@ from mlbox.errors import Refused
 from mlbox.records import ModelVersion
 from mlbox.store import decisions
 from mlbox.store.db import Database, Row, Tx
-from mlbox.store.promotions import OPEN, Promotions
+from mlbox.store.promotion_moves import OPEN
+from mlbox.store.promotions import Promotions
 from mlbox.store.registry import Registry, note_stage
 
 

@@ -19,7 +19,8 @@ from mlbox.events import EventBus
 from mlbox.records import CanaryHold, GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.promotions import MOVES, OPEN, Promotions
+from mlbox.store.promotion_moves import MOVES, OPEN
+from mlbox.store.promotions import Promotions
 from mlbox.store.registry import NewVersion, Registry
 from mlbox.store.reinstate import Reinstatement
 

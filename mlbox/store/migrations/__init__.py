@@ -9,7 +9,7 @@ from mlbox.store.migrations.datasets import datasets
 from mlbox.store.migrations.features import features
 from mlbox.store.migrations.jobs import jobs
 from mlbox.store.migrations.monitoring import monitoring
-from mlbox.store.migrations.registry import registry
+from mlbox.store.migrations.registry_rollouts import registry
 from mlbox.store.migrations.secrets import secrets
 from mlbox.store.migrations.tracking import tracking
 

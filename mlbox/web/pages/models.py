@@ -12,7 +12,8 @@ from litestar.params import Parameter
 from mlbox.errors import InvalidInput
 from mlbox.records import DIFFERENCES, ModelVersion, Promotion, Run, ShadowFigures
 from mlbox.serve.governance import changes
-from mlbox.store.promotions import HOW_TO_SERVE, OPEN
+from mlbox.store.promotion_moves import OPEN
+from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
 from mlbox.web.pages import tenures
