@@ -49,6 +49,7 @@ class Crons:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._looked_at: datetime | None = None
 
     # -- what there is ----------------------------------------------------------------------------------------------
 
@@ -160,8 +161,22 @@ class Crons:
                     _note(tx, cron, cause, cron.next_at, "skipped", f"it was due {late:,} s ago")
                 tx.run("UPDATE cron SET next_us = ? WHERE id = ?", (_next_us(cron.spec, now), cron.id))
 
+        if self._looked_at is None or now < self._looked_at:
+            self._clock_went_back(now)
+        self._looked_at = now
         if (first := self.next_at()) is not None and first <= now:
             self._db.write(write)
+
+    def _clock_went_back(self, now: datetime) -> None:
+        """Or may have: where it was ahead, crons must not wait until it is there again. What came already does not come twice."""
+
+        def write(tx: Tx) -> None:
+            for row in tx.all(f"{_CRON_SQL} WHERE next_us > ?", (to_us(now),)):
+                next_us = _next_us(_cron(row).spec, now)
+                if next_us is not None and next_us < row["next_us"]:
+                    tx.run("UPDATE cron SET next_us = ? WHERE id = ?", (next_us, row["id"]))
+
+        self._db.write(write)
 
     def fire(self, name: str, *, actor: str, now: datetime) -> None:
         """Ask for a cron's job now; raises NotFound."""

@@ -81,6 +81,10 @@ class House:
         self.clock.advance(self.clock.now() + timedelta(**span))
         self.runner.run()
 
+    def set(self, moment: datetime) -> None:
+        """Somebody sets the machine's clock."""
+        self.clock._now = moment
+
     def emit(self, store: str, type: str, subject: str, **data: Any) -> None:
         self.dbs[store].write(lambda tx: tx.emit(type, subject, "ann", **data))
         self.runner.run()
@@ -167,6 +171,24 @@ def test_a_dataset_or_an_alert_asks_for_a_job(house: House) -> None:
     assert len(house.jobs) == 1
     house.emit("monitoring", "alert.fired", "alert:2", name="drift", labels={"model": "delay", "feature": "x"})
     assert house.jobs[0].spec.tags["mlbox.cron"] == "retrain"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_clock_that_was_a_year_ahead_and_is_set_back_leaves_each_night_its_job(house: House, restarted: bool) -> None:
+    house.add(overlap="queue")
+    house.wait(hours=15)
+    assert len(house.jobs) == 1
+    house.wait(days=365)
+    assert len(house.jobs) == 2, "of a year that nobody lived through, the last night alone"
+    house.set(NOON + timedelta(hours=14))  # an hour before what has come already
+    if restarted:
+        house.runner = house.open()
+    house.runner.run()
+    house.wait(hours=2)
+    assert len(house.jobs) == 2, "it does not come twice"
+    house.wait(days=1)
+    assert len(house.jobs) == 3
+    assert house.runner.crons.get("nightly").next_at == datetime(2026, 3, 5, 3, tzinfo=UTC)
 
 
 def test_what_is_private_to_others_asks_for_nothing(house: House) -> None:

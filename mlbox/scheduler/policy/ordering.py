@@ -49,6 +49,9 @@ class Line:
         self.queues = {job.queue for job in state.waiting}
         self._jobs = self._grouped(now)
         self._next = dict.fromkeys(self._jobs, 0)
+        self._started = 0
+        """How many have started, and (by group) had when its place in the heap was found: until then that is right."""
+        self._placed = dict.fromkeys(self._jobs, 0)
         self._heap = [(self._key(group), group) for group in self._jobs]
         heapq.heapify(self._heap)
 
@@ -95,13 +98,16 @@ class Line:
         """The next job that `skip`, which is asked in the order of the line, does not leave out; None at the end."""
         while self._heap:
             key, group = self._heap[0]
-            current = self._key(group)
-            if current > key:  # somebody of its team or queue started
-                heapq.heapreplace(self._heap, (current, group))
-                continue
-            job = self._advance(group, current, skip)
-            if self._next[group] < len(self._jobs[group]):
-                heapq.heapreplace(self._heap, (self._key(group), group))
+            if self._placed[group] != self._started:
+                self._placed[group] = self._started
+                current = self._key(group)
+                if current > key:  # somebody of its team or queue started
+                    heapq.heapreplace(self._heap, (current, group))
+                    continue
+            job = self._advance(group, key, skip)
+            jobs, at = self._jobs[group], self._next[group]
+            if at < len(jobs):
+                heapq.heapreplace(self._heap, ((*key[:4], jobs[at].submitted_at, jobs[at].id), group))
             else:
                 heapq.heappop(self._heap)
             if job is not None:
@@ -126,6 +132,7 @@ class Line:
 
     def started(self, job: Waiting) -> None:
         """A job has got its part."""
+        self._started += 1
         part = cost(job.need, self._state.box)
         self._teams.add(job.team, part)
         self._queues.add(job.queue, part)
