@@ -109,6 +109,8 @@ class Health:
         self._concept = concept
         self._features = features
         self._measured = LastMeasured(self._measure, lambda: registry.in_stage("Production"), predictions, clock, bus)
+        self.live: dict[str, LivePerformance] = {}
+        """By model, what labels said last of the version in Production."""
         self._checked: dict[str, _Checked] = {}
         self._skewed: dict[str, tuple[str | None, HealthArea]] = {}
         self.start, self.close = self._measured.start, self._measured.close
@@ -181,10 +183,19 @@ class Health:
         with contextlib.suppress(NotFound):
             label_set = self._performance.label_set(version.model)
         areas = (
-            _guarded("performance", lambda: _performance(version, self._performance.measure(version.model))),
+            _guarded("performance", lambda: self._performance_of(version)),
             _guarded("concept", lambda: _concept(self._concept.measure(version.model))),
         )
         return Found(areas, label_set, lasts=not any(area.words.startswith(FAILED) for area in areas))
+
+    def _performance_of(self, version: ModelVersion) -> HealthArea:
+        found = self._performance.measure(version.model)
+        own = next((one for one in found if one.version == version.version and one.role == "champion"), None)
+        if own is None:
+            self.live.pop(version.model, None)
+        else:
+            self.live[version.model] = own
+        return _performance(version, own)
 
     def _shown(self, measured: Kept | None) -> tuple[HealthArea, ...]:
         """Of performance and concept, what whoever asks may know."""
@@ -301,8 +312,7 @@ def _skew(results: Sequence[SkewResult]) -> HealthArea:
     return _area("skew", "bad" if bad else "ok", words)
 
 
-def _performance(version: ModelVersion, found: Sequence[LivePerformance]) -> HealthArea:
-    own = next((one for one in found if one.version == version.version and one.role == "champion"), None)
+def _performance(version: ModelVersion, own: LivePerformance | None) -> HealthArea:
     if own is None:
         return _area("performance", "unknown", "it has predicted nothing yet")
     covered = f"{own.coverage:.0%} of {own.predictions:,} predictions have a label"

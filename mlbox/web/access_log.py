@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,6 +29,7 @@ BATCH_SECONDS = 0.1
 """The oldest line that a killed server may take with it."""
 LINES_AT_ONCE = 32
 """So few, because the requests' thread waits for this one until it writes."""
+_CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
 MOST_WAITING = 100_000
 """Requests that may wait for a slow log before lines are dropped, and counted."""
 _ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
@@ -54,8 +55,12 @@ class Request(NamedTuple):
 class AccessLog:
     """The layer that gives each request its id and, if wanted, its line. `close` writes what is left."""
 
-    def __init__(self, app: ASGIApp, sink: Sink, formatter: Formatter, wanted: str) -> None:
+    def __init__(
+        self, app: ASGIApp, sink: Sink, formatter: Formatter, wanted: str, *, counts: Counter[str] | None = None
+    ) -> None:
         self._app = app
+        self._counts: Counter[str] = Counter() if counts is None else counts
+        """Of requests over HTTP, by the first digit of their status; of those that were broken off, `none`."""
         self._sink = sink
         self._as_line = formatter
         self._least = {"on": 0, "errors": 400, "off": 1000}[wanted]
@@ -108,7 +113,9 @@ class AccessLog:
         return f"{_PREFIX}-{next(self._count):x}"
 
     def note(self, request: Request) -> None:
-        """Have a line written for a request that was answered, where its status wants one."""
+        """Count a request that was answered, and have a line written where its status wants one."""
+        if request.method != "gRPC":
+            self._counts[_CLASSES[request.status // 100]] += 1
         if self._least > 599 or 0 < request.status < self._least:
             return
         if len(self._waiting) >= MOST_WAITING:

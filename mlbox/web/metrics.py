@@ -24,7 +24,7 @@ from mlbox import __version__
 from mlbox.errors import Unavailable
 from mlbox.records import DriftResult
 from mlbox.serve.batches import Batch
-from mlbox.web import metrics_inference, metrics_triton, metrics_values
+from mlbox.web import metrics_box, metrics_inference, metrics_triton, metrics_values
 from mlbox.web.box import Box
 from mlbox.web.unhurried import HISTOGRAMS, Unhurried, unhurried
 
@@ -139,6 +139,10 @@ FAMILIES: Mapping[str, Family] = {
             words,
         )
         for name, words in metrics_triton.HELP.items()
+    },
+    **{
+        name: Family("counter" if name.endswith("_total") else "gauge", labels, words)
+        for name, (labels, words) in metrics_box.FAMILIES.items()
     },
     "mlbox_build_info": Family("gauge", ("version",), "The release; always 1."),
 }
@@ -346,12 +350,15 @@ class _BoxCollector:
         told = [((model,), rows) for model, rows in left_out.items() if self._box.registry.visible(model)]
         yield _counter("mlbox_prediction_log_sampled_out_total", sorted(told))
         yield _gauge("mlbox_alert_rules_valid", [((), float(self._box.rules.error is None))])
+        yield metrics_box.requests(self._box)
+        yield metrics_box.stores(self._box)
         yield from self._predictions(seen)
         yield from self._inference()
         yield _counter("mlbox_fast_path_requests_total", [((way,), n) for way, n in self._box.fast_path.items()])
         sources: dict[str, Callable[[], list[Metric]]] = {
             "alerts": self._alerts,
             "jobs": self._jobs,
+            "labels": lambda: metrics_box.labelled(self._box, self._box.registry.visible),
         }
         up: list[tuple[tuple[str, ...], float]] = [((source,), float(there)) for source, there in others.items()]
         for source, read in sources.items():
@@ -396,7 +403,8 @@ class _BoxCollector:
         yield from metrics_inference.of_workers(self._box.workers.state(), self._box.registry.visible, shown)
 
     def _jobs(self) -> list[Metric]:
-        return [_gauge("mlbox_jobs", [((state,), n) for state, n in sorted(self._box.scheduler.counts().items())])]
+        jobs = [((state,), n) for state, n in sorted(self._box.scheduler.counts().items())]
+        return [_gauge("mlbox_jobs", jobs), *metrics_box.machine(self._box)]
 
     def _alerts(self) -> list[Metric]:
         firing = Tally(alert.name for alert in self._box.monitor.alerts(state="firing", limit=1000))

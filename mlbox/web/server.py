@@ -143,7 +143,7 @@ def serve(settings: Settings, origins: Sequence[Origin] = ()) -> None:
         _allow_files(settings.max_connections + SPARE_FILES)
         _announce(box, local_url(listeners[0][0], "https" if tls else "http"))
         edge = create_app(box)
-        app = AccessLog(edge, sink, formatter_of(settings), settings.access_log)
+        app = AccessLog(edge, sink, formatter_of(settings), settings.access_log, counts=box.http_requests)
         stack.callback(app.close)
         config = uvicorn.Config(
             app,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -24,10 +25,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox import __version__
-from mlbox.records import PredictionSampling
+from mlbox.records import Column, Gpu, JobQueue, LabelSet, PredictionSampling
 from mlbox.serve.reference import make_reference, store_reference
 from mlbox.store.registry import NewVersion
-from mlbox.web import metrics
+from mlbox.web import metrics, metrics_box
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded
 from mlbox.web.metrics_inference import CRASHES
@@ -216,7 +217,10 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     box.skew.check("delay")
     box.models.statistics.executed("delay", 1, rows=1, infer_ns=1000)
     box.models.statistics.failed("delay", 1, reason="model")
+    labelled(box)
     box.keeping.sample("delay", PredictionSampling(share=0), actor="ann")
+    box.sharing.set_queue(JobQueue(name="night"), actor="ann")
+    box.http_requests["2xx"] += 1
     served(box, [1.0])
     box.predictions.flush()
     kinds: dict[str, str] = {}
@@ -229,7 +233,54 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     assert ours == set(FAMILIES)
     assert all(kinds[name] == FAMILIES[name].kind for name in ours)
     ours -= {CRASHES, VALUE}  # no version has ended a worker, and none scores beyond 0 to 1
+    ours -= {name for name in ours if name.startswith("mlbox_gpu_")}  # there is none here
     assert all(labels[name] == set(FAMILIES[name].labels) for name in ours)
+
+
+def labelled(box: Box) -> None:
+    """Two predictions, of which one has a label."""
+    who, late = Column(name="who", dtype="STRING"), Column(name="late", dtype="BOOL")
+    box.labels.apply(LabelSet(name="late", keys=(who,), value=late), actor="ann")
+    box.curation.set_model_tag("delay", "label_set", "late", actor="ann")
+    rows = [served(box, [1.0], score=0.9, entity={"who": who})[0] for who in ("a", "b")]
+    item = {"who": "a", "event_time": rows[0].domain_at.isoformat(), "late": True}
+    box.labels.append_rows("late", [item], actor="ann")
+    box.health.of("delay")
+
+
+def test_what_labels_say_is_there_while_the_version_serves(box: Box) -> None:
+    found = Metrics(box)
+    in_production(box)
+    labelled(box)
+    assert value(found, "ml_label_coverage_ratio", model_name="delay", model_version="1") == 0.5
+    assert value(found, "ml_live_metric", model_name="delay", model_version="1", metric="accuracy") == 1
+    assert value(found, "ml_live_metric", model_name="delay", model_version="1", metric="auc") is None, "of one class"
+    box.health.live["gone"] = msgspec.structs.replace(box.health.live["delay"], model="gone")
+    assert not [labels for name, labels in scrape(found) if labels and ("model_name", "gone") in labels]
+
+
+def test_the_machine_is_shown(box: Box) -> None:
+    found = Metrics(box)
+    box.sharing.set_queue(JobQueue(name="night"), actor="ann")
+    assert value(found, "mlbox_queue_jobs", queue="night", state="waiting") == 0
+    assert (value(found, "mlbox_store_bytes", store="registry") or 0) > 10_000
+    gpu = Gpu(uuid="GPU-1", index=0, utilization_percentage=25.0, memory_used_gb=2.0)
+    (busy,), (taken,) = (family.samples for family in metrics_box.gpus([gpu, Gpu(uuid="GPU-2", index=1)]))
+    assert (busy.labels, busy.value) == ({"gpu": "0"}, 0.25), "what the driver does not say has no series"
+    assert taken.value == 2 * 2**30
+
+
+def test_requests_are_counted_by_what_became_of_them(server: Server) -> None:
+    def of(status: str) -> float:
+        samples = [one for family in read_text(server.http.get("/metrics").text) for one in family.samples]
+        wanted = ("mlbox_http_requests_total", {"status": status})
+        return sum(one.value for one in samples if (one.name, one.labels) == wanted)
+
+    before = of("4xx")
+    for _ in range(3):
+        assert server.http.get("/api/v1/models/nobody").status_code == 404
+    assert of("4xx") == before + 3
+    assert of("2xx") >= 1
 
 
 def test_dashboard_and_rules_name_metrics_that_there_are() -> None:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
+from pathlib import Path
 
 from mlbox.errors import Unavailable
 from mlbox.records import Event
@@ -43,6 +44,8 @@ class Box(Scheduling):
             with contextlib.suppress(Unavailable):
                 self.models.warm()
             self.fast_path = Counter[str](fast=0, app=0)
+            self.http_requests = Counter[str]()
+            """By the first digit of their status."""
             self.pool = ThreadPoolExecutor(settings.threads, thread_name_prefix="mlbox-call")
             opening.callback(self.pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
@@ -107,6 +110,10 @@ class Box(Scheduling):
             if len(newest) < limit or len(shown) >= limit:
                 return shown[:limit]
             before = newest[-1].id
+
+    def store_paths(self) -> dict[str, Path]:
+        """Where each SQLite store lies."""
+        return {name: database.path for name, database in self._databases.items()}
 
     def visible_events(self, events: Sequence[Event]) -> list[Event]:
         """Those events that are of nothing private to others than whoever asks."""
