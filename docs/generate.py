@@ -72,7 +72,9 @@ def cli_page() -> str:
 def commands() -> Iterator[tuple[str, str]]:
     """Each command and its help text, groups before what is in them."""
     root = typer.main.get_command(app)
-    context = root.context_class(root, info_name="mlbox", terminal_width=WIDTH, max_content_width=WIDTH)
+    context = root.context_class(
+        root, info_name="mlbox", terminal_width=WIDTH, max_content_width=WIDTH, **root.context_settings
+    )
     yield "mlbox", root.get_help(context)
     for name in COMMANDS:
         yield from _helps(load(name), name, context)

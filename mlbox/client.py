@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
@@ -189,7 +190,7 @@ class Client:
             return TimedOut(
                 f"{self.url} did not answer in time.", hint="Is the box overloaded? `mlbox status` asks it."
             )
-        said, hint = str(err).rstrip("."), "Is `mlbox serve` running there?"
+        said, hint = re.sub(r"^\[Errno -?\d+\] ", "", str(err)).rstrip("."), "Is `mlbox serve` running there?"
         if "CERTIFICATE_VERIFY_FAILED" in said:
             hint = (
                 f"If its certificate is signed by an authority of your own, name that one's file: --ca or {context.CA}."

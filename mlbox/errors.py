@@ -118,6 +118,11 @@ class StartupError(MlboxError):
     code = "startup"
 
 
+def said(err: Exception) -> str:
+    """What an error of the system says, without its number and the path that was asked for; of any other, its words."""
+    return err.strerror if isinstance(err, OSError) and err.strerror else str(err).rstrip(".")
+
+
 def _walk(root: type[MlboxError]) -> list[type[MlboxError]]:
     return [root, *(e for sub in root.__subclasses__() for e in _walk(sub))]
 

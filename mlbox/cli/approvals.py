@@ -23,7 +23,7 @@ FIGURES = (
 @app.command(epilog="Example: mlbox approvals flight-delay/3")
 def approvals(
     ref: Annotated[
-        str, typer.Argument(metavar="[MODEL/VERSION]", help="Show all about this one; without it, list what waits.")
+        str, typer.Argument(metavar="MODEL/VERSION", help="Show all about this one; without it, list what waits.")
     ] = "",
     output: OutputOption = Output.table,
 ) -> None:

@@ -62,7 +62,8 @@ def guards(
         found = [one for one in client.get("/api/v1/endpoints", list[Endpoint]) if one.model == model]
     if output is Output.table:
         for endpoint in found:
-            typer.echo(f"{model}/{endpoint.candidate}: {endpoint.standing or 'no candidate'}", err=True)
+            name = f"{model}/{endpoint.candidate}" if endpoint.candidate else model
+            typer.echo(f"{name}: {endpoint.standing or 'no candidate'}", err=True)
     show([finding for endpoint in found for finding in endpoint.findings], FINDINGS, output)
 
 

@@ -20,6 +20,7 @@ COLUMNS = (
     "spec.name",
     "spec.schedule",
     "spec.timezone",
+    "spec.on",
     "paused",
     "next_at",
     "last_at",
@@ -83,7 +84,8 @@ def add(
             overlap=overlap,
             **file.options,
         )
-    show_one(cron, output, columns=("id", "spec.name", "spec.schedule", "spec.timezone", "next_at"))
+    when = ("spec.on",) if cron.spec.on else ("spec.schedule", "spec.timezone", "next_at")
+    show_one(cron, output, columns=("id", "spec.name", *when))
 
 
 @app.command("ls", epilog="Example: mlbox cron ls")

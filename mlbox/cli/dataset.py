@@ -9,9 +9,10 @@ import typer
 
 from mlbox.cli import dataset_dvc
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
+from mlbox.cli.output import Output, OutputOption, counted, note, read_pairs, show, show_one
+from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput, Unavailable
-from mlbox.records import FILE_FORMATS, DatasetDiff, DatasetVersion, VerifiedFile
+from mlbox.records import FILE_FORMATS, Column, DatasetDiff, DatasetVersion, VerifiedFile
 
 app = typer.Typer(no_args_is_help=True, help="Dataset versions.")
 dataset_dvc.register(app)
@@ -24,6 +25,7 @@ SplitKey = Annotated[
 ]
 Parent = Annotated[list[str] | None, typer.Option(help="A version that it is made from, once for each.")]
 Tag = Annotated[list[str] | None, typer.Option(help="KEY=VALUE, once for each.")]
+STATISTICS = ("name", "dtype", "unit", "nulls", "min", "mean", "max", "top")
 Ref = Annotated[str, typer.Argument(metavar="NAME[@vN]", help="A version, or the latest of a name.")]
 
 
@@ -53,9 +55,9 @@ def create(
         "spine": _text(spine),
         "features": features or [],
         "label_set": labels,
-        "event_from": from_,
-        "event_to": to,
-        "as_of": as_of,
+        "event_from": from_ and parse_time(from_, field="from"),
+        "event_to": to and parse_time(to, field="to"),
+        "as_of": as_of and parse_time(as_of, field="as_of"),
     }
     with connect() as client:
         _tell(dataset_create.from_definition(client, name, body), output)
@@ -122,7 +124,19 @@ def ls(
 def show_version(ref: Ref, output: OutputOption = Output.table) -> None:
     """Show what a version is made of."""
     with connect() as client:
-        show_one(client.get(f"/api/v1/datasets/{ref}", DatasetVersion), output)
+        found = client.get(f"/api/v1/datasets/{ref}", DatasetVersion)
+    if output is not Output.table:
+        show_one(found, output)
+        return
+    show_one({name: getattr(found, name) for name in found.__struct_fields__ if name not in ("columns", "statistics")})
+    print()
+    show([_statistics(column, found) for column in found.columns], STATISTICS)
+
+
+def _statistics(column: Column, version: DatasetVersion) -> dict[str, Any]:
+    """What a table says of a column; the quantiles and the histogram are in the other formats."""
+    known = version.statistics.get(column.name) or {}
+    return {name: known.get(name, getattr(column, name, None)) for name in STATISTICS}
 
 
 @app.command(epilog="Example: mlbox dataset pull flights@v1 --to data/")
@@ -132,8 +146,10 @@ def pull(ref: Ref, to: Annotated[Path, typer.Option(help="Folder to put the file
     with connect() as client:
         found = client.get(f"/api/v1/datasets/{ref}", DatasetVersion)
         for file in found.files:
-            client.download(f"/api/v1/datasets/{found.ref}/files/{file.path}", to / file.path)
-            note(f"{to / file.path}: {file.rows:,} rows")
+            target = to / file.path  # of a split version in a folder of the part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            client.download(f"/api/v1/datasets/{found.ref}/files/{file.path}", target)
+            note(f"{target}: {counted(file.rows or 0, 'row')}")
 
 
 @app.command(epilog="Example: mlbox dataset diff flights@v3 flights@v4")
@@ -157,15 +173,15 @@ def verify(ref: Ref) -> None:
     if broken:
         said = "; ".join(f"{one.path}: {one.error}" for one in broken[:5])
         raise Unavailable(
-            f"{len(broken)} of {len(found)} files are not what they were: {said}.", hint="Restore a backup."
+            f"{len(broken)} of {counted(len(found), 'file')} not what they were: {said}.", hint="Restore a backup."
         )
-    note(f"{len(found)} files are what they were.")
+    note(f"{counted(len(found), 'file')} read again, and as before.")
 
 
 @app.command(epilog="Example: mlbox dataset tag flights@v1 tier=gold --remove draft")
 def tag(
     ref: Ref,
-    pairs: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE...")] = None,
+    pairs: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE")] = None,
     remove: Annotated[list[str] | None, typer.Option(help="A tag to take away, once for each.")] = None,
     output: OutputOption = Output.table,
 ) -> None:
@@ -192,7 +208,8 @@ def restore(ref: Ref, output: OutputOption = Output.table) -> None:
 
 def _tell(version: DatasetVersion, output: Output) -> None:
     if output is Output.table:
-        note(f"{version.ref}: {version.rows:,} rows, {len(version.columns)} columns, {version.hash[:12]}")
+        size = f"{counted(version.rows, 'row')}, {counted(len(version.columns), 'column')}"
+        note(f"{version.ref}: {size}, {version.hash[:12]}")
     else:
         show_one(version, output)
 

@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show_one
+from mlbox.cli.output import Output, OutputOption, counted, note, show_one
 from mlbox.errors import AlreadyExists, InvalidInput
 from mlbox.records import DatasetVersion
 from mlbox.transfer.dvc_pointer import MAX_POINTER, Pointer, read_pointer, write_pointer
@@ -41,7 +41,7 @@ def export(
     target = to or Path(f"{pointer.path}.dvc")
     _check_free(target, pointer)
     _write(target, write_pointer(msgspec.structs.replace(pointer, path=target.stem)))
-    note(f"{target}: {pointer.dataset}, {pointer.nfiles:,} files, {pointer.size:,} bytes")
+    note(f"{target}: {pointer.dataset}, {counted(pointer.nfiles or 0, 'file')}, {pointer.size:,} bytes")
     note(f"Commit it, and `dvc pull {target}` from a remote with the address {client.url}/dvc.")
 
 
@@ -57,7 +57,7 @@ def import_dvc(
     if output is not Output.table:
         show_one(made, output)
         return
-    note(f"{made.ref}: {len(made.files):,} files, {made.rows:,} rows, {made.hash[:12]}")
+    note(f"{made.ref}: {counted(len(made.files), 'file')}, {counted(made.rows, 'row')}, {made.hash[:12]}")
     if why := made.parameters.get("plain_files"):
         note(f"It is a version of plain files, without columns: {why}")
 

@@ -30,7 +30,7 @@ def restore(item: Annotated[str, typer.Argument(metavar="KIND:ID", help="As `mlb
     """Take a deletion back."""
     with connect() as client:
         found = client.post(f"/api/v1/deleted/{quote(item, safe='')}/restore", Deleted)
-    note(f"{found.id.partition(':')[0]} {found.name} is back.")
+    note(f"{found.id}{f' ({found.name})' if found.name else ''} is back.")
 
 
 @app.command(epilog="Example: mlbox gc --dry-run")

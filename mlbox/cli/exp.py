@@ -26,19 +26,19 @@ def ls(output: OutputOption = Output.table) -> None:
 def show_experiment(name: Annotated[str, typer.Argument()], output: OutputOption = Output.table) -> None:
     """Show one experiment; `mlbox run ls --experiment NAME` lists its runs."""
     with connect() as client:
-        show_one(_named(client, name), output)
+        show_one(named(client, name), output)
 
 
-@app.command("delete", epilog="Example: mlbox exp delete delay")
-def delete(name: Annotated[str, typer.Argument()]) -> None:
+@app.command("rm", epilog="Example: mlbox exp rm delay")
+def remove(name: Annotated[str, typer.Argument()]) -> None:
     """Delete an experiment with its runs; `mlbox restore` takes it back while the server keeps it."""
     with connect() as client:
-        found = _named(client, name)
+        found = named(client, name)
         client.delete(f"/api/v1/experiments/{found.id}")
     note(f"Deleted. `mlbox restore experiment:{found.id}` takes it back.")
 
 
-def _named(client: Client, name: str) -> Experiment:
+def named(client: Client, name: str) -> Experiment:
     for experiment in client.get("/api/v1/experiments", list[Experiment]):
         if experiment.name == name:
             return experiment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -26,7 +26,10 @@ _IN_ASKS = frozenset({"gpus", "gpu_memory_gb", "cpus", "memory_gb"})
 
 @app.command("ls", epilog="Example: mlbox job ls --state running")
 def ls(
-    state: Annotated[JobState | None, typer.Option(help="Only jobs in this state.")] = None,
+    state: Annotated[
+        JobState | None,
+        typer.Option(metavar="STATE", help=f"Only jobs in this state: {', '.join(get_args(JobState))}."),
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Only jobs of this user.")] = None,
     team: Annotated[str | None, typer.Option(help="Only jobs of this team.")] = None,
     limit: Annotated[int, typer.Option(help="At most so many.")] = 30,
@@ -153,7 +156,7 @@ def logs(
 
 @app.command(epilog="Example: mlbox stop mlp")
 def stop(
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="As `mlbox ps` shows them, or by name.")],
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB", help="As `mlbox ps` shows them, or by name.")],
     output: OutputOption = Output.table,
 ) -> None:
     """Take jobs off the queue, or end them."""
@@ -162,7 +165,7 @@ def stop(
 
 @app.command(epilog="Example: mlbox retry mlp")
 def retry(
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="As `mlbox ps -a` shows them, or by name.")],
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB", help="As `mlbox ps -a` shows them, or by name.")],
     output: OutputOption = Output.table,
 ) -> None:
     """Queue ended jobs again, each as another attempt of the same job."""
@@ -181,7 +184,7 @@ def _each(job_ids: list[str], verb: str, output: Output) -> None:
 
 @app.command(epilog="Example: mlbox wait mlp && mlbox model ls")
 def wait(
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB...", help="As `mlbox ps` shows them, or by name.")],
+    job_ids: Annotated[list[str], typer.Argument(metavar="JOB", help="As `mlbox ps` shows them, or by name.")],
     timeout: Annotated[str | None, typer.Option(help="Longest wait, such as 2h; none when not given.")] = None,
     output: OutputOption = Output.table,
 ) -> None:

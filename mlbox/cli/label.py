@@ -9,8 +9,9 @@ import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
+from mlbox.cli.output import Output, OutputOption, counted, note, read_pairs, show, show_one
 from mlbox.cli.source import read_column, read_rows, typed
+from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput
 from mlbox.records import (
     FILE_FORMATS,
@@ -30,7 +31,7 @@ ROWS_AT_ONCE = 10_000
 Source = Annotated[
     str | None, typer.Option(help="Which of the set's sources they come from; may be left out if there is one.")
 ]
-Pairs = Annotated[list[str], typer.Argument(metavar="COLUMN=VALUE...")]
+Pairs = Annotated[list[str], typer.Argument(metavar="COLUMN=VALUE")]
 
 
 @app.command("ls", epilog="Example: mlbox label ls")
@@ -120,7 +121,7 @@ def append(
 @app.command(epilog="Example: mlbox label add churned who=c7 event_time=2026-01-02T10:00Z churned=true --source staff")
 def add(
     name: str,
-    row: Annotated[list[str] | None, typer.Argument(metavar="COLUMN=VALUE...", help="One label.")] = None,
+    row: Annotated[list[str] | None, typer.Argument(metavar="COLUMN=VALUE", help="One label.")] = None,
     file: Annotated[Path | None, typer.Option(help="Labels as JSON, one a line; - for standard input.")] = None,
     source: Source = None,
 ) -> None:
@@ -171,7 +172,7 @@ def held(name: str, output: OutputOption = Output.table) -> None:
 @app.command(epilog="""Example: mlbox label resubmit churned --correct '{"17": {"who": "c7"}}'""")
 def resubmit(
     name: str,
-    row: Annotated[list[int] | None, typer.Argument(metavar="ID...", help="Held labels; by default all.")] = None,
+    row: Annotated[list[int] | None, typer.Argument(metavar="ID", help="Held labels; by default all.")] = None,
     correct: Annotated[str, typer.Option(help="Corrections by id, as JSON.")] = "",
 ) -> None:
     """Send held labels again, as they are or with corrections."""
@@ -185,11 +186,11 @@ def resubmit(
 
 
 @app.command(epilog="Example: mlbox label discard churned 17 18")
-def discard(name: str, row: Annotated[list[int], typer.Argument(metavar="ID...")]) -> None:
+def discard(name: str, row: Annotated[list[int], typer.Argument(metavar="ID")]) -> None:
     """Forget held labels."""
     with connect() as client:
         gone = client.post(f"/api/v1/labels/{name}/held/discard", dict[str, int], {"ids": row})
-    note(f"{gone['rows']:,} held labels of {name} are gone.")
+    note(f"{counted(gone['rows'], 'held label')} of {name} discarded.")
 
 
 @app.command(epilog="Example: mlbox label review churned")
@@ -207,7 +208,7 @@ def settle(name: str, value: str, item: Pairs, output: OutputOption = Output.tab
         labels = client.get(f"/api/v1/labels/{name}", LabelSet)
         keys = _row(item, labels)
         body = {
-            "event_time": keys.pop("event_time", None),
+            "event_time": parse_time(keys.pop("event_time", ""), field="event_time"),
             "keys": keys,
             "value": typed("value", value, labels.value.dtype),
         }
@@ -231,9 +232,9 @@ def agreement(name: str, output: OutputOption = Output.table) -> None:
 
 def _tell(name: str, done: Labelled) -> None:
     more = f", {done.duplicates:,} were there already" if done.duplicates else ""
-    note(f"{done.rows:,} labels added to {name}{more}.")
+    note(f"{counted(done.rows, 'label')} added to {name}{more}.")
     if done.quarantined:
-        note(f"{done.quarantined:,} labels are held back: `mlbox label held {name}`.")
+        note(f"{counted(done.quarantined, 'label')} held back: `mlbox label held {name}` lists what waits.")
 
 
 def _row(pairs: list[str], labels: LabelSet) -> dict[str, Any]:

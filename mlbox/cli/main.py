@@ -11,11 +11,14 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from mlbox.cli.helps import say_plainly
 from mlbox.errors import MlboxError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C: 128 and the signal's number, as a shell expects."""
 TRACEBACK = "MLBOX_TRACEBACK"
+COMPLETE = "_MLBOX_COMPLETE"
+"""With which a shell asks what may come next."""
 
 
 class Entry(NamedTuple):
@@ -77,6 +80,9 @@ COMMANDS = {
     "clock": Entry("clock", "Domain time of a box in replay mode."),
     "config": Entry("config", "Print each setting with its value and where it came from.", "config"),
     "context": Entry("context", "Which box the commands talk to."),
+    "completion": Entry(
+        "completion", "Print a script with which a shell completes commands and options.", "completion"
+    ),
     "identity": Entry("identity", "Whose account a person of the sign-in provider uses."),
     "secret": Entry("secret", "Secrets for jobs: set, list by name, remove."),
     "team": Entry("team", "Teams: members, roles, and what is private."),
@@ -105,6 +111,7 @@ def load(name: str) -> Any:
     app: typer.Typer = importlib.import_module(f"mlbox.cli.{entry.module}").app
     app.rich_markup_mode = None  # plain text: importing rich costs more time than the rest of `--help`
     group = get_group(app)
+    say_plainly(group)
     return group.commands[entry.verb] if entry.verb else group
 
 
@@ -112,6 +119,7 @@ app = typer.Typer(
     cls=Commands,
     name="mlbox",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -143,6 +151,8 @@ def main() -> NoReturn:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    if COMPLETE in os.environ:
+        importlib.import_module("mlbox.cli.completion").answer()
     try:
         code = app(arguments, prog_name="mlbox", standalone_mode=False)
         sys.stdout.flush()
@@ -164,7 +174,7 @@ def _usage(err: typer.TyperException) -> int:
     if type(err).__name__ == "NoArgsIsHelpError":
         print(err.format_message(), file=sys.stderr)
         return err.exit_code
-    line = err.format_message().rstrip()
+    line = err.format_message().rstrip().replace("Value error, ", "")
     stop = "" if line.endswith((".", "?", "!")) else "."
     hint = f" See `{context.command_path} --help`." if context else ""
     return _fail(f"{line}{stop}{hint}", err.exit_code)

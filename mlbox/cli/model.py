@@ -10,9 +10,9 @@ import typer
 
 from mlbox.cli import canary, compare, model_card, model_convert, model_policy, model_score, model_serving, replay
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show, show_one
+from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.cli.refs import Comment, Ref, act, newest, split
-from mlbox.records import Endpoint, Model, ModelVersion, Promotion, ShadowFigures, Tenure
+from mlbox.records import Endpoint, Model, ModelVersion, Promotion, ShadowFigures, Stage, Tenure
 
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
 model_serving.register(app)
@@ -24,6 +24,7 @@ replay.register(app)
 model_card.register(app)
 model_policy.register(app)
 
+PROPOSED = ("model", "version", "state", "requested_by", "state_since")
 VERSION_COLUMNS = ("version", "stage", "trained_by", "dataset", "metrics", "created_at")
 
 
@@ -54,7 +55,9 @@ def promote(ref: Ref, output: OutputOption = Output.table) -> None:
     """Propose a version: gates, shadow, approval by someone else, canary."""
     model, version = split(ref)
     with connect() as client:
-        show_one(client.post(f"/api/v1/models/{model}/versions/{version}/promote", Promotion), output)
+        begun = client.post(f"/api/v1/models/{model}/versions/{version}/promote", Promotion)
+    show_one(begun, output, columns=PROPOSED if output is Output.table else ())
+    note(f"`mlbox model status {ref}` shows how it goes on.")
 
 
 @app.command(epilog="Example: mlbox model status flight-delay/3")
@@ -103,7 +106,7 @@ def roll_back(ref: Ref, comment: Comment = "rolled back by hand") -> None:
     with connect() as client:
         if client.get(path, ModelVersion).stage == "Archived":
             found = client.post(f"{path}/reinstate", ModelVersion, {"comment": comment})
-            typer.echo(f"{found.ref} is in {found.stage} again.", err=True)
+            note(f"{found.ref} is in {found.stage} again.")
             return
     act(ref, "roll-back", comment)
 
@@ -114,19 +117,21 @@ def archive(ref: Ref) -> None:
     model, version = split(ref)
     with connect() as client:
         found = client.post(f"/api/v1/models/{model}/versions/{version}/archive", ModelVersion)
-    typer.echo(f"{found.ref} is {found.stage}.", err=True)
+    note(f"{found.ref} is {found.stage}.")
 
 
 @app.command(epilog="Example: mlbox model stage churn/3 Staging")
 def stage(
     ref: Ref,
-    target: Annotated[str, typer.Argument(metavar="STAGE", help="None, Staging, Production or Archived.")],
+    target: Annotated[
+        Stage, typer.Argument(metavar="STAGE", case_sensitive=False, help="None, Staging, Production or Archived.")
+    ],
 ) -> None:
     """Move a version to another stage, by the rules of its promotion."""
     model, version = split(ref)
     with connect() as client:
         moved = client.post(f"/api/v1/models/{model}/versions/{version}/stage", ModelVersion, {"stage": target})
-    typer.echo(f"{moved.ref} is {moved.stage}.", err=True)
+    note(f"{moved.ref} is {moved.stage}.")
 
 
 @app.command(epilog="Example: mlbox model history churn --at 2026-03-03")
@@ -164,7 +169,7 @@ def alias(ref: Ref, name: str) -> None:
     model, version = split(ref)
     with connect() as client:
         client.request("PUT", f"/api/v1/models/{model}/aliases/{quote(name, safe='')}", body={"version": version})
-    typer.echo(f"{model}@{name} is {model}/{version}.", err=True)
+    note(f"{model}@{name} is {model}/{version}.")
 
 
 @app.command(epilog="Example: mlbox model unalias churn champion")
@@ -172,7 +177,7 @@ def unalias(model: str, name: str) -> None:
     """Take an alias away."""
     with connect() as client:
         client.request("DELETE", f"/api/v1/models/{model}/aliases/{quote(name, safe='')}")
-    typer.echo(f"{model} has no alias {name}.", err=True)
+    note(f"{model} has no alias {name}.")
 
 
 @app.command(epilog="Example: mlbox model rename churn leavers")
@@ -180,11 +185,11 @@ def rename(model: str, new_name: str) -> None:
     """Give a model that does not serve another name."""
     with connect() as client:
         client.post(f"/api/v1/models/{model}/rename", Model, {"name": new_name})
-    typer.echo(f"{model} is now {new_name}.", err=True)
+    note(f"{model} is now {new_name}.")
 
 
-@app.command(epilog="Example: mlbox model delete churn/2")
-def delete(what: Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="A model, or one version.")]) -> None:
+@app.command("rm", epilog="Example: mlbox model rm churn/2")
+def remove(what: Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="A model, or one version.")]) -> None:
     """Delete a version or a whole model; refused in Production and on the way there."""
     path = f"/api/v1/models/{what}"
     if "/" in what or "@" in what:
@@ -192,7 +197,7 @@ def delete(what: Annotated[str, typer.Argument(metavar="MODEL[/VERSION]", help="
         path = f"/api/v1/models/{model}/versions/{version}"
     with connect() as client:
         client.request("DELETE", path)
-    typer.echo(f"{what} is deleted.", err=True)
+    note(f"{what} is deleted.")
 
 
 def _decide(ref: str, decision: str, comment: str) -> None:
@@ -200,4 +205,4 @@ def _decide(ref: str, decision: str, comment: str) -> None:
     with connect() as client:
         path = f"/api/v1/models/{model}/versions/{version}/{decision}"
         after = client.post(path, Promotion, {"comment": comment})
-    typer.echo(f"{ref} is {after.state}.", err=True)
+    note(f"{ref} is {after.state}.")

@@ -10,7 +10,7 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, read_pairs, show_one
 from mlbox.cli.refs import Ref, split
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, said
 from mlbox.records import Card, Governance
 
 
@@ -52,4 +52,4 @@ def _text(name: str, given: str) -> str:
     try:
         return Path(given[1:]).read_text()
     except (OSError, UnicodeDecodeError) as err:
-        raise InvalidInput(f"{given[1:]} cannot be read: {err}.", hint="Name a text file.", field=name) from err
+        raise InvalidInput(f"{given[1:]} cannot be read: {said(err)}.", hint="Name a text file.", field=name) from err

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mlbox.cli.output import Output, OutputOption, note, show_one
-from mlbox.errors import InvalidInput, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, Unavailable, said
 from mlbox.records import Record
 
 PICKLES = (".pkl", ".pickle", ".joblib")
@@ -48,11 +48,11 @@ def convert(
     target = to or source.with_suffix(".onnx")
     found = _sample(sample)
     model = _model(source)
-    exported = _sdk().export_onnx(model, found)
+    exported = _exported(model, found, source)
     beside = target.with_suffix(".sample.npz")
     target.write_bytes(exported.onnx)
     beside.write_bytes(exported.sample())
-    compared = _checks().compare_onnx(target, beside)
+    compared = _checks().compare_onnx(target.absolute(), beside.absolute())  # by a process in a folder of its own
     report = Report(
         model=str(target),
         sample=str(beside),
@@ -65,8 +65,19 @@ def convert(
     note(f"Register both: run.register(NAME, {str(target)!r}, sample={str(beside)!r})")
 
 
-def _sdk() -> Any:
-    return _needed("mlbox.sdk.export")
+def _exported(model: Any, found: Any, source: Path) -> Any:
+    export = _needed("mlbox.sdk.export").export_onnx
+    try:
+        return export(model, found)
+    except (MlboxError, KeyboardInterrupt):
+        raise
+    except Exception as err:  # of every kind: the converters raise their own, and what the model raises
+        shape = "rows of numbers, as .npy" if isinstance(found, dict) else "columns by name, as .parquet or .csv"
+        raise InvalidInput(
+            f"{source} cannot be converted with this sample: {said(err)}.",
+            hint=f"Where the model was trained on {shape}, give it such a sample.",
+            field="sample",
+        ) from err
 
 
 def _checks() -> Any:
@@ -96,7 +107,7 @@ def _model(path: Path) -> Any:
     except (Unavailable, KeyboardInterrupt):
         raise
     except Exception as err:  # of every kind: unpickling runs what is in the file
-        raise InvalidInput(f"{path} cannot be read: {err}", hint="Save it again here.", field="source") from err
+        raise InvalidInput(f"{path} cannot be read: {said(err)}.", hint="Save it again here.", field="source") from err
 
 
 def _sample(path: Path) -> Any:
@@ -108,7 +119,8 @@ def _sample(path: Path) -> Any:
     try:
         return read(path)
     except (OSError, ValueError) as err:
-        raise InvalidInput(f"{path} cannot be read: {err}", hint="Keep some real inputs so.", field="sample") from err
+        hint = "Give a file of real inputs." if isinstance(err, OSError) else "Save it again."
+        raise InvalidInput(f"{path} cannot be read: {said(err)}.", hint=hint, field="sample") from err
 
 
 def _arrays(path: Path) -> Any:

@@ -13,7 +13,7 @@ from mlbox import policy_file
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.client import Client
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, said
 from mlbox.records import PolicyPreview, PolicyRevision, PromotionPolicy
 
 SHA256 = 64
@@ -84,7 +84,7 @@ def _read(path: Path, client: Client) -> PromotionPolicy:
     except InvalidInput as err:
         raise InvalidInput(f"{path}: {err.message}", hint=err.hint or BEGIN, field="set") from err
     except (OSError, ValueError, msgspec.MsgspecError) as err:
-        raise InvalidInput(f"{path} holds no policy: {err}.", hint=BEGIN, field="set") from err
+        raise InvalidInput(f"{path} holds no policy: {said(err)}.", hint=BEGIN, field="set") from err
     return _with_code(found, path.parent, client)
 
 

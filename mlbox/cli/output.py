@@ -42,6 +42,7 @@ _IDS = ("ref", "id", "name", "path", "key")
 """Fields that can identify a row; without a column that says which, the first that a row has."""
 _SHORT = ("value", "ref", "name", "path", "key")
 """What stands for a nested record in a table's cell."""
+_EMPTY: tuple[Any, ...] = (None, "", {}, (), [])
 _CELL_MIN = 12
 _GAP = "  "
 
@@ -68,7 +69,7 @@ def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
 def show_one(record: Row, output: Output = Output.table, *, columns: Sequence[str] = ()) -> None:
     """Print one record: as a table, one line per field that is set, or per field of `columns`."""
     if output is Output.table:
-        names = columns or [name for name in _names(record) if field(record, name) not in (None, "", {}, (), [])]
+        names = columns or [name for name in _names(record) if field(record, name) not in _EMPTY]
         width = max((len(name) for name in names), default=0)
         _write("".join(f"{_header(name).ljust(width)}{_GAP}{_cell(name, field(record, name))}\n" for name in names))
     elif output is Output.json:
@@ -93,6 +94,11 @@ def field(row: Row, name: str) -> Any:
     for part in name.split("."):
         value = value.get(part) if isinstance(value, Mapping) else getattr(value, part, None)
     return value
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: `1 row`, `2,000 rows`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def note(text: str) -> None:
@@ -179,7 +185,8 @@ def _cut(text: str, width: int) -> str:
 
 
 def _header(name: str) -> str:
-    return name.replace("_", " ").replace(".", " ").removesuffix(" ms").removesuffix(" seconds").removesuffix(" bytes")
+    last = name.rpartition(".")[2].replace("_", " ")
+    return last.removesuffix(" ms").removesuffix(" seconds").removesuffix(" bytes")
 
 
 def _cell(name: str, value: Any) -> str:
@@ -197,9 +204,18 @@ def _number(name: str, value: float) -> str:
         return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
     if name.endswith("share"):
         return f"{value * 100:.4g} %"
-    number = f"{value:,}" if isinstance(value, int) and value >= 10000 else f"{value:.6g}"
-    units = {"_seconds": " s", "_ms": " ms", "percent": " %", "_gb": " GB"}
+    if name.endswith("_seconds"):
+        return _duration(value)
+    number = f"{value:,.0f}" if 10_000 <= value < 1e15 else f"{value:.6g}"
+    units = {"_ms": " ms", "percent": " %", "_gb": " GB"}
     return number + next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.4g} {unit}"
+    return f"{seconds:.6g} s"
 
 
 def _size(value: float) -> str:
@@ -219,11 +235,16 @@ def _text(value: Any) -> str:
         return value.strftime("%Y-%m-%d %H:%M:%SZ")
     if isinstance(value, float):
         return f"{value:.6g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key}={_text(inner)}" for key, inner in value.items())
     if isinstance(value, list | tuple):
-        return ", ".join(_text(inner) for inner in value)
+        return _listed([_text(inner) for inner in value])
     if isinstance(value, msgspec.Struct):
         found = next((getattr(value, name) for name in _SHORT if hasattr(value, name)), None)
-        return _text(found) if found is not None else msgspec.json.encode(value).decode()
+        return _text(found) if found is not None else _text(msgspec.structs.asdict(value))
+    if isinstance(value, Mapping):
+        return _listed([f"{key}={_text(inner)}" for key, inner in value.items() if inner not in _EMPTY])
     return str(value)
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """Parts with commas between them, or semicolons where one has commas itself."""
+    return ("; " if any(", " in part for part in parts) else ", ").join(parts)

@@ -61,7 +61,7 @@ def export(
 
 @app.command(epilog='Example: mlbox predictions rm customer=17 --reason "request 4711"')
 def rm(
-    keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Whose predictions.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY=VALUE", help="Whose predictions.")],
     reason: Reason,
     model: Of = None,
     output: OutputOption = Output.table,

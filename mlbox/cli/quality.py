@@ -10,8 +10,8 @@ import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show, show_one
-from mlbox.errors import InvalidInput
+from mlbox.cli.output import Output, OutputOption, counted, note, show, show_one
+from mlbox.errors import InvalidInput, said
 from mlbox.records import Expectation, Quality, Quarantined, Record
 
 app = typer.Typer(no_args_is_help=True, help="Expectations of sources, and the rows that broke them.")
@@ -34,7 +34,7 @@ def show_quality(source: Source, output: OutputOption = Output.table) -> None:
         show_one(found, output)
         return
     show(found.expectations, COLUMNS, output)
-    note(f"{found.quarantined:,} rows are in quarantine.")
+    note(f"{counted(found.quarantined, 'row')} in quarantine.")
     for reason, rows in found.reasons.items():
         note(f"  {rows:,}  {reason}")
 
@@ -47,7 +47,7 @@ def set_expectations(
     expected = _read(file)
     with connect() as client:
         found = client.put(f"/api/v1/sources/{source}/expectations", Quality, expected.expectations)
-    note(f"{len(found.expectations)} columns of {source} have expectations.")
+    note(f"{counted(len(found.expectations), 'expectation')} of {source} set.")
 
 
 @app.command("rows", epilog="Example: mlbox quality rows weather -o jsonl")
@@ -83,9 +83,7 @@ def resubmit(
     with connect(timeout_seconds=600) as client:
         body = {"ids": ids, "corrections": corrections}
         answer = client.post(f"/api/v1/sources/{source}/quarantine/resubmit", dict[str, int], body)
-    note(
-        f"{answer['rows']:,} row{'' if answer['rows'] == 1 else 's'} added to {source}; {answer['quarantined']:,} in quarantine."
-    )
+    note(f"{counted(answer['rows'], 'row')} added to {source}; {answer['quarantined']:,} in quarantine.")
 
 
 def _read(file: Path) -> Expected:
@@ -95,5 +93,5 @@ def _read(file: Path) -> Expected:
         return msgspec.convert(raw, Expected)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.MsgspecError) as err:
         raise InvalidInput(
-            f"{file} holds no expectations: {err}.", hint="It has a list `expectations`.", field="file"
+            f"{file} holds no expectations: {said(err)}.", hint="It has a list `expectations`.", field="file"
         ) from err

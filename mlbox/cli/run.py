@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
+from mlbox.cli.exp import named
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.records import Run
 
@@ -23,6 +24,8 @@ def ls(
     """List runs, newest first."""
     with connect() as client:
         found = client.get("/api/v1/runs", list[Run], experiment=experiment, limit=limit)
+        if experiment is not None and not found:
+            named(client, experiment)  # raises NotFound where a name is mistyped
         show(found, ("id", "name", "status", "user", "dataset", "started_at", "params"), output)
 
 
@@ -72,8 +75,8 @@ def points(
     note(f"{target}: {size:,} bytes.")
 
 
-@app.command("delete", epilog="Example: mlbox run delete 0198c0ffee...")
-def delete(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
+@app.command("rm", epilog="Example: mlbox run rm 0198c0ffee...")
+def remove(run_id: Annotated[str, typer.Argument(metavar="RUN")]) -> None:
     """Delete a run; `mlbox restore` takes it back while the server keeps it."""
     with connect() as client:
         client.delete(f"/api/v1/runs/{run_id}")

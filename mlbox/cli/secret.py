@@ -10,7 +10,7 @@ from urllib.parse import quote
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show
+from mlbox.cli.output import Output, OutputOption, counted, note, show
 from mlbox.errors import InvalidInput
 from mlbox.records import Record, Secret
 
@@ -63,7 +63,7 @@ def rotate_key() -> None:
     """Encrypt all secrets under a new key and forget the old one, as an admin of the box."""
     with connect() as client:
         done = client.post("/api/v1/secrets/rotate-key", Rotation)
-    note(f"{done.sealed} secrets are under a new key.")
+    note(f"{counted(done.sealed, 'secret')} encrypted under a new key.")
     if done.lost:
         note(f"The key of these is lost, set them again: {', '.join(done.lost)}.")
 

@@ -6,15 +6,15 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
+from mlbox.cli.output import Output, OutputOption, counted, note, read_pairs, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import FILE_FORMATS, Column, Pushed, Source, SourceFile
+from mlbox.records import FILE_FORMATS, Column, DType, Pushed, Source, SourceFile
 
 app = typer.Typer(no_args_is_help=True, help="Append-only tables that features are made of.")
 
@@ -93,15 +93,14 @@ def append(
         raise InvalidInput(f"The name {file.name} does not say its format.", hint="Give --format.", field="format")
     with connect(timeout_seconds=600) as client, naming(file):
         answer = client.upload("POST", f"/api/v1/sources/{name}/rows", file, dict[str, int], format=chosen)
-    note(f"{answer['rows']:,} row{'' if answer['rows'] == 1 else 's'} added to {name}.")
-    if held := answer.get("quarantined"):
-        note(f"{held:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
+    note(f"{counted(answer['rows'], 'row')} added to {name}.")
+    _tell_held(answer.get("quarantined", 0), name)
 
 
 @app.command(epilog="Example: mlbox source push sales who=ann amount=12.5 bought=2026-01-02T10:00Z")
 def push(
     name: str,
-    row: Annotated[list[str] | None, typer.Argument(metavar="COLUMN=VALUE...", help="One row.")] = None,
+    row: Annotated[list[str] | None, typer.Argument(metavar="COLUMN=VALUE", help="One row.")] = None,
     file: Annotated[Path | None, typer.Option(help="Rows as JSON, one a line; - for standard input.")] = None,
     to: Annotated[str, typer.Option(help="online, offline or online_and_offline.")] = "online_and_offline",
 ) -> None:
@@ -121,9 +120,13 @@ def push(
                 quarantined=total.quarantined + told.quarantined,
                 online=total.online + told.online,
             )
-    note(f"{total.rows:,} row{'' if total.rows == 1 else 's'} taken by {name}, {total.online:,} online at once.")
-    if total.quarantined:
-        note(f"{total.quarantined:,} rows broke an expectation and are in quarantine: `mlbox quality show {name}`.")
+    note(f"{counted(total.rows, 'row')} taken by {name}, {total.online:,} online at once.")
+    _tell_held(total.quarantined, name)
+
+
+def _tell_held(rows: int, name: str) -> None:
+    if rows:
+        note(f"{counted(rows, 'row')} broke an expectation, now in quarantine: `mlbox quality show {name}`.")
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
@@ -181,4 +184,7 @@ def read_column(text: str) -> Column:
     dtype, _, unit = rest.partition(":")
     if not name or not dtype:
         raise InvalidInput(f"{text!r} is not NAME:TYPE.", hint="For example temp:FP64:°F.", field="column")
-    return Column(name=name, dtype=dtype.upper(), unit=unit)  # type: ignore[arg-type]  # the server checks it
+    if dtype.upper() not in get_args(DType):
+        known = ", ".join(get_args(DType))
+        raise InvalidInput(f"{text!r} has the type {dtype!r}, which is none.", hint=f"One of {known}.", field="column")
+    return Column(name=name, dtype=dtype.upper(), unit=unit)  # type: ignore[arg-type]  # one of them

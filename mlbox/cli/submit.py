@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mlbox.cli.follow import follow
-from mlbox.cli.output import Output, OutputOption, note, read_pairs, show_one
+from mlbox.cli.jobtable import SHORT_ID, rows
+from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.quantities import gigabytes, seconds
 from mlbox.errors import InvalidInput
 from mlbox.records import Job, Priority
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from mlbox.sdk.options import JobOptions
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: submit, submit again.")
-COLUMNS = ("id", "spec.name", "state", "run_id")
 PLAN = ("starts_now", "gpus", "expected_at", "words", "spec.gpus", "spec.cpus", "spec.memory_gb")
 FollowOption = Annotated[
     bool,
@@ -41,7 +41,9 @@ def submit(
     ] = None,
     code: Annotated[Path | None, typer.Option(help="Folder of code to send; --workdir when not given.")] = None,
     workdir: Annotated[Path | None, typer.Option(help="Folder to run in, in --code; this one when not given.")] = None,
-    env: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for its environment; may be given again.")] = None,
+    env: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of its environment; may be given again.")
+    ] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs: whole ones, or a share such as 0.5.")] = None,
     gpu_memory: Annotated[str | None, typer.Option(help="GPU memory instead of a share, such as 20GB.")] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs; one per 4 GB of memory when not given.")] = None,
@@ -70,7 +72,7 @@ def submit(
         bool,
         typer.Option("--checkpoints", help="It saves its progress to MLBOX_CHECKPOINT_DIR and goes on from there."),
     ] = False,
-    param: Annotated[list[str] | None, typer.Option(help="KEY=VALUE to record; may be given again.")] = None,
+    param: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To record; may be given again.")] = None,
     dataset: Annotated[
         list[str] | None, typer.Option(help="Dataset version that it reads; may be given again.")
     ] = None,
@@ -79,7 +81,7 @@ def submit(
         typer.Option(metavar="NAME[=VARIABLE]", help="Secret for its environment; may be given again."),
     ] = None,
     experiment: Annotated[str | None, typer.Option(help="Experiment that its run belongs to.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="KEY=VALUE on its run; may be given again.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="On its run; may be given again.")] = None,
     notify: Annotated[
         list[str] | None, typer.Option(help="Address that is told of its end; may be given again.")
     ] = None,
@@ -150,6 +152,7 @@ def _with_file(command: list[str], flags: dict[str, Any]) -> tuple[tuple[str, ..
     from mlbox.sdk.options import JobOptions, read_job_file
 
     if not command[0].endswith(".toml"):
+        _named_a_program(command[0])
         return tuple(command), JobOptions(**flags)  # type: ignore[typeddict-item]  # the flags' names are its keys
     file = read_job_file(Path(command[0]))
     words = tuple(command[1:]) or file.command
@@ -162,6 +165,16 @@ def _with_file(command: list[str], flags: dict[str, Any]) -> tuple[tuple[str, ..
     for key, value in flags.items():
         options[key] = {**options.get(key, {}), **value} if isinstance(value, dict) else value
     return words, JobOptions(**options)  # type: ignore[typeddict-item]  # as above
+
+
+def _named_a_program(word: str) -> None:
+    """Refuse what is no program: a mistyped option, or a script, which is only found by ./ or the PATH."""
+    if word.startswith("-"):
+        raise InvalidInput(f"No such option: {word}.", hint="See `mlbox submit --help`.", field="command")
+    if "/" not in word and word.endswith((".py", ".ipynb")):
+        raise InvalidInput(
+            f"{word} is no program.", hint=f"Write it like: mlbox submit -- python {word}", field="command"
+        )
 
 
 def _submit(command: tuple[str, ...], options: JobOptions, *, follow_log: bool, dry_run: bool, output: Output) -> None:
@@ -183,8 +196,13 @@ def _submit(command: tuple[str, ...], options: JobOptions, *, follow_log: bool, 
 
 def _tell(job: Job, page: str, *, follow_log: bool, output: Output) -> None:
     """Say which job it is: on stdout, or where its log goes there, on stderr."""
+    name = job.spec.name or job.id[-SHORT_ID:]
     if not follow_log:
-        show_one(job, output, columns=COLUMNS)
+        if output is Output.table:
+            show(rows([job]), ("job", "name", "command", "state", "team", "asks"))
+            note(f"`mlbox logs -f {name}` follows it, and {page} shows it.")
+        else:
+            show_one(job, output)
         return
-    note(f"The job {job.spec.name or job.id} is {job.state}: {page}")
+    note(f"The job {name} is {job.state}: {page}")
     raise typer.Exit(follow(job.id))

@@ -11,7 +11,7 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, said
 from mlbox.records import Record, Transform, TransformSpec
 
 app = typer.Typer(no_args_is_help=True, help="On-demand transforms: one function at training and at serving.")
@@ -98,5 +98,5 @@ def _read(file: Path) -> Transforms:
         return msgspec.convert(raw, Transforms)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.MsgspecError) as err:
         raise InvalidInput(
-            f"{file} holds no transforms: {err}.", hint="It has a list `transforms`.", field="file"
+            f"{file} holds no transforms: {said(err)}.", hint="It has a list `transforms`.", field="file"
         ) from err

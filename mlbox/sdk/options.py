@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 import msgspec
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, said
 from mlbox.records import DivergenceRule, JobSpec, Priority
 
 
@@ -75,7 +75,8 @@ def read_job_file(path: Path) -> JobFile:
     try:
         content = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as err:
-        raise InvalidInput(f"{path} cannot be read: {err}.", hint="Write it as TOML.", field="file") from err
+        hint = "Give another file." if isinstance(err, OSError) else "Write it as TOML."
+        raise InvalidInput(f"{path} cannot be read: {said(err)}.", hint=hint, field="file") from err
     kinds = {"command": str | tuple[str, ...], **get_type_hints(JobOptions)}
     for key in content:
         if key not in kinds:

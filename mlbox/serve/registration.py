@@ -172,6 +172,6 @@ def check_columns(found: ModelCheck, features: Sequence[str]) -> None:
 
 
 def last_metrics(run: Run) -> dict[str, float]:
-    """The last finite value of each metric."""
-    values = {name: metric.value for name, metric in run.metrics.items()}
+    """The last finite value of each metric, without those of the machine."""
+    values = {name: metric.value for name, metric in run.metrics.items() if not name.startswith("system/")}
     return {name: value for name, value in values.items() if value is not None and math.isfinite(value)}

@@ -122,6 +122,28 @@ def test_convert_writes_the_model_its_sample_and_how_far_they_are_apart(
         assert set(arrays.files) == {f"input/{name}" for name in COLUMNS} | {"output/label", "output/probabilities"}
 
 
+def test_convert_writes_where_it_is_told_from_any_folder_and_says_what_sample_would_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import joblib
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from sklearn.linear_model import LogisticRegression
+
+    monkeypatch.chdir(tmp_path)
+    rows = np.arange(20.0).reshape(10, 2)
+    joblib.dump(LogisticRegression().fit(rows, rows[:, 0] > 9), "churn.joblib")
+    np.save("rows.npy", rows)
+    pq.write_table(pa.table({"a": rows[:, 0], "b": rows[:, 1]}), "rows.parquet")
+    convert = ["model", "convert", "churn.joblib", "--to", "other.onnx", "--sample"]
+    assert main.run([*convert, "rows.npy"]) == 0
+    assert "other.sample.npz" in capsys.readouterr().out
+    assert main.run([*convert, "rows.parquet"]) == 2
+    assert "trained on rows of numbers, as .npy, give it such a sample" in capsys.readouterr().err
+    assert main.run([*convert, "none.npy"]) == 2
+    assert "none.npy cannot be read: No such file or directory. " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [("model.h5", b"", "is none of"), ("model.joblib", b"no pickle", "cannot be read")],

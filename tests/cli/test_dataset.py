@@ -24,7 +24,7 @@ def test_a_version_from_its_first_row_to_its_end(box_cli: Callable[..., Ran], tm
     found = json.loads(mlbox("dataset", "diff", "prices@v1", "prices@v2", "--key", "day", "-o", "json"))
     assert (found["added"], found["removed"], found["changed"]) == (1, 0, 1)
     assert found["examples_changed"][0]["values"]["price"][1] in (12.5, "12.5")
-    assert "1 files are what they were" in mlbox("dataset", "verify", "prices@v2")
+    assert "1 file read again, and as before" in mlbox("dataset", "verify", "prices@v2")
     mlbox("dataset", "tag", "prices@v2", "tier=gold", "draft=yes")
     mlbox("dataset", "tag", "prices@v2", "--remove", "draft")
     assert json.loads(mlbox("dataset", "show", "prices@v2", "-o", "json"))["tags"] == {"tier": "gold"}
@@ -51,6 +51,16 @@ def test_a_version_is_split_from_the_command_line(box_cli: Callable[..., Ran], t
     assert (list(shares), sum(shares.values())) == (["train", "test"], 100)
     timed = files("timed", "--split", "before=2026-01-11T00:00Z", "--split", "after")
     assert timed == {"before": 50, "after": 50}
+    shown = box_cli("dataset", "show", "hashed").out
+    assert [line.split() for line in shown.splitlines() if line.startswith("event_time")] == [
+        ["event_time", "TIMESTAMP", "0"]
+    ], shown
+    assert "histogram" not in shown
+    pulled = box_cli("dataset", "pull", "hashed", "--to", str(tmp_path / "pulled"))
+    assert pulled.code == 0, pulled.err
+    assert sorted(part.name for part in (tmp_path / "pulled").iterdir()) == ["test", "train"]
+    year = box_cli("dataset", "create", "late", "--spine", "SELECT 1", "--from", "2027")
+    assert (year.code, "'2027' is not a time" in year.err) == (2, True)
     wrong = box_cli("dataset", "upload", "none", str(file), "--split", "train=0.8", "--split", "test=0.2")
     assert "the entity's keys" in wrong.err
     twice = box_cli(

@@ -28,10 +28,15 @@ def test_the_command_line_does_all_of_it(box_cli: Callable[..., Ran]) -> None:
     assert "none of the classes" in mlbox("label", "held", "score")
     (held,) = json.loads(mlbox("label", "held", "score", "-o", "json"))
     assert "staff" in mlbox("label", "review", "score", "-o", "json")
+    to_the_minute = ["event_time=2026-01-01T00:00Z", "who=b"]
+    for stars, source in (("1", "staff"), ("2", "crowd")):
+        mlbox("label", "add", "score", *to_the_minute, f"stars={stars}", "--source", source)
+    assert json.loads(mlbox("label", "settle", "score", "1", *to_the_minute, "-o", "json"))["value"] == 1
+    assert "One of BOOL, INT64" in box_cli("label", "create", "x", "-k", "who:STRNG", "--value", "y:BOOL").err
     assert json.loads(mlbox("label", "settle", "score", "2", *row, "-o", "json"))["value"] == 2
     mlbox("label", "discard", "score", str(held["id"]))
     assert json.loads(mlbox("label", "held", "score", "-o", "json")) == []
-    assert json.loads(mlbox("label", "agreement", "score", "-o", "json"))["items"] == 1
+    assert json.loads(mlbox("label", "agreement", "score", "-o", "json"))["items"] == 2
     assert {one["source"] for one in json.loads(mlbox("label", "counts", "score", "-o", "json"))} == {
         *("staff", "crowd", "review")
     }

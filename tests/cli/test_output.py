@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlbox.cli import output
 from mlbox.cli.output import Output, identifier, read_pairs, show, show_one
 from mlbox.errors import InvalidInput
-from mlbox.records import Column, Endpoint, FeatureView, Metric, Run, User
+from mlbox.records import Column, Endpoint, FeatureView, Metric, RampStep, Run, User
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ANN = User(id="1", name="ann", role="admin", created_at=WHEN)
@@ -85,6 +85,28 @@ def test_numbers_carry_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
         "size   p95         hold  percent  rows     hot",
         "3 MiB  1.23457 ms  60 s  5 %      336,776  yes",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cell"),
+    [
+        ("ttl_seconds", 604800.0, "7 d"),
+        ("hold_seconds", 86400, "24 h"),
+        ("grace_seconds", 150, "2.5 min"),
+        ("rows_per_second", 1446110.4, "1,446,110"),
+        ("spec.on", "alert:delay", "alert:delay"),
+        ("claims", [{"a": 1, "b": 2, "c": None}, {"a": 3, "b": 4}], "a=1, b=2; a=3, b=4"),
+        (
+            "steps",
+            (RampStep(percent=5, hold_seconds=60, min_predictions=9),),
+            "percent=5, hold_seconds=60, min_predictions=9",
+        ),
+    ],
+)
+def test_a_cell_is_for_people(name: str, value: object, cell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    show([{name: value, name.partition(".")[0]: {name.partition(".")[2]: value} if "." in name else value}], [name])
+    header, row = capsys.readouterr().out.splitlines()
+    assert (header, row) == (name.rpartition(".")[2].removesuffix("_seconds").replace("_", " "), cell)
 
 
 @pytest.mark.parametrize(

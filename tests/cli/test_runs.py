@@ -16,5 +16,8 @@ def test_experiments_and_their_runs_are_listed_and_shown(box_cli: Callable[..., 
     shown = json.loads(box_cli("exp", "show", "delay", "-o", "json").out)
     runs = json.loads(box_cli("run", "ls", "--experiment", "delay", "-o", "json").out)
     assert [run["experiment_id"] for run in runs] == [shown["id"]] * 2
-    missing = box_cli("exp", "show", "nothing")
-    assert (missing.code, "mlbox exp ls" in missing.line) == (3, True)
+    for words in (("exp", "show", "nothing"), ("run", "ls", "--experiment", "nothing")):
+        missing = box_cli(*words)
+        assert (missing.code, "mlbox exp ls" in missing.line) == (3, True)
+    assert box_cli("run", "rm", runs[0]["id"]).code == 0
+    assert f"run:{runs[0]['id']} is back." in box_cli("restore", f"run:{runs[0]['id']}").err

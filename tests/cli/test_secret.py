@@ -39,7 +39,7 @@ def test_a_secret_from_stdin_reaches_a_job_and_no_output(box_cli: Callable, serv
     job = box_cli("ps", "-a", "-o", "id").out.strip()
     assert box_cli("logs", job).out == "both ***HF_TOKEN***\n"
     assert VALUE not in ran.out + ran.err + box_cli("job", "show", job, "-o", "json").out + server.log
-    assert box_cli("secret", "rotate-key").err == "1 secrets are under a new key.\n"
+    assert box_cli("secret", "rotate-key").err == "1 secret encrypted under a new key.\n"
     assert box_cli("secret", "rm", "HF_TOKEN").code == 0
     gone = box_cli("secret", "rm", "HF_TOKEN")
     assert (gone.code, gone.line) == (
