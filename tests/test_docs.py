@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,33 @@ def test_every_page_is_in_the_index_and_no_link_is_broken() -> None:
     for page in (HOME / "README.md", *(HOME / "docs").rglob("*.md")):
         for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
             assert "://" in link or (page.parent / link).exists(), (page, link)
+
+
+PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("[!r]*/*.md"))]
+"""The pages that people write."""
+
+
+def typed(line: str) -> Iterator[list[str]]:
+    """The commands of mlbox in a line of a shell, as words."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in (*lexer, ";"):
+        if set(word) <= set("();<>|&"):
+            while words and "=" in words[0]:
+                del words[0]
+            if words[:1] == ["mlbox"]:
+                yield words[1:]
+            words = []
+        else:
+            words.append(word)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_command_of_a_page_is_one_that_the_program_takes(page: Path) -> None:
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    for block in re.findall(r"^ *```console\n(.*?)^ *```", text, flags=re.S | re.M):
+        for line in re.findall(r"^ *\$ (.*mlbox .*)", block, flags=re.M):
+            for name, *words in typed(line):
+                assert name in COMMANDS, line
+                load(name).make_context(name, words)  # raises what the program would say of a wrong option

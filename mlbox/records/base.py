@@ -45,7 +45,8 @@ def split_ref(ref: str) -> tuple[str, int]:
     """`MODEL/VERSION` or `MODEL@VERSION` as its parts; raises InvalidInput."""
     model, _, version = ref.replace("@", "/").rpartition("/")
     if not model or not (version.isascii() and version.isdigit()):
-        raise InvalidInput(f"{ref!r:.200} is not MODEL/VERSION.", hint="For example flight-delay/3.", field="ref")
+        hint = "For example flight-delay/3; `mlbox model versions MODEL` lists versions."
+        raise InvalidInput(f"{ref!r:.200} is not MODEL/VERSION.", hint=hint, field="ref")
     return model, int(version)
 
 
