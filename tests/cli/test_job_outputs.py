@@ -76,7 +76,7 @@ def test_every_reading_command_knows_every_form(box: Callable[..., Ran], home: P
             assert ["/".join(row[name] for name in key.split("/")) for row in found[form]] == found["id"], (words, form)
         assert list(found["csv"][0]) == list(found["json"][0]), words
     for name in ("nightly", rows(box, "cron", "ls")["id"][0]):
-        assert "spec schedule  0 3 * * *" in box("cron", "show", name).out
+        assert "schedule       0 3 * * *" in box("cron", "show", name).out
     assert box("cron", "rm", "nightly").code == 0
 
     overview = rows(box, "top")
