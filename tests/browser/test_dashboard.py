@@ -103,6 +103,23 @@ def test_everything_is_searched_by_a_key_and_the_keys_are_shown(
     expect(page.get_by_role("dialog", name="Keys")).to_have_count(0)
 
 
+def test_a_list_is_gone_along_and_opened_by_keys(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:
+    person = visit(filled[0])
+    person.sign_in()
+    person.visit("/crons")
+    page = person.page
+    links = [page.get_by_role("link", name=name, exact=True) for name in ("every-night", "every-morning")]
+    for key, link in (("j", 0), ("j", 1), ("j", 1), ("k", 0)):
+        page.keyboard.press(key)
+        expect(links[link]).to_be_focused()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_contain_text("Go to the next row")
+    page.keyboard.press("Escape")
+    links[0].focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1, name="every-night")).to_be_visible()
+
+
 def test_the_theme_is_chosen_and_kept(filled: tuple[Server, Filled], visit: Callable[..., Visitor]) -> None:
     visitor = visit(filled[0], color_scheme="light")
     visitor.sign_in()

@@ -195,6 +195,7 @@ class Filled:
                 f"/monitoring/churn/{FEATURE}",
                 "/audit",
                 "/audit?actor=ada",
+                "/audit?verify=true",
                 "/admin",
                 "/admin/adoption",
                 "/account",

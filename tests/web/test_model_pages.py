@@ -96,6 +96,14 @@ def test_settings_storage_and_quotas_are_shown_to_admins(box: Box, site: Site, m
     assert Site(box, "ada").get("/admin/settings").status_code == 403
 
 
+def test_an_admin_has_the_audit_log_verified(box: Box, site: Site) -> None:
+    page = site.get("/audit?verify=true")
+    assert page.text.count(">whole<") >= 5
+    assert ">broken<" not in page.text
+    assert "Chain of hashes" not in site.get("/audit").text
+    assert "Chain of hashes" not in Site(box, "ada").get("/audit?verify=true").text
+
+
 def test_files_are_counted_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "artifacts" / "deep").mkdir(parents=True)
     for number in range(5):

@@ -1,5 +1,5 @@
 // <mlbox-keys>: a key presses the button inside it that carries it as data-key, or goes to the field, unless somebody is writing.
-// On every page, ? shows the keys there are.
+// On every page, j and k go along the rows of its lists, whose link Enter follows, and ? shows the keys there are.
 const isWriting = (event) =>
   event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog");
 
@@ -23,6 +23,20 @@ class Keys extends HTMLElement {
 
 customElements.define("mlbox-keys", Keys);
 
+const rows = () => [...document.querySelectorAll("main tbody > tr")].filter((row) => row.offsetParent !== null && row.querySelector("a[href]"));
+const ALONG = { j: ["Go to the next row", 1], k: ["Go to the row before", -1] };
+
+document.addEventListener("keydown", (event) => {
+  const step = ALONG[event.key]?.[1];
+  if (!step || isWriting(event) || document.querySelector(`[data-key="${event.key}"]`)) return;
+  const all = rows();
+  if (!all.length) return;
+  event.preventDefault();
+  const at = all.findIndex((row) => row.contains(document.activeElement));
+  const next = at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + step));
+  all[next].querySelector("a[href]").focus();
+});
+
 function nameOf(element) {
   return element.ariaLabel || element.title || element.textContent.trim();
 }
@@ -36,7 +50,8 @@ function showKeys() {
   const list = document.createElement("dl");
   list.className = "kv";
   const all = [...document.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, nameOf(one)]);
-  for (const [key, what] of [...all, ["?", "Show the keys"], ["Esc", "Close this"]]) {
+  const along = rows().length ? Object.entries(ALONG).map(([key, [what]]) => [key, what]) : [];
+  for (const [key, what] of [...all, ...along.filter(([key]) => !all.some(([own]) => own === key)), ["?", "Show the keys"], ["Esc", "Close this"]]) {
     const term = document.createElement("dt");
     term.append(Object.assign(document.createElement("kbd"), { textContent: key }));
     list.append(term, Object.assign(document.createElement("dd"), { textContent: what }));
