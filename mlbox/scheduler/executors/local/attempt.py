@@ -60,6 +60,7 @@ class Attempt:
             if self._shim.is_unwanted():
                 self._ended = {"stopped": True}
             else:
+                self._shim.let_go()
                 self._start(writing)
         except Exception as err:
             self._log.say(f"the command cannot be started: {err}")

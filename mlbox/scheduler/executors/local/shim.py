@@ -97,7 +97,7 @@ class Shim:
                 self.say(b"failed", str(err))
                 break
             finally:
-                os.close(given)
+                self.let_go()
             if not (self.say(b"ended" if spec else b"left") and written):
                 break
             given = self._next()
@@ -105,6 +105,12 @@ class Shim:
             self.parts.processes.sync(self._root)
         if self._group is not None:
             self._group.remove()
+
+    def let_go(self) -> None:
+        """The file with the spec, which names secrets, is not needed any more."""
+        if self._given >= 0:
+            os.close(self._given)
+            self._given = -1
 
     def group(self, spec: dict[str, Any]) -> Any:
         """A control group for an attempt: the last one's, where that holds as much and nothing was left in it."""
