@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+MOST_CELLS = 20_000_000
+"""Values that are read at once: 160 MB, of which there are a few copies."""
+
+
 class Rows(NamedTuple):
     """Requests of one row each, oldest first."""
 
@@ -76,10 +80,12 @@ class Logged:
         import numpy as np
 
         model, features = versions[0].model, dict.fromkeys(name for one in versions for name in one.features)
-        found = self._predictions.answered(model, limit=last, since=since)
+        most = min(last, max(1, MOST_CELLS // max(1, len(features))))
+        found = self._predictions.answered(model, limit=most, since=since)
         columns, there, computed = self._completed(model, tuple(features), found)
         dropped, sampled = found.rows - len(there), int((np.asarray(found.shares) < 1).sum())
         words = [f"{dropped:,} more name no entity to look {computed[0]} up by"] if dropped else []
+        words += [f"no more than {most:,} fit into memory"] if found.rows == most < last else []
         words += ["the log keeps a sample of the model's requests"] if sampled else []
         return Rows(
             {name: values[there] for name, values in columns.items()},

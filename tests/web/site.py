@@ -30,11 +30,17 @@ from mlbox.records import (
     ModelVersion,
     Prediction,
     Promotion,
+    Replay,
+    ReplaySpec,
     TransformInput,
     TransformSpec,
     ViewSpec,
 )
+from mlbox.serve.batches import Given
 from mlbox.serve.reference import make_reference, store_reference
+from mlbox.serve.routing import Beside
+from mlbox.serve.segments import Pairing
+from mlbox.serve.shadow import figures_of
 from mlbox.settings import Settings
 from mlbox.store.datasets import DatasetSpec
 from mlbox.store.registry import NewVersion
@@ -353,8 +359,40 @@ def _models(box: Box, run: str, own: str) -> Promotion:
     promotions = box.promotions
     first = promotions.record_gates(promotions.propose(_version(box, run, own), actor="ada").id, gates)
     promotions.decide(first.id, approver="grace", decision="approve", comment=NASTY)
-    second = promotions.record_gates(promotions.propose(_version(box, run, own), actor="ada").id, gates)
+    second = promotions.propose(_version(box, run, own), actor="ada")
+    second = promotions.record_gates(second.id, gates, {"replay": _replay(second)})
     return promotions.shadow_done(second.id, "seen enough")
+
+
+def _replay(promotion: Promotion) -> Replay:
+    """What a candidate answered to logged requests, as its gate keeps it."""
+    pairing = Pairing(("who",))
+    for place in range(40):
+        given = Given(1, entities=[{"who": f"{NASTY}{place % 3}"}])
+        beside = None if place == 7 else [place / 40]
+        pairing.add(Beside(given, [0.5], 1.0, beside, 1.5))
+    return Replay(
+        model=promotion.model,
+        version=promotion.version,
+        spec=ReplaySpec(against=1),
+        state="done",
+        at=START,
+        since=START,
+        until=START,
+        against=1,
+        logged=40,
+        source="logged traffic",
+        rows=40,
+        replayed=40,
+        failed=1,
+        error=NASTY,
+        p50_ms=1.5,
+        p95_ms=1.5,
+        p99_ms=1.5,
+        reproduced_share=1.0,
+        computed=(NASTY,),
+        figures=figures_of(pairing.seen(), pairing.seen_in()),
+    )
 
 
 def _predictions(box: Box, own: str) -> None:
