@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 QUICK_SECONDS = 200e-6
 """A run that takes less is cheaper where it was asked for than in another thread."""
-AT_ONCE_SECONDS = 2e-3
-"""What rows that are joined where they were asked take together: past that nothing is gained, and what a run needs is large."""
+WORTH_SECONDS = 50e-6
+"""Of a model of which a row takes longer, another run costs next to nothing beside it, and a run of many rows is no quicker."""
 MOST_RETRY_SECONDS = 60
 _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
@@ -101,10 +101,8 @@ class Lane:
     @property
     def at_once(self) -> int:
         """How many rows of requests that are there at the same time are one run where they were asked."""
-        if not self.joins or self.speed is None:
-            return 1
-        most = self._config.max_batch
-        return most if self.speed.row * most <= AT_ONCE_SECONDS else max(1, int(AT_ONCE_SECONDS / self.speed.row))
+        worth = self.joins and self.speed is not None and self.speed.row <= WORTH_SECONDS
+        return self._config.max_batch if worth else 1
 
     @property
     def pending(self) -> int:
@@ -241,20 +239,26 @@ class Lane:
     def run_rows(
         self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str], rows: int
     ) -> tuple[np.ndarray | None, list[np.ndarray]]:
-        """Run requests of a row each in this thread: their scores, if they have any, and outputs.
+        """Run requests of a row each in this thread, as few times as is worth it: their scores, if they have any, and outputs.
 
         Raises Apart where that fails, and nothing was counted then.
         """
-        began = time.perf_counter()
+        most, found, ends = self.at_once, [], [time.perf_counter()]
         try:
-            scores, outputs = self._session.answer(feeds, wanted)
-            check_rows_of(outputs, rows)
+            for at in range(0, rows, most):
+                some = feeds if most >= rows else {name: data[at : at + most] for name, data in feeds.items()}
+                scores, outputs = self._session.answer(some, wanted)
+                check_rows_of(outputs, min(most, rows - at))
+                found.append((scores, outputs))
+                ends.append(time.perf_counter())
         except Exception as err:
             if isinstance(err, NotByRow):
                 self._join_no_more()
             raise Apart(f"{self._ref} failed on one of {rows} requests.") from err
-        self._count(time.perf_counter() - began, rows=rows, requests=rows)
-        return scores, outputs
+        for number, (began, end) in enumerate(itertools.pairwise(ends)):
+            size = min(most, rows - number * most)
+            self._count(end - began, rows=size, requests=size)
+        return found[0] if len(found) == 1 else _put_together(found)
 
     def _join_no_more(self) -> None:
         _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
@@ -398,6 +402,17 @@ class Lane:
         with self._ready:
             self._closed = True
             self._ready.notify_all()
+
+
+def _put_together(
+    found: Sequence[tuple[np.ndarray | None, list[np.ndarray]]],
+) -> tuple[np.ndarray | None, list[np.ndarray]]:
+    """Scores and outputs of several runs, one after the other."""
+    import numpy as np
+
+    scores = [some for some, _ in found if some is not None]
+    every = [np.concatenate(parts) for parts in zip(*[outputs for _, outputs in found], strict=True)]
+    return np.concatenate(scores) if scores else None, every
 
 
 def _ms(work: Work) -> str:

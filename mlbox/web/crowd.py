@@ -43,7 +43,8 @@ class Crowd(Generic[R]):
 
     def replies(self) -> list[R | None]:
         """What each is answered with; None for those that failed together."""
-        most, replies = self._loaded.lane.at_once, list[R | None]()
+        lane, replies = self._loaded.lane, list[R | None]()
+        most = lane.config.max_batch if lane.joins else 1
         every, self._rows = self._rows, []
         for at in range(0, len(every), most):
             rows = every[at : at + most]

@@ -182,6 +182,23 @@ def test_of_requests_that_run_as_one_nothing_is_counted_where_that_fails() -> No
     place.close()
 
 
+@given(rows=st.integers(1, 9), most=st.integers(1, 4), row_us=st.sampled_from([1.0, 80.0]))
+def test_rows_that_are_requests_of_their_own_run_as_few_times_as_is_worth_it(
+    rows: int, most: int, row_us: float
+) -> None:
+    session, statistics = Session(MODEL, providers=CPU), Statistics()
+    speed = Speed(row_us * 1e-6, row_us * 1e-6)
+    lane = Lane("m/1", session, ServingConfig(max_batch=most), statistics, Watch(), speed=speed)
+    data = np.random.default_rng(rows).normal(size=(rows, 2)).astype(np.float32)
+    found, outputs = lane.run_rows({"input": data}, ["score"], rows)
+    assert found is not None
+    assert found.tolist() == pytest.approx(session.score(data).tolist(), rel=1e-5)
+    assert outputs[0].shape[0] == rows
+    totals = statistics.of("m", 1)
+    runs = -(-rows // most) if row_us < 50 else rows
+    assert (totals.rows, totals.success.count, totals.executions) == (rows, rows, runs)
+
+
 def test_what_is_urgent_comes_first_and_a_shadow_last(held: Place) -> None:
     held.lane.configure(ServingConfig(max_batch=1, priority_levels=3, default_priority=2))
     held.hold()

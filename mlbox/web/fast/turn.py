@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -18,6 +19,9 @@ from mlbox.web.limits import is_flat
 
 if TYPE_CHECKING:
     from mlbox.web.fast.answering import Asked, FastPath, Head
+
+
+_log = logging.getLogger(__name__)
 
 
 class Waiter(Protocol):
@@ -127,8 +131,11 @@ class Turn:
         path, call, requests = self._path, group.call, group.requests
         assert call is not None
         assert group.rows is not None
-        found = path.within(call, group.rows.replies)
-        replies: list[Reply | None] = [None] * len(requests) if isinstance(found, Exception) else found
+        try:
+            replies = group.rows.replies()
+        except Exception as err:  # whatever it is, each is told of it by itself
+            _log.error("Requests could not be answered together.", exc_info=err)
+            replies = [None] * len(requests)
         for one, reply in zip(requests, replies, strict=True):
             own = Call(call.principal, call.parameters, one.head.headers, one.body, path.new_id())
             answer = path.within(own, one.head.fast.answer, path.box, own) if reply is None else reply
