@@ -120,7 +120,7 @@ def test_rows_are_held_back_shown_and_sent_again(server: Server, tmp_path: Path)
     assert (quality["quarantined"], quality["reasons"]) == (2, reasons)
     shown = mlbox(server, "quality", "show", "sales")
     assert "amount" in shown.stdout
-    assert "2 rows are in quarantine" in shown.stderr
+    assert "2 rows in quarantine" in shown.stderr
     held = [json.loads(line) for line in mlbox(server, "quality", "rows", "sales", "-o", "jsonl").stdout.splitlines()]
     assert [row["reasons"] for row in held] == [
         ["amount is below 0", "who does not match its pattern"],
