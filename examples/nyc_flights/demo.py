@@ -160,9 +160,9 @@ def watch(road: Road, steps: Steps, season: str, until: datetime) -> None:
     live = max(road.live_performance(every_seconds=28 * 86_400), key=lambda one: (one.start, one.labelled))
     expected = live.estimated.get("auc")
     steps.say(
-        f"{live.coverage:.0%} of the {live.predictions:,} flights that {MODEL}/{live.version} told of since {live.start:%d %B}"
-        f" have landed: auc {live.metrics['auc'] or 0:.3f} by their outcomes, {expected.value if expected else 0:.3f} expected"
-        f" by its scores alone, {live.training.get('auc', 0):.3f} in training"
+        f"{live.coverage:.0%} of {live.predictions:,} flights since {live.start:%d %B} have an outcome: auc"
+        f" {live.metrics['auc'] or 0:.3f}, {expected.value if expected else 0:.3f} expected by the scores of"
+        f" {MODEL}/{live.version} alone, {live.training.get('auc', 0):.3f} in training"
     )
 
 
