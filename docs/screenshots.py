@@ -51,7 +51,7 @@ def shots(road: Road, waiting: Promotion) -> list[Shot]:
         Shot("run", f"/runs/{boosted.id}"),
         Shot("model", f"/models/{MODEL}"),
         Shot("approval", f"/approvals/{waiting.id}"),
-        Shot("endpoint", f"/endpoints/{MODEL}", press="Ask by entity"),
+        Shot("endpoint", f"/endpoints/{MODEL}?hours=720", press="Ask by entity"),
         Shot("monitoring", f"/monitoring/{MODEL}"),
         Shot("drift", f"/monitoring/{MODEL}/weather@v1:temp"),
         Shot("lineage", f"/predictions/{asked.id}"),

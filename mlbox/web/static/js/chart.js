@@ -118,7 +118,8 @@ class Chart extends HTMLElement {
 
   // A lone point still gets room on both sides.
   range() {
-    return (_, low, high) => (low === high ? [low - 1, high + 1] : [low, high]);
+    const room = this.spec.time ? 3600 : 1;
+    return (_, low, high) => (low === high ? [low - room, high + room] : [low, high]);
   }
 
   // Shares and thresholds are read against nought; everything else against its own spread.
