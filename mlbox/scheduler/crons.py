@@ -6,6 +6,7 @@ Other stores' events are followed by their places, which are kept: what happened
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -65,6 +66,7 @@ class CronRunner:
         self._control = control
         self._sees = sees
         self._clock = clock
+        self._turn = threading.RLock()  # what is due becomes a job once, whoever looks
         followed = {type for _, type in STORES.values()}
         self._loop = Loop(
             self._submit_due, name="mlbox-crons", failed="Crons could not be followed", again=LONGEST_SECONDS
@@ -85,9 +87,10 @@ class CronRunner:
 
     def fire(self, name: str, *, actor: str) -> Firing:
         """Ask for a cron's job now, and what came of it."""
-        self.crons.fire(name, actor=actor, now=self._clock.real())
-        self.run()
-        return self.crons.firings(name, limit=1)[0]
+        with self._turn:
+            self.crons.fire(name, actor=actor, now=self._clock.real())
+            self.run()
+            return self.crons.firings(name, limit=1)[0]
 
     def preview(self, schedule: str, timezone: str, count: int) -> list[str]:
         """The next times that a schedule asks for, ISO 8601 in UTC; raises InvalidInput."""
@@ -111,14 +114,15 @@ class CronRunner:
 
     def run(self) -> None:
         """Submit what is asked for by now."""
-        self.crons.fire_due(self._clock.real())
-        for name, store in self._stores.items():
-            try:
-                self._follow(name, store)
-            except Unavailable as err:  # it is followed from where it was once it is back
-                _log.warning("The events of the %s store could not be followed: %s", name, err)
-        for due in self.crons.due():
-            self._become_job(due)
+        with self._turn:
+            self.crons.fire_due(self._clock.real())
+            for name, store in self._stores.items():
+                try:
+                    self._follow(name, store)
+                except Unavailable as err:  # it is followed from where it was once it is back
+                    _log.warning("The events of the %s store could not be followed: %s", name, err)
+            for due in self.crons.due():
+                self._become_job(due)
 
     def _follow(self, name: str, store: Database) -> None:
         seen = self.crons.followed(name)

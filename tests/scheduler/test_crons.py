@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -245,6 +246,15 @@ def test_a_job_that_is_refused_says_why_and_the_cron_goes_on(house: House) -> No
     house.refused = None
     house.wait(days=1)
     assert house.outcomes[-1] == ("submitted", "")
+
+
+def test_those_who_fire_a_cron_at_once_get_a_job_each(house: House) -> None:
+    house.add(overlap="queue")
+    with ThreadPoolExecutor(8) as people:
+        fired = list(people.map(lambda _: house.runner.fire("nightly", actor="ann"), range(24)))
+    assert {one.outcome for one in fired} == {"submitted"}
+    assert {one.job_id for one in fired} == {job.id for job in house.jobs}
+    assert len(house.jobs) == 24
 
 
 def test_a_cron_rests_and_goes_on(house: House) -> None:
