@@ -21,6 +21,11 @@ Each protocol adapter maps this tree once to its own wire format.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+_MOST_KNOWN = 1000
+"""Among so many names those that come close are looked for, which takes some 10 ms."""
+
 
 class MlboxError(Exception):
     """Base of all errors: message, hint and, for bad input, the field that was wrong."""
@@ -121,6 +126,22 @@ class StartupError(MlboxError):
 def said(err: Exception) -> str:
     """What an error of the system says, without its number and the path that was asked for; of any other, its words."""
     return err.strerror if isinstance(err, OSError) and err.strerror else str(err).rstrip(".")
+
+
+def suggest(name: str, known: Iterable[str], *, otherwise: str | None = None) -> str:
+    """A hint for a name that there is not: those that come close; else `otherwise`, or all that there are of a few.
+
+    What nobody may know of who asks does not belong among `known`.
+    """
+    import difflib  # imported late: a command that goes well needs none
+
+    by_word = {one.casefold(): one for one in sorted(known)[:_MOST_KNOWN]}
+    close = [by_word[word] for word in difflib.get_close_matches(name[:200].casefold(), by_word, n=3)]
+    if close:
+        return f"Did you mean {' or '.join(close)}?"
+    if otherwise is not None:
+        return otherwise
+    return f"There is {', '.join(list(by_word.values())[:10])}." if by_word else "None was defined yet."
 
 
 def _walk(root: type[MlboxError]) -> list[type[MlboxError]]:

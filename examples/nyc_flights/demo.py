@@ -217,9 +217,9 @@ def main() -> None:
             road = Road(url, (folder / "data" / "admin-token").read_text().strip(), flights)
             with contextlib.closing(road):
                 walk(road, steps)
-            print(f"\nThe road is through after {steps.seconds:.0f} s. Sign in once: {link}", flush=True)
+            print(f"\nThe road is through after {steps.seconds:.0f} s.", flush=True)
             if not options.once:
-                print("The server stays up until Ctrl-C.", flush=True)
+                print(f"Sign in once: {link}\nThe server stays up until Ctrl-C.", flush=True)
                 with contextlib.suppress(KeyboardInterrupt):
                     while True:
                         time.sleep(3600)

@@ -11,7 +11,7 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, read_pairs, show, show_one
 from mlbox.client import Client
-from mlbox.errors import InvalidInput, NotFound
+from mlbox.errors import InvalidInput, NotFound, suggest
 from mlbox.records import Endpoint, FeatureView, ModelVersion
 
 app = typer.Typer(no_args_is_help=True, help="What serves, and predictions.")
@@ -89,10 +89,11 @@ def log(
 
 
 def _endpoint(client: Client, model: str) -> Endpoint:
-    found = [one for one in client.get("/api/v1/endpoints", list[Endpoint]) if one.model == model]
-    if not found:
-        raise NotFound(f"Nothing serves under the name {model!r}.", hint="`mlbox endpoint ls` lists what does.")
-    return found[0]
+    found = {one.model: one for one in client.get("/api/v1/endpoints", list[Endpoint])}
+    if model not in found:
+        hint = suggest(model, found, otherwise="`mlbox endpoint ls` lists what does.")
+        raise NotFound(f"Nothing serves under the name {model!r}.", hint=hint)
+    return found[model]
 
 
 def _ids(client: Client, model: str, version: int | None, pairs: Mapping[str, str]) -> dict[str, Any]:

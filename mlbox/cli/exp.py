@@ -9,7 +9,7 @@ import typer
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.client import Client
-from mlbox.errors import NotFound
+from mlbox.errors import NotFound, suggest
 from mlbox.records import Experiment
 
 app = typer.Typer(no_args_is_help=True, help="Experiments: named groups of runs.")
@@ -39,7 +39,8 @@ def remove(name: Annotated[str, typer.Argument()]) -> None:
 
 
 def named(client: Client, name: str) -> Experiment:
-    for experiment in client.get("/api/v1/experiments", list[Experiment]):
-        if experiment.name == name:
-            return experiment
-    raise NotFound(f"There is no experiment {name!r}.", hint="`mlbox exp ls` lists them.", field="name")
+    found = {experiment.name: experiment for experiment in client.get("/api/v1/experiments", list[Experiment])}
+    if name not in found:
+        hint = suggest(name, found, otherwise="`mlbox exp ls` lists them.")
+        raise NotFound(f"There is no experiment {name!r}.", hint=hint, field="name")
+    return found[name]

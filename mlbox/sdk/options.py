@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import shlex
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 import msgspec
 
-from mlbox.errors import InvalidInput, said
+from mlbox.errors import InvalidInput, said, suggest
 from mlbox.records import DivergenceRule, JobSpec, Priority
 
 
@@ -80,8 +79,7 @@ def read_job_file(path: Path) -> JobFile:
     kinds = {"command": str | tuple[str, ...], **get_type_hints(JobOptions)}
     for key in content:
         if key not in kinds:
-            close = difflib.get_close_matches(key, kinds, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It knows {', '.join(kinds)}."
+            hint = suggest(key, kinds, otherwise=f"It knows {', '.join(kinds)}.")
             raise InvalidInput(f"{path} has an unknown key {key!r}.", hint=hint, field=key)
     command = words(_convert(content.pop("command", ()), kinds["command"], "command"))
     found = {key: _convert(value, kinds[key], key) for key, value in content.items()}
@@ -122,8 +120,7 @@ def spec_of(command: str | Sequence[str], options: JobOptions) -> JobSpec:
     known = get_type_hints(JobOptions)
     for key in said:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {close[0]!r}?" if close else f"It knows {', '.join(known)}."
+            hint = suggest(key, known, otherwise=f"It knows {', '.join(known)}.")
             raise InvalidInput(f"A job has no {key!r}.", hint=hint, field=key)
     given = {key: value for key, value in said.items() if key not in LOCAL}
     if "hyperparameters" in given:

@@ -7,9 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mlbox.errors import InvalidInput, MlboxError, NotFound
+from mlbox.errors import InvalidInput, MlboxError, NotFound, suggest
 from mlbox.records import Column, ModelVersion, OnlineRow, Record
-from mlbox.store.catalog import suggest
 from mlbox.store.features import FeatureStore
 
 if TYPE_CHECKING:

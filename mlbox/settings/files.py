@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import stat
 import tomllib
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mlbox.errors import InvalidInput, StartupError
+from mlbox.errors import InvalidInput, StartupError, suggest
 from mlbox.settings.declared import Settings
 
 
@@ -35,10 +34,9 @@ def read_file(file: Path | None) -> dict[str, Any]:
         raise StartupError(f"The settings file {file} is not TOML: {err}.", hint="Mend the file.") from err
     unknown = sorted(set(content) - set(Settings.__struct_fields__))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], Settings.__struct_fields__, n=1)
         raise InvalidInput(
             f"The settings file {file} has an unknown setting {unknown[0]!r}.",
-            hint=f"Did you mean {near[0]!r}?" if near else "`mlbox config` lists all settings.",
+            hint=suggest(unknown[0], Settings.__struct_fields__, otherwise="`mlbox config` lists all settings."),
             field=unknown[0],
         )
     if isinstance(content.get("gpus"), list):

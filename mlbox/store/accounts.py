@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from mlbox.clock import Clock, from_us
-from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotAuthorised, NotFound
+from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotAuthorised, NotFound, suggest
 from mlbox.ids import new_id
 from mlbox.records import AccountKind, Role, User, check_name
 from mlbox.store.db import Database, Row, Tx
@@ -65,13 +65,13 @@ class Accounts:
 
     def user(self, name: str) -> User:
         """One account; raises NotFound."""
-        return _user(_known(self._db.one("SELECT * FROM user WHERE name = ?", (name,)), name))
+        return _user(_known(self._db, name))
 
     def disable(self, name: str, *, actor: str) -> User:
         """Let none of an account's credentials work; raises Conflict for the last admin. Its tokens come back with `enable`."""
 
         def write(tx: Tx) -> None:
-            user = _known(tx.one("SELECT * FROM user WHERE name = ?", (name,)), name)
+            user = _known(tx, name)
             if user["disabled_us"] is not None:
                 return
             others = tx.one("SELECT 1 FROM user WHERE role = 'admin' AND disabled_us IS NULL AND name <> ?", (name,))
@@ -88,7 +88,7 @@ class Accounts:
         """Let an account's tokens and password work again; its sessions have ended."""
 
         def write(tx: Tx) -> None:
-            user = _known(tx.one("SELECT * FROM user WHERE name = ?", (name,)), name)
+            user = _known(tx, name)
             if user["disabled_us"] is not None:
                 tx.run("UPDATE user SET disabled_us = NULL WHERE id = ?", (user["id"],))
                 tx.emit("user.enabled", f"user:{name}", actor)
@@ -116,7 +116,7 @@ class Accounts:
         """
 
         def write(tx: Tx) -> None:
-            user = _known(tx.one("SELECT * FROM user WHERE name = ?", (name,)), name)
+            user = _known(tx, name)
             if user["kind"] == "service":
                 raise InvalidInput(
                     f"{name} is a service, which has tokens only.", hint="`mlbox token create` makes one."
@@ -133,7 +133,7 @@ class Accounts:
         """Take a forgotten password away, with the sessions; doing it again changes nothing."""
 
         def write(tx: Tx) -> None:
-            user = _known(tx.one("SELECT * FROM user WHERE name = ?", (name,)), name)
+            user = _known(tx, name)
             if user["password"] is not None:
                 tx.run("UPDATE user SET password = NULL WHERE id = ?", (user["id"],))
                 end_sessions(tx, user["id"])
@@ -145,7 +145,7 @@ class Accounts:
         """End an account's sessions and login links, but for one; returns how many sessions ended."""
 
         def write(tx: Tx) -> int:
-            user = _known(tx.one("SELECT id FROM user WHERE name = ?", (name,)), name)
+            user = _known(tx, name)
             ended = end_sessions(tx, user["id"], keep=keep_session)
             if ended:
                 tx.emit("user.signed_out", f"user:{name}", actor, sessions=ended)
@@ -172,10 +172,18 @@ def only_people(user: User) -> None:
         raise NotAuthorised(f"The account {user.name} is disabled.", hint="Ask an admin to enable it.")
 
 
-def _known(row: Row | None, name: str) -> Row:
+def _known(file: Database | Tx, name: str) -> Row:
+    row = file.one("SELECT * FROM user WHERE name = ?", (name,))
     if row is None:
-        raise NotFound(f"There is no user {name[:80]!r}.", hint="`mlbox user ls` lists them.", field="user")
+        raise no_user(file, name)
     return row
+
+
+def no_user(file: Database | Tx, name: str) -> NotFound:
+    """What is raised for a user that there is not."""
+    names = [row["name"] for row in file.all("SELECT name FROM user ORDER BY name LIMIT 1000")]
+    hint = suggest(name, names, otherwise="`mlbox user ls` lists them.")
+    return NotFound(f"There is no user {name[:80]!r}.", hint=hint, field="user")
 
 
 def _user(row: Row) -> User:

@@ -19,7 +19,6 @@ A TOML file, named by the setting `alert_rules`, changes the defaults:
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import re
 import tomllib
@@ -30,7 +29,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 
 NAMES = (
     *("model_failing", "predictions_dropped"),
@@ -205,8 +204,7 @@ def _check_channel(name: str, channel: Channel) -> None:
 
 def _known(name: str, names: tuple[str, ...], field: str) -> None:
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"Did you mean {near[0]}?" if near else f"One of: {', '.join(names) or 'none is defined'}."
+        hint = suggest(name, names, otherwise=f"One of: {', '.join(names) or 'none is defined'}.")
         raise InvalidInput(
             f"The alert rules name {name[:80]!r} at {field}, which is not known.", hint=hint, field=field
         )

@@ -6,15 +6,14 @@ name it; a changed text is not.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 import msgspec
 
 from mlbox.clock import from_us
-from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound
+from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound, suggest
 from mlbox.records import Column, DType, Entity, FeatureService, FeatureView, Record, Source, ViewSpec, check_name
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.folders import Folders
@@ -340,15 +339,6 @@ def split_ref(ref: str) -> tuple[str, int | None]:
     if at and not (version.isascii() and version.isdigit() and len(version) < 10):
         raise InvalidInput(f"{ref[:200]!r} is no reference.", hint="Write NAME or NAME@vN.", field="ref")
     return name, int(version) if at else None
-
-
-def suggest(name: str, names: Iterable[str]) -> str:
-    """A hint: the names that come close, else all of a few."""
-    known = sorted(names)
-    close = difflib.get_close_matches(name, known, n=3)
-    if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"There is {', '.join(known[:10])}." if known else "None was defined yet."
 
 
 def _check_capitals(tx: Tx, table: str, name: str) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from mlbox.clock import from_us, to_us
-from mlbox.errors import AlreadyExists, InvalidInput, NotFound
+from mlbox.errors import AlreadyExists, InvalidInput, NotFound, suggest
 from mlbox.ids import new_id
 from mlbox.records import Cron, CronSpec, CronTrigger, Event, Firing
 from mlbox.store.cron_times import next_after
@@ -78,7 +78,9 @@ class Crons:
         if len(rows) > 1:
             raise InvalidInput(f"{len(rows)} teams have a cron {name[:80]!r}.", hint="Name it by its id.", field="cron")
         if not rows:
-            raise NotFound(f"There is no cron {name[:80]!r}.", hint="`mlbox cron ls` lists them.", field="cron")
+            names = [cron.spec.name for cron in self.page(limit=1000)]
+            hint = suggest(name, names, otherwise="`mlbox cron ls` lists them.")
+            raise NotFound(f"There is no cron {name[:80]!r}.", hint=hint, field="cron")
         return _cron(rows[0])
 
     def page(self, *, limit: int = 100, after: str = "") -> list[Cron]:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import ChangedRow, DatasetDiff, DatasetVersion
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.catalog import suggest
 from mlbox.store.dataset_versions import check_tables
 from mlbox.store.offline import one, quote
 

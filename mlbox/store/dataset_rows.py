@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from mlbox.errors import InvalidInput, MlboxError, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, Unavailable, suggest
 from mlbox.records import DatasetSplit, LabelSet, Record
-from mlbox.store.catalog import suggest
 from mlbox.store.dataset_files import GROUP_ROWS
 from mlbox.store.dataset_split import EVENT_TIME
 from mlbox.store.features import FeatureStore

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column, DatasetSplit
-from mlbox.store.catalog import suggest
 
 if TYPE_CHECKING:
     import numpy as np

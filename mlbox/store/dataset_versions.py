@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlbox.clock import Clock, to_us
-from mlbox.errors import InvalidInput, NotFound, Refused
+from mlbox.errors import InvalidInput, NotFound, Refused, suggest
 from mlbox.records import DataFile, DatasetVersion, VerifiedFile, check_name
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.catalog import split_ref, suggest
+from mlbox.store.catalog import split_ref
 from mlbox.store.db import Database, Row, Tx
 
 if TYPE_CHECKING:

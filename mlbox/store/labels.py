@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlbox.clock import Clock, from_us
-from mlbox.errors import AlreadyExists, InvalidInput, NotFound
+from mlbox.errors import AlreadyExists, InvalidInput, NotFound, suggest
 from mlbox.records import Column, LabelPolicy, LabelSet, LabelSource, check_name
-from mlbox.store.catalog import suggest
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.given import given_value
 from mlbox.store.offline import Offline, quote

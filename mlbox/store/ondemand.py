@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.clock import from_us, parse_time, to_us
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column, DType, OnlineRow, Transform, TransformInput, TransformSpec
 from mlbox.store.casting import cast_column
-from mlbox.store.catalog import suggest
 from mlbox.store.given import given_value
 from mlbox.store.tables import arrow_utc
 from mlbox.store.transform_definitions import MOST_KEPT, TransformDefinitions, columns_of

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column, Expectation, Quality, Quarantined, Source
 from mlbox.store import views
 from mlbox.store.casting import arrow_type
-from mlbox.store.catalog import suggest
 from mlbox.store.db import Tx
 from mlbox.store.features import FeatureStore
 from mlbox.store.folders import Found

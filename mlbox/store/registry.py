@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from mlbox.clock import from_us
-from mlbox.errors import AlreadyExists, InvalidInput, NotFound
+from mlbox.errors import AlreadyExists, InvalidInput, NotFound, suggest
 from mlbox.ids import new_id
 from mlbox.records import (
     Lineage,
@@ -141,8 +141,15 @@ class Registry:
         """One model; raises NotFound."""
         row = self._db.one(f"{_MODEL_SQL} WHERE name = ? AND visible('model', name)", (name,))
         if row is None:
-            raise _no_model(name)
+            raise self._no_model(name)
         return _model(row)
+
+    def _no_model(self, name: str) -> NotFound:
+        rows = self._db.all("SELECT name FROM model WHERE visible('model', name) ORDER BY name LIMIT 1000")
+        hint = suggest(name, [row["name"] for row in rows], otherwise="`mlbox model ls` lists them.")
+        err = NotFound(f"There is no model {name[:200]!r}.", hint=hint, field="model")
+        err.model = name
+        return err
 
     # -- versions ---------------------------------------------------------------------------------------------------
 
@@ -179,7 +186,7 @@ class Registry:
     def see(self, model: str) -> None:
         """Raise NotFound for a model that whoever asks may not know of; costs no query."""
         if not self.visible(model):
-            raise _no_model(model)
+            raise self._no_model(model)
 
     def visible(self, model: str) -> bool:
         """True when whoever asks may know of a model."""
@@ -352,12 +359,6 @@ class Registry:
             tx.emit("model.tagged", f"model:{version.ref}", actor, key=key, value=value)
 
         self._db.write(write)
-
-
-def _no_model(name: str) -> NotFound:
-    err = NotFound(f"There is no model {name!r}.", hint="`mlbox model ls` lists them.", field="model")
-    err.model = name
-    return err
 
 
 def no_version(model: str, number: int) -> NotFound:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from mlbox.clock import from_us, to_us
-from mlbox.errors import Conflict, InvalidInput, NotFound
+from mlbox.errors import Conflict, InvalidInput, NotFound, suggest
 from mlbox.records import JobQueue, TeamQuota, TeamWeight, UsageRow, check_name
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.windows import check_zone, parse_window
@@ -86,10 +86,14 @@ class Sharing:
 
     def queue(self, name: str) -> JobQueue:
         """One queue; raises NotFound."""
-        found = next((queue for queue in self.queues() if queue.name == name), None)
-        if found is None:
-            raise _no_queue(name)
-        return found
+        queues = {queue.name: queue for queue in self.queues()}
+        if name not in queues:
+            raise self._no_queue(name)
+        return queues[name]
+
+    def _no_queue(self, name: str) -> NotFound:
+        hint = suggest(name, [queue.name for queue in self.queues()], otherwise="`mlbox queue ls` lists them.")
+        return NotFound(f"There is no queue {name[:80]!r}.", hint=hint, field="queue")
 
     def set_queue(self, queue: JobQueue, *, actor: str) -> JobQueue:
         """Make a queue, or change one."""
@@ -146,7 +150,7 @@ class Sharing:
                 hint="Submit it in that team's name, or to another queue.",
                 field="queue",
             )
-        raise _no_queue(name)
+        raise self._no_queue(name)
 
     # -- quotas -----------------------------------------------------------------------------------------------------
 
@@ -264,10 +268,6 @@ def _check_weight(weight: float) -> None:
 def _check_least(value: float | None, field: str, least: float) -> None:
     if value is not None and not (least <= value < math.inf):
         raise InvalidInput(f"{field} is {value}.", hint=f"Use {least:g} or more.", field=field)
-
-
-def _no_queue(name: str) -> NotFound:
-    return NotFound(f"There is no queue {name[:80]!r}.", hint="`mlbox queue ls` lists them.", field="queue")
 
 
 def _queue(row: Row) -> JobQueue:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column
 from mlbox.store.casting import Rounding, cast_column
-from mlbox.store.catalog import suggest
 from mlbox.store.vectors import Plan
 
 if TYPE_CHECKING:

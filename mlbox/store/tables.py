@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column, DType
 from mlbox.store.casting import Rounding, cast_column, parse_times, to_utc
 from mlbox.store.casting import arrow_type as arrow_type
-from mlbox.store.catalog import suggest
 from mlbox.store.given import given_value
 
 if TYPE_CHECKING:

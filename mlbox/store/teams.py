@@ -17,9 +17,10 @@ from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 from mlbox.clock import from_us
-from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotAuthorised, NotFound
+from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotAuthorised, NotFound, suggest
 from mlbox.records import Kind, Member, Principal, Role, Team, check_name
 from mlbox.store import asking
+from mlbox.store.accounts import no_user
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.roles import ACTIONS, ROLES, at_least, lower_of
 
@@ -74,13 +75,13 @@ class Teams:
             return self.teams()[0]
         row = self._db.one("SELECT * FROM team WHERE name = ?", (name,))
         if row is None:
-            raise _no_team(name)
+            raise _no_team(self._db, name)
         return self._team(row)
 
     def require_known(self, name: str) -> None:
         """Raise NotFound where there is no such team."""
         if name != EVERYONE and name not in self._state.teams:
-            raise _no_team(name)
+            raise _no_team(self._db, name)
 
     def remove(self, name: str, *, actor: str) -> None:
         """Take a team away; raises Conflict while something of it is private, which everyone would then see."""
@@ -290,18 +291,20 @@ def _like(team: str) -> str:
     return team.replace("_", "!_") + ".%"
 
 
-def _no_team(name: str) -> NotFound:
-    return NotFound(f"There is no team {name[:80]!r}.", hint="`mlbox team ls` lists them.", field="team")
+def _no_team(file: Database | Tx, name: str) -> NotFound:
+    names = [row["name"] for row in file.all("SELECT name FROM team ORDER BY name LIMIT 1000")]
+    hint = suggest(name, [EVERYONE, *names], otherwise="`mlbox team ls` lists them.")
+    return NotFound(f"There is no team {name[:80]!r}.", hint=hint, field="team")
 
 
 def _check_known(tx: Tx, team: str) -> None:
     if tx.one("SELECT 1 FROM team WHERE name = ?", (team,)) is None:
-        raise _no_team(team)
+        raise _no_team(tx, team)
 
 
 def _check_user(tx: Tx, user: str) -> None:
     if tx.one("SELECT 1 FROM user WHERE name = ?", (user,)) is None:
-        raise NotFound(f"There is no user {user[:80]!r}.", hint="`mlbox user ls` lists them.", field="user")
+        raise no_user(tx, user)
 
 
 def _check_role(role: str) -> None:

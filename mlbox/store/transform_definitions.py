@@ -12,9 +12,9 @@ from typing import Any, get_args
 import msgspec
 
 from mlbox.clock import from_us
-from mlbox.errors import AlreadyExists, InvalidInput
+from mlbox.errors import AlreadyExists, InvalidInput, suggest
 from mlbox.records import Column, DType, Transform, TransformInput, TransformSpec, ViewSpec, check_name
-from mlbox.store.catalog import ALL, suggest
+from mlbox.store.catalog import ALL
 from mlbox.store.db import Row, Tx
 from mlbox.store.quality import Screened
 from mlbox.store.transforms import compile_transform

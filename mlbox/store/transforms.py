@@ -15,9 +15,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column, DType
-from mlbox.store.catalog import suggest
 from mlbox.store.transform_program import BARE, Program, Step, Type
 
 if TYPE_CHECKING:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlbox.clock import from_us, parse_time, to_us
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Column, DType, FeatureView, OnlineRow, Status
 from mlbox.store.casting import arrow_type
-from mlbox.store.catalog import suggest
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -50,7 +50,7 @@ def test_a_wrong_variable(cli: Callable) -> None:
 @pytest.mark.parametrize(
     ("content", "code", "says"),
     [
-        ("prot = 1", 2, "has an unknown setting 'prot'. Did you mean 'port'?"),
+        ("prot = 1", 2, "has an unknown setting 'prot'. Did you mean port?"),
         ("zzz = 1", 2, "has an unknown setting 'zzz'. `mlbox config` lists all settings."),
         ("port = 'x'", 2, "The setting port in mlbox.toml is 'x', but takes a whole number"),
         ("allowed_host = 'box'", 2, "The setting allowed_host in mlbox.toml is 'box', but takes a list of texts"),

@@ -36,6 +36,8 @@ def test_wrong_words_are_explained(box_cli: Callable) -> None:
         (("create", "a.b"), 2, "has a dot"),
         (("create", "everyone"), 5, "exists already"),
         (("add", "nowhere", "admin"), 3, "There is no team 'nowhere'"),
+        (("rm", "Everyon"), 3, "There is no team 'Everyon'. Did you mean everyone?"),
+        (("add", "everyone", "admn"), 3, "There is no user 'admn'. Did you mean admin?"),
         (("hide", "dataset", "flights"), 2, "belongs to everyone"),
         (("hide", "user", "x"), 2, "is not one of"),
     ):

@@ -65,7 +65,7 @@ def test_without_more_the_files_own_folder_is_the_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "field", "says"),
     [
-        ("gpu = 1", "gpu", "Did you mean 'gpus'"),
+        ("gpu = 1", "gpu", "Did you mean gpus"),
         ("zzz = 1", "zzz", "It knows command, name"),
         ("gpus = 'all'", "gpus", "Expected `float`, got `str`"),
         ("priority = 'highest'", "priority", "Invalid enum value"),
@@ -85,7 +85,7 @@ def test_a_wrong_job_file_is_refused_with_the_key(tmp_path: Path, content: str, 
 
 
 def test_a_wrong_keyword_or_value_is_refused_by_name() -> None:
-    with pytest.raises(InvalidInput, match="Did you mean 'gpus'"):
+    with pytest.raises(InvalidInput, match="Did you mean gpus"):
         spec_of("true", {"gpuss": 1})  # type: ignore[typeddict-unknown-key]
     with pytest.raises(InvalidInput) as caught:
         spec_of("true", {"procs": "two"})  # type: ignore[typeddict-item]

@@ -82,6 +82,7 @@ def test_bad_input_names_row_and_field(site: Site, body: dict[str, Any], status:
 def test_a_model_that_does_not_serve_says_what_there_is(site: Site) -> None:
     unknown = site.http.post("/api/v1/models/nope/predict", json={"features": [{"a": 1}]})
     assert (unknown.status_code, unknown.json()["error"]["message"]) == (404, "There is no model 'nope'.")
+    assert site.http.get("/api/v1/models/Scores").json()["error"]["hint"] == "Did you mean score?"
     version = site.register(2.0)["version"]
     answer = site.http.post(PATH, json={"features": [{"amount": 1}], "version": version})
     assert (answer.status_code, "is in stage None" in answer.json()["error"]["message"]) == (403, True)

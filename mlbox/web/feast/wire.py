@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlbox.clock import MICROSECOND, from_us, is_finer, to_us
-from mlbox.errors import InvalidInput, MlboxError, NotFound
+from mlbox.errors import InvalidInput, MlboxError, NotFound, suggest
 from mlbox.records import Column
 from mlbox.store.casting import arrow_type
-from mlbox.store.catalog import suggest
 from mlbox.store.given import given_value
 from mlbox.web.problems import SHAPES
 
