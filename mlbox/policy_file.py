@@ -10,12 +10,12 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from mlbox.errors import InvalidInput, MlboxError
+from mlbox.errors import InvalidInput, MlboxError, suggest
 from mlbox.records import PromotionPolicy, Record
 
 MOST_CHARACTERS = 64 * 1024
@@ -57,9 +57,15 @@ def of_plain(found: dict[str, Any]) -> PromotionPolicy:
     except msgspec.ValidationError as err:
         said, path = _located(str(err))
         raise InvalidInput(f"{path}: {said}." if path else f"{said}.", hint=_HINT, field=path or None) from err
-    for odd in _unknown(found, msgspec.to_builtins(policy), ""):
-        raise InvalidInput(f"{odd} is nothing that a policy knows.", hint=_HINT, field=odd)
+    check_known(found, policy)
     return policy
+
+
+def check_known(found: Any, policy: PromotionPolicy) -> None:
+    """Raise InvalidInput, with the field, for what was said of a policy and is nothing that it knows."""
+    for odd, known in _unknown(found, msgspec.to_builtins(policy), ""):
+        hint = suggest(odd.rpartition(".")[2], known, otherwise=_HINT)
+        raise InvalidInput(f"{odd} is nothing that a policy knows.", hint=hint, field=odd)
 
 
 _HINT = "The text in force shows what a policy knows."
@@ -185,13 +191,13 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _unknown(given: Any, known: Any, path: str) -> Iterator[str]:
-    """Keys that were read and say nothing."""
+def _unknown(given: Any, known: Any, path: str) -> Iterator[tuple[str, Iterable[str]]]:
+    """Keys that were read and say nothing, each with those that would say something there."""
     if isinstance(given, dict) and isinstance(known, dict):
         for key, part in given.items():
             where = f"{path}.{key}".strip(".")
             if key not in known:
-                yield where
+                yield where, known
             else:
                 yield from _unknown(part, known[key], where)
     elif isinstance(given, list) and isinstance(known, list | tuple):

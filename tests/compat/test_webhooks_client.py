@@ -1,4 +1,4 @@
-"""An unmodified MLflow 3 client makes webhooks and is told, in its own words."""
+"""An unmodified MLflow 3 client makes webhooks and is told, in its own words: all that its enums have of models."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlbox.store.webhooks import MLFLOW
 from tests.compat.conftest import HERE, environment
 from tests.conftest import Server
 
@@ -20,6 +21,7 @@ def test_a_client_makes_webhooks_and_is_told(tmp_path: Path) -> None:
         **os.environ,
         "MLFLOW_TRACKING_URI": server.url,
         "MLFLOW_TRACKING_TOKEN": server.token,
+        "MLBOX_EVENTS": ",".join(MLFLOW),
         "PYTHONPATH": str(HERE / "scripts"),
     }
     try:

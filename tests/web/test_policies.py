@@ -181,6 +181,30 @@ def test_what_is_wrong_is_said_at_its_line(box: Box, admin: Site, toml: str, lin
     assert box.registry.policies.in_force("wrong").revision == 0
 
 
+@pytest.mark.parametrize(
+    ("body", "field", "close"),
+    [
+        ({"minimun": 0.9}, "minimun", "minimum"),
+        ({"replay": {"max_fail": 0.0}}, "replay.max_fail", "max_failed"),
+        ({"guards": [{"kind": "errors", "stop": 1, "marign": 0.01}]}, "guards[0].marign", "margin"),
+        ({"zzz": {"kind": 1}}, "zzz", None),
+    ],
+)
+def test_json_with_a_misspelt_name_is_refused_and_told_the_nearest(
+    box: Box, admin: Site, body: dict[str, Any], field: str, close: str | None
+) -> None:
+    if "odd" not in [model.name for model in box.registry.models()]:
+        box.registry.create_model("odd", actor="admin")
+    token = box.access.create_token("admin", field, actor="admin")[1]
+    headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
+    answer = Site(box, "").request("PUT", "/api/v1/models/odd/policy", json=body, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["field"]) == (400, field), answer.text
+    assert error["message"] == f"{field} is nothing that a policy knows."
+    assert error["hint"] == (f"Did you mean {close}?" if close else "The text in force shows what a policy knows.")
+    assert box.registry.policies.in_force("odd").revision == 0
+
+
 # -- as text ------------------------------------------------------------------------------------------------------------
 
 FLOATS = st.floats(0, 1e6) | st.sampled_from([0.0, 1e-9, 86400.0])

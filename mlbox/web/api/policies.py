@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from litestar import get, post, put
+from litestar import Request, get, post, put
 from litestar.params import Parameter
 
 from mlbox import policy_file
@@ -51,8 +51,11 @@ async def get_revision(box: Box, model: str, revision: int) -> PolicyRevision:
 
 
 @put("/api/v1/models/{model:str}/policy", action="model.policy")
-async def set_policy(box: Box, principal: Principal, model: str, data: PromotionPolicy) -> PromotionPolicy:
+async def set_policy(
+    box: Box, principal: Principal, request: Request[Any, Any, Any], model: str, data: PromotionPolicy
+) -> PromotionPolicy:
     """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
+    policy_file.check_known(await request.json(), data)  # a misspelt gate would otherwise ask for nothing
     policy = await box.call(_ready, box, principal, model, data)
     return await box.call(box.registry.policies.set, model, policy, actor=principal.name)
 

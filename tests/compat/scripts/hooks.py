@@ -4,12 +4,14 @@ import base64
 import hashlib
 import hmac
 import json
+import os
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities.webhook import VALID_ENTITY_ACTIONS
 from mlflow.exceptions import MlflowException
 
 SECRET = "a long secret"
@@ -47,6 +49,10 @@ def code_of(call):
 
 server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
 threading.Thread(target=server.serve_forever, daemon=True).start()
+known = {f"{entity}.{action}" for entity, actions in VALID_ENTITY_ACTIONS.items() for action in actions}
+of_models = {name for name in known if name.startswith(("registered_model", "model_version"))}
+assert of_models == set(EVENTS) == set(os.environ["MLBOX_EVENTS"].split(","))  # what the server takes for MLflow's own
+
 url = f"http://127.0.0.1:{server.server_address[1]}/hook"
 client = MlflowClient()
 
