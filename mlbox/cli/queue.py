@@ -80,10 +80,11 @@ def rm(name: QueueName) -> None:
     note(f"The queue {name} is gone.")
 
 
-def _limit(text: str | float) -> float | None:
+def _limit(text: str | float) -> int | float | None:
     if text == NONE:
         return None
     try:
-        return float(text)
+        number = float(text)
     except ValueError as err:
         raise typer.BadParameter(f"{text!r} is neither a number nor {NONE}.") from err
+    return int(number) if number.is_integer() else number

@@ -2,7 +2,8 @@
 
 A handler's own declaration says what its body is, so a new route is covered without anyone remembering to: one that streams
 (`request_max_body_size=None`) takes bytes, one whose `data` is a form takes a form, and every other one takes JSON. A route
-that takes more says so with `accepts=(...)` in its decorator.
+that takes more says so with `accepts=(...)` in its decorator, and one that looks at the names in its body itself, or has a
+fast path that does not, with `any_names=True`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from litestar.handlers.base import BaseRouteHandler
 
 from mlbox.errors import InvalidInput, NotFound, WrongType
 from mlbox.settings import Settings
+from mlbox.web import bodies
 
+NATIVE = "/api/v1/"
 JSON = "application/json"
 BINARY = "inference-header-content-length"
 """Says that what follows the JSON is not JSON: a handler that takes it, or what is compressed, has limits of its own."""
@@ -60,6 +63,13 @@ def limited(settings: Settings) -> type[Request[Any, Any, Any]]:
                     field="max_depth",
                 )
             return body
+
+        async def json(self) -> Any:
+            data = self.route_handler.parsed_data_field
+            if data is None or data.annotation in (Any, bytes) or not self.scope["path"].startswith(NATIVE):
+                return await super().json()  # the others' protocols are as lax as their servers are
+            spelling = not self.route_handler.opt.get("any_names", False)
+            return bodies.decoded(await self.body(), data.annotation, spelling=spelling)
 
     return LimitedRequest
 

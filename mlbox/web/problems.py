@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -14,9 +15,13 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.types import Send
 
 from mlbox.errors import InvalidInput, MlboxError, NotFound, TooLarge, TooMany
+from mlbox.web import bodies
 from mlbox.web.logs import request_id
 
 _log = logging.getLogger(__name__)
+
+
+_MISSING = re.compile(r"Missing required [\w ]*'([^']+)'")
 
 
 def body_of(err: MlboxError) -> dict[str, Any]:
@@ -63,12 +68,12 @@ BLAMED_ON_THE_REQUEST: dict[type[Exception], Callable[[], MlboxError]] = {
 numbers past 64 bits, bytes that are no UTF-8, half a surrogate pair."""
 
 
-def as_mlbox_error(err: Exception) -> MlboxError:
+def as_mlbox_error(err: Exception, request: Request[Any, Any, Any] | None = None) -> MlboxError:
     """Any exception as one of the tree; what was not raised on purpose says nothing of its inside."""
     if isinstance(err, MlboxError):
         return err
     if isinstance(err, ValidationException):
-        return _invalid(err)
+        return _invalid(err, request)
     for kind, of_the_request in BLAMED_ON_THE_REQUEST.items():
         if isinstance(err, kind):
             return of_the_request()
@@ -86,14 +91,7 @@ def _under() -> str:
 
 
 def _of_the_request(err: InternalServerException) -> MlboxError:
-    """What litestar takes for a fault of the server, though the request is to blame.
-
-    It does so for a field of a body that has the name of something injected into handlers, such as `view`.
-    """
-    cause = err.__cause__
-    if isinstance(cause, msgspec.ValidationError):
-        _, _, field = str(cause).partition("`$.")
-        return InvalidInput(f"The request is not valid: {cause}.", hint="See /api/v1/schema.", field=field[:-1] or None)
+    """What litestar takes for a fault of the server, though the client is to blame."""
     if "disconnected" not in err.detail:
         return _fault(err)
     return InvalidInput(
@@ -112,16 +110,25 @@ def _code_of(status: int) -> str:
     return known.get(status) or HTTPStatus(status).phrase.lower().replace(" ", "_")
 
 
-def _invalid(err: ValidationException) -> MlboxError:
+def _invalid(err: ValidationException, request: Request[Any, Any, Any] | None) -> MlboxError:
+    """What litestar says of a parameter of the address, a header or a form: of a JSON body `bodies` tells."""
     first: Any = err.extra[0] if isinstance(err.extra, list) and err.extra else {}
-    field = first.get("key") if isinstance(first, dict) else None
-    message = first.get("message", err.detail) if isinstance(first, dict) else err.detail
-    return InvalidInput(f"The request is not valid: {message}.", hint="See /api/v1/schema.", field=field)
+    field, message = (first.get("key"), first["message"]) if isinstance(first, dict) and first else (None, err.detail)
+    if missing := _MISSING.match(message):
+        return InvalidInput(f"The parameter {missing[1]} is missing.", hint=bodies.HINT, field=missing[1])
+    if request is None or field is None:
+        return InvalidInput(f"The request is not valid: {message}.", hint=bodies.HINT, field=field)
+    if field == "data":
+        return InvalidInput("The body is missing.", hint=bodies.HINT, field="body")
+    declared = request.route_handler.parsed_fn_signature.parameters.get(field)
+    name = getattr(declared.kwarg_definition, "name", None) or field if declared else field
+    given = {**request.path_params, **request.query_params}.get(name)
+    return bodies.explained(message, given, declared.annotation if declared else Any, place=name)
 
 
 def handle(request: Request[Any, Any, Any], err: Exception) -> Response[Any]:
     """Litestar's exception handler for the native API, and for what no handler answers."""
-    ours = as_mlbox_error(err)
+    ours = as_mlbox_error(err, request)
     headers = {name.decode(): value.decode() for name, value in retry_after(ours)}
     body = msgspec.json.encode(body_at(request.url.path, ours))  # encoded here: a text would be sent as it is
     return Response(body, status_code=ours.status, media_type="application/json", headers=headers)

@@ -26,6 +26,11 @@ _LOGIN = "/login"
 _SIGN_IN = (_LOGIN, "/oidc", "/callback")
 
 
+def is_telling(name: str) -> bool:
+    """Whether what has this name is a password, a token or another secret."""
+    return re.search(f"(?i){_TELLING}", name) is not None
+
+
 def redact(text: str) -> str:
     """A text without what looks like a token, a password or another secret."""
     for pattern, replacement in _RULES:

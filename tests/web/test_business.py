@@ -102,7 +102,7 @@ def test_numbers_by_time_make_a_series(box: Box, model: str) -> None:
     ("outcome", "field"),
     [
         ({"name": "a b", "value": 1}, "outcomes.0.name"),
-        ({"name": "a", "value": "much"}, "outcomes[0].value"),
+        ({"name": "a", "value": "much"}, "outcomes.0.value"),
         ({"name": "a", "value": 1, "at": "2026-01-01T00:00:00"}, "outcomes.0.at"),
         ({"name": "a", "value": 1, "at": "0001-01-01T00:00Z", "version": 1}, "outcomes.0.at"),
         ({"name": "a", "value": 1, "at": "9999-12-31T00:00Z", "version": 1}, "outcomes.0.at"),

@@ -90,7 +90,7 @@ def test_an_artifact_comes_back_as_it_was_sent(box: Server) -> None:
         ({"metrics": [{"key": "m", "value": "high"}]}, "no number"),
         ({"metrics": [{"key": "", "value": 1}]}, "name"),
         ({"params": {"lr": "2"}}, "'lr' is '1' already"),
-        ({"metrics": "none"}, "not valid"),
+        ({"metrics": "none"}, "should be a list"),
     ],
 )
 def test_what_cannot_be_logged_says_why(box: Server, body: object, words: str) -> None:

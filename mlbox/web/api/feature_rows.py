@@ -125,7 +125,7 @@ async def freshness(box: Box, ref: str) -> Freshness:
     return await box.call(box.features.freshness, ref)
 
 
-@post("/api/v1/features/online", status_code=200, action="view.read")
+@post("/api/v1/features/online", status_code=200, action="view.read", any_names=True)
 async def online(box: Box, request: Request[Any, Any, Any], data: OnlineRequest) -> list[OnlineRow] | Response[bytes]:
     """The latest values of each entity, as of domain time; with `Accept: application/vnd.apache.arrow.stream` as a table."""
     as_arrow = ARROW in request.headers.get("accept", "")

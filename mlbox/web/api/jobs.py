@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
+from mlbox.clock import parse_time
 from mlbox.errors import NotFound
 from mlbox.records import (
     Delivery,
@@ -160,7 +160,7 @@ async def logs(
     attempt: Annotated[int | None, Parameter(ge=1)] = None,
     offset: Annotated[int, Parameter(ge=0)] = 0,
     tail: Annotated[int | None, Parameter(ge=0)] = None,
-    since: datetime | None = None,
+    since: str | None = None,
 ) -> Response[bytes]:
     """What an attempt printed, from an offset in bytes, or only the last lines, or what was printed since a moment.
 
@@ -168,7 +168,8 @@ async def logs(
     """
     job = await box.call(box.scheduler.find, job_id)
     if tail is not None or since is not None:
-        offset = await box.call(box.scheduler.log_start, job.id, attempt, lines=tail, since=since)
+        moment = parse_time(since, field="since") if since is not None else None
+        offset = await box.call(box.scheduler.log_start, job.id, attempt, lines=tail, since=moment)
     content = await box.call(box.scheduler.log, job.id, attempt, offset=offset)
     headers = {OFFSET: str(offset + len(content)), ENDED_HEADER: "1" if job.state in ENDED else "0"}
     return Response(content, media_type="text/plain; charset=utf-8", headers=headers)

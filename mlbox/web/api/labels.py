@@ -10,6 +10,7 @@ import msgspec
 from litestar import Request, get, post
 from litestar.params import Parameter, QueryParameter
 
+from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import (
     Agreement,
@@ -159,12 +160,12 @@ def _read(content: Any, labels: LabelSet) -> list[Mapping[str, Any]]:
 
 
 @get("/api/v1/labels/{name:str}/items", action="label.read")
-async def get_item(box: Box, name: str, event_time: datetime | None = None, keys: str = "{}") -> LabelItem:
+async def get_item(box: Box, name: str, event_time: str | None = None, keys: str = "{}") -> LabelItem:
     """What is claimed of one item, and what counts; `keys` is a JSON object."""
     await box.call(box.labels.declared, name)
     if event_time is None:
         raise InvalidInput("Which moment is meant is not said.", hint="Give ?event_time=.", field="event_time")
-    return await box.call(box.labels.item, name, _object(keys), event_time)
+    return await box.call(box.labels.item, name, _object(keys), parse_time(event_time, field="event_time"))
 
 
 @get("/api/v1/labels/{name:str}/review", action="label.read")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, get, post, put
 from litestar.params import Parameter
 
@@ -50,12 +51,14 @@ async def get_revision(box: Box, model: str, revision: int) -> PolicyRevision:
     return await box.call(box.registry.policies.revision, model, revision)
 
 
-@put("/api/v1/models/{model:str}/policy", action="model.policy")
+@put("/api/v1/models/{model:str}/policy", action="model.policy", any_names=True)
 async def set_policy(
     box: Box, principal: Principal, request: Request[Any, Any, Any], model: str, data: PromotionPolicy
 ) -> PromotionPolicy:
     """A new revision of the policy; for admins, because whoever trains must not lower the bar."""
-    policy_file.check_known(await request.json(), data)  # a misspelt gate would otherwise ask for nothing
+    policy_file.check_known(
+        msgspec.json.decode(await request.body()), data
+    )  # a misspelt gate would otherwise ask for nothing
     policy = await box.call(_ready, box, principal, model, data)
     return await box.call(box.registry.policies.set, model, policy, actor=principal.name)
 

@@ -82,7 +82,7 @@ def default_key(entity: dict[str, Any]) -> str:
     return repr(sorted(entity.items(), key=lambda item: item[0])) if entity else new_id()
 
 
-@post("/api/v1/models/{model:str}/predict", status_code=200, action="model.predict")
+@post("/api/v1/models/{model:str}/predict", status_code=200, action="model.predict", any_names=True)
 async def predict(box: Box, principal: Principal, model: str, data: PredictRequest) -> list[Answer]:
     """Score rows, in their order."""
     return await box.call(answers_of, box.models, model, data, principal.name)

@@ -1,0 +1,131 @@
+"""What is wrong with a request: each refusal names the field, what came and what should have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlbox.errors import InvalidInput
+from mlbox.web import bodies
+from tests.conftest import Server
+
+
+class Part(msgspec.Struct):
+    size: int
+    colour: Literal["red", "blue"] = "red"
+
+
+class Whole(msgspec.Struct):
+    name: str
+    parts: list[Part] = []
+    sizes: dict[str, int] = {}
+    since: datetime | None = None
+    password: str = ""
+    gpus: float | None = None
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "told"),
+    [
+        ({}, "name", "The field name is missing."),
+        ({"name": "a", "parts": [{"size": 1}, {}]}, "parts.1.size", "The field parts.1.size is missing."),
+        ([], "body", "The body is a list, and should be an object."),
+        ({"name": 5}, "name", "name is 5, and should be a text."),
+        ({"name": {"a": 1}}, "name", "name is an object, and should be a text."),
+        ({"name": "a", "gpus": "2"}, "gpus", 'gpus is "2", and should be a number or null.'),
+        (
+            {"name": "a", "since": "2027"},
+            "since",
+            'since is "2027", and should be a time such as 2027-01-01T00:00:00Z.',
+        ),
+        (
+            {"name": "a", "since": 2027},
+            "since",
+            "since is 2027, and should be a time such as 2027-01-01T00:00:00Z or null.",
+        ),
+        (
+            {"name": "a", "parts": [{"size": 1, "colour": "pink"}]},
+            "parts.0.colour",
+            'parts.0.colour is "pink", and should be one of blue, red.',
+        ),
+        ({"name": "a", "sizes": {"x": "y"}}, "sizes", "Something in sizes is wrong, and should be an integer."),
+        ({"name": "a", "password": 12345}, "password", "password is of the wrong kind, and should be a text."),
+        ({"name": "a", "gpu": 1}, "gpu", "There is no field 'gpu' here. Did you mean gpus?"),
+    ],
+)
+def test_a_body_is_refused_in_words(body: Any, field: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        bodies.decoded(json.dumps(body).encode(), Whole)
+    assert refused.value.field == field
+    assert str(refused.value).startswith(told)
+    assert refused.value.hint
+
+
+def test_a_list_has_places_and_what_is_no_json_is_told_so_wherever_it_breaks() -> None:
+    for body, field, told in (
+        (b"[1]", "body.0", "body.0 is 1"),
+        (b"{", "body", "is not JSON"),
+        (b"[{", "body", "is not JSON"),
+    ):
+        with pytest.raises(InvalidInput, match=told) as refused:
+            bodies.decoded(body, list[Part])
+        assert refused.value.field == field
+
+
+def test_a_name_unlike_any_is_left_out_as_it_may_be_of_a_newer_client() -> None:
+    assert bodies.decoded(b'{"name": "a", "frobnicate": 1}', Whole) == Whole("a")
+    assert bodies.decoded(b'{"name": "a", "gpu": 1}', Whole, spelling=False) == Whole("a")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "parts", "size", "sizes", "since", "colour"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_whatever_comes_is_taken_or_refused_with_its_field(value: Any) -> None:
+    try:
+        taken = bodies.decoded(json.dumps(value).encode(), Whole)
+    except InvalidInput as err:
+        taken = err
+    assert isinstance(taken, Whole) or (taken.field and taken.message.endswith("."))
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("box") / "data")
+    yield server
+    server.stop()
+
+
+def test_the_server_says_so_of_bodies_and_addresses(box: Server) -> None:
+    for ask, field, told in (
+        (
+            ("POST", "/api/v1/jobs", '{"command": ["a"], "priority": "hi"}'),
+            "priority",
+            "one of high, low, normal, urgent",
+        ),
+        (("POST", "/api/v1/datasets", '{"name": "d", "event_from": "2027"}'), "event_from", "a time such as"),
+        (("POST", "/api/v1/jobs", '{"command": '), "body", "is not JSON"),
+        (("POST", "/api/v1/jobs", ""), "body", "The body is missing"),
+        (("GET", "/api/v1/jobs?limit=x", ""), "limit", 'limit is "x", and should be an integer'),
+        (("GET", "/api/v1/jobs?state=odd", ""), "state", 'state is "odd", and should be one of failed, '),
+        (("GET", "/api/v1/search", ""), "q", "The parameter q is missing"),
+    ):
+        method, path, body = ask
+        answer = box.http.request(method, path, content=body, headers={"content-type": "application/json"})
+        said = answer.json()["error"]
+        assert (answer.status_code, said["field"]) == (400, field), said
+        assert told in said["message"]
