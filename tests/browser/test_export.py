@@ -88,6 +88,18 @@ def test_a_chart_is_an_image_and_its_points(filled: tuple[Server, Filled], visit
     assert sum(float(row["training"]) for row in rows[:-1]) == pytest.approx(1)
 
 
+def test_a_lone_point_of_a_chart_has_two_hours_around_it(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor]
+) -> None:
+    visitor = visit(filled[0])
+    visitor.sign_in()
+    visitor.visit("/endpoints/churn?hours=720")
+    chart = visitor.page.locator('mlbox-chart[data-name="Latency, ms"]')
+    expect(chart.locator("canvas")).to_be_visible()
+    points, low, high = chart.evaluate("({ plot }) => [plot.data[0].length, plot.scales.x.min, plot.scales.x.max]")
+    assert (points, high - low) == (1, 7200)
+
+
 def test_the_timeline_is_an_image_and_its_attempts(
     filled: tuple[Server, Filled], visit: Callable[..., Visitor]
 ) -> None:

@@ -116,10 +116,10 @@ class Chart extends HTMLElement {
     };
   }
 
-  // A lone point still gets room on both sides.
+  // A lone point gets room on both sides; uPlot itself would give it years on one.
   range() {
     const room = this.spec.time ? 3600 : 1;
-    return (_, low, high) => (low === high ? [low - room, high + room] : [low, high]);
+    return ({ data: [at] }, low, high) => (at.length === 1 || low === high ? [at[0] - room, at[0] + room] : [low, high]);
   }
 
   // Shares and thresholds are read against nought; everything else against its own spread.
