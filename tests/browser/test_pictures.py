@@ -77,9 +77,10 @@ def test_runs_are_chosen_along_an_axis(pictured: tuple[Server, list[str]], visit
     expect(status).to_have_text("100 of 200 runs")
     page.get_by_role("button", name="auc: arrow keys").press("Escape")
     expect(status).to_have_text("200 of 200 runs")
-    box = page.locator(".axis .catch").first.bounding_box()
+    catch = page.locator(".axis .catch").first
+    catch.hover(position={"x": 5, "y": 1})  # once it stands still
+    box = catch.bounding_box()
     assert box is not None
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 1)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4, steps=4)
     page.mouse.up()

@@ -143,7 +143,7 @@ def test_the_remote_is_set_up_as_the_guide_says(box: Server, clone: Clone) -> No
         (first.folder / ".dvc" / name).unlink()
     lines = [line[2:] for line in GUIDE.read_text().splitlines() if line.startswith("$ dvc remote")]
     for line in lines:
-        said = line.replace("http://box:8000", box.url).replace("$MLBOX_TOKEN", first.token)
+        said = line.replace("http://box:8265", box.url).replace("$MLBOX_TOKEN", first.token)
         first.dvc(*shlex.split(said)[1:])
     first.write("put.bin", b"by PUT" * 1000)
     first.dvc("add", "-q", "put.bin")

@@ -57,7 +57,10 @@ def looks(client, box):
     box.unload_model("score")
     box.load_model("score")
     assert box.is_model_ready("score")
-    raises("registry lets serve", lambda: box.load_model("score", config="{}"))
+    box.load_model("score", config="{}")  # which changes nothing
+    assert box.is_model_ready("score")
+    files = {"file:1/model.onnx": b"another model"}
+    raises("registry lets serve", lambda: box.load_model("score", config="{}", files=files))
     regions = box.get_system_shared_memory_status(**plain)
     assert not (regions if client is triton_http else regions.get("regions"))
     box.unregister_system_shared_memory()
