@@ -107,3 +107,9 @@ def test_it_can_be_switched_off_and_needs_no_git(make_server: object, tmp_path: 
 )
 def test_what_stands_behind_a_word_for_a_secret_is_hidden(text: str, shown: str) -> None:
     assert surroundings.hide_secrets(text) == shown
+
+
+@pytest.mark.parametrize("piece", ["0", "token", "token-", "token ", "token=", "token='"])
+def test_the_diff_of_a_notebook_takes_no_longer_than_its_length(piece: str) -> None:
+    long = piece * (1_000_000 // len(piece))
+    assert surroundings.hide_secrets(f"{long}! --password hunter22").endswith("--password [hidden]")

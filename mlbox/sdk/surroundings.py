@@ -19,8 +19,10 @@ OFF = "MLBOX_RECORD"
 MAX_DIFF = 1 << 20
 MAX_TEXT = 2000
 SECONDS = 10
+# A word is looked at from its first character only and no run is read twice: a diff may hold a notebook's picture in one line.
 _SECRET = re.compile(
-    r"(?i)([\w-]*(?:token|password|passwd|secret|api[_-]?key|credential)[\w-]*['\"]?\s*(?:=|:|\s)\s*['\"]?)([^\s'\",;]{4,})"
+    r"(?i)((?<![\w-])(?=[\w-]*?(?:token|password|passwd|secret|api[_-]?key|credential))[\w-]++['\"]?(?:\s*+[=:]\s*+|\s++)['\"]?)"
+    r"([^\s'\",;]{4,})"
 )
 
 
