@@ -234,7 +234,8 @@ def test_what_looks_like_a_secret_is_taken_out(text: str, left: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "piece", ["0", "token", "token-", "token ", "token=", "token='", 'a="', "cookie ", "://a:", "bearer ", "&key", "mlb_"]
+    "piece",
+    ["0", "token", "token-", "token ", "token=", "token='", 'a="', "cookie ", "://a:", "bearer ", "&key", "mlb_"],
 )
 def test_the_longest_text_takes_no_longer_than_its_length(piece: str) -> None:
     """A million characters would take hours if any rule read them anew from each place: one request stopped the server."""
