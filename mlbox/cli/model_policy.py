@@ -67,7 +67,9 @@ def _set(client: Client, path: str, given: PromotionPolicy, dry_run: bool, outpu
     if output is Output.table:
         typer.echo("\n".join(seen.diff or ("Nothing differs.",)))
         for one in seen.effects:
-            note(f"Version {one.version} ({one.state}): {one.words}.")
+            note(f"Version {one.version} ({one.state.replace('_', ' ')}): {one.words}.")
+            if one.anew:
+                note("  Proposed again, it would be judged anew by " + "; ".join(one.anew) + ".")
     else:
         show_one(seen, output)
 

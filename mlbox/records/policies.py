@@ -29,6 +29,8 @@ class PolicyEffect(Record, frozen=True, kw_only=True):
     ends: bool
     """Whether its approval is void, which ends its way."""
     words: str
+    anew: tuple[str, ...] = ()
+    """The gates that would ask something else of it, were it proposed under the new policy, each as `gate: what it requires`."""
 
 
 class PolicyPreview(Record, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlbox import policy_file
 from mlbox.cli import main
 from mlbox.errors import InvalidInput
-from mlbox.records import FairnessSpec, GateCommand, GateResult, Guard, Promotion, PromotionPolicy, RampStep
+from mlbox.records import FairnessSpec, GateCommand, GateResult, Guard, Promotion, PromotionPolicy, RampStep, ReplayRule
 from mlbox.store.registry import NewVersion
 from mlbox.web.box import Box
 from tests.conftest import Server
@@ -76,6 +76,7 @@ def test_what_it_changes_is_told_and_agreed_to_before_it_is_set(box: Box, admin:
     (effect,) = seen["effects"]
     assert (effect["version"], effect["ends"]) == (2, True)
     assert "the approval by bea becomes void" in effect["words"]
+    assert effect["anew"] == ["metric: auc at least 0.8000 and as logged by the run"]
     assert box.registry.policies.in_force("delay").revision == 1  # to look sets nothing
     unagreed = ask(admin, "delay", "toml", toml=text(minimum=0.8), follows=1, ends=[])
     assert unagreed[0] == 409
@@ -102,6 +103,36 @@ def test_what_nobody_approved_goes_on_under_its_own_policy(box: Box, admin: Site
     assert effect["words"] == "it goes on under the house's default, which it began with"
     ask(admin, "calm", "toml", toml="minimum = 0.7", follows=0)
     assert [one.state for one in box.promotions.open("calm")] == ["testing"]
+
+
+def test_gates_that_would_ask_something_else_are_told(box: Box, admin: Site) -> None:
+    version = box.registry.register(
+        NewVersion(
+            model="swift",
+            artifact="a" * 64,
+            features=("x",),
+            metrics={"auc": 0.8},
+            trained_by="ann",
+            submitted_by="ann",
+        )
+    )
+    box.registry.policies.set(
+        "swift", PromotionPolicy(test=GateCommand(command=("true",)), replay=ReplayRule(min_rows=5)), actor="admin"
+    )
+    box.promotions.propose(version, actor="ann")
+    changed = "minimum = 0.9\nmax_latency_ms_p95 = 20\n[replay]\nmax_failed = 0.1\n[integration]\ncommand = 'true'"
+    (effect,) = ask(admin, "swift", "preview", toml=changed)["effects"]
+    told = dict(one.split(": ", 1) for one in effect["anew"])
+    assert set(told) == {"metric", "latency", "replay", "integration", "test"}
+    assert told["metric"] == "auc at least 0.9000 and as logged by the run"
+    assert told["latency"] == "p95 at most 20.0 ms, with 1 row and 1 at a time"
+    assert told["test"] == "asks nothing any more"
+    (same,) = ask(admin, "swift", "preview", toml=admin_text(box, "swift"))["effects"]
+    assert same["anew"] == []
+
+
+def admin_text(box: Box, model: str) -> str:
+    return policy_file.write(box.registry.policies.of(model))
 
 
 def test_a_former_revision_is_restored_as_a_new_one(box: Box, admin: Site) -> None:

@@ -7,10 +7,20 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, get, post, put
 from litestar.params import Parameter
+from msgspec.structs import replace
 
 from mlbox import policy_file
 from mlbox.errors import Conflict, InvalidInput, NotFound
-from mlbox.records import PolicyPreview, PolicyRevision, Principal, PromotionPolicy, Record
+from mlbox.records import (
+    PolicyEffect,
+    PolicyPreview,
+    PolicyRevision,
+    Principal,
+    Promotion,
+    PromotionPolicy,
+    Record,
+)
+from mlbox.serve.gate_changes import asked_anew
 from mlbox.store.policy_book import effect
 from mlbox.web.box import Box
 
@@ -75,10 +85,19 @@ async def preview(box: Box, principal: Principal, model: str, data: PolicyText) 
             policy=policy,
             follows=before.revision,
             diff=policy_file.diff(before.policy, policy),
-            effects=tuple(effect(promotion, policy) for promotion in under_way),
+            effects=tuple(_effect(box, promotion, policy) for promotion in under_way),
         )
 
     return await box.call(look)
+
+
+def _effect(box: Box, promotion: Promotion, policy: PromotionPolicy) -> PolicyEffect:
+    version, champion = (
+        None if number is None else box.registry.version(promotion.model, number)
+        for number in (promotion.version, promotion.champion)
+    )
+    assert version is not None
+    return replace(effect(promotion, policy), anew=asked_anew(version, champion, promotion.policy, policy))
 
 
 @put("/api/v1/models/{model:str}/policy/toml", action="model.policy")
