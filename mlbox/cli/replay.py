@@ -35,7 +35,8 @@ def replay(
     """Ask a version logged requests again, offline, and compare it as a shadow would be.
 
     Its answers are compared with those that were logged or, where some other version gave them, with what the version that it is
-    compared with answers now. Times are in ms, of both asked offline by turns. Exits 1 where the replay failed.
+    compared with answers now. A model of tensors is asked the requests that the server has kept in memory. Times are in ms, of
+    both asked offline by turns. Exits 1 where the replay failed.
     """
     from mlbox.sdk.replays import replay as ask
 
@@ -70,7 +71,11 @@ def _tell(found: Replay) -> None:
         note(f"Not in the log, so as the history knows them: {', '.join(found.computed)}")
     if not found.figures:
         if found.replayed:
-            note("There is nothing to compare with: no version is in Production.")
+            note(
+                "There is nothing to compare with: no version in Production takes the same requests."
+                if found.against is None
+                else f"Neither it nor version {found.against} gives scores: what is told is whether their outputs are the same."
+            )
             show([found], TIMES)
         return
     note(_beside(found))

@@ -80,6 +80,8 @@ class Replay(Record, frozen=True, kw_only=True):
     """Of the version's time for a request, offline."""
     reproduced_share: float | None = None
     """Of the logged answers: those that the other version gives again, asked offline."""
+    alike: int | None = None
+    """Requests that both versions answered with the very same outputs; None of what is asked by features, and without another."""
     computed: tuple[str, ...] = ()
     """Features that the log does not have: they are those of the history, as known at each request's moment."""
     figures: tuple[ShadowFigures, ...] = ()
@@ -103,5 +105,7 @@ class Replay(Record, frozen=True, kw_only=True):
         words = [f"{self.replayed:,} of {self.rows:,} requests, from {self.source}"]
         if self.figures and self.figures[0].rows:
             words.append(self.figures[0].words)
+        if self.alike is not None:
+            words.append(f"the very same outputs on {self.alike:,}")
         words.append(f"{self.failed:,} failed, {self.invalid:,} invalid")
         return "; ".join([*words, *([self.error] if self.error else []), *([self.reason] if self.reason else [])])

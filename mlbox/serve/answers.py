@@ -10,7 +10,7 @@ from mlbox.records import ServeRole
 from mlbox.serve.loading import Loaded
 from mlbox.serve.routing import Route
 from mlbox.serve.rows import Values
-from mlbox.serve.tensors import FLOATS, Tensor
+from mlbox.serve.tensors import Tensor
 from mlbox.serve.work import Work
 
 SCORE = "score"
@@ -107,12 +107,3 @@ def _placed(parts: Sequence[tuple[Sequence[int], Tensor]], rows: int) -> Tensor:
             )
         data[list(places)] = part.data
     return tensor._replace(data=data)
-
-
-def scores_among(answers: Sequence[Tensor], rows: int) -> list[float | None]:
-    """What the log keeps as the score of other models' rows: the last of a row's numbers in the first output that has some."""
-    for tensor in answers:
-        if tensor.dtype in FLOATS and 1 <= tensor.data.ndim <= 2 and tensor.data.shape[0] == rows and tensor.data.size:
-            column = tensor.data if tensor.data.ndim == 1 else tensor.data[:, -1]
-            return [float(value) for value in column]
-    return [None] * rows

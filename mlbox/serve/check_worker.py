@@ -128,7 +128,7 @@ def _replayed(session: Any, job: dict[str, Any]) -> list[str]:
     asked = [Asked(session, job["folders"][0])]
     if job.get("beside"):
         beside, _, _ = _load(Path(job["beside"]))
-        _trial(beside, job["width"])
+        _trial(beside, job["width"] or 1)
         asked.append(Asked(beside, job["folders"][1]))
     replay(asked, job["seconds"])
     return [one.error for one in asked]

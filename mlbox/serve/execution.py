@@ -11,7 +11,7 @@ from mlbox.clock import Clock
 from mlbox.errors import InvalidInput, MlboxError, TooMany, Unavailable
 from mlbox.ids import new_ids
 from mlbox.records import TensorSpec
-from mlbox.serve.answers import SCORE, Part, Running, groups, scores_among, taken
+from mlbox.serve.answers import SCORE, Part, Running, groups, taken
 from mlbox.serve.batches import Batch, Given
 from mlbox.serve.cache import Answers, key_of
 from mlbox.serve.loading import Loaded, Loader
@@ -20,7 +20,8 @@ from mlbox.serve.routing import Route
 from mlbox.serve.rows import MAX_ROWS, Inputs, Values, as_matrix
 from mlbox.serve.statistics import Statistics
 from mlbox.serve.targets import Target, Targets
-from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs
+from mlbox.serve.tensor_sample import TensorSample
+from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs, scores_among
 from mlbox.serve.warmup import Recent
 from mlbox.serve.work import Apart, Ran, Work
 
@@ -76,6 +77,7 @@ class Execution:
         self._log = log
         self._clock = clock
         self.recent = Recent()
+        self.sample = TensorSample(clock)
         self.answers = Answers()
 
     def load(self, model: str, route: Route, rows: int) -> Loaded:
@@ -151,6 +153,8 @@ class Execution:
             work.ids, at = ids[at : at + len(running.places)], at + len(running.places)
             if work.state == "done":
                 continue
+            if not loaded.version.features and not work.last:  # a shadow's are the same once more
+                self.sample.note(loaded.version.model, work.tensors, work.rows or 1)
             if loaded.lane.quick(work.rows):
                 quick.setdefault(loaded, []).append(work)
                 continue
@@ -184,6 +188,8 @@ class Execution:
         ran = Ran(*loaded.lane.run_rows(feeds, work.wanted, rows))
         work.ids = new_ids(rows)
         self.recent.note(ask.target.model, [tensor._replace(data=tensor.data[:1]) for tensor in work.tensors])
+        if not loaded.version.features:
+            self.sample.note_each(ask.target.model, work.tensors, rows)
         return begun, self._shown(running, ran)
 
     def _part(self, running: Running) -> Part:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import ModelVersion
 from mlbox.serve.as_known import as_known
+from mlbox.serve.batches import Given
+from mlbox.serve.check_replay import lay
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.predwindow import Window
 from mlbox.store.asking import asking
@@ -58,6 +61,17 @@ class Rows(NamedTuple):
                 field="version",
             )
         return np.stack([self.columns[name] for name in features], axis=1)
+
+    def lay(self, folder: Path, version: ModelVersion) -> None:
+        """Make a sheet of them for a version to be asked."""
+        lay(folder, self.matrix(version.features))
+
+    def givens(self) -> Callable[[int], Given]:
+        """What each request was made of, by its place."""
+        import numpy as np
+
+        names, values = tuple(self.columns), np.stack(list(self.columns.values()), axis=1)
+        return lambda place: Given(1, names, values[place : place + 1], [self.entities[place]] if self.entities else [])
 
 
 class Logged:

@@ -46,14 +46,16 @@ class Requests:
         """Each as `path` and `body`, and in words where they are from.
 
         In this order: the champion's logged traffic, the rows that the policy compares or judges on, the training sample; of a
-        model of tensors, the requests that were kept to warm its versions with.
+        model of tensors, those that are kept in memory.
         """
         version = self._registry.version(promotion.model, promotion.version)
         address = f"{version.model}@staging"
         if not version.features:
             found = [_tensors(version, feeds) for feeds in self._recorded(version.model)]
             path = f"/v2/models/{address}/infer"
-            return [{"path": path, "body": body} for body in found if body], "requests of the model that were kept"
+            return [
+                {"path": path, "body": body} for body in found if body
+            ], "the model's requests that are kept in memory"
         for columns, source in self._columns(promotion, version):
             rows = _vectors(columns, version.features)
             if rows:

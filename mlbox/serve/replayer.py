@@ -16,13 +16,14 @@ from msgspec.structs import replace
 from mlbox.clock import from_us
 from mlbox.errors import InvalidInput, Unavailable
 from mlbox.records import ModelVersion, Replay, ShadowFigures
-from mlbox.serve.batches import Given
 from mlbox.serve.check import Leash, replay_onnx
-from mlbox.serve.check_replay import ANSWERED, ASKED, FAILED, WAITING, Sheet, lay
+from mlbox.serve.check_replay import ANSWERED, ASKED, FAILED, WAITING, Sheet
 from mlbox.serve.logged import Rows
 from mlbox.serve.routing import Beside
+from mlbox.serve.runtime import score_output
 from mlbox.serve.segments import Pairing
 from mlbox.serve.shadow import figures_of
+from mlbox.serve.tensor_sample import TensorRows
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.model_folders import ModelFolders
 from mlbox.store.registry import Registry
@@ -55,17 +56,11 @@ class Replayer:
             raise InvalidInput(
                 f"{version.ref} cannot be served: {version.unservable}", hint="Register an ONNX file.", field="version"
             )
-        if not version.features:
-            raise InvalidInput(
-                f"{version.ref} takes tensors, and the log keeps no tensors.",
-                hint="Replay asks versions that take rows of features.",
-                field="version",
-            )
 
     def run(
         self,
         begun: Replay,
-        rows: Rows,
+        rows: Rows | TensorRows,
         version: ModelVersion,
         against: ModelVersion | None,
         *,
@@ -74,10 +69,10 @@ class Replayer:
         """A replay that has begun, with what came of it: done, or failed where the version ended its process or never ran."""
         with tempfile.TemporaryDirectory() as folder:
             own, other = Path(folder, "own"), Path(folder, "other")
-            lay(own, rows.matrix(version.features))
+            rows.lay(own, version)
             beside = None
             if against is not None:
-                lay(other, rows.matrix(against.features))
+                rows.lay(other, against)
                 beside = (self._file(against), other, len(against.features))
             broken, error = "", ""
             try:
@@ -94,7 +89,7 @@ class Replayer:
             if self._leash.pulled:
                 raise Unavailable("The server ends.", hint="The next one begins it anew.")
             sheets = Sheet(own), Sheet(other) if against is not None else None
-            found = _measured(begun, rows, sheets, against, segments)
+            found = _measured(begun, rows, sheets, (version, against), segments)
             return _ended(replace(found, error=error), sheets, broken, self._seconds, rows.note)
 
     def _file(self, version: ModelVersion) -> Path:
@@ -103,18 +98,19 @@ class Replayer:
 
 def _measured(
     begun: Replay,
-    rows: Rows,
+    rows: Rows | TensorRows,
     sheets: tuple[Sheet, Sheet | None],
-    against: ModelVersion | None,
+    versions: tuple[ModelVersion, ModelVersion | None],
     segments: tuple[str, ...],
 ) -> Replay:
     import numpy as np
 
     own, other = sheets
+    version, against = versions
     asked = np.flatnonzero(np.isin(own.marks, (ANSWERED, FAILED)))
     answered = own.marks == ANSWERED
     scores, logged = _answers(rows, other, against)
-    valid = np.isfinite(own.scores) if scores is None else np.isfinite(own.scores) | ~np.isfinite(scores)
+    valid = _valid(own, scores, gives=bool(version.features or score_output(version.outputs)))
     times = own.times[answered]
     quantiles = np.quantile(times, (0.5, 0.95, 0.99)).tolist() if len(times) else [None] * 3
     return replace(
@@ -133,12 +129,30 @@ def _measured(
         p95_ms=quantiles[1],
         p99_ms=quantiles[2],
         reproduced_share=_reproduced(rows, other, logged),
+        alike=_alike(own, other) if other is not None and not version.features else None,
         figures=_figures(rows, own, other, scores, segments) if scores is not None and other is not None else (),
     )
 
 
+def _valid(own: Sheet, scores: np.ndarray | None, *, gives: bool) -> np.ndarray:
+    """Which requests were given a finite score for every row, or for each that the other version gave one; [N].
+
+    A model that `gives` none, such as one of texts, is not to blame for that.
+    """
+    import numpy as np
+
+    finite = np.isfinite(own.scores) if scores is None else np.isfinite(own.scores) | ~np.isfinite(scores)
+    found: np.ndarray = np.logical_and.reduceat(finite | (scores is None and not gives), own.starts[:-1])
+    return found
+
+
+def _alike(own: Sheet, other: Sheet) -> int:
+    """Requests that both answered with the very same outputs."""
+    return int(((own.marks == ANSWERED) & (other.marks == ANSWERED) & (own.digests == other.digests)).sum())
+
+
 def _answers(
-    rows: Rows, other: Sheet | None, against: ModelVersion | None
+    rows: Rows | TensorRows, other: Sheet | None, against: ModelVersion | None
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """The scores of the version that it is compared with: those that were logged as its own, and where there are none, what it
     answers now. And which are logged."""
@@ -152,7 +166,7 @@ def _answers(
     return np.where(logged, rows.scores, other.scores), logged
 
 
-def _reproduced(rows: Rows, other: Sheet | None, logged: np.ndarray | None) -> float | None:
+def _reproduced(rows: Rows | TensorRows, other: Sheet | None, logged: np.ndarray | None) -> float | None:
     import numpy as np
 
     if other is None or logged is None or rows.scores is None:
@@ -165,19 +179,23 @@ def _reproduced(rows: Rows, other: Sheet | None, logged: np.ndarray | None) -> f
 
 
 def _figures(
-    rows: Rows, own: Sheet, other: Sheet, scores: np.ndarray, segments: tuple[str, ...]
+    rows: Rows | TensorRows, own: Sheet, other: Sheet, scores: np.ndarray, segments: tuple[str, ...]
 ) -> tuple[ShadowFigures, ...]:
-    """As of a shadow: each request that the other version answered, beside what the version makes of it."""
+    """As of a shadow: each request that the other version answered, beside what the version makes of it.
+
+    None where neither gives scores: that both have none is no agreement.
+    """
     import numpy as np
 
-    pairing, names = Pairing(segments), tuple(rows.columns)
-    values = np.stack([rows.columns[name] for name in names], axis=1)
+    if not np.isfinite(scores).any() and not np.isfinite(own.scores).any() and isinstance(rows, TensorRows):
+        return ()
+    pairing, given = Pairing(segments), rows.givens()
     there = (other.marks == ANSWERED) & np.isin(own.marks, (ANSWERED, FAILED))
     for place in np.flatnonzero(there).tolist():
-        entity = [rows.entities[place]] if rows.entities else []
-        beside = [_score(own.scores[place])] if own.marks[place] == ANSWERED else None
-        given = Given(1, names, values[place : place + 1], entity)
-        pairing.add(Beside(given, [_score(scores[place])], other.times[place], beside, own.times[place]))
+        asked = own.rows(place)
+        beside = [_score(score) for score in own.scores[asked]] if own.marks[place] == ANSWERED else None
+        answered = [_score(score) for score in scores[asked]]
+        pairing.add(Beside(given(place), answered, other.times[place], beside, own.times[place]))
     return figures_of(pairing.seen(), pairing.seen_in())
 
 

@@ -15,6 +15,7 @@ from mlbox.records import ModelVersion, Promotion, Replay, ReplayRule, ReplaySpe
 from mlbox.serve.logged import Logged, Rows
 from mlbox.serve.replay import Requests
 from mlbox.serve.replayer import Replayer
+from mlbox.serve.tensor_sample import TensorRows, TensorSample
 from mlbox.serve.verdict import span
 from mlbox.store.policies import MOST_DAYS, MOST_REPLAYED
 from mlbox.store.registry import Registry
@@ -33,6 +34,7 @@ class Replays:
         registry: Registry,
         kept: Kept,
         logged: Logged,
+        tensors: TensorSample,
         requests: Requests,
         replayer: Replayer,
         clock: Clock,
@@ -40,6 +42,7 @@ class Replays:
         self._registry = registry
         self._kept = kept
         self._logged = logged
+        self._tensors = tensors
         self._requests = requests
         self._replayer = replayer
         self._clock = clock
@@ -54,7 +57,9 @@ class Replays:
         self._replayer.check(version)
         _check(spec)
         if spec.against is not None:
-            self._replayer.check(self._registry.version(model, spec.against))
+            against = self._registry.version(model, spec.against)
+            self._replayer.check(against)
+            _check_alike(version, against)
         if len(self._kept.open()) >= MOST_WAITING:
             raise TooMany(f"{MOST_WAITING} replays wait already.", hint="Ask again when some are done.")
         asked = Replay(
@@ -129,13 +134,21 @@ class Replays:
     ) -> Replay:
         """A replay that has begun with what came of it; raises InvalidInput for requests that the versions do not take."""
         self._replayer.check(version)
-        window = begun.spec.window_seconds
+        if against is not None and begun.spec.against is None and takes(against) != takes(version):
+            against = None  # nobody asked for this one, and no request is for both
+        window, last = begun.spec.window_seconds, begun.spec.last
         since = None if window is None else self._since(window)
-        rows = self._logged.of([version, *([against] if against else [])], last=begun.spec.last, since=since)
+        rows: Rows | TensorRows = (
+            self._logged.of([version, *([against] if against else [])], last=last, since=since)
+            if version.features
+            else self._tensors.of(version.model, last=last, since=since)
+        )
         if rows.total < least:
             of = f" of the last {span(window)}" if window is not None else ""
-            words = f"{rows.total:,} requests of {version.model}{of} are logged, and {least:,} or more are asked again"
-            return replace(begun, state="too_few", reason=words, rows=rows.total, source=rows.source)
+            there = "are logged" if version.features else "are there"
+            words = f"{rows.total:,} requests of {version.model}{of} {there}, and {least:,} or more are asked again"
+            told = words if version.features else f"{words}: {rows.note}"
+            return replace(begun, state="too_few", reason=told, rows=rows.total, source=rows.source)
         return self._replayer.run(begun, rows, version, against, segments=segments)
 
     def _since(self, seconds: float) -> datetime:
@@ -200,6 +213,20 @@ def _begun(promotion: Promotion, rule: ReplayRule, at: datetime) -> Replay:
         at=at,
         against=promotion.champion,
     )
+
+
+def takes(version: ModelVersion) -> str:
+    """What a version is asked by."""
+    return "features" if version.features else "tensors"
+
+
+def _check_alike(version: ModelVersion, against: ModelVersion) -> None:
+    if takes(version) != takes(against):
+        raise InvalidInput(
+            f"{version.ref} takes {takes(version)}, and {against.ref} takes {takes(against)}.",
+            hint="Compare versions that take the same requests.",
+            field="against",
+        )
 
 
 def _check(spec: ReplaySpec) -> None:

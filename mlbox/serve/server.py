@@ -89,6 +89,8 @@ class ModelServer:
         if quarantine:
             quarantine.drop = self._loader.drop
         self._execution = Execution(self._loader, log, clock, self.statistics)
+        self.sample = self._execution.sample
+        """Some of the requests of models of tensors."""
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
@@ -347,7 +349,9 @@ class ModelServer:
             config = msgspec.convert(event.data["config"], type=ServingConfig)
             self.configure(event.subject.removeprefix("model:"), config)
         if event.type in ("model.deleted", "model.renamed", "model.restored"):
-            self._loader.forget(str(event.data.get("former") or event.subject.removeprefix("model:")))
+            former = str(event.data.get("former") or event.subject.removeprefix("model:"))
+            self._loader.forget(former)
+            self.sample.forget(former)
         if self._quarantine and (released := self._quarantine.on_event(event)):
             self._loader.drop(*released)  # and with it that it could not be loaded lately
             self._warm(*released)

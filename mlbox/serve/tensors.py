@@ -143,6 +143,15 @@ def batch_of(specs: Sequence[TensorSpec], tensors: Sequence[Tensor]) -> int | No
     return sizes.pop() if len(sizes) == 1 else None
 
 
+def scores_among(answers: Sequence[Tensor], rows: int) -> list[float | None]:
+    """What the log keeps as the score of other models' rows: the last of a row's numbers in the first output that has some."""
+    for tensor in answers:
+        if tensor.dtype in FLOATS and 1 <= tensor.data.ndim <= 2 and tensor.data.shape[0] == rows and tensor.data.size:
+            column = tensor.data if tensor.data.ndim == 1 else tensor.data[:, -1]
+            return [float(value) for value in column]
+    return [None] * rows
+
+
 def _names(found: Sequence[str] | set[str] | dict[str, TensorSpec]) -> str:
     names = sorted(found)
     return ", ".join(map(repr, names[:10])) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from mlbox.clock import ManualClock
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
-from mlbox.records import ModelVersion, Promotion, PromotionPolicy, Replay, ReplayRule, ReplaySpec, TensorSpec
+from mlbox.records import ModelVersion, Promotion, PromotionPolicy, Replay, ReplayRule, ReplaySpec
 from mlbox.serve.logged import Logged
 from mlbox.serve.replay import Requests
 from mlbox.serve.replayer import Replayer
 from mlbox.serve.replays import Replays
 from mlbox.serve.rows import PredictRow
+from mlbox.serve.runtime import Session
+from mlbox.serve.tensor_sample import MOST, MOST_BYTES, TensorSample
+from mlbox.serve.tensors import Tensor
+from mlbox.serve.warmup import RECORDED_BYTES
 from mlbox.store.datasets import Datasets
 from mlbox.store.ondemand import Transforms
 from mlbox.store.registry import NewVersion
 from mlbox.store.replays import MOST_KEPT, MOST_STARTS
 from mlbox.store.replays import Replays as Kept
 from tests.conftest import wait_for
-from tests.models import counting, linear, picky
+from tests.models import counting, linear, mixed, picky
 from tests.serve.house import FEATURES, POLICY, House
 
 BROKEN = -(2.0**63)
@@ -46,22 +54,22 @@ class Yard:
         house = self.house
         features = Transforms(house.dbs["features"], house.offline, house.online, house.clock)
         datasets: Any = Datasets
-        requests = Requests(house.registry, house.log, datasets, house.artifacts, lambda model: [])
+        requests = Requests(house.registry, house.log, datasets, house.artifacts, house.server.sample.feeds)
         logged = Logged(house.registry, house.log, features)
         replayer = Replayer(house.registry, house.artifacts, seconds=seconds)
-        self.replays = Replays(house.registry, self.kept, logged, requests, replayer, house.clock)
+        self.replays = Replays(house.registry, self.kept, logged, house.server.sample, requests, replayer, house.clock)
 
     def register(self, model: onnx.ModelProto, features: tuple[str, ...] = X) -> ModelVersion:
         digest, size = self.house.artifacts.put([model.SerializeToString()])
-        shape = (-1, len(features))
+        session = Session(model.SerializeToString())
         return self.registry.register(
             NewVersion(
                 model="score",
                 features=features,
                 artifact=digest,
                 size=size,
-                inputs=(TensorSpec(name="input", dtype="FP32", shape=shape),),
-                outputs=(TensorSpec(name="score", dtype="FP32", shape=(-1, 1)),),
+                inputs=session.inputs,
+                outputs=session.outputs,
                 trained_by="ann",
                 submitted_by="ann",
             )
@@ -215,10 +223,101 @@ def test_an_odd_request_is_refused(yard: Yard, spec: dict[str, Any], field: str)
     assert refused.value.field == field
 
 
-def test_a_version_of_tensors_is_refused(yard: Yard) -> None:
-    version = yard.register(linear([1.0]), ())
-    with pytest.raises(InvalidInput, match="the log keeps no tensors"):
-        yard.replays.ask("score", version.version, ReplaySpec(), actor="ann")
+# -- models of tensors --------------------------------------------------------------------------------------------------------
+
+
+def infer(yard: Yard, *requests: list[float]) -> None:
+    """Each a request of so many rows."""
+    for values in requests:
+        tensor = Tensor("input", "FP32", np.array(values, np.float32).reshape(-1, 1))
+        yard.house.server.infer("score", [tensor], caller="carl")
+
+
+def test_of_tensors_a_sample_is_replayed_and_says_what_the_shadow_said(yard: Yard) -> None:
+    first = yard.register(linear([1.0]), ())
+    yard.house.approve(yard.house.promote(first))
+    infer(yard, [0.5])
+    assert yard.replay(first).figures[0].most == 0  # beside itself
+    yard.house.server.sample.forget("score")
+    candidate = yard.register(linear([-0.5], bias=0.25), ())
+    promotion = yard.house.promotions.get(yard.house.promote(candidate))
+    assert promotion.state == "shadow"
+    infer(yard, [2.0], [-1.0, 0.25, 3.0], [1.0])
+    shadow = wait_for(lambda: (f := yard.house.rollouts.shadow(promotion)) and f[0].rows == 5 and f, what="the shadow")
+    found = yard.replay(candidate)
+    assert (found.state, found.rows, found.replayed, found.logged, found.alike) == ("done", 3, 3, 0, 0)
+    assert [untimed(one) for one in found.figures] == [untimed(one) for one in shadow]  # what it ran itself is not kept
+    assert "of 3 requests since the server started 3 are kept" in found.reason
+    assert found.source == "the model's requests that are kept in memory"
+    assert yard.replay(candidate, last=2).replayed == 2
+    yard.house.later(days=2)
+    assert yard.replay(candidate, window_seconds=3600.0).state == "too_few"
+
+
+def test_what_gives_no_scores_is_compared_by_its_outputs_and_what_does_not_fit_fails(yard: Yard) -> None:
+    words = [
+        Tensor("word", "BYTES", np.array(["a", "bé\x00"], object)),
+        Tensor("number", "INT64", np.ones((2, 2), np.int64)),
+    ]
+    yard.house.server.sample.note("score", words, 2)
+    first = yard.register(mixed(), ())
+    alone = yard.replay(first)
+    assert (alone.state, alone.replayed, alone.invalid, alone.alike) == ("done", 1, 0, None)
+    beside = yard.replay(yard.register(mixed(), ()), against=first.version)
+    assert (beside.figures, beside.alike, beside.invalid) == ((), 1, 0)
+    assert "the very same outputs on 1" in beside.words
+    odd = yard.replay(yard.register(linear([1.0]), ()), against=first.version)
+    assert (odd.failed, odd.alike) == (1, 0)
+    assert "unexpected inference input 'word'" in odd.error
+    yard.house.server.sample.forget("score")
+    none = yard.replay(first)
+    assert none.state == "too_few"
+    assert none.reason.startswith("0 requests of score are there, and 1 or more are asked again: of 0 requests since")
+
+
+def test_versions_of_other_requests_are_not_compared(yard: Yard) -> None:
+    yard.serve()
+    yard.ask(1.0)
+    tensors = yard.register(linear([1.0]), ())
+    with pytest.raises(InvalidInput, match="score/2 takes tensors, and score/1 takes features") as refused:
+        yard.replays.ask("score", tensors.version, ReplaySpec(against=1), actor="ann")
+    assert refused.value.field == "against"
+    yard.house.server.sample.note("score", [Tensor("input", "FP32", np.ones((1, 1), np.float32))], 1)
+    found = yard.replay(tensors)
+    assert (found.state, found.replayed, found.against, found.figures) == ("done", 1, None, ())
+
+
+@pytest.mark.hypothesis
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(counts=st.lists(st.tuples(st.integers(1, 900), st.booleans(), st.integers(1, 4000)), max_size=6))
+def test_a_sample_is_bounded_and_even(clock: ManualClock, counts: list[tuple[int, bool, int]]) -> None:
+    sample, number = TensorSample(clock), 0
+    for count, together, width in counts:
+        data = np.repeat(np.arange(number, number + count, dtype=np.float32)[:, None], width, axis=1)
+        tensors = [Tensor("x", "FP32", data)]
+        if together:
+            sample.note_each("m", tensors, count)
+        else:
+            for place in range(count):
+                sample.note("m", [Tensor("x", "FP32", data[place : place + 1])], 1)
+        number += count
+    found = sample.of("m", last=10**6)
+    kept = [int(one.tensors[0].data[0, 0]) for one in found.requests]
+    assert len(kept) <= MOST
+    assert sum(one.tensors[0].data.nbytes for one in found.requests) <= MOST_BYTES
+    assert kept == sorted(set(kept))
+    assert f"of {number:,} requests since the server started {len(kept):,} are kept" in found.note
+    if number:
+        assert kept
+        widest = max((after - before for before, after in itertools.pairwise([0, *kept, number])), default=0)
+        assert widest <= 4 * number / len(kept)  # none of it is left out
+
+
+def test_a_large_request_is_not_kept(clock: ManualClock) -> None:
+    sample = TensorSample(clock)
+    sample.note("m", [Tensor("x", "BYTES", np.array(["é" * (RECORDED_BYTES + 1)], object))], 1)
+    sample.note("m", [Tensor("x", "FP32", np.zeros((1, RECORDED_BYTES // 4 + 1), np.float32))], 1)
+    assert sample.of("m", last=10).total == 0
 
 
 # -- restarts -----------------------------------------------------------------------------------------------------------------

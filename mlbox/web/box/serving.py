@@ -157,7 +157,9 @@ class Serving(Data):
         self.models.targets.check_staging = self._check_staging
         opening.callback(self.models.close)
         self._open_monitoring(opening)
-        self.requests = Requests(self.registry, self.predictions, self.datasets, self.artifacts, self.models.recorded)
+        self.requests = Requests(
+            self.registry, self.predictions, self.datasets, self.artifacts, self.models.sample.feeds
+        )
         self.gate_runs = GateRuns(db)
         self._open_replays(opening)
         self.rollouts.start()
@@ -167,6 +169,7 @@ class Serving(Data):
             self.registry,
             KeptReplays(self._databases["registry"]),
             Logged(self.registry, self.predictions, self.features),
+            self.models.sample,
             self.requests,
             Replayer(self.registry, self.artifacts),
             self.clock,

@@ -170,7 +170,7 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
         "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],
         "last_replay": replay,
         "bins": score_bins(replay.figures if replay else ()),
-        "may_replay": view.may("member", name=name) and version.servable and bool(version.features),
+        "may_replay": view.may("member", name=name) and version.servable,
         "nodes": _nodes(version, version.stage == "Production" and version.servable),
         "how_to_serve": HOW_TO_SERVE,
         "promotions": [(p, steps(p)) for p in promotions],
