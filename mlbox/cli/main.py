@@ -73,6 +73,7 @@ COMMANDS = {
     "export": Entry("transfer", "Write experiments, runs and models to a folder.", "export"),
     "import": Entry("transfer", "Bring experiments, runs and models from MLflow or another box."),
     # administration
+    "backup": Entry("backup", "Backups: made while the box runs, proven, restored."),
     "cron": Entry("cron", "Crons: jobs that come again, by time or when something happens."),
     "deleted": Entry("deleted", "List what was deleted and can be taken back.", "deleted"),
     "restore": Entry("deleted", "Take a deletion back.", "restore"),

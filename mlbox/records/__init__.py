@@ -26,7 +26,7 @@ from mlbox.records.access import (
     WhoAmI,
 )
 from mlbox.records.base import NAME, ChainReport, Event, Record, check_name, html_table, limit_names, split_ref
-from mlbox.records.box import Collected, Deleted, Delivery, SearchHit, SearchResult, Webhook, WebhookDelivery
+from mlbox.records.box import Backup, Collected, Deleted, Delivery, SearchHit, SearchResult, Webhook, WebhookDelivery
 from mlbox.records.datasets import (
     ChangedRow,
     DataFile,
@@ -219,6 +219,7 @@ __all__ = [
     "Approval",
     "Attempt",
     "AttemptSpan",
+    "Backup",
     "Bench",
     "BenchFigure",
     "BrowserSession",

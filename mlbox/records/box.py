@@ -8,6 +8,18 @@ from typing import Literal
 from mlbox.records.base import Record
 
 
+class Backup(Record, frozen=True, kw_only=True):
+    """A copy of everything that a box keeps."""
+
+    name: str
+    path: str
+    """Its folder, on the machine of the box."""
+    made_at: datetime
+    release: str
+    files: int
+    size: int
+
+
 class Webhook(Record, frozen=True, kw_only=True):
     """An address that is told what happens to registered models."""
 

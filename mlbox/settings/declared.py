@@ -84,6 +84,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="Hours between two removals of what was deleted long ago; 0: only by `mlbox gc`."),
     ] = 24
+    backup_dir: Annotated[
+        str,
+        Meta(
+            description="Folder for `mlbox backup create`, better on another disk; default: backups, in the data directory."
+        ),
+    ] = ""
     max_upload: Annotated[int, Meta(ge=1024, description="Largest upload of rows in bytes, streamed.")] = 1024 * MIB
     max_dataset: Annotated[int, Meta(ge=1024, description="Largest upload of a dataset's rows in bytes, streamed.")] = (
         262144 * MIB

@@ -37,6 +37,7 @@ ACTIONS: dict[str, Action] = {
     "box.read": Action("viewer", "any", "see the state of the box, its users and its clocks"),
     "box.whoami": Action("viewer", "any", "see who one is", job=True),
     "box.advance": Action("admin", "box", "move domain time forward"),
+    "box.backup": Action("admin", "box", "back up all that the box keeps"),
     "box.collect": Action("admin", "box", "remove what was deleted for good, and free its files"),
     "webhook.read": Action("admin", "box", "see who is told of what happens to models"),
     "webhook.write": Action("admin", "box", "say who is told of what happens to models"),

@@ -21,6 +21,7 @@ from mlbox.web.access_log import AccessLog
 from mlbox.web.api import (
     accounts,
     alerts,
+    backups,
     cards,
     catalogue,
     crons,
@@ -119,6 +120,7 @@ ADAPTERS: tuple[Any, ...] = (
     dvc_api,
     metrics,
     deleted,
+    backups,
     events_stream,
     pages,
 )

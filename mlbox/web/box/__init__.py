@@ -15,13 +15,14 @@ from datetime import datetime
 from pathlib import Path
 
 from mlbox.errors import Unavailable
-from mlbox.records import Event
+from mlbox.records import Backup, Event
 from mlbox.serve.webhooks import Deliverer
 from mlbox.settings import Settings
 from mlbox.store.adoption import Adoption
 from mlbox.store.retention import Retention
 from mlbox.store.search import Search
 from mlbox.store.webhooks import Webhooks
+from mlbox.web.box.backups import open_backups
 from mlbox.web.box.scheduling import Scheduling
 
 
@@ -50,6 +51,7 @@ class Box(Scheduling):
             opening.callback(self.pool.shutdown, cancel_futures=True)
             self._open_retention(opening)
             self._open_webhooks(opening)
+            self.backups = open_backups(self.data_dir.root, settings.backup_dir, self.offline, self.clock)
             self.search = Search(self._databases)
             self.adoption = Adoption(self._databases)
             self.access.bootstrap(self.data_dir.root)
@@ -87,6 +89,14 @@ class Box(Scheduling):
         self.deliverer = Deliverer(self.webhooks, self._outgoing, self._account, self.clock, self.bus)
         opening.callback(self.deliverer.close)
         self.deliverer.start()
+
+    def back_up(self, *, actor: str) -> Backup:
+        """Copy all that is kept, and note it in the audit log."""
+        made = self.backups.make()
+        self._databases["access"].write(
+            lambda tx: tx.emit("box.backed_up", f"backup:{made.name}", actor, size=made.size)
+        )
+        return made
 
     def events(
         self,

@@ -78,7 +78,7 @@ class Scheduling(Serving):
             settings.job_isolation,
             self.data_dir.root,
             settings.job_writable,
-            keys=(settings.tls_key,) if settings.tls_key else (),
+            keys=[path for path in (settings.tls_key, settings.backup_dir) if path],
         )
         executor = Local(
             self.data_dir.root.resolve() / "jobs",
