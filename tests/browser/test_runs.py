@@ -174,8 +174,8 @@ def test_columns_are_chosen_and_pinned_ones_stay_in_sight(visitor: Visitor) -> N
     page.get_by_role("link", name="other_7").click()
     page.wait_for_url("**order=**")
     expect(page.get_by_role("columnheader", name="other_7")).to_have_attribute("aria-sort", "ascending")
-    with page.expect_response("**/api/v1/run-views"):
-        page.get_by_role("button", name="Keep it as mine for sweep").click()
+    page.get_by_role("button", name="Keep it as mine for sweep").click()
+    expect(page.get_by_text("This is your view of sweep.")).to_be_visible()
     page.goto("/runs?experiment=sweep")
     page.wait_for_url("**/runs?**other_7**")
     page.get_by_role("link", name="Back to the plain table").click()

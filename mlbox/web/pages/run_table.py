@@ -111,6 +111,7 @@ def fetch(view: View, state: State, after: str | None, error: Wrong | None) -> d
     ids = [one.id for one in experiments if not state.experiments or one.name in state.experiments]
     table = _Table(view, state, experiments, ids, chosen, pinned)
     shown = {"lines": [], "heads": [], "next": None, "count": 0} if error else table.read(_place(after))
+    kept = urlencode([pair for pair in state.fields() if pair[0] in KEPT])
     return {
         "state": state,
         "wrong": error,
@@ -119,7 +120,8 @@ def fetch(view: View, state: State, after: str | None, error: Wrong | None) -> d
         "most_counted": MOST_COUNTED,
         "groupings": _groupings(state, chosen, shown["lines"]),
         "chooser": state.address("/runs/columns"),
-        "kept": urlencode([pair for pair in state.fields() if pair[0] in KEPT]),
+        "kept": kept,
+        "own": bool(kept) and kept == own_query(view, state),
         **shown,
     }
 
@@ -284,6 +286,13 @@ def _is_bound(value: object) -> bool:
     if isinstance(value, int):
         return -_BIGGEST <= value < _BIGGEST
     return value is None or isinstance(value, str | float)
+
+
+def own_query(view: View, state: State) -> str:
+    """The view that whoever asks keeps of these runs; of several experiments together there is none."""
+    if view.principal is None or len(state.experiments) > 1:
+        return ""
+    return view.box.run_views.get(view.principal.name, "".join(state.experiments))
 
 
 def kept_query(text: str) -> str:

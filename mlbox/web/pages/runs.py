@@ -56,13 +56,9 @@ async def runs(
 
 def _own(view: View, state: run_table.State) -> str:
     """The view that whoever asks keeps of what they ask for, where they said nothing else."""
-    if (
-        view.principal is None
-        or len(state.experiments) > 1
-        or any(text for name, text in view.query.items() if name != "experiment")
-    ):
+    if any(text for name, text in view.query.items() if name != "experiment"):
         return ""
-    return view.box.run_views.get(view.principal.name, "".join(state.experiments))
+    return run_table.own_query(view, state)
 
 
 @get("/runs/columns", include_in_schema=False, action="run.read")
