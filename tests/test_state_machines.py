@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbox.store import jobs, promotion_moves
+from mlbox.store import job_states, promotion_moves
 
 DOCS = Path(__file__).parents[1] / "docs" / "explanation"
 
@@ -18,6 +18,6 @@ def arrows(page: str) -> set[tuple[str, str]]:
     return {(a, b) for a, b in re.findall(r"(\w+) --> (\w+)", picture)}
 
 
-@pytest.mark.parametrize(("page", "moves"), [("promotion.md", promotion_moves.MOVES), ("jobs.md", jobs.MOVES)])
+@pytest.mark.parametrize(("page", "moves"), [("promotion.md", promotion_moves.MOVES), ("jobs.md", job_states.MOVES)])
 def test_the_picture_shows_every_move_and_no_other(page: str, moves: dict[str, tuple[str, ...]]) -> None:
     assert arrows(page) == {(source, target) for source, targets in moves.items() for target in targets}

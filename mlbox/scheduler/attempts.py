@@ -21,7 +21,8 @@ from mlbox.scheduler.policy import gpus as count_gpus
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.views import running
 from mlbox.store.access import Access
-from mlbox.store.jobs import End, Grant, Jobs, outcome_of
+from mlbox.store.job_states import outcome_of
+from mlbox.store.jobs import End, Grant, Jobs
 from mlbox.store.tracking import Tracker
 
 BACKOFF_SECONDS = 2.0

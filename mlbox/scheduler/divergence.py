@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import DivergenceRule, Event, Job, Metric
-from mlbox.store.jobs import ACTIVE, ENDED, Jobs
+from mlbox.store.job_states import ACTIVE, ENDED
+from mlbox.store.jobs import Jobs
 
 DEFAULT = (DivergenceRule(kind="nonfinite"),)
 MOST_RULES = 20

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 
 import msgspec
 
 from mlbox.errors import NotFound
 from mlbox.records import Job, JobPlan, Outlook
-from mlbox.scheduler.policy import State, decide, explain, explain_all, waiting_for
+from mlbox.scheduler.policy import Explainer, State, decide, explain, waiting_for
 from mlbox.scheduler.policy.ordering import Line
-from mlbox.store.jobs import ACTIVE, WAITING, Jobs
+from mlbox.store.job_states import ACTIVE, WAITING
+from mlbox.store.jobs import Jobs
 
 MOST_EXPLAINED = 50
 """Of a list, so many jobs are explained one by one."""
@@ -32,10 +34,11 @@ def plan_of(job: Job, state: State, now: datetime, jobs: Jobs) -> JobPlan:
     )
 
 
-def outlook_of(job: Job, state: State, now: datetime, jobs: Jobs) -> Outlook:
+def outlook_of(job: Job, explainer: Explainer, jobs: Jobs) -> Outlook:
     """What a waiting job waits for, or who waits for a running one: of those that may be known."""
+    state, now = explainer.state, explainer.now
     if job.state in WAITING:
-        told = explain(state, job.id, now, names=_Names(state, jobs))
+        told = explainer.explain(job.id, names=_Names(state, jobs))
         return Outlook(words=told.words, expected_at=told.expected_at)
     if job.state in ACTIVE and any(other.id == job.id for other in state.running):
         waits = waiting_for(state, job.id, now)
@@ -44,14 +47,11 @@ def outlook_of(job: Job, state: State, now: datetime, jobs: Jobs) -> Outlook:
     return Outlook()
 
 
-def with_reasons(jobs: Sequence[Job], state: State, now: datetime, store: Jobs) -> list[Job]:
+def with_reasons(jobs: Sequence[Job], explainer: Explainer, store: Jobs) -> list[Job]:
     """Jobs with their reasons: what the first of those that wait wait for, and that the others come after them."""
-    known = {job.id for job in state.waiting}
-    wait = sorted(job.id for job in jobs if job.id in known)
-    if not wait:
-        return list(jobs)
-    told = explain_all(state, wait[:MOST_EXPLAINED], now, names=_Names(state, store))
-    words = {job_id: each.words for job_id, each in told.items()}
+    wait = sorted(job.id for job in jobs if job.id in explainer.waiting)
+    names = _Names(explainer.state, store)
+    words = {job_id: explainer.explain(job_id, names=names).words for job_id in wait[:MOST_EXPLAINED]}
     words |= dict.fromkeys(wait[MOST_EXPLAINED:], f"{MOST_EXPLAINED} jobs before it wait, too")
     return [msgspec.structs.replace(job, reason=words.get(job.id, job.reason)) for job in jobs]
 
@@ -69,10 +69,21 @@ class _Names(Mapping[str, str]):
     """What to call jobs that stand in the way; of another team's it is told that there is one."""
 
     def __init__(self, state: State, jobs: Jobs) -> None:
-        self._teams = {job.id: job.team for job in state.running} | {job.id: job.team for job in state.waiting}
+        self._state = state
         self._jobs = jobs
+        self._asked: dict[str, str] = {}
+
+    @cached_property
+    def _teams(self) -> dict[str, str]:
+        waiting = {job.id: job.team for job in self._state.waiting}
+        return waiting | {job.id: job.team for job in self._state.running}
 
     def __getitem__(self, job_id: str) -> str:
+        if job_id not in self._asked:
+            self._asked[job_id] = self._look_up(job_id)
+        return self._asked[job_id]
+
+    def _look_up(self, job_id: str) -> str:
         team = self._teams[job_id]
         try:
             return self._jobs.get(job_id).spec.name or job_id[-8:]

@@ -28,14 +28,15 @@ from mlbox.scheduler.executors import Executor, Ref
 from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.machine import differences
 from mlbox.scheduler.outlook import in_line, outlook_of, plan_of, with_reasons
-from mlbox.scheduler.policy import Rules, State, decide
+from mlbox.scheduler.policy import Explainer, Rules, State, decide
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.rulebook import Rulebook
 from mlbox.scheduler.views import entry, waiting, with_holders
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
-from mlbox.store.jobs import ACTIVE, WAITING, Jobs
+from mlbox.store.job_states import ACTIVE, WAITING
+from mlbox.store.jobs import Jobs
 from mlbox.store.sharing import Sharing
 from mlbox.store.teams import EVERYONE
 from mlbox.store.tracking import Tracker
@@ -94,6 +95,9 @@ class Scheduler:
         self._accounts = Accounts(sharing, box, timedelta(seconds=rules.half_life_seconds))
         self._seen = State(box)
         """What the last decision was taken on."""
+        self._seen_at = clock.real()
+        self._explainer: Explainer | None = None
+        """Of that, once somebody has asked for reasons."""
         self._look_due = 0.0
         self._loop = Loop(
             self._step, name="mlbox-scheduler", failed="The scheduler could not do its work", again=AGAIN_SECONDS
@@ -125,7 +129,9 @@ class Scheduler:
         job = self._jobs.get(job_id)
         if job_id in self._builds.waiting:
             return Outlook(words=self._builds.waiting[job_id])
-        return outlook_of(job, self._seen_with(job), self._clock.real(), self._jobs)
+        state = self._seen_with(job)
+        explainer = self._explained() if state is self._seen else Explainer(state, self._clock.real())
+        return outlook_of(job, explainer, self._jobs)
 
     def job(self, job_id: str) -> Job:
         """One job by its id; raises NotFound."""
@@ -199,10 +205,18 @@ class Scheduler:
     def with_reasons(self, jobs: Sequence[Job]) -> list[Job]:
         """Jobs with what each of them waits for, as far as it waits."""
         built = self._builds.waiting
+        any_wait = any(job.state in WAITING for job in jobs)
         return [
             msgspec.structs.replace(job, reason=built[job.id]) if job.id in built else job
-            for job in with_reasons(jobs, self._seen, self._clock.real(), self._jobs)
+            for job in (with_reasons(jobs, self._explained(), self._jobs) if any_wait else jobs)
         ]
+
+    def _explained(self) -> Explainer:
+        """The reasons of the last decision: found when they are first asked for, and good until the next decision."""
+        explainer, state, at = self._explainer, self._seen, self._seen_at
+        if explainer is None or explainer.state is not state:
+            self._explainer = explainer = Explainer(state, at)
+        return explainer
 
     def line(self, *, limit: int = 50) -> list[Job]:
         """The jobs that are due, first first, with what each waits for: those that whoever asks may know of."""
@@ -289,6 +303,7 @@ class Scheduler:
         self._attempts.look_at(self._roster.read())
         self._attempts.refuse(self._builds.look(self._roster.builds))
         now = self._clock.real()
+        self._seen_at, self._explainer = now, None
         self._seen = state = self._state(now)
         decision = decide(state, now)
         self._attempts.begin(decision.starts, state)

@@ -1,54 +1,24 @@
 """Jobs on disk: what was asked for, in which state it is, and each attempt at it.
 
-`MOVES` is the whole state machine. An attempt's row is written before its process is started, so that a crash in between leaves
-something to find.
+An attempt's row is written before its process is started, so that a crash in between leaves something to find.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import msgspec
 from msgspec.structs import replace
 
 from mlbox.clock import from_us, to_us
-from mlbox.errors import AlreadyExists, Conflict, NotFound
-from mlbox.records import Attempt, Job, JobSpec, JobState, StopCause
+from mlbox.errors import Conflict, NotFound
+from mlbox.records import Attempt, Job, JobState, StopCause
 from mlbox.store import job_notices
-from mlbox.store.db import Database, Row, Tx
-
-MOVES: dict[JobState, tuple[JobState, ...]] = {
-    "queued": ("starting", "stopped"),
-    "preempted": ("starting", "stopped"),
-    "starting": ("running", "stopping", "succeeded", "failed", "timed_out", "lost", "queued"),
-    "running": ("stopping", "succeeded", "failed", "timed_out", "lost", "queued"),
-    "stopping": ("stopped", "preempted", "succeeded"),
-    "succeeded": ("queued",),
-    "failed": ("queued",),
-    "stopped": ("queued",),
-    "timed_out": ("queued",),
-    "lost": ("queued",),
-}
-"""From each state, where a job may go; an ended job is queued again only when someone retries it."""
-WAITING: tuple[JobState, ...] = ("queued", "preempted")
-ACTIVE: tuple[JobState, ...] = ("starting", "running", "stopping")
-ENDED: tuple[JobState, ...] = ("succeeded", "failed", "stopped", "timed_out", "lost")
-
-_JOB_SQL = """
-SELECT job.*, (SELECT json_group_array(json_object('number', number, 'started_us', started_us, 'ended_us', ended_us,
-    'exit_code', exit_code, 'pid', pid, 'gpus', json(gpus), 'devices', json(devices), 'gpu_count', gpu_count,
-    'yields_to', json(yields_to), 'outcome', outcome, 'reason', reason, 'ran_on', json(ran_on)))
-  FROM (SELECT * FROM attempt WHERE job_id = job.id ORDER BY number)) AS attempts
-FROM job
-"""
-ID_LENGTH = 32
-_PART = re.compile(r"[0-9a-f]{4,}")
-_PARTS = ("id LIKE :word || '%'", "id LIKE '%' || :word")
-_VISIBLE = "visible('team', team)"
-"""Only a team knows its jobs; others see in the queue that there is one."""
+from mlbox.store.db import Tx
+from mlbox.store.job_reader import JobReader, check_free
+from mlbox.store.job_rows import JOB_SQL, job_of, to_json
+from mlbox.store.job_states import ACTIVE, ENDED, MOVES, WAITING, outcome_of
 
 
 class Grant(NamedTuple):
@@ -77,117 +47,14 @@ class End(NamedTuple):
     retry_at: datetime | None = None
 
 
-class Jobs:
-    """All jobs."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-
-    # -- reading ----------------------------------------------------------------------------------------------------
-
-    def get(self, job_id: str) -> Job:
-        """One job; raises NotFound."""
-        row = self._db.one(f"{_JOB_SQL} WHERE job.id = ? AND {_VISIBLE}", (job_id,))
-        if row is None:
-            raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
-        return _job(row)
-
-    def find(self, word: str) -> Job:
-        """One job by its id, its name (the one that has not ended, else the last), or what begins or ends its id alone.
-
-        Raises NotFound, or Conflict where it means several.
-        """
-        if len(word) in (0, ID_LENGTH):
-            return self.get(word)
-        for where in ("name = :word AND ended_us IS NULL", "name = :word", *_PARTS * bool(_PART.fullmatch(word))):
-            found = self._db.all(
-                f"SELECT id, team FROM job WHERE {where} AND {_VISIBLE} ORDER BY id DESC LIMIT 3", {"word": word}
-            )
-            if len({row["team"] for row in found}) > 1 or (len(found) > 1 and where in _PARTS):
-                raise Conflict(
-                    f"{word[:80]!r} means several jobs: {', '.join(row['id'] for row in found)}.",
-                    hint="Give the id of one.",
-                    field="job",
-                )
-            if found:
-                return self.get(found[0]["id"])
-        return self.get(word)
-
-    def page(
-        self,
-        *,
-        state: JobState | None = None,
-        user: str | None = None,
-        team: str | None = None,
-        open_only: bool = False,
-        limit: int = 100,
-        after: str | None = None,
-    ) -> list[Job]:
-        """Jobs, newest first, from below the id `after`."""
-        states = [state] if state else [*WAITING, *ACTIVE] if open_only else []
-        among = f"AND state IN ({','.join(f':s{at}' for at in range(len(states)))})" if states else ""
-        rows = self._db.all(
-            f"{_JOB_SQL} WHERE job.id < :after {among} AND (:user IS NULL OR user = :user)"
-            f" AND (:team IS NULL OR team = :team) AND {_VISIBLE} ORDER BY job.id DESC LIMIT :limit",
-            {"after": after or "~", "user": user, "team": team, "limit": limit}
-            | {f"s{at}": each for at, each in enumerate(states)},
-        )
-        return [_job(row) for row in rows]
-
-    def in_states(self, states: Sequence[JobState]) -> list[Job]:
-        """All jobs in these states, oldest first."""
-        places = ",".join("?" * len(states))
-        return [_job(row) for row in self._db.all(f"{_JOB_SQL} WHERE state IN ({places}) ORDER BY job.id", states)]
-
-    def some(self, job_ids: Collection[str]) -> list[Job]:
-        """Those of these jobs that there are."""
-        wanted = msgspec.json.encode(sorted(job_ids)).decode()
-        return [
-            _job(row) for row in self._db.all(f"{_JOB_SQL} WHERE job.id IN (SELECT value FROM json_each(?))", (wanted,))
-        ]
-
-    def of_another_epoch(self, jobs: Collection[Job], epoch: str) -> set[str]:
-        """Those of these jobs, by id, whose last attempt was started in another epoch of the executor than this."""
-        wanted = _json([[job.id, len(job.attempts)] for job in jobs])
-        rows = self._db.all(
-            "SELECT job_id FROM attempt WHERE epoch NOT IN ('', ?) AND (job_id, number) IN"
-            " (SELECT value ->> 0, value ->> 1 FROM json_each(?))",
-            (epoch, wanted),
-        )
-        return {row["job_id"] for row in rows}
-
-    def without_logs(self, *, limit: int = 100) -> list[Job]:
-        """The jobs whose logs were removed because they ended long ago, the last to end first."""
-        rows = self._db.all(
-            f"{_JOB_SQL} WHERE left_over = 'nothing' AND ended_us IS NOT NULL AND {_VISIBLE} ORDER BY ended_us DESC LIMIT ?",
-            (limit,),
-        )
-        return [_job(row) for row in rows]
-
-    def counts(self) -> dict[JobState, int]:
-        """How many jobs are in each state."""
-        rows = self._db.all(f"SELECT state, count(*) AS n FROM job WHERE {_VISIBLE} GROUP BY state")
-        return dict.fromkeys(MOVES, 0) | {row["state"]: row["n"] for row in rows}
-
-    def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
-        """Those of these jobs that whoever asks may know of."""
-        places = ",".join("?" * len(job_ids))
-        return {
-            row["id"]
-            for row in self._db.all(f"SELECT id FROM job WHERE id IN ({places}) AND {_VISIBLE}", list(job_ids))
-        }
-
-    def check_name(self, spec: JobSpec) -> None:
-        """Raises AlreadyExists where another of the team's jobs has the name and has not ended."""
-        _check_name(self._db.one, spec)
-
-    # -- moving -----------------------------------------------------------------------------------------------------
+class Jobs(JobReader):
+    """All jobs, and each move from state to state: written in one transaction with its cause."""
 
     def add(self, job: Job) -> Job:
         """A new job, queued."""
 
         def write(tx: Tx) -> int:
-            _check_name(tx.one, job.spec)
+            check_free(tx.one, job.spec)
             tx.run(
                 "INSERT INTO job (id, user, team, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?,?)",
                 (
@@ -226,11 +93,11 @@ class Jobs:
                         job_id,
                         attempt.number,
                         tx.now_us,
-                        _json(attempt.gpus),
-                        _json(attempt.devices),
+                        to_json(attempt.gpus),
+                        to_json(attempt.devices),
                         attempt.gpu_count,
                     ),
-                    *(job.spec.cpus or 0.0, _json(attempt.yields_to), _json(attempt.ran_on), grant.epoch),
+                    *(job.spec.cpus or 0.0, to_json(attempt.yields_to), to_json(attempt.ran_on), grant.epoch),
                 ),
             )
             if job.promised:
@@ -349,7 +216,7 @@ class Jobs:
 
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *ENDED)
-            _check_name(tx.one, job.spec)
+            check_free(tx.one, job.spec)
             tx.run(
                 "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, stop_cause = NULL, run_id = ?,"
                 " left_over = 'all'"
@@ -362,32 +229,11 @@ class Jobs:
         return self.get(job_id)
 
 
-def outcome_of(job: Job, state: JobState) -> JobState:
-    """What an attempt that ended as `state` comes to, given what was asked of the job in the meantime."""
-    if job.state != "stopping":
-        return state
-    if job.stop_cause != "preempted":
-        return "stopped"
-    return state if state == "succeeded" else "preempted"
-
-
-def _check_name(one: Callable[..., Row | None], spec: JobSpec) -> None:
-    if not spec.name:
-        return
-    found = one("SELECT id, state FROM job WHERE team = ? AND name = ? AND ended_us IS NULL", (spec.team, spec.name))
-    if found is not None:
-        raise AlreadyExists(
-            f"The job {found['id']} of {spec.team} is called {spec.name!r} and is {found['state']}.",
-            hint="Give another name, or stop that one.",
-            field="name",
-        )
-
-
 def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
-    row = tx.one(f"{_JOB_SQL} WHERE job.id = ?", (job_id,))
+    row = tx.one(f"{JOB_SQL} WHERE job.id = ?", (job_id,))
     if row is None:
         raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
-    job = _job(row)
+    job = job_of(row)
     if job.state not in expected and job.state in ENDED:
         raise Conflict(f"The job has ended: it {job_notices.WORDS[job.state]}.", hint="`mlbox retry` runs it again.")
     if job.state not in expected:
@@ -411,47 +257,3 @@ def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> Job:
 def _with_attempt(job: Job, **changes: Any) -> Job:
     """A job whose present attempt is another one."""
     return replace(job, attempts=(*job.attempts[:-1], replace(job.attempts[-1], **changes)))
-
-
-def _job(row: Row) -> Job:
-    return Job(
-        id=row["id"],
-        user=row["user"],
-        spec=msgspec.json.decode(row["spec"], type=JobSpec),
-        state=row["state"],
-        created_at=from_us(row["created_us"]),
-        run_id=row["run_id"],
-        ended_at=_moment(row["ended_us"]),
-        exit_code=row["exit_code"],
-        reason=row["reason"],
-        not_before=_moment(row["not_before_us"]),
-        queued_at=_moment(row["queued_us"]),
-        promised=bool(row["promised"]),
-        stop_cause=row["stop_cause"],
-        stopping_at=_moment(row["stopping_us"]),
-        attempts=tuple(
-            Attempt(
-                number=a["number"],
-                started_at=from_us(a["started_us"]),
-                ended_at=_moment(a["ended_us"]),
-                exit_code=a["exit_code"],
-                pid=a["pid"],
-                gpus=tuple(a["gpus"]),
-                devices=tuple(a["devices"]),
-                gpu_count=a["gpu_count"],
-                yields_to=tuple(a["yields_to"]),
-                outcome=a["outcome"],
-                reason=a["reason"],
-                ran_on=a["ran_on"],
-            )
-            for a in msgspec.json.decode(row["attempts"])
-        ),
-    )
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
-
-
-def _moment(us: int | None) -> datetime | None:
-    return None if us is None else from_us(us)

@@ -18,7 +18,8 @@ from mlbox.ids import new_id
 from mlbox.records import PHASES, Job, JobSpec, JobState
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.jobs import ACTIVE, ENDED, MOVES, WAITING, End, Grant, Jobs
+from mlbox.store.job_states import ACTIVE, ENDED, MOVES, WAITING
+from mlbox.store.jobs import End, Grant, Jobs
 
 ENDS: tuple[JobState, ...] = ("succeeded", "failed", "timed_out", "lost")
 
@@ -175,6 +176,14 @@ def test_what_begins_or_ends_an_id_alone_is_enough(jobs: Jobs) -> None:
     for word in ("____", "%%%%", one.id[-3:], "", "x" * 32):
         with pytest.raises(NotFound):
             jobs.find(word)
+
+
+def test_who_slips_is_told_names_that_come_close(jobs: Jobs) -> None:
+    queued(jobs, "nightly-train")
+    with pytest.raises(NotFound, match=r"There is no job 'nightly-trian'.*Did you mean nightly-train"):
+        jobs.find("nightly-trian")
+    with pytest.raises(NotFound, match="`mlbox ps --all` lists them"):
+        jobs.find("flights")
 
 
 def test_open_jobs_are_listed_apart(jobs: Jobs) -> None:

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from mlbox.cli.main import COMMANDS, load
 from mlbox.errors import Unavailable
 from mlbox.records import Gpu, Job, JobSpec
-from mlbox.store.jobs import MOVES as JOB_MOVES
+from mlbox.store.job_states import MOVES as JOB_MOVES
 from mlbox.store.promotion_moves import MOVES as PROMOTION_MOVES
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box

@@ -7,7 +7,7 @@ from mlbox.scheduler.policy.capacity import Capacity, cost, gpus
 from mlbox.scheduler.policy.decision import decide
 from mlbox.scheduler.policy.fairness import charge, decay, holding
 from mlbox.scheduler.policy.impossible import impossible
-from mlbox.scheduler.policy.reasons import explain, explain_all, waiting_for
+from mlbox.scheduler.policy.reasons import Explainer, explain, waiting_for
 from mlbox.scheduler.policy.types import (
     DEFAULT_QUEUE,
     RANKS,
@@ -38,6 +38,7 @@ __all__ = [
     "Capacity",
     "Decision",
     "Device",
+    "Explainer",
     "Explanation",
     "Need",
     "Preemption",
@@ -57,7 +58,6 @@ __all__ = [
     "decay",
     "decide",
     "explain",
-    "explain_all",
     "gpus",
     "holding",
     "impossible",

@@ -43,7 +43,7 @@ class Heads:
         self._needs: set[Need] = set()
         self.jobs: list[Waiting] = []
         """The first of them."""
-        self.ids: list[str] = []
+        self.ids: tuple[str, ...] = ()
         self.rank = -1
         """The highest priority among them."""
         self.queues: set[str] = set()
@@ -56,7 +56,7 @@ class Heads:
         self.rank = max(self.rank, RANKS[job.priority])
         self.queues.add(job.queue)
         if len(self.ids) < YIELDS:
-            self.ids.append(job.id)
+            self.ids = (*self.ids, job.id)
         if len(self.jobs) < PROTECTED:
             self.jobs.append(job)
         if len(self._heads) >= PROTECTED or job.need in self._needs:

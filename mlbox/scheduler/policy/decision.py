@@ -104,7 +104,7 @@ class Pass:
         if devices is not None and delayed is None:
             self._start(job, devices)
         elif devices is not None and self._fills(job):
-            self._start(job, devices, yields_to=tuple(self.heads.ids))
+            self._start(job, devices, yields_to=self.heads.ids)
         elif not self._take_over(job):
             self._stuck.add(self._kind(job))
             self._note_waits(job)
@@ -118,9 +118,9 @@ class Pass:
         elif self.heads.delayed_by(job, devices) is None:
             self._start(job, devices)
         elif self._fills(job):
-            self._start(job, devices, yields_to=tuple(self.heads.ids))
+            self._start(job, devices, yields_to=self.heads.ids)
         else:
-            self._note(job, Outcome("team_quota", tuple(self.heads.ids), borrows=True))
+            self._note(job, Outcome("team_quota", self.heads.ids, borrows=True))
 
     def _fills(self, job: Waiting) -> bool:
         return self._state.rules.fill and job.checkpoints and job.preemptible and not job.front
@@ -161,7 +161,7 @@ class Pass:
     def _note_waits(self, job: Waiting) -> None:
         if self.outcomes is not None:
             fits = self.free.place(job.need) is not None
-            self.outcomes[job.id] = Outcome("ahead" if fits else "gpus", tuple(self.heads.ids))
+            self.outcomes[job.id] = Outcome("ahead" if fits else "gpus", self.heads.ids)
 
     def _note(self, job: Waiting, outcome: Outcome) -> None:
         if self.outcomes is not None:

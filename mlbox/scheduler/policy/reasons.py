@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 
 from mlbox.scheduler.policy.backfill import ends_by
@@ -30,24 +30,7 @@ def explain(
     state: State, job_id: str, now: datetime, *, zone: tzinfo = UTC, names: Mapping[str, str] | None = None
 ) -> Explanation:
     """What a waiting job waits for; raises KeyError where it does not wait. Times in words are those of `zone`."""
-    job = next((job for job in state.waiting if job.id == job_id), None)
-    if job is None:
-        raise KeyError(job_id)
-    return _Telling(state, now, zone, names or {}).explain(job)
-
-
-def explain_all(
-    state: State,
-    job_ids: Iterable[str],
-    now: datetime,
-    *,
-    zone: tzinfo = UTC,
-    names: Mapping[str, str] | None = None,
-) -> dict[str, Explanation]:
-    """As `explain`, of several jobs from one pass; those that do not wait are left out."""
-    wanted = frozenset(job_ids)
-    told = _Telling(state, now, zone, names or {})
-    return {job.id: told.explain(job) for job in state.waiting if job.id in wanted}
+    return Explainer(state, now).explain(job_id, zone=zone, names=names)
 
 
 def waiting_for(state: State, job_id: str, now: datetime) -> tuple[str, ...]:
@@ -55,7 +38,7 @@ def waiting_for(state: State, job_id: str, now: datetime) -> tuple[str, ...]:
     job = next((job for job in state.running if job.id == job_id), None)
     if job is None:
         raise KeyError(job_id)
-    told = _Telling(state, now, UTC, {})
+    told = Explainer(state, now)
     line = Line(state, now)
     found = []
     while (other := line.pop(lambda _: False)) is not None:
@@ -75,22 +58,48 @@ def _holds(job: Running, other: Waiting, kind: ReasonKind) -> bool:
     return (kind == "cpus" and job.need.cpus > 0) or (kind == "memory" and job.need.memory_gb > 0)
 
 
-class _Telling:
-    """One pass, and what is free after it."""
+class Explainer:
+    """One pass, what it said of each job, and what is free after it: made once for a state, and then asked of any job in it."""
 
-    def __init__(self, state: State, now: datetime, zone: tzinfo, names: Mapping[str, str]) -> None:
-        self._state = state
-        self._now = now
+    def __init__(self, state: State, now: datetime) -> None:
+        self.state = state
+        self.now = now
+        decided = Pass(state, now, traced=True)
+        self.decision: Decision = decided.run()
+        self.outcomes: Mapping[str, Outcome] = decided.outcomes or {}
+        self.limits: Limits = decided.limits
+        self.waiting = {job.id: job for job in state.waiting}
+        self.free = Capacity(state.box, state.running)
+        for start in self.decision.starts:
+            self.free.take(self.waiting[start.job_id].need, start.devices)
+
+    def explain(self, job_id: str, *, zone: tzinfo = UTC, names: Mapping[str, str] | None = None) -> Explanation:
+        """What a waiting job waits for; `names` is what to call others. Raises KeyError where it does not wait."""
+        return _Telling(self, zone, names or {}).explain(self.waiting[job_id])
+
+    def kinds(self, job: Waiting) -> list[ReasonKind]:
+        """What a job is short of, or which limit keeps it; nothing for one that starts, or waits only for its turn."""
+        outcome = self.outcomes.get(job.id)
+        if outcome is None or outcome.kind is None:
+            return []
+        limits: list[ReasonKind] = (
+            [outcome.kind] if outcome.kind in ("team_quota", "queue_gpus", "queue_running") else []
+        )
+        return [*_shortages(job.need, self.free), *limits]
+
+
+class _Telling:
+    """What an explainer found, in words, for one asker."""
+
+    def __init__(self, found: Explainer, zone: tzinfo, names: Mapping[str, str]) -> None:
+        self._state = found.state
+        self._now = found.now
+        self._decision = found.decision
+        self._outcomes = found.outcomes
+        self._limits = found.limits
+        self._free = found.free
         self._zone = zone
         self._names = names
-        decided = Pass(state, now, traced=True)
-        self._decision: Decision = decided.run()
-        self._outcomes: Mapping[str, Outcome] = decided.outcomes or {}
-        self._limits: Limits = decided.limits
-        waiting = {job.id: job for job in state.waiting}
-        self._free = Capacity(state.box, state.running)
-        for start in self._decision.starts:
-            self._free.take(waiting[start.job_id].need, start.devices)
 
     def explain(self, job: Waiting) -> Explanation:
         outcome = self._outcomes.get(job.id)
@@ -105,16 +114,6 @@ class _Telling:
         sure = len(known) == len(reasons) and not outcome.ahead
         words = "; ".join(reason.words for reason in reasons)
         return Explanation(job.id, reasons, max(known) if sure else None, words)
-
-    def kinds(self, job: Waiting) -> list[ReasonKind]:
-        """What a job is short of, or which limit keeps it; nothing for one that starts, or waits only for its turn."""
-        outcome = self._outcomes.get(job.id)
-        if outcome is None or outcome.kind is None:
-            return []
-        limits: list[ReasonKind] = (
-            [outcome.kind] if outcome.kind in ("team_quota", "queue_gpus", "queue_running") else []
-        )
-        return [*_shortages(job.need, self._free), *limits]
 
     def _reasons(self, job: Waiting, outcome: Outcome) -> Iterator[Reason]:
         if outcome.kind == "room":
@@ -191,10 +190,12 @@ class _Telling:
 
     def _named(self, ids: Sequence[str], one: str = "", many: str = "") -> str:
         """Jobs, and the form of a verb that goes with their number."""
+        if len(ids) > _NAMED:
+            return f"{len(ids)} jobs {many}".rstrip()
         names = [self._names.get(job, job) for job in ids]
         if len(names) == 1:
             return f"job {names[0]} {one}".rstrip()
-        listed = f"jobs {', '.join(names[:-1])} and {names[-1]}" if len(names) <= _NAMED else f"{len(names)} jobs"
+        listed = f"jobs {', '.join(names[:-1])} and {names[-1]}"
         return f"{listed} {many}".rstrip()
 
     def _clock(self, at: datetime) -> str:

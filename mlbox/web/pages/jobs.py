@@ -9,7 +9,7 @@ from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Job, JobState, Outlook
-from mlbox.store.jobs import ACTIVE, WAITING
+from mlbox.store.job_states import ACTIVE, WAITING
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
