@@ -53,3 +53,9 @@ def test_what_makes_no_sense_is_said_before_anything_is_sent(box: Callable[..., 
     ):
         ran = box("cron", "add", *words)
         assert (ran.code, said in ran.line) == (2, True), ran
+    for what, said in (
+        ("alert:dleay", "There is no model 'dleay'"),
+        ("dataset:fligths", "There is no dataset 'fligths'"),
+    ):
+        ran = box("cron", "add", "job.toml", "--name", "x", "--on", what)
+        assert (ran.code, said in ran.line) == (3, True), ran

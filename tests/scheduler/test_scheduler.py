@@ -26,7 +26,8 @@ from mlbox.store import migrations
 from mlbox.store.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.jobs import ACTIVE, ENDED, MOVES, Grant, Jobs
+from mlbox.store.job_states import ACTIVE, ENDED, MOVES
+from mlbox.store.jobs import Grant, Jobs
 from mlbox.store.sharing import Sharing
 from mlbox.store.tracking import Tracker
 from tests.conftest import wait_for
@@ -160,8 +161,24 @@ def test_an_exit_code_that_was_not_named_is_not_tried_again(house: House) -> Non
 def test_a_command_that_cannot_be_started_fails_in_words(house: House) -> None:
     job = house.ended(house.submit("no-such-program"))
     assert job.state == "failed"
-    assert "cannot be started" in job.reason
+    assert "cannot be started: there is no program 'no-such-program' on its PATH (" in job.reason
     assert "no-such-program" in house.log(job)
+
+
+def test_a_file_that_is_no_program_is_told_what_it_lacks(house: House, tmp_path: Path) -> None:
+    for name, text, mode, said in (
+        ("plain.sh", "#!/bin/sh\n", 0o600, "may not be executed: `chmod +x` it"),
+        ("none.py", "#!/no/such/python\n", 0o700, "names an interpreter that is not there"),
+        ("bare", "echo\n", 0o700, "is no program of this machine"),
+        ("absent", None, 0, "was it left out of the snapshot"),
+    ):
+        file = tmp_path / name
+        if text is not None:
+            file.write_text(text)
+            file.chmod(mode)
+        job = house.ended(house.submit(str(file)))
+        assert said in job.reason
+        assert job.reason in house.log(job)
 
 
 def test_a_signal_is_named(house: House) -> None:

@@ -8,9 +8,8 @@ from litestar import delete, get, post, put
 from litestar.params import Parameter
 
 from mlbox.errors import NotAuthorised, NotFound
-from mlbox.records import Cron, CronSpec, Firing, Principal, Record
+from mlbox.records import Cron, CronSpec, CronTrigger, Firing, Principal, Record
 from mlbox.store.cron_times import in_words
-from mlbox.store.crons import about
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
@@ -54,8 +53,20 @@ async def change_cron(box: Box, principal: Principal, cron: str, data: CronSpec)
 async def _check_spec(box: Box, principal: Principal, spec: CronSpec) -> None:
     box.teams.require(principal, "cron.add", team=spec.job.team)
     await box.call(box.admission.check, spec.job, principal)
-    if spec.on is not None and not box.teams.visible(*about(spec.on)):
-        raise NotFound(f"There is no {spec.on.kind} {spec.on.name[:80]!r}.", field="on")
+    if spec.on is not None and spec.on.name:
+        await box.call(_check_trigger, box, spec.on)
+
+
+def _check_trigger(box: Box, on: CronTrigger) -> None:
+    """Raise NotFound for what there is not yet, or not for whoever asks: a cron on a misspelt name would wait for ever."""
+    try:
+        if on.kind == "dataset":
+            box.datasets.version(on.name)
+        else:
+            box.registry.model(on.name)
+    except NotFound as err:
+        err.field = "on"  # of the cron, whatever the store calls it
+        raise
 
 
 @get("/api/v1/crons/preview", action="cron.read")

@@ -29,6 +29,10 @@ KILL_SECONDS = 30.0
 """How long to try to kill what cannot be killed: a process that waits for a broken disk."""
 
 
+class CannotStart(Exception):
+    """There is no such program, or it is none: why, and what to do."""
+
+
 class Attempt:
     """A command, or its ranks, from their start until nothing is left of them."""
 
@@ -121,13 +125,14 @@ class Attempt:
         spec = self._spec
         env = {**spec["env"], **ranked(spec, rank)} if spec["procs"] > 1 else spec["env"]
         files = [(os.POSIX_SPAWN_DUP2, file, at) for at, file in enumerate((self._shim.null, output, output))]
-        wrong: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), spec["command"][0])
-        for file in programs(spec["command"][0], env.get("PATH", os.defpath)):
+        word, path = spec["command"][0], env.get("PATH", os.defpath)
+        wrong: OSError = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), word)
+        for file in programs(word, path):
             try:
                 return os.posix_spawn(file, spec["command"], env, file_actions=files, setsid=True, setsigdef=IGNORED)
             except OSError as err:  # there may be another, as execvp(3) has it
                 wrong = err
-        raise wrong
+        raise CannotStart(obstacle(word, path, wrong)) from wrong
 
     # -- watching ---------------------------------------------------------------------------------------------------
 
@@ -239,6 +244,24 @@ def programs(word: str, path: str) -> list[str]:
     if "/" in word:
         return [word]
     return [file for folder in path.split(os.pathsep) if os.path.isfile(file := os.path.join(folder, word))]
+
+
+def obstacle(word: str, path: str, wrong: OSError) -> str:
+    """Why a program could not be started from the present folder, and what to do about it."""
+    if wrong.errno == errno.ENOENT and "/" not in word:
+        if os.path.isfile(word):
+            return f"there is no program {word!r} on its PATH, but such a file in its folder: call it './{word}'"
+        known = "give its path, or have it in the job's environment"
+        return f"there is no program {word!r} on its PATH ({path}): look for a slip of the pen, {known}"
+    if wrong.errno == errno.ENOENT and os.path.exists(word):
+        return f"the first line of {word!r} names an interpreter that is not there: correct it, or begin the command with one"
+    if wrong.errno == errno.ENOENT:
+        return f"there is no file {word!r} in {os.getcwd()!r}: was it left out of the snapshot (.mlboxignore)?"
+    if wrong.errno == errno.EACCES:
+        return f"{word!r} may not be executed: `chmod +x` it, or begin the command with its interpreter, such as python"
+    if wrong.errno == errno.ENOEXEC:
+        return f"{word!r} is no program of this machine: begin a script with a line such as '#!/bin/sh', or the command with sh"
+    return f"{word!r}: {wrong.strerror}"
 
 
 def free_port() -> int:
