@@ -86,6 +86,8 @@ def _helps(command: Any, name: str, parent: Any) -> Iterator[tuple[str, str]]:
     )
     yield context.command_path, command.get_help(context)
     for inner, found in getattr(command, "commands", {}).items():
+        if found.hidden:  # what a command was called before
+            continue
         yield from _helps(found, inner, context)
 
 

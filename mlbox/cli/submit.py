@@ -11,7 +11,7 @@ from mlbox.cli.follow import follow
 from mlbox.cli.jobtable import SHORT_ID, rows
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.quantities import gigabytes, seconds
-from mlbox.errors import InvalidInput
+from mlbox.errors import InvalidInput, suggest
 from mlbox.records import Job, Priority
 
 if TYPE_CHECKING:
@@ -170,7 +170,11 @@ def _with_file(command: list[str], flags: dict[str, Any]) -> tuple[tuple[str, ..
 def _named_a_program(word: str) -> None:
     """Refuse what is no program: a mistyped option, or a script, which is only found by ./ or the PATH."""
     if word.startswith("-"):
-        raise InvalidInput(f"No such option: {word}.", hint="See `mlbox submit --help`.", field="command")
+        from mlbox.sdk.options import JobOptions  # not needed by a command that goes well
+
+        known = [f"--{name.replace('_', '-')}" for name in JobOptions.__annotations__]
+        hint = suggest(word, known, otherwise="See `mlbox submit --help`.")
+        raise InvalidInput(f"No such option: {word}.", hint=hint, field="command")
     if "/" not in word and word.endswith((".py", ".ipynb")):
         raise InvalidInput(
             f"{word} is no program.", hint=f"Write it like: mlbox submit -- python {word}", field="command"

@@ -9,6 +9,7 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show
+from mlbox.errors import Conflict
 from mlbox.records import Kind, Member, Record, Role, Team
 
 app = typer.Typer(no_args_is_help=True, help="Teams: members, roles, and what is private.")
@@ -62,10 +63,23 @@ def create(team: Annotated[str, typer.Argument(metavar="TEAM", help="Letters, di
     note(f"The team {team} owns what is named {team}.NAME. `mlbox team add {team} USER` takes someone in.")
 
 
-@app.command(epilog="Example: mlbox team rm vision")
-def rm(team: TeamName) -> None:
-    """Take a team away; what it owned belongs to everyone."""
+@app.command(epilog="Example: mlbox team rm vision bea")
+def rm(
+    team: TeamName,
+    user: Annotated[str | None, typer.Argument(metavar="[USER]", help="Who leaves; nobody: the team itself.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Take the team away though it has members.")] = False,
+) -> None:
+    """Take a user out of a team, or without a user the team away: what it owned belongs to everyone."""
+    if user is not None:
+        remove(team, user)
+        return
     with connect() as client:
+        members = [] if force else client.get(f"/api/v1/teams/{quote(team, safe='')}", Team).members
+        if members:
+            raise Conflict(
+                f"The team {team} has members: {', '.join(member.user for member in members[:10])}.",
+                hint=f"`mlbox team rm {team} USER` takes one out; --force takes the team away with its members.",
+            )
         client.delete(f"/api/v1/teams/{quote(team, safe='')}")
     note(f"The team {team} is gone.")
 
@@ -84,7 +98,7 @@ def add(
     note(f"{user} is {role} in {team}.")
 
 
-@app.command(epilog="Example: mlbox team remove vision bea")
+@app.command(hidden=True, epilog="Example: mlbox team rm vision bea")
 def remove(team: TeamName, user: UserName) -> None:
     """Take a user out of a team."""
     with connect() as client:

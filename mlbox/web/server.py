@@ -123,7 +123,7 @@ def bind(host: str, port: int) -> socket.socket:
         listener.close()
         reason = getattr(err, "strerror", None) or str(err)
         raise StartupError(
-            f"mlbox cannot listen on {host}:{port}: {reason}.", hint="Give another --port or --host."
+            f"The server cannot listen on {host}:{port}: {reason}.", hint="Give another --port or --host."
         ) from err
     return listener
 

@@ -80,7 +80,7 @@ def test_a_taken_port(cli: Callable) -> None:
 def test_an_address_that_is_not_ours(cli: Callable) -> None:
     ran = cli("serve", "--host", "192.0.2.1", "--port", "0")
     assert ran.code == 1
-    assert ran.line.startswith("mlbox cannot listen on 192.0.2.1:0: ")
+    assert ran.line.startswith("The server cannot listen on 192.0.2.1:0: ")
 
 
 def test_a_data_directory_in_use(cli: Callable, server: Server) -> None:

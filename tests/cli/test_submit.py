@@ -139,7 +139,7 @@ def test_bad_input_is_refused_in_words_before_anything_is_sent(
         (("--workdir", "nowhere", "--", "true"), "nowhere is no folder"),
         (("nowhere.toml",), "nowhere.toml cannot be read: No such file or directory. Give another file."),
         (("train.py",), "train.py is no program. Write it like: mlbox submit -- python train.py"),
-        (("--mane", "a", "--", "true"), "No such option: --mane."),
+        (("--mane", "a", "--", "true"), "No such option: --mane. Did you mean --image or --name?"),
         (("--env", "A", "--", "true"), "'A' is not KEY=VALUE"),
         (("--retry-on", "300", "--", "true"), "Exit codes are 1 to 255."),
         (("--dry-run", "-o", "id", "--", "true"), "A dry run makes no job, so there is no id."),

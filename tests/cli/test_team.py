@@ -26,7 +26,10 @@ def test_a_team_from_its_first_member_to_its_last(box_cli: Callable) -> None:
     assert {"team": "vision", "user": "bea", "role": "approver"} in lines
     assert {"team": "everyone", "user": "admin", "role": "admin"} in lines
     assert box_cli("team", "ls", "-o", "id").out.split() == ["everyone", "vision"]
-    assert box_cli("team", "remove", "vision", "bea").code == 0
+    full = box_cli("team", "rm", "vision")
+    assert (full.code, "The team vision has members: bea." in full.line) == (5, True)
+    assert box_cli("team", "rm", "vision", "bea").err == "bea is not in vision.\n"
+    assert box_cli("team", "remove", "vision", "bea").code == 0  # as it was called before
     assert box_cli("team", "rm", "vision").code == 0
     assert box_cli("team", "ls", "-o", "id").out.split() == ["everyone"]
 

@@ -100,7 +100,7 @@ class RpcServer:
             return int(self._server.add_secure_port(address, grpc.ssl_server_credentials([pair])))
         except RuntimeError as err:
             raise StartupError(
-                f"mlbox cannot listen on {address} for gRPC.",
+                f"The server cannot listen on {address} for gRPC.",
                 hint="Give another --grpc-port or --host.",
                 field="grpc_port",
             ) from err
