@@ -145,6 +145,16 @@ def test_a_drawing_goes_from_left_to_right_and_says_what_it_leaves_out() -> None
     assert draw(FeatureLineage(ref="v", nodes=(), edges=())).boxes == ()
 
 
+def test_a_way_past_a_box_is_not_drawn_and_what_comes_from_nothing_stands_before_what_it_leads_to() -> None:
+    kinds = {"s": "source", "v": "view", "d": "dataset", "r": "run", "m": "model", "c": "code"}
+    nodes = tuple(LineageNode(id=one, kind=kind, name=one) for one, kind in kinds.items())
+    edges = (("s", "v"), ("v", "d"), ("d", "r"), ("r", "m"), ("v", "m"), ("c", "r"))
+    drawn = draw(FeatureLineage(ref="m", nodes=nodes, edges=edges))
+    places = {box.name: box.x for box in drawn.boxes}
+    assert len(drawn.paths) == len(edges) - 1
+    assert places["c"] == places["d"]
+
+
 # -- profile ------------------------------------------------------------------------------------------------------------------
 
 

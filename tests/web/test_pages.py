@@ -16,14 +16,14 @@ from msgspec.structs import replace
 
 from mlbox.cli.main import COMMANDS, load
 from mlbox.errors import Unavailable
-from mlbox.records import Gpu, Job, JobSpec
+from mlbox.records import Finding, Gpu, Job, JobSpec, RolloutDecision, Samples, Side
 from mlbox.store.job_states import MOVES as JOB_MOVES
 from mlbox.store.promotion_moves import MOVES as PROMOTION_MOVES
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box
 from mlbox.web.pages import form, handlers
 from mlbox.web.pages.headers import POLICY
-from mlbox.web.pages.models import steps
+from mlbox.web.pages.models import steps, why
 from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.signin import local_path
 from mlbox.web.pages.submitting import codes
@@ -190,6 +190,41 @@ def test_a_candidate_that_was_rolled_back_is_shown_stopped_where_it_was(box: Box
     assert [step.name for step in steps(in_canary) if step.state == "stopped"] == ["5 %"]
     later = replace(in_canary, step=1)
     assert [step.name for step in steps(later) if step.state == "stopped"] == ["25 %"]
+
+
+@pytest.mark.parametrize(
+    ("guard", "actor", "reason", "said"),
+    [
+        (
+            "errors",
+            "mlbox",
+            "9 of 10",
+            "Rolled back at 5 %, because it fails more often than version 1: 9 of 10 runs failed.",
+        ),
+        ("", "mlbox", "19 of the last 20 runs failed", "Rolled back at 5 %, because 19 of the last 20 runs failed."),
+        ("", "ann", "complaints", "Rolled back at 5 %, by ann: complaints."),
+        ("", "ann", "", "Rolled back at 5 %, by ann: without a word."),
+    ],
+)
+def test_a_sentence_says_why_a_candidate_was_rolled_back(
+    box: Box, filled: Filled, guard: str, actor: str, reason: str, said: str
+) -> None:
+    ended = replace(filled.waiting, state="rolled_back", reason=reason, champion=1, step=0)
+    finding = Finding(guard=guard, state="worse", words="9 of 10 runs failed")
+    decision = RolloutDecision(
+        at=box.clock.real(),
+        actor=actor,
+        rule=1,
+        action="roll_back",
+        reason=reason,
+        findings=(finding,) if guard else (),
+        samples=Samples(
+            state="canary", step=0, since=box.clock.real(), candidate=Side(), control=Side(), champion=Side()
+        ),
+        done="roll_back",
+    )
+    assert why(ended, [decision]) == f"{said} Version 1 answers everything."
+    assert why(replace(ended, state="withdrawn"), [decision]) == reason
 
 
 def test_a_run_shows_its_metrics_thinned_to_what_a_screen_can_show(site: Site, filled: Filled) -> None:

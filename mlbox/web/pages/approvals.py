@@ -9,7 +9,7 @@ from litestar import Response, get
 from mlbox.records import ModelVersion, Promotion
 from mlbox.serve.shadow import figures_of
 from mlbox.store.promotion_notices import subject_of
-from mlbox.web.pages.models import Step, score_bins, steps
+from mlbox.web.pages.models import Step, drawn_of, score_bins, steps
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
 
@@ -60,11 +60,13 @@ def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
     seen = found.shadow.samples if found.shadow else None
     figures = figures_of(seen.paired, seen.paired_in) if seen else ()
     replayed = found.replay.figures if found.replay else ()
+    _, drawn, why = drawn_of(box, found.promotion)
     told = box.promotion_outbox.of(subject_of(promotion_id))
     return {
         "d": found,
         "told": told,
-        "steps": steps(found.promotion),
+        "steps": drawn,
+        "why": why,
         "own": own,
         "bins": score_bins(figures),
         "replay_bins": score_bins(replayed),

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from mlbox.records import Column, Distribution, FeatureLineage, FeatureView, LineageNode, Trained
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 44, 42, 12, 2
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 44, 30, 12, 2
 MOST_IN_COLUMN = 8
 """Boxes of one column; what is more is said in words."""
-LETTERS = 18
+LETTERS = 16
 HERE = ("view", "transform", "prediction")
 """Kinds whose lineage is drawn."""
 _PAGES = {
@@ -80,14 +80,14 @@ def draw(found: FeatureLineage) -> Drawing:
             x, y = MARGIN + number * (WIDTH + GAP_X), top + place * (HEIGHT + GAP_Y)
             shown[node.id] = (x, y)
             boxes.append(_box(node, x, y, here=node.name == found.ref and node.kind in HERE))
-    paths = [_path(shown[a], shown[b]) for a, b in found.edges if a in shown and b in shown]
+    paths = [_path(shown[a], shown[b]) for a, b in _direct(found.edges) if a in shown and b in shown]
     width = 2 * MARGIN + len(columns) * (WIDTH + GAP_X) - GAP_X
     height = 2 * MARGIN + tallest * (HEIGHT + GAP_Y) - GAP_Y
     return Drawing(max(width, 0), max(height, 0), tuple(boxes), tuple(paths), hidden)
 
 
 def _columns(found: FeatureLineage) -> list[list[LineageNode]]:
-    """Nodes by how many steps are before them."""
+    """Nodes by how many steps are before them; what comes from nothing stands right before what it first leads to."""
     before: dict[str, list[str]] = {}
     for origin, user in found.edges:
         before.setdefault(user, []).append(origin)
@@ -99,12 +99,33 @@ def _columns(found: FeatureLineage) -> list[list[LineageNode]]:
             depths[node] = max((depth(origin) + 1 for origin in before.get(node, ())), default=0)
         return depths[node]
 
+    for node in found.nodes:
+        depth(node.id)
+    for origin in {origin for origin, _ in found.edges} - before.keys():
+        depths[origin] = min(depth(user) for first, user in found.edges if first == origin) - 1
     columns: list[list[LineageNode]] = [
         [] for _ in range(1 + max((depth(node.id) for node in found.nodes), default=-1))
     ]
     for node in found.nodes:
         columns[depths[node.id]].append(node)
     return columns
+
+
+def _direct(edges: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those that do not go past a box: where a way leads over others, it says the same."""
+    after: dict[str, list[str]] = {}
+    for origin, user in edges:
+        after.setdefault(origin, []).append(user)
+    beyond: dict[str, set[str]] = {}
+
+    def reached(node: str) -> set[str]:
+        """What is behind a node, by however many steps."""
+        if node not in beyond:
+            beyond[node] = set()  # there are no circles
+            beyond[node] = {one for user in after.get(node, ()) for one in (user, *reached(user))}
+        return beyond[node]
+
+    return [(a, b) for a, b in edges if not any(b in reached(user) for user in after[a] if user != b)]
 
 
 def _newest_first(node: LineageNode) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from litestar import Response, get
 from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import DIFFERENCES, ModelVersion, Promotion, Run, ShadowFigures
+from mlbox.records import DIFFERENCES, ModelVersion, Promotion, RolloutDecision, Run, ShadowFigures
 from mlbox.serve.governance import changes
 from mlbox.store.promotion_moves import OPEN
 from mlbox.store.promotions import HOW_TO_SERVE
@@ -58,10 +58,45 @@ def steps(promotion: Promotion) -> list[Step]:
         if place < at or promotion.state == "completed":
             drawn.append(Step(name, note, "done"))
         elif place == at:
-            drawn.append(Step(name, promotion.reason or note, "stopped") if ended_badly else Step(name, note, "now"))
+            drawn.append(Step(name, _short(promotion) or note, "stopped") if ended_badly else Step(name, note, "now"))
         else:
             drawn.append(Step(name, note, "next"))
     return drawn
+
+
+def _short(promotion: Promotion) -> str:
+    """Why it stopped, as far as there is room: of one rolled back a sentence is below."""
+    return "rolled back" if promotion.state == "rolled_back" else promotion.reason
+
+
+WORSE = {
+    "errors": "it fails more often than {other}",
+    "invalid": "more of its scores are invalid than those of {other}",
+    "latency": "it is slower than {other}",
+    "scores": "its scores are spread otherwise than those of {other}",
+    "labels": "it is further from the labels than {other}",
+}
+"""By the kind of a guard, what it says that found a canary worse."""
+
+
+def why(promotion: Promotion, decisions: Sequence[RolloutDecision]) -> str:
+    """What became of a promotion in a sentence; `decisions` are about its traffic."""
+    last = next((one for one in reversed(decisions) if one.done == "roll_back"), None)
+    if promotion.state != "rolled_back" or last is None:
+        return promotion.reason
+    other = f"version {promotion.champion}"
+    step = promotion.policy.steps[last.samples.step].percent if last.samples.state == "canary" else None
+    at = "as a shadow" if step is None else f"at {step:g} %"
+    kinds = {guard.name: guard.kind for guard in promotion.policy.guards}
+    worse = [one for one in last.findings if one.state == "worse" and one.guard in kinds]
+    if last.actor != "mlbox":
+        cause = f"by {last.actor}: {promotion.reason or 'without a word'}"
+    elif worse:
+        said = WORSE[kinds[worse[0].guard]].format(other=other)
+        cause = f"because {said}{' in ' + worse[0].segment if worse[0].segment else ''}: {worse[0].words}"
+    else:
+        cause = f"because {promotion.reason}"
+    return f"Rolled back {at}, {cause}. {other.capitalize()} answers everything."
 
 
 def _names(promotion: Promotion) -> list[tuple[str, str]]:
@@ -124,7 +159,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
         "versions": shown,
         "next": next_page(view, last),
         "policy": policy,
-        "promotions": [(p, steps(p)) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
+        "promotions": [drawn_of(box, p) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
         "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
         "drift": part(lambda: worst_first(box, name)),
         "performance": {name: part(lambda: box.performance.measure(name))},
@@ -132,6 +167,12 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
         "drawn": tenures.drawn(name, history.value or [], box.clock.real()),
         "at": at or "",
     }
+
+
+def drawn_of(box: Box, promotion: Promotion) -> tuple[Promotion, list[Step], str]:
+    """A promotion with its steps, and what became of it."""
+    decisions = box.rollout_log.of(promotion.id) if promotion.state == "rolled_back" else []
+    return promotion, steps(promotion), why(promotion, decisions)
 
 
 def worst_first(box: Box, model: str) -> list[Any]:
@@ -173,7 +214,7 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
         "may_replay": view.may("member", name=name) and version.servable,
         "nodes": _nodes(version, version.stage == "Production" and version.servable),
         "how_to_serve": HOW_TO_SERVE,
-        "promotions": [(p, steps(p)) for p in promotions],
+        "promotions": [drawn_of(box, p) for p in promotions],
         "may_reinstate": view.may("member", name=version.model)
         and version.stage == "Archived"
         and any(p.state == "completed" for p in promotions),
