@@ -37,6 +37,7 @@ PHRASES: dict[str, str] = {
     "secret.used": "gave the secret {team}/{name} to a job",
     "secret.rotated": "changed the key of {secrets} secrets",
     "artifact.broken": "found the file {name} broken on disk",
+    "box.backed_up": "backed the box up, {size} bytes",
     "box.collected": "removed {runs} runs and {versions} versions for good, and freed {bytes} bytes in {files} files",
     "predictions.exported": "took predictions of {subject} out, as {form}",
     "predictions.held": "held predictions of {subject}: {reason}",
