@@ -99,9 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
             _together(report, kinds, rounds, seconds, held)
             _alone(report, kinds, rounds, seconds, held)
             _images(report, folder, url, token, process.pid, models["cnn"], rounds, seconds, held)
-    report.skip(
-        "Triton, MLServer, LitServe, BentoML and mlflow models serve", "they are not installed: no peers are set up yet"
-    )
+    report.skip("Triton", "it comes as a container only")
+    report.skip("MLServer, LitServe, BentoML and mlflow models serve", "they are asked by bench.peers")
     report.skip("CUDA", "this is measured on a processor; see docs/explanation/serving.md")
     return report.finish()
 
