@@ -43,7 +43,7 @@ def read(text: str) -> PromotionPolicy:
     except RecursionError as err:
         raise InvalidInput("The policy is nested too deeply.", hint=_HINT, field="toml") from err
     except ValueError as err:
-        raise _unreadable(text, str(err)) from err
+        raise unreadable(text, str(err)) from err
 
 
 def of_plain(found: dict[str, Any]) -> PromotionPolicy:
@@ -165,7 +165,7 @@ def _shorthands(found: dict[str, Any]) -> None:
         fairness["min_parity_ratio"] = None
 
 
-def _unreadable(text: str, said: str) -> InvalidInput:
+def unreadable(text: str, said: str) -> InvalidInput:
     """What tomllib says, its line first."""
     found = _AT.fullmatch(said)
     if found is None:

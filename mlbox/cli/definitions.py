@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import runpy
 import sys
 import tomllib
@@ -15,16 +14,14 @@ import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.definition_text import HINT, KINDS, of_plain
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import Definitions, FeaturePlan, PlannedChange
 
 if TYPE_CHECKING:
     from mlbox.client import Client
 
-KINDS = ("sources", "entities", "views", "transforms", "services")
 SIGNS = {"create": "+", "new version": "~", "describe": "~", "none": "="}
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_LENGTH = re.compile(r"(\d+)\s*([smhdw])")
 Files = Annotated[list[Path], typer.Argument(help="Python, TOML or JSON files, or folders of them.")]
 
 
@@ -140,32 +137,16 @@ def _read_one(file: Path) -> dict[str, list[Any]]:
     try:
         text = file.read_text()
         raw: Any = msgspec.json.decode(text) if file.suffix == ".json" else tomllib.loads(text)
-        _spell_out(raw)
-        found = msgspec.convert(raw, Definitions)
+        found = of_plain(raw)
     except OSError as err:
         raise InvalidInput(f"{file} cannot be read: {err.strerror}.", hint="Give another file.", field="file") from err
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.MsgspecError) as err:
         raise InvalidInput(
             f"{file} holds no definitions: {err}.",
-            hint=f"It has lists {', '.join(f'`{kind}`' for kind in KINDS)}.",
+            hint=HINT,
             field="file",
         ) from err
     return {kind: list(getattr(found, kind)) for kind in KINDS}
-
-
-def _spell_out(raw: Any) -> None:
-    """`ttl = "7d"` and `stale_after = "2h"` in seconds, where a file says it so."""
-    for view in raw.get("views", ()) if isinstance(raw, dict) else ():
-        for name in ("ttl", "stale_after"):
-            if isinstance(view, dict) and name in view:
-                view[f"{name}_seconds"] = _seconds(view.pop(name), name)
-
-
-def _seconds(text: Any, name: str) -> int:
-    found = _LENGTH.fullmatch(str(text))
-    if found is None:
-        raise msgspec.ValidationError(f"{name} is {text!r}, and a length such as 90m, 12h or 7d is wanted")
-    return int(found[1]) * _UNITS[found[2]]
 
 
 def _run(file: Path) -> dict[str, list[Any]]:

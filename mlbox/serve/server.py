@@ -70,7 +70,7 @@ class ModelServer:
         self._routes = routes
         self._predictions = log
         self._clock = clock
-        self.statistics = Statistics()
+        self.statistics = Statistics(clock)
         self._rates = Rates()
         self._loader = Loader(
             registry,

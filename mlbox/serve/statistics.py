@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter, deque
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import datetime
+
+from mlbox.clock import Clock, from_us, to_us
+
+_MINUTE_US = 60_000_000
+_MINUTES = 30 * 24 * 60
+"""With failures, that are remembered of a version."""
 
 
 @dataclass
@@ -54,10 +62,13 @@ class Totals:
 
 
 class Statistics:
-    """The figures of all versions."""
+    """The figures of all versions. With a clock, failures are counted by the minute of domain time as well."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock | None = None) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
+        self._failures: dict[tuple[str, int], deque[tuple[int, int]]] = {}
+        """By version, minutes since 1970 and how many requests failed in each, oldest first."""
         self._totals: dict[tuple[str, int], Totals] = {}
 
     def executed(
@@ -90,6 +101,23 @@ class Statistics:
             totals.last_ms = time.time_ns() // 1_000_000
             totals.fail.add(ns)
             totals.reasons[reason] = totals.reasons.get(reason, 0) + 1
+            if self._clock is not None:
+                self._count(self._failures.setdefault((model, version), deque(maxlen=_MINUTES)), self._clock.now())
+
+    @staticmethod
+    def _count(minutes: deque[tuple[int, int]], now: datetime) -> None:
+        minute = to_us(now) // _MINUTE_US
+        counted = minutes.pop()[1] if minutes and minutes[-1][0] == minute else 0
+        minutes.append((minute, counted + 1))
+
+    def failures(self, model: str) -> dict[int, Counter[datetime]]:
+        """A model's failed requests since the server started: by version, how many in each minute of domain time."""
+        with self._lock:
+            found = {version: list(minutes) for (name, version), minutes in self._failures.items() if name == model}
+        return {
+            version: Counter({from_us(minute * _MINUTE_US): count for minute, count in minutes})
+            for version, minutes in found.items()
+        }
 
     def cached(self, model: str, version: int, *, hit: bool, rows: int, ns: int) -> None:
         """A request was looked for among the answers that are remembered; a hit answered it."""

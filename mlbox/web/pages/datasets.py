@@ -33,11 +33,13 @@ def _nodes(found: DatasetVersion) -> list[Node]:
     return [*nodes, Node("dataset", found.ref, None, here=True)]
 
 
-def _dataset(box: Box, ref: str) -> dict[str, Any]:
+def _dataset(view: View, ref: str) -> dict[str, Any]:
+    box = view.box
     found = box.datasets.version(ref)
     runs = box.tracker.reading(found.ref, limit=RUNS_SHOWN)
     return {
         "found": found,
+        "may_write": view.may("member", name=found.name),
         "nodes": _nodes(found),
         "runs": runs,
         "models": [version for run in runs for version in box.registry.of_run(run.id)],
@@ -49,7 +51,7 @@ def _dataset(box: Box, ref: str) -> dict[str, Any]:
 @get("/datasets/{ref:str}", include_in_schema=False, action="dataset.read")
 async def dataset(view: View, ref: str) -> Response[bytes]:
     """One version."""
-    return await view.page("dataset.html", lambda: _dataset(view.box, ref))
+    return await view.page("dataset.html", lambda: _dataset(view, ref))
 
 
 def _diff(box: Box, ref: str, other: str, keys: list[str]) -> dict[str, Any]:

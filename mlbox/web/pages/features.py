@@ -74,6 +74,7 @@ def _view(view: View, ref: str) -> dict[str, Any]:
     versions = [box.features.view(f"{found.name}@v{number}") for number in range(1, _last_version(box, found) + 1)]
     return {
         "found": found,
+        "may": view.may("member", name=found.name),
         "team": box.teams.team_of(found.name),
         "history": changes(versions),
         "latest": max(one.version for one in versions),
@@ -100,6 +101,7 @@ def _transform(view: View, ref: str) -> dict[str, Any]:
     prefix = f"{found.ref}:"
     return {
         "found": found,
+        "may": view.may("member", name=found.name),
         "versions": [other for other in box.features.transforms() if other.name == found.name][::-1],
         "services": [s for s in box.features.services() if any(name.startswith(prefix) for name in s.features)],
         "lineage": part(lambda: _users(box, found.ref)),
@@ -123,6 +125,7 @@ async def source(view: View, name: str) -> Response[bytes]:
         features = view.box.features
         return {
             "found": features.source(name),
+            "may": view.may("member", name=name),
             "views": _latest([v for v in features.views() if name in v.sources]),
             "quality": part(lambda: features.quality(name)),
             "held": part(lambda: features.quarantined(name, limit=PAGE_SIZE)),

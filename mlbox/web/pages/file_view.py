@@ -14,7 +14,7 @@ import msgspec
 from markupsafe import Markup
 
 from mlbox.errors import MlboxError
-from mlbox.records import RunArtifact
+from mlbox.records import Job, RunArtifact
 from mlbox.store.look import ROWS, look
 from mlbox.store.look_worker import Format, GraphLook
 from mlbox.web.box import Box
@@ -205,6 +205,17 @@ def diff(content: bytes) -> Diff:
     """A unified diff as it is shown."""
     text = plain(content[:MOST_BYTES].decode("utf-8", "replace"))
     return Diff([(_kind(line), line) for line in text.split("\n")], len(content) > MOST_BYTES)
+
+
+def code_diff(box: Box, job: Job | None) -> Diff | None:
+    """What a job's code had that its commit has not."""
+    sha256 = job.spec.git_diff if job is not None else None
+    if sha256 is None:
+        return None
+    try:
+        return diff(box.artifacts.read(sha256))
+    except MlboxError:
+        return None
 
 
 def _kind(line: str) -> str:

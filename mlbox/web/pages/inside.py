@@ -87,6 +87,8 @@ def _fetch(view: View) -> dict[str, Any]:
         "disk": shutil.disk_usage(root),
         "root": root,
         "quotas": part(box.sharing.quotas),
+        "queues": part(box.sharing.set_queues),
+        "weights": part(box.sharing.weights),
         "teams": [team.name for team in box.teams.teams()],
     }
 

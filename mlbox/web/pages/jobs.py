@@ -10,6 +10,8 @@ from litestar.params import QueryParameter
 from mlbox.errors import InvalidInput
 from mlbox.records import Job, JobState, Outlook
 from mlbox.store.job_states import ACTIVE, WAITING
+from mlbox.web.pages.file_view import code_diff
+from mlbox.web.pages.run_charts import curve_sets
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
@@ -62,8 +64,12 @@ def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
     mine = view.principal is not None and job.user == view.principal.name
     may_act = view.may("member" if mine else "admin", team=job.spec.team)
     shown = attempt or (job.attempts[-1].number if job.attempts else None)
+    run_id = job.run_id
+    run = part(lambda: view.box.tracker.run(run_id)).value if run_id else None
     return {
         "job": job,
+        "usage": [one for one in curve_sets(view.box, [run]) if one.system] if run is not None else [],
+        "diff": code_diff(view.box, job),
         "active": job.state in OPEN,
         "outlook": outlook,
         "held_up": [view.box.scheduler.job(id) for id in outlook.held_up[:MOST_HELD_UP]],

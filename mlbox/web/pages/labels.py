@@ -35,11 +35,15 @@ async def labels(view: View) -> Response[bytes]:
     return await view.page("labels.html", lambda: _all(view.box))
 
 
-def _one(box: Box, name: str) -> dict[str, Any]:
+def _one(view: View, name: str) -> dict[str, Any]:
+    box = view.box
     found = box.labels.declared(name)
     measured = found.value.dtype == "FP64"
     return {
         "found": msgspec.structs.replace(found, rows=part(lambda: box.labels.label_set(name).rows).value or 0),
+        "may": view.may("member", name=name),
+        "may_backfill": view.may("admin", name=name),
+        "may_publish": view.may("member", name=name),
         "known": _known(box, name),
         "counts": part(lambda: box.labels.counts(name)),
         "held": part(lambda: box.labels.held(name, limit=HELD)),
@@ -51,7 +55,7 @@ def _one(box: Box, name: str) -> dict[str, Any]:
 @get("/labels/{name:str}", include_in_schema=False, action="label.read")
 async def label_set(view: View, name: str) -> Response[bytes]:
     """One label set."""
-    return await view.page("label_set.html", lambda: _one(view.box, name))
+    return await view.page("label_set.html", lambda: _one(view, name))
 
 
 class Beside(NamedTuple):

@@ -156,6 +156,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
     history = part(lambda: box.history.of(name, start=start, end=end)[:HISTORY])
     return {
         "model": model,
+        "may_write": view.may("member", name=name),
         "versions": shown,
         "next": next_page(view, last),
         "policy": policy,
@@ -212,6 +213,10 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
         "last_replay": replay,
         "bins": score_bins(replay.figures if replay else ()),
         "may_replay": view.may("member", name=name) and version.servable,
+        "may_write": view.may("member", name=name),
+        "may_retire": view.may("member", name=name) and version.stage != "Production" and not underway,
+        "held": view.may("admin", name=name)
+        and any((one.model, one.version) == (name, number) for one in box.quarantines.all()),
         "nodes": _nodes(version, version.stage == "Production" and version.servable),
         "how_to_serve": HOW_TO_SERVE,
         "promotions": [drawn_of(box, p) for p in promotions],

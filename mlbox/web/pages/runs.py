@@ -10,7 +10,7 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 from litestar.response import Redirect
 
-from mlbox.records import Job, Run
+from mlbox.records import Run
 from mlbox.store.run_words import quoted_text
 from mlbox.store.runsearch import PARENT
 from mlbox.web.pages import file_view, run_table
@@ -92,7 +92,7 @@ def _run(view: View, run_id: str) -> dict[str, Any]:
         "nodes": _nodes(run, [version.ref for version in versions]),
         "job": job,
         "may_rerun": job is not None and job.state not in OPEN and view.may_somewhere("member"),
-        "diff": _diff(view, job),
+        "diff": file_view.code_diff(box, job),
         "nested": box.run_search.children([run_id]).get(run_id, 0),
         "within": run_table.State(filter=f"tags.{PARENT} = {quoted_text(run_id)}").address(),
         "parent": _parent(view, run),
@@ -103,15 +103,6 @@ def _parent(view: View, run: Run) -> Run | None:
     """The run that it is nested in, where that is known."""
     above = run.tags.get(PARENT)
     return next(iter(view.box.tracker.by_ids([above])), None) if above and above != run.id else None
-
-
-def _diff(view: View, job: Job | None) -> file_view.Diff | None:
-    """What a job's code had that its commit has not."""
-    sha256 = job.spec.git_diff if job is not None else None
-    if sha256 is None:
-        return None
-    content = part(lambda: view.box.artifacts.read(sha256)).value
-    return file_view.diff(content) if content is not None else None
 
 
 def _file(view: View, run_id: str, path: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ VERSIONS = 6
 
 
 class Traffic(NamedTuple):
-    """Two pictures, of so many predictions; `whole` where none was left out."""
+    """Pictures, of so many predictions; `whole` where none was left out."""
 
     rows: int
     whole: bool
@@ -47,7 +47,23 @@ def traffic_of(box: Box, model: str, hours: int) -> Traffic:
     charts = (
         [("Predictions by version", _counts(seen, times)), ("Latency, ms", _quantiles(seen, times))] if rows else []
     )
-    return Traffic(rows, whole, charts)
+    failed = _failures(box, model, since, width, times)
+    return Traffic(rows, whole, [*charts, ("Failed by version", failed)] if failed else charts)
+
+
+def _failures(box: Box, model: str, since: datetime, width: timedelta, times: list[float]) -> dict[str, Any] | None:
+    """What failed within these steps, where anything did; of that the server knows since it started."""
+    counts: dict[int, list[int]] = {}
+    for version, minutes in box.models.statistics.failures(model).items():
+        for minute, count in minutes.items():
+            step = min((minute - since) // width, STEPS - 1)
+            if step >= 0:
+                counts.setdefault(version, [0] * STEPS)[step] += count
+    series = [
+        {"label": f"version {version}", "points": list(zip(times, counts[version], strict=True))}
+        for version in sorted(counts, reverse=True)[:VERSIONS]
+    ]
+    return {"x": "domain time", "time": True, "zero": True, "series": series} if series else None
 
 
 def _read(box: Box, model: str, since: datetime, until: datetime, width: timedelta) -> tuple[list[_Seen], bool]:

@@ -109,6 +109,8 @@ class View:
         self.csrf: str = masked(session.csrf) if session else ""
         self.path: str = request.url.path
         self.here: str = self.path + (f"?{request.url.query}" if request.url.query else "")
+        self.section = self.path
+        """The address of the navigation's entry that holds this page, where its own does not say so."""
         self.base = str(request.base_url).rstrip("/")
         self.query: Mapping[str, str] = dict(request.query_params)
         self._packed = "gzip" in request.headers.get("accept-encoding", "")
@@ -162,7 +164,7 @@ class View:
 
     def is_here(self, address: str) -> bool:
         """True when a navigation entry leads to this page, or to what holds it."""
-        return self.path == address or (address != "/" and self.path.startswith(address + "/"))
+        return self.section == address or (address != "/" and self.section.startswith(address + "/"))
 
 
 def provide_view(request: Request[Any, Any, Any], box: Box) -> View:

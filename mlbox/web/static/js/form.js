@@ -2,6 +2,7 @@
 // A field that the address names as {field} goes into the address, the others into the body.
 //   data-confirm   a question to ask first
 //   data-then      where to go afterwards, {field} being one of the answer; without it the page is read anew
+//   data-told      what to say of the answer instead of leaving
 //   data-show      the field of the answer to show instead of leaving (a secret that is shown once)
 export const token = () => document.querySelector("meta[name=csrf]").content;
 
@@ -36,18 +37,18 @@ export class Form extends HTMLElement {
         delete values[name];
         return encodeURIComponent(value);
       });
-      const response = await fetch(address, {
-        method: submitter?.dataset.method ?? this.dataset.method ?? "POST",
-        headers: { "content-type": "application/json", "x-csrf-token": token() },
-        body: JSON.stringify(values),
-        redirect: "manual",
-      });
-      await this.answered(response, submitter);
+      const method = submitter?.dataset.method ?? this.dataset.method ?? "POST";
+      await this.answered(await this.request(method, address, values), submitter);
     } catch (error) {
       this.refused(error instanceof Refusal ? error : { message: "The server did not answer. Is it running?", hint: "" });
     } finally {
       this.busy(false);
     }
+  }
+
+  request(method, address, values) {
+    const headers = { "content-type": "application/json", "x-csrf-token": token() };
+    return fetch(address, { method, headers, body: JSON.stringify(values), redirect: "manual" });
   }
 
   async gather(submitter) {
@@ -65,6 +66,7 @@ export class Form extends HTMLElement {
   async answered(response) {
     if (response.ok || response.type === "opaqueredirect") {
       if (this.dataset.show) return this.reveal((await response.json())[this.dataset.show]);
+      if (this.dataset.told) return this.tell(response);
       if (this.dataset.then) return location.assign(await this.next(response));
       return location.reload();
     }
@@ -88,6 +90,14 @@ export class Form extends HTMLElement {
     this.say("", "");
     this.querySelector("[data-answer]").replaceChildren(shown);
     this.form.reset();
+  }
+
+  // A word that came of it, {field} being one of the answer.
+  async tell(response) {
+    const answer = await response.json();
+    this.say("ok", this.dataset.told.replace(/\{(\w+)\}/g, (_, name) => (answer[name] ?? 0).toLocaleString()));
+    this.form.reset();
+    document.dispatchEvent(new Event("mlbox-told")); // what happened without an event is read anew
   }
 
   say(kind, text) {

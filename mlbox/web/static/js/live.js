@@ -34,6 +34,8 @@ window.addEventListener("pageshow", (event) => {
   if (event.persisted) parts.forEach((part) => part.stale());
 });
 
+document.addEventListener("mlbox-told", () => parts.forEach((part) => part.stale()));
+
 const FOCUSABLE = "a[href], button, input, select, textarea, summary, [tabindex]";
 
 class Live extends HTMLElement {

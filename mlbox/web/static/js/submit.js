@@ -1,42 +1,9 @@
 // <mlbox-submit>: a form with more fields than a row. A name with dots is a field of a field, and data-as says what a text stands
-// for: words (of a shell's line), list, pairs (NAME=VALUE lines), json, merge (a JSON object whose fields are the request's own), or
-// files (that are sent first, as an archive: the field gets its SHA-256). What is refused is said at its field.
+// for: one of read.js, merge (a JSON object whose fields are the request's own), or files (that are sent first, as an archive: the
+// field gets its SHA-256). What is refused is said at its field.
 import { Form, Refusal, token } from "./form.js";
+import { READ } from "./read.js";
 import { targz } from "./tar.js";
-
-// The words of a line as a POSIX shell reads them, without what a shell would expand.
-export function words(line, field) {
-  const found = [];
-  let word = null;
-  let quote = "";
-  for (let at = 0; at < line.length; at += 1) {
-    const one = line[at];
-    if (quote ? one === quote : one === "'" || one === '"') {
-      quote = quote ? "" : one;
-      word ??= "";
-    } else if (one === "\\" && quote !== "'" && at + 1 < line.length && (!quote || '"\\$`'.includes(line[at + 1]))) {
-      word = (word ?? "") + line[(at += 1)];
-    } else if (!quote && /\s/.test(one)) {
-      if (word !== null) found.push(word);
-      word = null;
-    } else word = (word ?? "") + one;
-  }
-  if (quote) throw new Refusal(`A quote ${quote} is not closed.`, field);
-  return word === null ? found : [...found, word];
-}
-
-function pairs(text, field) {
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
-  return Object.fromEntries(
-    lines.map((line) => {
-      const at = line.indexOf("=");
-      if (at < 1) throw new Refusal(`${JSON.stringify(line)} is not NAME=VALUE.`, field);
-      return [line.slice(0, at).trim(), line.slice(at + 1).trim()];
-    }),
-  );
-}
-
-const READ = { words, pairs, list: (text) => text.split(/[\s,]+/).filter(Boolean), json: (text) => JSON.parse(text) };
 
 const ARCHIVE = /\.(tar\.gz|tgz)$/i;
 const FIXED = { environment: "requirements.txt" }; // what the box calls a field's file, whatever its user does
@@ -52,10 +19,13 @@ async function sent(files, field) {
   return said.sha256;
 }
 
-const inside = (whole, path) => path.reduce((at, name) => (at[name] ??= {}), whole);
+// A name with [] is a list of one.
+const into = (at, name) => (name.endsWith("[]") ? (at[name.slice(0, -2)] ??= [{}])[0] : (at[name] ??= {}));
+const inside = (whole, path) => path.reduce(into, whole);
 const last = (name) => name.split(".").at(-1);
+const root = (name) => name.split(/[.[]/)[0];
 
-class Submit extends Form {
+export class Submit extends Form {
   async values(submitter) {
     this.unmark();
     const whole = {};
@@ -68,7 +38,7 @@ class Submit extends Form {
       const at = inside(whole, path);
       if (kind === "merge") Object.assign(at, JSON.parse(value));
       else if (kind === "files") files.set(name, [...(files.get(name) ?? []), value]);
-      else at[own] = kind ? READ[kind](value, name) : value;
+      else at[own] = kind ? READ[kind](value, name, this.form) : value;
     }
     for (const [name, chosen] of files) {
       const path = name.split(".");
@@ -89,8 +59,10 @@ class Submit extends Form {
   }
 
   refused(error) {
-    const named = error.field && [...this.form.elements].find((one) => one.name && last(one.name) === last(error.field));
-    if (!named || named.type === "hidden") return super.refused(error);
+    const fields = [...this.form.elements].filter((one) => one.name && one.type !== "hidden");
+    const alike = [(one) => one === error.field, (one) => one === root(error.field), (one) => last(one) === last(error.field)];
+    const named = error.field && alike.map((is) => fields.find((one) => is(one.name))).find(Boolean);
+    if (!named) return super.refused(error);
     const note = document.createElement("span");
     Object.assign(note, { className: "notice bad", id: "refused", textContent: `${error.message} ${error.hint}`.trim() });
     named.setAttribute("aria-invalid", "true");
