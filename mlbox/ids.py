@@ -8,6 +8,9 @@ import time
 
 _lock = threading.Lock()
 _last = 0
+_HOUR = 3_600_000 << 12
+_END = (1 << 60) - (_HOUR << 12)
+"""No id of a clock that ever was; there must be room after it."""
 _ready: list[str] = []
 _VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 """The digit of the variant, whose first two bits are fixed, for a random one."""
@@ -20,6 +23,18 @@ def new_id() -> str:
     sort in the order in which they were made.
     """
     return new_ids(1)[0]
+
+
+def go_on_after(known: str) -> None:
+    """Make later ids than one of a former process, though the clock was put back meanwhile: what is newest is told by ids.
+
+    That may not have been the last one, so an hour lies between, in which the former process had others.
+    """
+    global _last
+    stamp = int(known[:12], 16) << 12 | int(known[13:16], 16)
+    with _lock:
+        if (time.time_ns() << 12) // 1_000_000 < stamp < _END:
+            _last = max(_last, stamp + _HOUR)
 
 
 def new_ids(count: int) -> list[str]:

@@ -20,6 +20,7 @@ import msgspec
 import typer
 
 from mlbox.errors import InvalidInput
+from mlbox.records.distances import distance, is_on_its_side
 
 Row = msgspec.Struct | Mapping[str, Any]
 
@@ -206,6 +207,8 @@ def _number(name: str, value: float) -> str:
         return f"{value * 100:.4g} %"
     if name.endswith("_seconds"):
         return _duration(value)
+    if name.endswith("statistic"):
+        return text if is_on_its_side(text := f"{value:.6g}", value) else distance(value, 7)
     number = f"{value:,.0f}" if 10_000 <= value < 1e15 else f"{value:.6g}"
     units = {"_ms": " ms", "percent": " %", "_gb": " GB"}
     return number + next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")

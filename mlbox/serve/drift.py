@@ -16,12 +16,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from mlbox.records import Verdict
+from mlbox.records.distances import DRIFT_BOUNDS
 
 if TYPE_CHECKING:
     import numpy as np
 
-INVESTIGATE = Fraction(1, 10)
-ALERT = Fraction(1, 5)
+INVESTIGATE, ALERT = (Fraction(str(bound)) for bound in DRIFT_BOUNDS)
 MISSING_RISE = Fraction(1, 10)
 """A rise of the missing share is D of "is it missing?", so it is flagged where D would be investigated."""
 MINIMUM = 100

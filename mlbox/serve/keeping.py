@@ -2,6 +2,7 @@
 
 Invariants
 - Nothing that a hold is about is removed; an erasure that would is refused, and says by which hold.
+- Ages and the ends of holds go by a time that is sure: a clock that leapt ahead removes nothing that is young.
 - An erasure is written down before anything goes. One that a crash broke off is made by the next start; to make it twice is
   to make it once.
 - A file's rows go first, then the predictions that met labels: so no join can bring them back. Where a crash comes between,
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from mlbox.clock import Clock, to_us
+from mlbox.clock import to_us
 from mlbox.errors import Conflict, InvalidInput, MlboxError, Unavailable
 from mlbox.loop import Loop
 from mlbox.records import HoldSpec, PredictionHold, PredictionKeeping, PredictionRemoval, PredictionSampling
@@ -32,6 +33,7 @@ from mlbox.serve.skew import Skew
 from mlbox.store.keyfile import KeyFile
 from mlbox.store.prediction_rows import PredictionRows, check_entity, check_reason
 from mlbox.store.registry import Registry
+from mlbox.store.sure_time import SureTime
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,7 +55,7 @@ class Keeping:
         outcomes: Outcomes,
         business: Business,
         skew: Skew,
-        clock: Clock,
+        time: SureTime,
         *,
         days: float,
         key_file: KeyFile | None,
@@ -64,7 +66,7 @@ class Keeping:
         self._outcomes = outcomes
         self._business = business
         self._skew = skew
-        self._clock = clock
+        self._time = time
         self.days = days
         self._key_file = key_file
         self._removing = threading.Lock()
@@ -100,6 +102,7 @@ class Keeping:
             self._removing.release()
 
     def _resume(self) -> float:
+        self._time.look()
         for removal, entity in self.rows.pending():
             try:
                 with self._removing:
@@ -173,7 +176,7 @@ class Keeping:
 
     def _refuse_held(self, model: str | None, entity: Mapping[str, Any]) -> None:
         """Raise Conflict where a hold is about a prediction of an entity."""
-        holds = self.rows.active()
+        holds = self.rows.active(self._time.now())
         for one in self._models(model):
             mine = [hold for hold in holds if hold.model in (None, one)]
             if mine:
@@ -206,11 +209,12 @@ class Keeping:
 
     def expire(self, *, dry_run: bool = False) -> tuple[int, int]:
         """Remove what is older than its model's predictions are kept for; how many, and the bytes that were freed."""
+        self._time.look()
         rows = size = 0
         with self._removing:
-            days = self.rows.days()
+            days, now = self.rows.days(), self._time.now()
             for model in self._log.models():
-                cutoff = to_us(self._clock.real() - timedelta(days=days.get(model, self.days)))
+                cutoff = to_us(now - timedelta(days=days.get(model, self.days)))
                 try:
                     found = self._count_old(model, cutoff) if dry_run else self._expire(model, cutoff)
                 except Unavailable as err:  # a damaged file of one model keeps no other from its end
@@ -273,7 +277,7 @@ class Keeping:
             oldest=oldest,
             files=files,
             bytes=size,
-            holds=sum(hold.model in (None, model) for hold in self.rows.active()),
+            holds=sum(hold.model in (None, model) for hold in self.rows.active(self._time.now())),
             sampling=self._log.sampling(model),
             left_out=self._log.left_out().get(model, 0),
         )
@@ -307,7 +311,7 @@ class Keeping:
 
     def _going(self, model: str, what: Selection | int) -> Going:
         """Which rows of a file go: those of a selection, or those made before a moment, and no held ones."""
-        holds = [hold for hold in self.rows.active() if hold.model in (None, model)]
+        holds = [hold for hold in self.rows.active(self._time.now()) if hold.model in (None, model)]
 
         def going(file: LogFile) -> pa.BooleanArray | None:
             if not isinstance(what, int):

@@ -27,8 +27,13 @@ class LiveWindow:
         self.version = version
         self.names = tuple(reference)
         self.grids = [Grid(values) for values in reference.values()]
-        self.ring = Ring(self.grids, size)
         self._size = size
+        self._since: datetime | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know of no row."""
+        self.ring = Ring(self.grids, self._size)
         self._rows: deque[tuple[str, int, float]] = deque()
         """Id and domain time of each row in the ring, in its order, and with which probability the log kept it."""
         self._ids: set[str] = set()
@@ -49,6 +54,9 @@ class LiveWindow:
 
     def follow(self, log: PredictionLog, since: datetime) -> None:
         """Take what was logged meanwhile, and forget what is from before `since`."""
+        if self._since is not None and since < self._since:
+            self._begin()  # the clock was put back: what was too old is not
+        self._since = since
         number = log.flushed_upto(self.version.model)  # what is flushed in between is read twice, and known by its id
         found = log.window(self.version.model, limit=self._size, since=since, after=self._number)
         self._number = number

@@ -34,6 +34,7 @@ from mlbox.records import (
     ModelVersion,
     Verdict,
 )
+from mlbox.records.distances import distance
 from mlbox.serve import drift, judge
 from mlbox.serve.estimate import estimate
 from mlbox.serve.live_window import LiveWindow
@@ -325,7 +326,7 @@ def _share(result: DriftResult) -> float:
 
 def _words(result: DriftResult) -> str:
     """A result as an alert says it."""
-    value = "unknown" if result.statistic is None else f"{result.statistic:.3f}"
+    value = "unknown" if result.statistic is None else distance(result.statistic)
     verb = {"alert": "drifts", "investigate": "may drift", "ok": "is ok"}.get(result.verdict, "has not enough data")
     rows = f"{result.current_rows:,} rows, against {result.reference_rows:,} that version {result.version} learned from"
     return f"{result.feature} of {result.model} {verb}: D = {value} over {rows}"

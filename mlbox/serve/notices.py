@@ -1,8 +1,8 @@
 """Who is told of which alerts, and when: a pure function over the alerts, what was told before, silences and rules.
 
 A message is about a group: the alerts of one channel that agree in the labels of their rules. It is due when one of them is
-new, one has ended, or the last telling is as long ago as the rule repeats. What is silenced or inhibited is in no message; of
-an end only those are told who were told of the beginning.
+new, one has ended, or the last telling is as long ago as the rule repeats, or lies ahead, as where the clock was put back since.
+What is silenced or inhibited is in no message; of an end only those are told who were told of the beginning.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def plan(
             elif alert.state == "firing" and not silenced(alert) and not is_inhibited(alert, firing, rules):
                 groups.setdefault(group, Notice(channel, dict(group[1]), [], [])).firing.append(alert)
                 repeat = duration(rules.of(alert.name).repeat, "repeat")
-                if before is None or now - before.at >= repeat:
+                if before is None or not before.at <= now < before.at + repeat:
                     due.add(group)
     return [notice for group, notice in groups.items() if group in due]
 

@@ -228,19 +228,25 @@ def signature(key: str, body: bytes) -> str:
 def forwarded(alerts: Sequence[dict[str, Any]], now: datetime, rules: InForce) -> bytes:
     """Alerts as Alertmanager's API takes them.
 
-    It takes one that nobody sends again for over after five minutes, unless it is told when to: after two reminders.
+    It takes one that nobody sends again for over after five minutes, unless it is told when to: after two reminders. And it
+    refuses all that is sent with one that ends before it begins, as it might where the clock was put back meanwhile.
     """
 
     def ends_at(alert: dict[str, Any]) -> str:
         resolved: str | None = alert.get("resolved_at")
-        return resolved or (now + 2 * duration(rules.of(alert["name"]).repeat, "repeat")).isoformat()
+        if resolved:
+            return not_ahead(resolved)
+        return (now + 2 * duration(rules.of(alert["name"]).repeat, "repeat")).isoformat()
+
+    def not_ahead(at: str) -> str:
+        return at if datetime.fromisoformat(at) <= now else now.isoformat()
 
     return msgspec.json.encode(
         [
             {
                 "labels": {"alertname": alert["name"], "severity": alert["severity"], **alert["labels"]},
                 "annotations": {"summary": alert["summary"], "description": alert["advice"]},
-                "startsAt": alert["fired_at"],
+                "startsAt": not_ahead(alert["fired_at"]),
                 "endsAt": ends_at(alert),
                 "generatorURL": alert["url"],
             }

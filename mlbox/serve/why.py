@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from mlbox.records import DatasetVersion, DriftResult
+from mlbox.records.distances import distance
 
 NAMED = 3
 """Features that are told of, those that drift most."""
@@ -58,7 +59,7 @@ def moved(result: DriftResult) -> str:
     where = "is higher" if now > before else "is lower" if now < before else "is spread otherwise"
     middle = f"half of its values are above {now:.4g}" + (f", {before:.4g} in training" if now != before else "")
     outside = f"; {found.out_of_range:.0%} are beyond all of training" if found.out_of_range >= 0.01 else ""
-    return f"{result.feature} {where}: {middle}{outside} (D = {result.statistic or 0:.2f})."
+    return f"{result.feature} {where}: {middle}{outside} (D = {distance(result.statistic or 0, 2)})."
 
 
 def _day(moment: datetime) -> str:

@@ -32,7 +32,7 @@ import msgspec
 from mlbox.errors import InvalidInput, suggest
 
 NAMES = (
-    *("model_failing", "predictions_dropped"),
+    *("model_failing", "predictions_dropped", "clock_jumped"),
     *("concept_drift", "feature_drift", "feature_missing"),
     *("training_serving_skew", "staleness", "feature_drift_suspected"),
 )
@@ -40,6 +40,7 @@ NAMES = (
 ADVICE = {
     "model_failing": "Look at the model's errors in the server's log and on its page; roll back if a new version began it.",
     "predictions_dropped": "Look for a disk that is full or slow; answers go on, and what is not logged is lost to monitoring.",
+    "clock_jumped": "Set the server's clock where it is wrong: nothing was removed by it yet. Where it is right, do nothing.",
     "concept_drift": "The same inputs have come to mean something else: look at the newest labels, then train anew.",
     "feature_drift": "Compare both distributions on the feature's page; where the world has changed, train anew.",
     "feature_drift_suspected": "Watch the feature's page; it is more than chance and not yet an alert.",

@@ -68,7 +68,10 @@ class Alerts:
             (name, key),
         )
         wanted = duration(self._rules.of(name).hold, "for")
-        lasted = tx.domain_us - (known["fired_us"] if known else tx.domain_us) >= wanted.total_seconds() * 1e6
+        if known is not None and known["state"] == "pending" and known["fired_us"] > tx.domain_us:
+            _begin_anew(tx, known["id"])
+        began = min(known["fired_us"], tx.domain_us) if known else tx.domain_us
+        lasted = tx.domain_us - began >= wanted.total_seconds() * 1e6
         step = decide(known["state"] if known else "inactive", signal, lasted=lasted)
         if known is None and step in ("open", "wait"):
             _open(tx, name, labels, summary, value, pending=step == "wait")
@@ -126,8 +129,14 @@ def _fire(tx: Tx, alert_id: str, name: str, labels: Mapping[str, str], summary: 
     tx.emit("alert.fired", f"alert:{alert_id}", "mlbox", name=name, labels=dict(labels), summary=summary)
 
 
+def _begin_anew(tx: Tx, alert_id: str) -> None:
+    """The clock was put back: what waits would else wait until it is where it was."""
+    tx.run("UPDATE alert SET fired_us = ? WHERE id = ?", (tx.domain_us, alert_id))
+
+
 def _close(tx: Tx, alert_id: str, name: str, labels: Mapping[str, str], reason: str) -> None:
-    tx.run("UPDATE alert SET state = 'resolved', resolved_us = ? WHERE id = ?", (tx.domain_us, alert_id))
+    # Where the clock was put back meanwhile, it did not end before it began: an Alertmanager refuses that.
+    tx.run("UPDATE alert SET state = 'resolved', resolved_us = max(fired_us, ?) WHERE id = ?", (tx.domain_us, alert_id))
     tx.emit("alert.resolved", f"alert:{alert_id}", "mlbox", name=name, labels=dict(labels), reason=reason)
 
 

@@ -28,7 +28,7 @@ from sqlite_utils.migrations import Migrations
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import MlboxError, Unavailable
 from mlbox.events import EventBus
-from mlbox.ids import new_id
+from mlbox.ids import go_on_after, new_id
 from mlbox.records import Event
 from mlbox.store import asking, audit
 
@@ -151,11 +151,18 @@ class Database:
         self._writer = self._connect(query_only=False)
         migrations.apply(Migratable(self._writer))
         self._writer.commit()
+        self._go_on()
         self._last: audit.Head | None = None
         """Where the audit chain ends, once something was written; nobody else writes to this file."""
         self._heads = audit.HeadFile(path.parent / audit.HEADS, self.name)
         self._thread = threading.Thread(target=self._write_loop, name=f"mlbox-write-{self.name}", daemon=True)
         self._thread.start()
+
+    def _go_on(self) -> None:
+        """Later ids than what is here already."""
+        row = self._writer.execute("SELECT max(id) FROM event").fetchone()
+        if row[0] is not None:
+            go_on_after(row[0])
 
     def _connect(self, *, query_only: bool) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=10)

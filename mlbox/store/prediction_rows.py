@@ -99,11 +99,11 @@ class PredictionRows:
         )
         return [self._hold(row) for row in rows]
 
-    def active(self) -> list[PredictionHold]:
-        """Those that hold now, whoever may see them."""
+    def active(self, now: datetime) -> list[PredictionHold]:
+        """Those that hold at a moment, whoever may see them."""
         rows = self._db.all(
             "SELECT * FROM prediction_hold WHERE released_us IS NULL AND (expires_us IS NULL OR expires_us > ?) ORDER BY id",
-            (to_us(self._clock.real()),),
+            (to_us(now),),
         )
         return [self._hold(row) for row in rows]
 

@@ -83,8 +83,9 @@ class Silences:
 
 
 def active(tx: Tx) -> list[Silence]:
-    """Those that hold now."""
-    return [_silence(row) for row in tx.all("SELECT * FROM silence WHERE expires_us > ?", (tx.domain_us,))]
+    """Those that hold now; one that was made by a clock that has been put back since does not, or it would hold too long."""
+    rows = tx.all("SELECT * FROM silence WHERE created_us <= :now AND expires_us > :now", {"now": tx.domain_us})
+    return [_silence(row) for row in rows]
 
 
 def silences(silence: Silence, alert: Alert) -> bool:

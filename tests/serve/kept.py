@@ -25,6 +25,7 @@ from mlbox.store.offline import Offline
 from mlbox.store.online import Online
 from mlbox.store.prediction_rows import PredictionRows
 from mlbox.store.registry import Registry
+from mlbox.store.sure_time import SureTime
 from tests.serve.batches import batches
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,7 +60,7 @@ class Kept:
             self.outcomes,
             self.business,
             Skew(db, self.registry, features, self.log, self.clock),
-            self.clock,
+            SureTime(db, self.clock),
             days=183,
             key_file=KeyFile(folder / "keys" / "erasure.key"),
         )

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import special, stats
 
+from mlbox.records.distances import distance
 from mlbox.serve.drift import EXACT_PAIRS, Comparison, compare, exact_survival, missing_risen, survival, verdict
 
 values = st.lists(st.integers(-5, 5).map(float) | st.floats(allow_nan=False) | st.just(np.inf), min_size=1, max_size=60)
@@ -178,3 +179,29 @@ def test_no_rounding_decides() -> None:
     """0.1 as a float is above a tenth: 3 of 30 against 0 of 30 must still be ok."""
     a, b = of(*[0.0] * 27, *[1.0] * 3), of(*[0.0] * 30)
     assert verdict(compare(np.tile(a, 10), np.tile(b, 10))) == "ok"
+
+
+@given(st.integers(100, 10_000), st.integers(100, 10_000), st.data())
+def test_what_people_read_of_d_is_on_the_side_of_its_verdict(n: int, m: int, data: st.DataObject) -> None:
+    bound = data.draw(st.sampled_from([Fraction(1, 10), Fraction(1, 5), Fraction(1, 2)]))
+    near = int(bound * n * m) + data.draw(st.integers(-50, 50))
+    exact = Fraction(min(max(near, 0), n * m), n * m)
+    shown = distance(float(exact), data.draw(st.sampled_from([2, 3, 7])))
+    for threshold in (Fraction(1, 10), Fraction(1, 5)):
+        assert (Fraction(shown) > threshold, Fraction(shown) < threshold) == (exact > threshold, exact < threshold)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.1, "0.100"),
+        (0.10004, "0.10004"),
+        (0.0999996, "0.0999996"),
+        (0.2, "0.200"),
+        (0.2004, "0.2004"),
+        (0.31, "0.310"),
+    ],
+)
+def test_no_more_digits_are_shown_than_it_takes(value: float, shown: str) -> None:
+    assert distance(value) == shown
+    assert distance(None) == "–"

@@ -3,7 +3,7 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store import outbox, prediction_rows, rule_book, silences
+from mlbox.store import outbox, prediction_rows, rule_book, silences, sure_time
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
 
 monitoring = Migrations("monitoring")
@@ -104,3 +104,9 @@ def m007_prediction_log(db: Database) -> None:
 def m008_sampling(db: Database) -> None:
     """Which predictions of a model are kept."""
     run_script(db, prediction_rows.SAMPLING_TABLE)
+
+
+@migration(monitoring)
+def m009_clock(db: Database) -> None:
+    """When the clock was looked at last, so that a leap is seen."""
+    run_script(db, sure_time.TABLE)

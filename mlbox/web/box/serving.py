@@ -68,6 +68,7 @@ from mlbox.store.rollout_log import RolloutLog
 from mlbox.store.rule_book import RuleBook
 from mlbox.store.serving import ServingConfigs
 from mlbox.store.silences import Silences
+from mlbox.store.sure_time import SureTime
 from mlbox.web.box.data import Data
 
 if TYPE_CHECKING:
@@ -319,7 +320,7 @@ class Serving(Data):
             self.outcomes,
             self.business,
             self.skew,
-            self.clock,
+            SureTime(self._databases["monitoring"], self.clock, self.rules),
             days=self.settings.prediction_days,
             key_file=None if clear else KeyFile(self.data_dir.root / FOLDER / "erasure.key", marked=True),
         )

@@ -13,6 +13,7 @@ import jinja2
 from markupsafe import Markup
 
 from mlbox.records import AlertGroup
+from mlbox.records.distances import distance
 
 NARROW = "\u202f"
 """Between a number and its unit: a space that does not break."""
@@ -208,6 +209,7 @@ FILTERS = {
         count,
         number,
         fixed,
+        distance,
         percent,
         size,
         span,

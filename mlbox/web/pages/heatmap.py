@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mlbox.records import DriftResult
+from mlbox.records.distances import distance
 
 MOST_CHECKS = 48
 MOST_FEATURES = 40
@@ -40,4 +41,4 @@ def spec(model: str, checks: Sequence[Sequence[DriftResult]]) -> dict[str, Any] 
 def _cell(result: DriftResult | None) -> tuple[float | None, str] | None:
     if result is None:
         return None
-    return (None if result.statistic is None else round(result.statistic, 4), result.verdict)
+    return (None if result.statistic is None else float(distance(result.statistic, 4)), result.verdict)
