@@ -11,7 +11,6 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.handlers.base import BaseRouteHandler
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp
 
 from mlbox import __version__
@@ -68,6 +67,7 @@ from mlbox.web.box import Box
 from mlbox.web.edge import Edge
 from mlbox.web.fast.answering import FastPath
 from mlbox.web.limits import check_request, limited
+from mlbox.web.openapi import Document
 from mlbox.web.pages.errors import ErrorHandler
 from mlbox.web.pages.headers import add_headers
 from mlbox.web.pages.view import provide_view
@@ -181,7 +181,7 @@ def create_router(box: Box) -> Litestar:
             title="mlbox",
             version=__version__,
             path="/api/v1/schema",
-            render_plugins=[JsonRenderPlugin()],
+            render_plugins=[Document()],
             use_handler_docstrings=True,
         ),
         logging_config=None,
