@@ -13,7 +13,9 @@ class Paired(Record, frozen=True, kw_only=True):
 
     rows: int = 0
     agreed: int = 0
-    """Rows on which both scores lie on the same side of 0.5, or both are none."""
+    """Rows on which both scores lie on the same side of 0.5."""
+    scoreless: int = 0
+    """Rows on which neither has a finite score: that both have none is no agreement."""
     total: float = 0.0
     """Sum of the absolute differences of scores, where both are finite."""
     compared: int = 0
@@ -43,12 +45,22 @@ class Paired(Record, frozen=True, kw_only=True):
     @property
     def disagreed(self) -> int:
         """Rows on which the two would decide otherwise."""
-        return self.rows - self.agreed
+        return self.judged - self.agreed
+
+    @property
+    def judged(self) -> int:
+        """Rows on which one has a score at least."""
+        return self.rows - self.scoreless
+
+    @property
+    def agreed_share(self) -> float | None:
+        """Of the judged rows; None where there is none."""
+        return self.agreed / self.judged if self.judged else None
 
     @property
     def words(self) -> str:
         """As one would say it."""
-        return _words(self.agreed / self.rows if self.rows else 0.0, self.rows, self.mean, self.most)
+        return _words(self.agreed_share, self.rows, self.mean, self.most)
 
 
 class ShadowFigures(Record, frozen=True, kw_only=True):
@@ -63,7 +75,7 @@ class ShadowFigures(Record, frozen=True, kw_only=True):
     invalid: int = 0
     """Rows on which the champion's score is finite and the shadow's is not."""
     agreed_share: float | None
-    """Of the rows that both answered: on the same side of 0.5."""
+    """Of the rows that both answered, and one with a score at least: on the same side of 0.5."""
     mean_difference: float | None
     """Of the scores, absolute."""
     leaning: float | None
@@ -82,8 +94,10 @@ class ShadowFigures(Record, frozen=True, kw_only=True):
     @property
     def words(self) -> str:
         """As one would say it."""
-        return _words(self.agreed_share or 0.0, self.rows, self.mean_difference or 0.0, self.most)
+        return _words(self.agreed_share, self.rows, self.mean_difference or 0.0, self.most)
 
 
-def _words(share: float, rows: int, mean: float, most: float) -> str:
+def _words(share: float | None, rows: int, mean: float, most: float) -> str:
+    if share is None:
+        return f"neither gives a score to compare on {rows:,} rows"
     return f"agrees on {share:.1%} of {rows:,} rows, scores {mean:.3g} apart in the mean, {most:.3g} at most"

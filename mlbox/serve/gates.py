@@ -178,10 +178,10 @@ def replay(evidence: Evidence) -> Outcome:
 
 
 def _diverges(rule: ReplayRule, found: Replay) -> bool:
-    if not found.figures or not found.figures[0].rows:
+    every = found.figures[0] if found.figures else None
+    if every is None or every.agreed_share is None:
         return False
-    every = found.figures[0]
-    figures = (1 - (every.agreed_share or 0.0), every.mean_difference or 0.0)
+    figures = (1 - every.agreed_share, every.mean_difference or 0.0)
     return diverges(figures, (rule.max_disagreement, rule.max_difference))
 
 

@@ -37,7 +37,7 @@ def _figures(segment: str, paired: Paired) -> ShadowFigures:
         failed=paired.failed,
         failed_share=paired.failed / asked if asked else None,
         invalid=paired.invalid,
-        agreed_share=paired.agreed / rows if rows else None,
+        agreed_share=paired.agreed_share,
         mean_difference=paired.mean if compared else None,
         leaning=paired.leaning / compared if compared else None,
         most=paired.most,

@@ -69,6 +69,7 @@ class Pairs:
     def __init__(self, seen: Paired | None = None) -> None:
         seen = seen or Paired()
         self._rows, self._agreed, self._total, self._leaning = seen.rows, seen.agreed, seen.total, seen.leaning
+        self._scoreless = seen.scoreless
         self._compared, self._most, self._bins = seen.compared, seen.most, list(seen.bins)
         self._slower, self._faster = Counter(seen.slower), Counter(seen.faster)
         self._champion_ms, self._shadow_ms = Counter(seen.champion_ms), Counter(seen.shadow_ms)
@@ -79,7 +80,7 @@ class Pairs:
         self._rows += 1
         first, second = _finite(answered), _finite(beside)
         if first is None or second is None:
-            self._agreed += first is second
+            self._scoreless += first is second
             self._invalid += first is not None
             return
         apart = min(abs(first - second), WIDEST)
@@ -106,6 +107,7 @@ class Pairs:
         return Paired(
             rows=self._rows,
             agreed=self._agreed,
+            scoreless=self._scoreless,
             total=self._total,
             compared=self._compared,
             most=self._most,

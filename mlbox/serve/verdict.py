@@ -103,7 +103,7 @@ def _of_shadow(samples: Samples, policy: PromotionPolicy, now: datetime) -> Verd
         words = f"{side.errors} of {side.runs} shadow runs failed, {policy.max_error_rate:.1%} may"
         return Verdict(action="roll_back", reason=words)
     paired, allowed = samples.paired, policy.shadow_max_disagreement
-    if allowed is not None and proportion(paired.disagreed, paired.rows, policy.false_stops).low > allowed:
+    if allowed is not None and proportion(paired.disagreed, paired.judged, policy.false_stops).low > allowed:
         return Verdict(action="roll_back", reason=f"diverges: {paired.words}; {allowed:.1%} may disagree")
     waits = _waits(samples, policy.shadow_seconds, policy.shadow_min_predictions, now)
     if waits:
@@ -120,8 +120,7 @@ def _of_pairs(samples: Samples, policy: PromotionPolicy, now: datetime) -> Verdi
         return Verdict(action="advance", reason=_passed(samples, now) + told)
     if not paired.rows:
         return Verdict(action="wait", reason="no row was answered by both the champion and the shadow")
-    figures = (paired.disagreed / paired.rows, paired.mean)
-    if diverges(figures, limits):
+    if paired.judged and diverges((paired.disagreed / paired.judged, paired.mean), limits):
         return Verdict(action="roll_back", reason=f"diverges more than the policy allows: {paired.words}")
     return Verdict(action="advance", reason=f"{_passed(samples, now)}; {paired.words}")
 

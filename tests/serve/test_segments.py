@@ -162,3 +162,14 @@ def test_how_much_slower_it_is_has_numpy_s_quantiles_within_a_bucket(pairs: list
 def test_nothing_seen_is_nothing_said() -> None:
     (found,) = of(Samples(state="shadow", since=NOW, candidate=Side()))
     assert (found.rows, found.agreed_share, found.slower_p95_ms, found.failed_share) == (0, None, None, None)
+
+
+def test_that_neither_gives_a_score_is_no_agreement() -> None:
+    evidence = watching(SHADOW)
+    evidence.paired("delay", 2, Beside(batch(["AA", "AA"]).given, [None, None], 1.0, [None, None], 1.0))
+    (every, _) = of(evidence.samples(SHADOW))
+    assert (every.rows, every.invalid, every.agreed_share) == (2, 0, None)
+    assert every.words == "neither gives a score to compare on 2 rows"
+    evidence.paired("delay", 2, Beside(batch(["AA", "AA"]).given, [None, 0.9], 1.0, [0.2, 0.8], 1.0))
+    (every, _) = of(evidence.samples(SHADOW))
+    assert (every.rows, every.agreed_share) == (4, 0.5)  # of two: one has a score on one side only

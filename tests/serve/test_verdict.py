@@ -95,6 +95,8 @@ def test_a_shadow_that_answers_otherwise_than_the_champion_is_stopped() -> None:
     assert of(pairs(2000, 110), strict, timedelta(0))[0] == "wait"
     assert of(pairs(2000, 110), strict)[0] == "roll_back"
     assert of(pairs(2000, 0, mean=0.03), strict)[0] == "roll_back"
+    action, reason = of(Paired(rows=2000, scoreless=2000), strict)
+    assert (action, reason.split("; ")[-1]) == ("advance", "neither gives a score to compare on 2,000 rows")
     assert of(Paired(), strict) == ("wait", "no row was answered by both the champion and the shadow")
 
 
