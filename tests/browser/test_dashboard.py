@@ -47,7 +47,7 @@ def test_the_navigation_leads_to_every_page_of_an_empty_box(server: Server, visi
     navigation.get_by_role("searchbox", name="Search everything").press("Enter")
     visitor.page.wait_for_url("**/search?q=")
     apart = ("/search", "/timeline", "/runs/columns", "/jobs/new", "/crons/new", "/admin/adoption", "/admin/settings")
-    for path in [each for each in EMPTY_PAGES if each not in apart]:
+    for path in [each for each in EMPTY_PAGES if each not in apart and not each.startswith("/new/")]:
         navigation.locator(f"a[href='{path}']").last.click()
         visitor.page.wait_for_url(f"**{path}")
         expect(navigation.locator("[aria-current=page]")).to_have_count(0 if path in ("/api", "/account") else 1)
