@@ -124,3 +124,24 @@ def test_a_file_as_a_dataset_and_what_is_wrong_with_it(server: Server, visit: Ca
     page.get_by_role("button", name="Delete").click()
     page.wait_for_url("**/datasets")
     expect(page.get_by_text("No dataset yet")).to_be_visible()
+
+
+def test_alerts_are_silenced_and_told_of_again(server: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(server)
+    visitor.sign_in()
+    page = visitor.page
+    page.goto("/alerts")
+    page.get_by_label("Tell nobody of").select_option(label="feature drift, whatever it is about")
+    page.get_by_role("combobox", name="For").select_option("8 h")
+    page.get_by_label("Because").fill("<b>the feed</b> is down")
+    page.get_by_role("button", name="Silence").click()
+    row = page.get_by_role("row").filter(has_text="<b>the feed</b> is down")
+    expect(row).to_contain_text("alertname = feature_drift")
+    visitor.keep("alert-silenced")
+    (made,) = server.http.get("/api/v1/silences").json()
+    assert made["labels"] == {"alertname": "feature_drift"}
+    page.once("dialog", lambda dialog: dialog.accept())
+    row.get_by_role("button", name="End the silence").click()
+    expect(row.get_by_role("button")).to_have_count(0)
+    (ended,) = server.http.get("/api/v1/silences").json()
+    assert ended["expires_at"] < made["expires_at"]

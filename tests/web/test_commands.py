@@ -16,7 +16,7 @@ ls, endpoint show, exp ls, exp show, feature freshness, feature get, feature his
 feature plan, feature profile, feature search, feature show, gpus, identity ls, job logs, job ls, job ps, job show,
 job top, job wait, label agreement, label counts, label held, label ls, label review, label show, lineage prediction,
 logs, model compare, model convert, model decisions, model governance, model guards, model history, model ls, model
-quarantine, model serving, model shadow, model show, model status, model versions, monitor business, monitor concept,
+quarantine, model shadow, model show, model status, model versions, monitor business, monitor concept,
 monitor domain, monitor drift, monitor estimate, monitor health, monitor ls, monitor performance, monitor report,
 monitor served, monitor show, monitor skew, predictions export, predictions holds, predictions removed, ps, quality
 rows, quality show, queue ls, queue show, quota ls, quota show, quota usage, quota weights, run ls, run points, run
@@ -26,7 +26,9 @@ transform ls, transform show, transform try, usage, user ls, wait
 
 ON_A_PAGE = {
     "alert rules --set": ("alerts.html", "/api/v1/alerts/rules/text"),
+    "alert silence": ("alerts.html", 'action="/api/v1/silences"'),
     "alert test": ("alerts.html", "/test"),
+    "alert unsilence": ("alerts.html", "/api/v1/silences/"),
     "clock advance": ("admin.html", "/api/v1/clock"),
     "cron add": ("cron_form.html", "/api/v1/crons"),
     "cron fire": ("parts.html", "/fire"),
@@ -118,8 +120,8 @@ BY_COMMAND_ONLY = {
     **dict.fromkeys(
         ("predictions sample", "identity link", "identity unlink", "backup create", "backup restore"), OPERATING
     ),
-    **dict.fromkeys(("alert silence", "alert unsilence", "run rm", "exp rm", "model bench", "model stage"), LACKING),
-    **dict.fromkeys(("model withdraw", "monitor post", "quality set", "source push"), LACKING),
+    **dict.fromkeys(("run rm", "exp rm", "model bench", "model stage"), LACKING),
+    **dict.fromkeys(("model serving", "model withdraw", "monitor post", "quality set", "source push"), LACKING),
 }
 """And why."""
 

@@ -1,17 +1,22 @@
-"""The rules and channels of alerts: what is in force, what was written here, and what became of what was sent."""
+"""The rules, channels and silences of alerts: what is in force, what was written here, and what became of what was sent."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 from litestar import Response, get
 
+from mlbox.serve.alert_groups import grouped
 from mlbox.serve.notifier import PREFIX
 from mlbox.store.alert_rules import ADVICE, NAMES
 from mlbox.web.pages.view import View, part
 
 DELIVERIES = 5
 SILENCES = 20
+HOURS = (1, 2, 8, 24, 7 * 24)
+"""How long a silence may be made here."""
 
 
 def _rules(view: View) -> dict[str, Any]:
@@ -26,9 +31,29 @@ def _rules(view: View) -> dict[str, Any]:
         ],
         "inhibitions": book.inhibit,
         "silences": part(lambda: box.silences.page(limit=SILENCES)),
+        "now": box.clock.now(),
+        "silenceable": list(_silenceable(view)) if view.may_somewhere("member") else [],
+        "hours": HOURS,
         "written": book.written(),
         "may_write": admin,
     }
+
+
+def _silenceable(view: View) -> Iterator[tuple[str, str]]:
+    """What can be silenced, as JSON and in words: what fires of each model first, then each alert of all."""
+    box = view.box
+    firing = part(lambda: grouped(box.monitor.alerts(state="firing", limit=1000), box.rules)).value or []
+    for group in firing:
+        if group.kind == "model":
+            yield _labels(model=group.name), f"everything of {group.name}"
+            for name in group.counts:
+                yield _labels(alertname=name, model=group.name), f"{name.replace('_', ' ')} of {group.name}"
+    for name in NAMES:
+        yield _labels(alertname=name), f"{name.replace('_', ' ')}, whatever it is about"
+
+
+def _labels(**labels: str) -> str:
+    return msgspec.json.encode(labels).decode()
 
 
 @get("/alerts", include_in_schema=False, action="monitor.read")
