@@ -12,10 +12,13 @@ Invariants
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 import threading
 from collections.abc import Callable
@@ -30,6 +33,8 @@ from mlbox.errors import Conflict, InvalidInput, NotFound, Unavailable, said
 from mlbox.records import Backup
 from mlbox.store.datadir import LAYOUT_VERSION, sync_folder, write_atomic
 from mlbox.store.offline import Offline
+
+_log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 VERSION = "MLBOX_VERSION"
@@ -212,13 +217,33 @@ def _copy_sqlite(source: Path, target: Path) -> None:
 
 
 def _copy_kept(source: Path, target: Path, kept: Callable[[Path], bool]) -> None:
-    """Copy the files that are to be kept; what is removed meanwhile is left out."""
-    for path in source.rglob("*"):
-        relative = path.relative_to(source)
-        if kept(relative) and path.is_file() and not path.is_symlink():
-            with contextlib.suppress(FileNotFoundError):
-                (target / relative).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(path, target / relative)
+    """Copy the files that are to be kept; what is removed meanwhile is left out, and so is what is no file of its own.
+
+    The folders are written by jobs, which may put a link in the place of anything at any moment: none is followed.
+    """
+    for folder, _, names, at in os.fwalk(source):
+        for name in names:
+            relative = Path(folder, name).relative_to(source)
+            if kept(relative):
+                _copy_own(name, at, target / relative)
+
+
+def _copy_own(name: str, at: int, copy: Path) -> None:
+    try:
+        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=at)
+    except OSError as err:
+        if err.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO):
+            _log.warning("%s is not in the backup: %s", copy, said(err))
+        return
+    with open(descriptor, "rb") as reader:
+        told = os.fstat(descriptor)
+        if not stat.S_ISREG(told.st_mode):
+            return
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        with copy.open("wb") as writer:
+            shutil.copyfileobj(reader, writer)
+    os.utime(copy, ns=(told.st_atime_ns, told.st_mtime_ns))
+    copy.chmod(stat.S_IMODE(told.st_mode) & 0o777)
 
 
 def _link_all(source: Path, target: Path, former: Path | None, *, settled: bool) -> None:

@@ -1,0 +1,30 @@
+"""What jobs wrote is backed up as it is, and nothing that a job only points at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mlbox.store.backup import verify
+from tests.web.site import open_box
+
+
+def test_no_link_of_a_job_is_followed(tmp_path: Path) -> None:
+    box = open_box(tmp_path / "data")
+    try:
+        folder = tmp_path / "data" / "jobs" / "a" / "checkpoints"
+        (folder / "deep").mkdir(parents=True)
+        (folder / "deep" / "own.pt").write_bytes(b"weights")
+        outside = tmp_path / "outside"
+        outside.mkdir()
+        (outside / "key").write_text("a secret")
+        (folder / "key").symlink_to(outside / "key")
+        (folder / "keys").symlink_to(outside)
+        os.mkfifo(folder / "pipe")
+        made = Path(box.back_up(actor="admin").path)
+    finally:
+        box.close()
+    verify(made)
+    kept = {str(path.relative_to(made / "jobs")) for path in (made / "jobs").rglob("*") if not path.is_dir()}
+    assert kept == {"a/checkpoints/deep/own.pt"}
+    assert (made / "jobs/a/checkpoints/deep/own.pt").read_bytes() == b"weights"
