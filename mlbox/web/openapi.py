@@ -49,8 +49,12 @@ def _with_errors(operation: Any, native: bool) -> Any:
 
 
 class Document(JsonRenderPlugin):
-    """Serves the document."""
+    """Serves the document, which is written once: it does not change while the server runs, and is as long as the API."""
+
+    _written: bytes | None = None
 
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The document as JSON."""
-        return super().render(request, with_errors(openapi_schema))
+        if self._written is None:
+            self._written = super().render(request, with_errors(openapi_schema))
+        return self._written

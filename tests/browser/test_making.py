@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import FilePayload, expect
 
 from tests.browser.visitor import Visitor
 from tests.conftest import Server
@@ -22,7 +22,7 @@ sql = "SELECT who, amount, bought AS event_time FROM sales"
 """
 
 
-def csv(name: str, text: str) -> dict[str, object]:
+def csv(name: str, text: str) -> FilePayload:
     return {"name": name, "mimeType": "text/csv", "buffer": text.encode()}
 
 
@@ -41,7 +41,7 @@ def test_from_a_source_to_a_dataset(server: Server, visit: Callable[..., Visitor
     page.get_by_role("button", name="Declare").click()
     page.wait_for_url("**/sources/sales")
     rows = "who,bought,amount\nann,2020-01-01T10:00Z,1.5\nbob,2020-01-02T10:00Z,2\n"
-    page.get_by_label("File").set_input_files(csv("sales.csv", rows))  # type: ignore[arg-type]
+    page.get_by_label("File").set_input_files(csv("sales.csv", rows))
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_text("2 rows added, 0 held back.")).to_be_visible()
     visitor.keep("source-with-rows")
@@ -72,7 +72,7 @@ def test_from_a_source_to_a_dataset(server: Server, visit: Callable[..., Visitor
     page.get_by_role("button", name="Declare").click()
     page.wait_for_url("**/labels/left")
     labels = "who,event_time,left\nann,2020-01-03T10:00Z,1\nbob,2020-01-03T10:00Z,7\n"
-    page.get_by_label("File .parquet").set_input_files(csv("labels.csv", labels))  # type: ignore[arg-type]
+    page.get_by_label("File .parquet").set_input_files(csv("labels.csv", labels))
     page.get_by_role("button", name="Upload").first.click()
     expect(page.get_by_text("1 labels added, 0 were there already, 1 held back.")).to_be_visible()
     one = page.get_by_role("region", name="Add one label")
@@ -102,11 +102,11 @@ def test_a_file_as_a_dataset_and_what_is_wrong_with_it(server: Server, visit: Ca
     form.get_by_label("Name of").fill("prices")
     form.get_by_role("button", name="Upload").click()
     expect(form.locator("#refused")).to_contain_text("No file is chosen.")
-    form.get_by_label("File .parquet").set_input_files(csv("prices.txt", "a\n1\n"))  # type: ignore[arg-type]
+    form.get_by_label("File .parquet").set_input_files(csv("prices.txt", "a\n1\n"))
     form.get_by_role("button", name="Upload").click()
     expect(form.locator("#refused")).to_contain_text("does not say its format")
     shops = "".join(f"s{number},{number}\n" for number in range(200))
-    form.get_by_label("File .parquet").set_input_files(csv("prices.csv", "shop,price\n" + shops))  # type: ignore[arg-type]
+    form.get_by_label("File .parquet").set_input_files(csv("prices.csv", "shop,price\n" + shops))
     form.get_by_text("Split, parents, description, tags").click()
     form.get_by_label("Split NAME").fill("train=0.8\ntest=0.2")
     form.get_by_role("button", name="Upload").click()
