@@ -221,6 +221,8 @@ def _copy_kept(source: Path, target: Path, kept: Callable[[Path], bool]) -> None
 
     The folders are written by jobs, which may put a link in the place of anything at any moment: none is followed.
     """
+    if not source.exists():  # a box that never ran a job
+        return
     for folder, _, names, at in os.fwalk(source):
         for name in names:
             relative = Path(folder, name).relative_to(source)

@@ -28,3 +28,13 @@ def test_no_link_of_a_job_is_followed(tmp_path: Path) -> None:
     kept = {str(path.relative_to(made / "jobs")) for path in (made / "jobs").rglob("*") if not path.is_dir()}
     assert kept == {"a/checkpoints/deep/own.pt"}
     assert (made / "jobs/a/checkpoints/deep/own.pt").read_bytes() == b"weights"
+
+
+def test_a_box_that_never_ran_a_job_is_backed_up(tmp_path: Path) -> None:
+    box = open_box(tmp_path / "data")
+    try:
+        assert not (tmp_path / "data" / "jobs").exists()
+        made = Path(box.back_up(actor="admin").path)
+    finally:
+        box.close()
+    assert verify(made).files > 0
