@@ -50,6 +50,29 @@ def test_the_end_of_a_long_log_and_what_was_before(job: tuple[Server, str], visi
     assert shown == list(range(shown[0], LINES)), "no line is missing or there twice"
 
 
+def test_the_end_is_drawn_where_nobody_has_scrolled_to_it_yet(
+    job: tuple[Server, str], visit: Callable[..., Visitor]
+) -> None:
+    """A picture of the whole page, and its print, would show an empty log."""
+    server, made = job
+    visitor = visit(server)
+    visitor.sign_in()
+    page, log = visitor.page, visitor.page.get_by_role("log")
+    page.set_viewport_size({"width": 1280, "height": 200})
+    for path in (f"/jobs/{made}", f"/runs/{server.http.get(f'/api/v1/jobs/{made}').json()['run_id']}"):
+        visitor.visit(path)
+        page.get_by_role("heading", name="Log").scroll_into_view_if_needed()  # on a run's page it is fetched then
+        expect(page.get_by_text("The end of the log.")).to_be_attached()
+        page.evaluate("scrollTo(0, 0)")
+        expect(log).not_to_be_in_viewport()
+        drawn = log.locator(".block").last
+        assert drawn.evaluate("e => e.checkVisibility({ contentVisibilityAuto: true })")
+        assert log.evaluate("e => e.scrollHeight - e.scrollTop - e.clientHeight") < 2
+        page.emulate_media(media="print")
+        assert log.evaluate("e => e.scrollHeight - e.clientHeight") < 2, "on paper all that was read is there"
+        page.emulate_media(media="screen")
+
+
 def test_what_is_searched_for_is_gone_to(job: tuple[Server, str], visit: Callable[..., Visitor]) -> None:
     server, made = job
     visitor = visit(server)

@@ -6,6 +6,7 @@ const EVERY_MS = 1000;
 const TAIL = 2000; // lines
 const PART = 1 << 18; // bytes that are read at once, beside the end
 const KEEP = 1 << 21; // characters in the page
+const BLOCK = 1 << 16; // bytes that are drawn, or let be, together
 const NEWLINE = 10;
 
 class Log extends HTMLElement {
@@ -133,11 +134,20 @@ class Log extends HTMLElement {
     const whole = all.lastIndexOf(NEWLINE) + 1;
     const { nodes, style } = drawn(new TextDecoder().decode(all.subarray(0, whole)), this.ansi);
     this.ansi = style;
-    if (nodes.length) this.last.before(this.block(nodes, whole));
+    if (nodes.length) this.grow(nodes, whole);
     this.rest = all.slice(whole);
     this.last.replaceChildren(...drawn(new TextDecoder().decode(this.rest), style).nodes);
     this.trim(true);
     if (below && this.atEnd) this.screen.scrollTop = this.screen.scrollHeight;
+  }
+
+  // What is followed comes by the line: it joins the last block, until that is large enough.
+  grow(nodes, bytes) {
+    const size = this.tail?.isConnected ? Number(this.tail.dataset.bytes) : BLOCK;
+    if (size >= BLOCK) return this.last.before((this.tail = this.block(nodes, bytes)));
+    this.tail.append(...nodes);
+    this.tail.dataset.bytes = size + bytes;
+    this.kept += bytes;
   }
 
   block(nodes, bytes) {
@@ -243,6 +253,7 @@ class Log extends HTMLElement {
     const mark = Object.assign(document.createElement("mark"), { tabIndex: -1 });
     mark.append(...drawn(new TextDecoder().decode(part.subarray(place, ends))).nodes);
     this.last.before(this.block([mark], ends - place));
+    this.tail = null; // what follows is no part of the mark
     this.add(part.subarray(ends));
     this.stay();
     mark.scrollIntoView({ block: "center" });
