@@ -1,9 +1,9 @@
 """The fork server: a small process that has loaded what workers need, and forks one for each request.
 
 It is started as `python -m mlbox.store.forkserver FD`; another room has a program like this one, with workers of its own. A
-worker parses one upload, runs one SQL of a user, or looks into one file, and ends: to start an interpreter with Arrow and DuckDB
-for that takes half a second, a fork of this process some milliseconds. What users send goes to the worker alone, through pipes of
-its own, so that this process stays as it was when it began. It ends with the server, and its workers with it.
+worker parses one upload, runs one SQL of a user, looks into one file or compares two, and ends: to start an interpreter with
+Arrow and DuckDB for that takes half a second, a fork of this process some milliseconds. What users send goes to the worker alone,
+through pipes of its own, so that this process stays as it was when it began. It ends with the server, and its workers with it.
 
 On its socket it is asked for a worker by name, with its stdin, its stdout, the socket on which its end is told, and at most one
 more file, which the worker finds at `PIPE`. On that socket it says the worker's process id, with a pidfd, and later how it ended.
@@ -22,7 +22,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from mlbox.store import look_worker, parse_worker, sql_worker, stream_worker
+from mlbox.store import code_diff_worker, look_worker, parse_worker, sql_worker, stream_worker
 
 Workers = Mapping[str, Callable[[], None]]
 WORKERS: Workers = {
@@ -30,6 +30,7 @@ WORKERS: Workers = {
     "stream": stream_worker.main,
     "sql": sql_worker.main,
     "look": look_worker.main,
+    "diff": code_diff_worker.main,
 }
 MOST_FILES = 4
 MESSAGE_BYTES = 64

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from mlbox.errors import Unavailable
 
-Kind = Literal["parse", "stream", "sql", "look", "check", "infer"]
+Kind = Literal["parse", "stream", "sql", "look", "diff", "check", "infer"]
 IDLE_SECONDS = 300.0
 """How long a fork server waits for the next request before it is ended."""
 _MESSAGE_BYTES = 64

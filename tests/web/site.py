@@ -189,6 +189,7 @@ class Filled:
             *("/runs", f"/runs/{self.run}", f"/runs/compare?run={self.run}&run={self.other_run}"),
             f"/runs/{self.run}/files/model/model%20%3C1%3E.onnx",
             f"/runs/compare/importance?run={self.run},{self.other_run}",
+            f"/runs/compare/code?run={self.run},{self.other_run}",
             *("/models", "/models/churn", "/models/churn/1", "/models/churn/2", "/models/churn/policy", "/approvals"),
             *(
                 "/endpoints",

@@ -6,14 +6,16 @@ import csv
 import io
 import json
 import math
+import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 
-from mlbox.records import Metric
+from mlbox.records import JobSpec, Metric
 from mlbox.web.box import Box
+from tests.conftest import wait_for
 from tests.web.site import NASTY, START, Page, Site, open_box
 
 RUNS = 24
@@ -196,3 +198,52 @@ def test_what_mattered_is_told_with_its_method(site: Site, runs: list[str]) -> N
     assert "fewer than 20" in few
     assert "Compare 20 runs or more" in few
     assert site.get(f"/runs/compare/importance?run={','.join(runs)}&metric=none").status_code == 200
+
+
+# -- code ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def coded(box: Box) -> list[str]:
+    """Runs of three jobs, the last two of the same code, and of one whose code is no archive."""
+    contents = (b"rate = 1\n", b"rate = '<script>alert(1)</script>'\n", b"rate = '<script>alert(1)</script>'\n", None)
+    jobs = []
+    for content in contents:
+        sha256, _ = box.artifacts.put([code_of(content) if content else b"no archive"])
+        spec = JobSpec(command=("true",), snapshot=sha256, git_commit="c" * 40)
+        jobs.append(box.scheduler.submit(spec, user="ada"))
+    wait_for(lambda: all(box.scheduler.job(job.id).run_id for job in jobs), what="the jobs to have runs")
+    return [str(box.scheduler.job(job.id).run_id) for job in jobs]
+
+
+def code_of(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        member = tarfile.TarInfo("train.py")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def test_two_runs_show_in_what_their_code_differs(site: Site, coded: list[str], runs: list[str]) -> None:
+    def code(*ids: str, more: str = "") -> str:
+        answer = site.get(f"/runs/compare/code?run={','.join(ids)}{more}")
+        assert answer.status_code == 200
+        assert "<script>alert" not in answer.text
+        return answer.text
+
+    assert (
+        f'hx-get="/runs/compare/code?run={coded[0]}%2C{coded[1]}"'
+        in site.get(f"/runs/compare?run={coded[0]},{coded[1]}").text
+    )
+    newest_first = code(coded[1], coded[0])
+    assert '<span class="removed">-rate = 1\n</span>' in newest_first, "from the older to the newer"
+    assert '<span class="added">+rate = &#39;&lt;script&gt;' in newest_first
+    assert "1 file changed" in newest_first
+    assert "to the byte" in code(coded[1], coded[2])
+    assert "cannot be read as a tar.gz" in code(coded[0], coded[3])
+    assert "There is no code of run 0 to compare" in code(runs[0], coded[0])
+    three = code(*coded[:3], more=f"&first={coded[1]}&second={coded[0]}")
+    assert '<span class="added">+rate = 1\n</span>' in three
+    assert three.count("<select") == 2
+    assert site.get(f"/runs/compare/code?run={coded[0]},{coded[1]}&first=odd").status_code == 400

@@ -54,6 +54,7 @@ def _compare(view: View, ids: Sequence[str] | None, everything: bool) -> dict[st
         "sets": curve_sets(view.box, found),
         "parcoords": parcoords(found),
         **_scatter(view, found),
+        "code": f"/runs/compare/code?{urlencode({'run': together})}",
         "importance": f"/runs/compare/importance?{urlencode({'run': together, 'metric': said.get('metric', '')})}",
     }
 
