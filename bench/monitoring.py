@@ -1,7 +1,7 @@
 """Monitoring: what it costs to record a prediction, to check many features and to write the log, beside the peer.
 
-Recording is what a request's thread spends on handing 30 features over, and what all threads spend until they are on disk and
-in the window; the textbook way appends to a list per feature and asks scipy for each. A check is of 300 features x 10,000
+Recording is what a request's thread spends on handing 30 features over, and what all threads spend until they are on disk,
+merged into larger files, and in the window that drift is measured on. A check is of 300 features x 10,000
 values against 10,000: D alone, and all that is reported beside it. The peer is Evidently's drift preset on the same data, in
 a venv of its own that `--setup` makes; where it is missing, that figure is skipped. Scrapes are in `bench.scrape`.
 """
@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from bench.harness import Report, median, options
 from mlbox.clock import from_us, to_us
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion
-from mlbox.serve.batches import Batch
+from mlbox.serve.batches import Batch, prepare
 from mlbox.serve.cells import Grid, Ring
 from mlbox.serve.judge import results
 from mlbox.serve.live_window import LiveWindow
@@ -36,6 +36,8 @@ from mlbox.serve.served_spans import served_spans
 
 FEATURES, ROWS = 300, 10_000
 RECORDED = 30
+FLUSHED = 5_000
+"""Predictions of a flush: what a second brings at a quarter of the goal."""
 HOME = Path(__file__).parent.parent / ".bench" / "evidently"
 VERSIONS = ("evidently>=0.7,<0.8", "pandas<3")
 """The peer, and with what it can be imported: of pandas it uses what version 3 no longer has."""
@@ -85,29 +87,39 @@ def setup() -> int:
 def _record(report: Report, predictions: int) -> None:
     rows = np.random.default_rng(0).normal(size=(predictions, RECORDED))
     names = tuple(f"v@v1:f{n}" for n in range(RECORDED))
+    prepare()  # as a server does before it answers
     for size in (1, 64):
         batches = [_batch(names, rows[at : at + size]) for at in range(0, predictions - size + 1, size)]
         count = sum(len(batch.ids) for batch in batches)
-        with tempfile.TemporaryDirectory() as folder:
-            log = PredictionLog(Path(folder), queue_limit=predictions + 1)
-            cpu, began = time.process_time(), time.perf_counter()
-            own = time.thread_time()
-            for batch in batches:
+        cost = _recorded(batches, _window(dict.fromkeys(names, rows[:ROWS, 0])))
+        own, cpu, wall = (seconds / count * 1e6 for seconds in cost)
+        if size == 1:
+            report.at_most("recording on the request's thread", own, 5, "µs/prediction")
+            report.at_most("recording in all threads", cpu, 20, "µs/prediction")
+        else:
+            report.tell(f"recording on the request's thread, batches of {size}", own, "µs/prediction")
+            report.tell(f"recording in all threads, batches of {size}", cpu, "µs/prediction")
+            report.at_least("log, written and fsynced", 1e6 / wall, 20_000, "predictions/s")
+
+
+def _recorded(batches: Sequence[Batch], window: LiveWindow) -> tuple[float, float, float]:
+    """Seconds of the thread that puts batches, of all threads together, and of the clock on the wall."""
+    own = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        log = PredictionLog(Path(folder), queue_limit=2 * FLUSHED, flush_seconds=3600)
+        cpu, wall = time.process_time(), time.perf_counter()
+        for at in range(0, len(batches), step := max(1, FLUSHED // len(batches[0].ids))):
+            began = time.thread_time()
+            for batch in batches[at : at + step]:
                 log.put([batch])
-            own = time.thread_time() - own
+            own += time.thread_time() - began
             log.flush()
-            wall, cpu = time.perf_counter() - began, time.process_time() - cpu
-            log.close()
-        name = f"batches of {size}"
-        if size == 1:
-            report.at_most("recording on the request's thread", own / count * 1e6, 5, "µs/prediction")
-        else:
-            report.tell(f"recording on the request's thread, {name}", own / count * 1e6, "µs/prediction")
-        if size == 1:
-            report.at_most("recording in all threads", cpu / count * 1e6, 20, "µs/prediction")
-        else:
-            report.tell(f"recording in all threads, {name}", cpu / count * 1e6, "µs/prediction")
-            report.at_least("log, written and fsynced", count / wall, 20_000, "predictions/s")
+        window.follow(log, from_us(0))
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+        assert not log.dropped
+        assert window.ring.rows == min(ROWS, sum(len(batch.ids) for batch in batches))
+        log.close()
+    return own, cpu, wall
 
 
 def _batch(names: tuple[str, ...], values: np.ndarray) -> Batch:
@@ -181,7 +193,8 @@ def _check(report: Report, repeats: int) -> None:
     report.tell("reducing values to cells", (time.process_time() - began) / current.size * 1e6, "µs/value")
     distances = median([_cpu(lambda: [ring.compare(n) for n in range(FEATURES)]) for _ in range(repeats)])
     report.at_most("D of all features", distances * 1000, 100, "ms")
-    window = _window(reference, current)
+    window = _window({f"v@v1:f{n}": values for n, values in enumerate(reference)})
+    window.ring.push(current)
     at = from_us(1_800_000_000_000_000)
     full = median([_cpu(lambda: results(window, at, 100, lambda _: None)) for _ in range(repeats)])
     report.at_most("full report, CPU", full * 1000, 1000, "ms")
@@ -194,22 +207,19 @@ def _check(report: Report, repeats: int) -> None:
     _beside_the_peer(report, reference, current, full)
 
 
-def _window(reference: np.ndarray, current: np.ndarray) -> LiveWindow:
-    names = tuple(f"v@v1:f{n}" for n in range(FEATURES))
+def _window(reference: dict[str, np.ndarray]) -> LiveWindow:
     version = ModelVersion(
         id="m",
         model="m",
         version=1,
         stage="Production",
         run_id=None,
-        features=names,
+        features=tuple(reference),
         trained_by="",
         submitted_by="",
         created_at=from_us(1_800_000_000_000_000),
     )
-    window = LiveWindow(version, dict(zip(names, reference, strict=True)), ROWS)
-    window.ring.push(current)
-    return window
+    return LiveWindow(version, reference, ROWS)
 
 
 def _cpu(call: Callable[[], object]) -> float:

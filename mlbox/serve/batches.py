@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -127,27 +127,32 @@ def _alike(names: tuple[str, ...], batches: Sequence[Batch]) -> pa.Table:
     import pyarrow as pa
 
     counts = [len(batch.ids) for batch in batches]
+    single = sum(counts) == len(counts)
 
-    def each(values: Iterable[Any], kind: Any = None) -> pa.Array:
-        return pa.array([value for value, count in zip(values, counts, strict=True) for _ in range(count)], kind)
+    def each(values: Sequence[Any], kind: Any = None) -> pa.Array:
+        """What a batch's rows have in common, for each of them."""
+        if not single:
+            values = [value for value, count in zip(values, counts, strict=True) for _ in range(count)]
+        return pa.array(values, kind)
 
     columns: dict[str, Any] = {
         "id": pa.array([own for batch in batches for own in batch.ids], pa.string()),
-        "model": each(batch.model for batch in batches),
-        "version": each((batch.version for batch in batches), pa.int64()),
-        "role": each(batch.role for batch in batches),
-        "at_us": each((to_us(batch.at) for batch in batches), pa.int64()),
-        "domain_us": each((to_us(batch.domain_at) for batch in batches), pa.int64()),
-        "caller": each(batch.caller for batch in batches),
-        "entity": pa.array([entity for batch in batches for entity in _entities(batch)], pa.string()),
+        "model": each([batch.model for batch in batches]),
+        "version": each([batch.version for batch in batches], pa.int64()),
+        "role": each([batch.role for batch in batches]),
+        "at_us": each([to_us(batch.at) for batch in batches], pa.int64()),
+        "domain_us": each([to_us(batch.domain_at) for batch in batches], pa.int64()),
+        "caller": each([batch.caller for batch in batches]),
+        "entity": _entities(batches),
         "score": pa.array([score for batch in batches for score in batch.scores], pa.float64()),
         "latency_ms": pa.array([one for batch in batches for one in batch.latencies], pa.float64()),
     }
     if any(batch.share < 1 for batch in batches):
-        columns[SHARE] = each((batch.share for batch in batches), pa.float64())
+        columns[SHARE] = each([batch.share for batch in batches], pa.float64())
     if names:
-        values = np.concatenate([np.asarray(batch.values, np.float64) for batch in batches])
-        columns |= {FEATURE + name: pa.array(values[:, at], from_pandas=True) for at, name in enumerate(names)}
+        parts = [np.asarray(batch.values, np.float64) for batch in batches]
+        values = np.ascontiguousarray(np.concatenate(parts).T)
+        columns |= {FEATURE + name: pa.array(values[at], from_pandas=True) for at, name in enumerate(names)}
     return pa.table(columns)
 
 
@@ -160,5 +165,13 @@ def shares_of(rows: pa.Table) -> pa.ChunkedArray:
     return rows.column(SHARE).fill_null(1.0)
 
 
-def _entities(batch: Batch) -> list[str]:
-    return [_json(entity).decode() for entity in batch.entities] if batch.entities else ["{}"] * len(batch.ids)
+def _entities(batches: Sequence[Batch]) -> pa.Array:
+    """What the rows were looked up by, as JSON."""
+    import pyarrow as pa
+
+    if not any(batch.entities for batch in batches):
+        return pa.repeat("{}", sum(len(batch.ids) for batch in batches))
+    found: list[str] = []
+    for batch in batches:
+        found += [_json(entity).decode() for entity in batch.entities] if batch.entities else ["{}"] * len(batch.ids)
+    return pa.array(found, pa.string())

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mlbox.errors import Unavailable
@@ -184,6 +185,17 @@ def test_a_row_keeps_its_own_versions_features(log: PredictionLog) -> None:
 def test_a_model_is_found_by_its_own_name_only(log: PredictionLog) -> None:
     log.put(batches([row(0)]))
     assert [log.recent(name) for name in ("m/version=1", "..", "*", "")] == [[], [], [], []]
+
+
+def test_only_what_comes_again_is_written_with_a_dictionary(log: PredictionLog, tmp_path: Path) -> None:
+    log.put(batches([row(n, code=float(n % 3), value=n / 7) for n in range(300)]))
+    log.flush()
+    (file,) = tmp_path.rglob("*.parquet")
+    group = pq.ParquetFile(file).metadata.row_group(0)
+    columns = [group.column(at) for at in range(group.num_columns)]
+    coded = {column.path_in_schema for column in columns if column.has_dictionary_page}
+    assert coded == {"model", "version", "role", "at_us", "caller", "f:code"}
+    assert sorted(p.features["value"] or 0 for p in log.recent("m", 300)) == [n / 7 for n in range(300)]
 
 
 def test_a_damaged_file_is_named_and_the_log_still_writes(log: PredictionLog, tmp_path: Path) -> None:
