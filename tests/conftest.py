@@ -182,6 +182,19 @@ def server(make_server: Callable[..., Server]) -> Server:
 
 
 @pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB of its own."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", mount], capture_output=True).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+@pytest.fixture
 def clock() -> ManualClock:
     return ManualClock(parse_time("2026-01-01T00:00Z"))
 
