@@ -209,8 +209,8 @@ class Attempts:
         if outcome not in ("failed", "lost"):
             return None
         codes = job.spec.retry_exit_codes
-        if outcome == "failed" and (ended.error or (codes and ended.exit_code not in codes)):
-            return None  # with an error it never ran, and would not the next time
+        if outcome == "failed" and (ended.error or ended.disk_full or (codes and ended.exit_code not in codes)):
+            return None  # with an error it never ran, and would not the next time; what fills the disk does so again
         failed = 1 + sum(attempt.outcome in ("failed", "lost") for attempt in job.attempts)
         retries = self._retries if job.spec.retries is None else job.spec.retries
         if failed > retries:

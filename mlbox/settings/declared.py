@@ -229,6 +229,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             gt=0, description="Largest log of one attempt in MiB; what is printed beyond is dropped, as the log says."
         ),
     ] = 1024
+    job_disk_reserve_mb: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="MiB of the data directory's disk, but no more than a tenth of it, that jobs leave free: else what ended"
+            " jobs left goes early, and then the job that holds most is ended; 0: they may fill it.",
+        ),
+    ] = 1024
     job_isolation: Annotated[
         str,
         Meta(

@@ -43,10 +43,10 @@ class Cleaning:
         self._checkpoints = max(folders, checkpoints)
         self._logs = max(self._checkpoints, logs) if logs is not None else None
 
-    def due(self, now: datetime) -> Iterator[Remains]:
-        """Those whose time is over by now."""
+    def due(self, now: datetime, *, early: bool = False) -> Iterator[Remains]:
+        """Those whose time is over by now; `early` work folders whose time it is not yet, too."""
         given = {
-            "folders": to_us(now - self._folders),
+            "folders": to_us(now if early else now - self._folders),
             "checkpoints": to_us(now - self._checkpoints),
             "logs": to_us(now - self._logs) if self._logs is not None else -1,
         }

@@ -167,6 +167,21 @@ def test_one_that_will_not_end_is_killed_after_its_grace(bench: Bench) -> None:
     assert (ended.stopped, ended.exit_code) == (True, -9)
 
 
+def test_one_that_fills_the_disk_is_ended_at_once_and_what_it_wrote_can_be_removed(bench: Bench) -> None:
+    ref = bench.start("trap '' TERM; head -c 3000000 /dev/zero > big; echo there; sleep 600", grace_seconds=600)
+    wait_for(lambda: bench.log(ref) == "there\n", what="what it writes")
+    assert 3_000_000 <= bench.executor.held(ref) < 4_000_000
+    bench.executor.evict(ref)
+    ended = bench.until(ref, "ended").ended
+    assert ended is not None
+    assert (ended.disk_full, ended.stopped) == (True, False)
+    bench.executor.relieve(ref)
+    assert bench.executor.held(ref) < 100_000
+    assert bench.log(ref).startswith("there\n")
+    assert bench.until(ref, "ended").ended == ended
+    assert bench.run("echo next") == (0, "next\n")
+
+
 def test_its_time_limit_ends_it(bench: Bench) -> None:
     ref = bench.start("sleep 60", spec={"timeout_seconds": 0.3})
     ended = bench.until(ref, "ended").ended

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import signal
@@ -251,6 +252,15 @@ def test_a_snapshot_that_is_none_fails_its_job_and_no_other(house: House, conten
     job = house.ended(house.submit("true", snapshot=digest))
     assert "cannot be unpacked" in job.reason
     assert house.ended(house.submit("true")).state == "succeeded"
+
+
+def test_a_snapshot_that_unpacks_to_more_than_code_is_refused_before_it_is_written(house: House) -> None:
+    large = tarfile.TarInfo("weights.bin")
+    large.size = 2 << 30
+    digest, _ = house.artifacts.put([gzip.compress(large.tobuf())])
+    job = house.ended(house.submit("true", snapshot=digest))
+    assert "The snapshot holds more than 1,024 MiB or 100,000 files" in job.reason
+    assert not list((house.folder / "jobs" / job.id).rglob("weights.bin"))
 
 
 def test_links_in_a_snapshot_are_refused(house: House) -> None:

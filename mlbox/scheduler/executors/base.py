@@ -67,6 +67,8 @@ class Ended:
     timed_out: bool = False
     stopped: bool = False
     out_of_memory: bool = False
+    disk_full: bool = False
+    """It was ended because it held the most of a disk on which too little was left."""
     lost: bool = False
     """Nobody saw how it ended."""
     error: str = ""
@@ -80,7 +82,13 @@ class Ended:
         if self.timed_out:
             return "ran out of time"
         if self.out_of_memory:
-            return "ran out of memory: it held twice what it asked for, which is the most; ask for more"
+            return (
+                "ran out of memory: it may hold twice what it asked for, and no more than the box shares; ask for more"
+            )
+        if self.disk_full:
+            return (
+                "it filled the disk: of all jobs it held the most when too little was left, and its files were removed"
+            )
         if self.exit_code is None:
             return "its processes are gone without a trace: they were killed from outside"
         if self.exit_code < 0:
@@ -154,6 +162,21 @@ class Executor(Protocol):
         """Have an attempt end: SIGTERM, and SIGKILL after its grace. Told again, or of one that is over, it does nothing.
 
         One whose command has not started never starts: it is absent then, whoever may still `start` it, or has ended as stopped.
+        """
+
+    def missing(self) -> int:
+        """Bytes of disk that attempts have taken of what they are to leave; 0 where all is well, or nobody knows."""
+
+    def held(self, ref: Ref) -> int:
+        """Bytes of that disk in the folders of an attempt, and in that for its job's checkpoints."""
+
+    def evict(self, ref: Ref) -> None:
+        """Have an attempt end at once, with `disk_full` for why."""
+
+    def relieve(self, ref: Ref) -> None:
+        """Remove of an attempt that is over, and filled the disk, all but its log and its end, and say so in the log.
+
+        Then, while that is not enough, its job's checkpoints, the oldest first. Raises OSError for what cannot be removed.
         """
 
     def measure(self, ref: Ref, devices: Sequence[str]) -> Mapping[str, float]:

@@ -61,6 +61,7 @@ class Box(Scheduling):
                 self.replays.resume()
             self.sampler.start()
             self.sweeper.start()
+            self.disk_guard.start()
             self.divergence.start(self.jobs)
             self.crons.start()
             self.courier.start()

@@ -14,6 +14,7 @@ from mlbox.errors import Unavailable
 from mlbox.records import Principal
 from mlbox.scheduler.admission import Admission
 from mlbox.scheduler.crons import CronRunner
+from mlbox.scheduler.disk import DiskGuard
 from mlbox.scheduler.divergence import Divergence, Found
 from mlbox.scheduler.environments import Environments
 from mlbox.scheduler.executors.local import Local
@@ -86,6 +87,7 @@ class Scheduling(Serving):
             cpus=settings.cpus,
             memory_gb=settings.memory_gb,
             log_bytes=int(settings.job_log_mb * MIB),
+            disk_bytes=int(settings.job_disk_reserve_mb * MIB),
             isolation=self.isolation,
             ledger=self.models,
         )
@@ -148,6 +150,8 @@ class Scheduling(Serving):
         )
         self.sweeper = Sweeper(executor, cleaning, self.jobs.get, self.clock)
         opening.callback(self.sweeper.close)
+        self.disk_guard = DiskGuard(executor, cleaning, self.scheduler.active, self.clock)
+        opening.callback(self.disk_guard.close)
         self.divergence = Divergence(self._diverged, self.tracker.points_of)
         opening.callback(self.divergence.close)
         opening.callback(self.bus.subscribe(self.divergence.on_event))

@@ -62,7 +62,7 @@ class Attempt:
         output, writing = os.pipe()
         try:
             if self._shim.is_unwanted():
-                self._ended = {"stopped": True}
+                self._ended = self._shim.why_stopped()
             else:
                 self._shim.let_go()
                 self._start(writing)
@@ -142,7 +142,9 @@ class Attempt:
         poll.register(output, select.POLLIN)
         poll.register(self._shim.waking, select.POLLIN)
         while self._reap():
-            if self._shim.stop_asked:
+            if self._shim.evicted:
+                self._ended, self._kill_at = self._shim.why_stopped(), time.monotonic()
+            elif self._shim.stop_asked:
                 self._finish(stopped=True)
             for fd, _ in poll.poll(self._wait_ms()):
                 if fd == self._shim.waking:

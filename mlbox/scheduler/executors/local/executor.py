@@ -24,6 +24,7 @@ from mlbox.scheduler.executors.local.environment import environment, inherited
 from mlbox.scheduler.executors.local.folder import Claim, Folder, link_modules, readable
 from mlbox.scheduler.executors.local.logtimes import last_lines, printed_since
 from mlbox.scheduler.executors.local.meter import Meter
+from mlbox.scheduler.executors.local.shim import EVICTED
 from mlbox.scheduler.executors.local.spawner import Shim, Spawner
 from mlbox.scheduler.gpus import NO_DEVICE, Inventory
 from mlbox.scheduler.isolation import NOT_ISOLATED, Isolation
@@ -36,6 +37,8 @@ CHECKPOINT_SECONDS = 5.0
 RESTART_SECONDS = 1.0
 REMAINS_SECONDS = 4.0
 LOG_BYTES = 1 << 30
+MOST_RESERVED = 0.1
+"""Of a disk, at most this part is what jobs leave free."""
 _log = logging.getLogger(__name__)
 
 
@@ -50,6 +53,7 @@ class Local:
         cpus: float = 0,
         memory_gb: float = 0,
         log_bytes: int = LOG_BYTES,
+        disk_bytes: int = 0,
         groups: bool = True,
         isolation: Isolation = NOT_ISOLATED,
         ledger: Ledger | None = None,
@@ -57,6 +61,8 @@ class Local:
         self._isolation = isolation
         self._root = root
         self._log_bytes = log_bytes
+        self._disk_bytes = disk_bytes
+        """What attempts leave free of the disk that holds their folders."""
         self._groups = groups
         """Whether attempts get control groups; without, they are watched and walked, as where there are none."""
         self._devices = Devices(
@@ -237,10 +243,40 @@ class Local:
             self._spawner.cancel(ref)
             if self.state(ref) == ABSENT:
                 self._stopped.add(ref)
+            self._signal(ref, signal.SIGTERM)
+
+    def _signal(self, ref: Ref, number: signal.Signals) -> None:
+        with self._lock:
             shim = self._watched.get(ref)
             if shim is not None:
                 with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(shim.pidfd, signal.SIGTERM)
+                    signal.pidfd_send_signal(shim.pidfd, number)
+
+    def missing(self) -> int:
+        """As the file system says that holds the folders."""
+        disk = os.statvfs(self._root.parent)
+        reserved = min(self._disk_bytes, int(disk.f_blocks * MOST_RESERVED) * disk.f_frsize)
+        return max(0, reserved - disk.f_bavail * disk.f_frsize)
+
+    def held(self, ref: Ref) -> int:
+        """Blocks, so that a file with holes counts as what it takes."""
+        return self._folder(ref).held()
+
+    def evict(self, ref: Ref) -> None:
+        """Tell the shim, which asks the command nothing."""
+        self._signal(ref, EVICTED)
+
+    def relieve(self, ref: Ref) -> None:
+        """Whatever attempt of the job it was that wrote it."""
+        self.discard(ref.job_id, ref.number, checkpoints=False)
+        gone = 0
+        for path in self._folder(ref).checkpoints_by_age():
+            if not self.missing():
+                break
+            path.unlink(missing_ok=True)
+            gone += 1
+        kept = f", and the {gone} oldest of the files in its folder for checkpoints" if gone else ""
+        self.say(ref, f"the disk was full: what this job left here was removed, but for this log{kept}.")
 
     def measure(self, ref: Ref, devices: Sequence[str]) -> Mapping[str, float]:
         """Of all processes below its shim, and of its GPUs."""

@@ -35,6 +35,10 @@ GOING = ".going-"
 """How the name of a folder begins that is being removed."""
 MOST_CHECKPOINTS = 10_000
 """Files that are looked at for the newest."""
+MOST_UNPACKED, MOST_MEMBERS = 1 << 30, 100_000
+"""Bytes and members of a snapshot, whatever it is packed to: it is code, and the scheduler waits while it is unpacked."""
+BLOCK_BYTES = 512
+"""What `st_blocks` counts (stat(2))."""
 MOST_TMP = 64
 """Bytes; a socket's whole path has 107, and Python's multiprocessing adds some 35."""
 
@@ -160,6 +164,17 @@ class Folder:
                 break
         return datetime.fromtimestamp(newest, UTC) if newest else None
 
+    def held(self) -> int:
+        """Bytes of its files and of the job's checkpoints; what is linked from elsewhere, as its datasets, is not its own."""
+        blocks = 0
+        for root in (self.path, self.tmp, self.checkpoints):
+            for folder, _, files in os.walk(root):
+                for name in files:
+                    with contextlib.suppress(OSError):
+                        seen = os.lstat(os.path.join(folder, name))
+                        blocks += seen.st_blocks if seen.st_nlink == 1 else 0
+        return blocks * BLOCK_BYTES
+
     def clear(self) -> None:
         """Remove the temporary files, and the datasets' names, once the attempt has ended."""
         for folder in (self.tmp, self.datasets):
@@ -179,6 +194,11 @@ class Folder:
         if os.path.exists(self.log):
             write_atomic(Path(self.log), LOG_REMOVED)
             Path(self.path, outputs.MARKS).unlink(missing_ok=True)
+
+    def checkpoints_by_age(self) -> list[Path]:
+        """The files of the job's checkpoints, the oldest first."""
+        found = [path for path in Path(self.checkpoints).rglob("*") if path.is_file() or path.is_symlink()]
+        return sorted(found, key=lambda path: path.lstat().st_mtime)
 
     def discard_checkpoints(self) -> None:
         """Remove the job's checkpoints."""
@@ -251,7 +271,15 @@ def unpack(snapshot: Path, target: Path) -> None:
     """
     try:
         with tarfile.open(snapshot, mode="r:gz") as archive:
-            for member in archive:
+            size = 0
+            for count, member in enumerate(archive, 1):
+                size += member.size
+                if size > MOST_UNPACKED or count > MOST_MEMBERS:
+                    raise InvalidInput(
+                        f"The snapshot holds more than {MOST_UNPACKED >> 20:,} MiB or {MOST_MEMBERS:,} files.",
+                        hint="Name data in .mlboxignore, and let the job fetch it.",
+                        field="snapshot",
+                    )
                 _unpack_one(archive, member, target)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as err:
         raise InvalidInput(

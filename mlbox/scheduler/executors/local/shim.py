@@ -29,7 +29,9 @@ import socket
 import time
 from typing import Any
 
-SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+EVICTED = signal.SIGUSR1
+"""The attempt has filled the disk, and is to end at once."""
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, EVICTED}
 """What the zygote blocks before it forks, so that nothing is missed."""
 MESSAGE_BYTES = 4096
 IDLE_SECONDS = 1.0
@@ -59,6 +61,8 @@ class Shim:
         """The file with the spec of what it runs."""
         self.stop_asked = False
         """Somebody wants the attempt to end."""
+        self.evicted = False
+        """And at once, because it has filled the disk."""
         self._attended = True
         """Whether there is a server, which writes down how attempts ended."""
         self._root = "/"
@@ -83,6 +87,7 @@ class Shim:
 
     def _signalled(self, number: int, _: object) -> None:
         self.stop_asked = self.stop_asked or number != signal.SIGCHLD
+        self.evicted = self.evicted or number == EVICTED
 
     def serve(self, given: int | None) -> None:
         """Run the attempt that a file describes, and then what else the server gives."""
@@ -130,6 +135,10 @@ class Shim:
         else:
             group.remove()
 
+    def why_stopped(self) -> dict[str, bool]:
+        """What its end says of why."""
+        return {"disk_full": True} if self.evicted else {"stopped": True}
+
     def is_unwanted(self) -> bool:
         """Whether it was stopped before its command started: by a signal, or, when no shim was known yet, by an empty spec."""
         return self.stop_asked or not os.fstat(self._given).st_size
@@ -173,7 +182,7 @@ class Shim:
         try:
             wrong = self.parts.mount.lay(spec["mounts"], self.is_unwanted, link=link)
         except self.parts.mount.Stopped:
-            return {"exit_code": None, "stopped": True}
+            return {"exit_code": None, **self.why_stopped()}
         if not wrong:
             return {}
         log = self.parts.outputs.Log(spec, self.parts)
