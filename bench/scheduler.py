@@ -252,6 +252,12 @@ def _queue(report: Report, box: Client, jobs: int) -> None:
     start = time.perf_counter()
     each(box.url, box.token, [post("/api/v1/jobs", {"command": TRIVIAL, **LITTLE, "cpus": CPUS})] * jobs)
     report.tell("submissions a second into a queue", jobs / (time.perf_counter() - start), "/s")
+    seconds = []
+    for _ in range(9):
+        start = time.perf_counter()
+        box.http.get("/api/v1/queue").raise_for_status()
+        seconds.append(time.perf_counter() - start)
+    report.tell(f"the first page of {jobs:,} queued jobs, with reasons", median(seconds) * 1000, "ms")
     report.at_most(f"memory of {jobs:,} queued jobs", memory_mb(box.pid)[0] - before, 50, "MB")
 
 

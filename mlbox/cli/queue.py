@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Annotated
 from urllib.parse import quote
 
@@ -16,10 +17,16 @@ app = typer.Typer(invoke_without_command=True, help="Queues: what waits, and how
 COLUMNS = ("name", "weight", "max_gpus", "max_running", "slice_minutes", "waiting", "running")
 QueueName = Annotated[str, typer.Argument(metavar="QUEUE", help="As `mlbox queue ls` shows it.")]
 NONE = "none"
+PAGE = 1000
+"""Asked for at a time."""
 
 
 @app.callback(epilog="Example: mlbox queue")
-def queue(ctx: typer.Context, output: OutputOption = Output.table) -> None:
+def queue(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 100,
+    output: OutputOption = Output.table,
+) -> None:
     """Queues: what waits, and how the lines share the box.
 
     Alone, it shows what waits or runs, oldest first; of another team's job team, GPUs and expected end.
@@ -27,7 +34,12 @@ def queue(ctx: typer.Context, output: OutputOption = Output.table) -> None:
     if ctx.invoked_subcommand is not None:
         return
     with connect() as client:
-        entries = client.get("/api/v1/queue", list[QueueEntry])
+        found = list(
+            islice(client.pages("/api/v1/queue", QueueEntry, key="place", limit=min(limit + 1, PAGE)), limit + 1)
+        )
+    entries = found[:limit]
+    if len(found) > limit:
+        note(f"More wait or run: --limit shows more than {limit:,}, `mlbox queue ls` how many.")
     if output is Output.id:  # another team's jobs have none to tell
         entries = [entry for entry in entries if entry.id]
     show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)

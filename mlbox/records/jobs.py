@@ -270,6 +270,8 @@ class Outlook(Record, frozen=True, kw_only=True):
 class QueueEntry(Record, frozen=True, kw_only=True):
     """A job that waits or runs: of another team's only team, state, GPUs and expected end."""
 
+    place: int = 0
+    """Where it comes in the order of submission: `after` this is the next page."""
     team: str
     state: JobState
     gpus: float

@@ -10,8 +10,7 @@ import msgspec
 
 from mlbox.errors import NotFound
 from mlbox.records import Job, JobPlan, Outlook
-from mlbox.scheduler.policy import Explainer, State, decide, explain, waiting_for
-from mlbox.scheduler.policy.ordering import Line
+from mlbox.scheduler.policy import Explainer, State
 from mlbox.store.job_states import ACTIVE, WAITING
 from mlbox.store.jobs import Jobs
 
@@ -22,8 +21,9 @@ MOST_NAMED = 1000
 
 def plan_of(job: Job, state: State, now: datetime, jobs: Jobs) -> JobPlan:
     """What would come of a job that waits in a state."""
-    told = explain(state, job.id, now, names=_Names(state, jobs))
-    start = next((start for start in decide(state, now).starts if start.job_id == job.id), None)
+    explainer = Explainer(state, now)
+    told = explainer.explain(job.id, names=_Names(state, jobs))
+    start = next((start for start in explainer.decision.starts if start.job_id == job.id), None)
     indices = {device.id: device.index for device in state.box.devices}
     return JobPlan(
         spec=job.spec,
@@ -36,12 +36,12 @@ def plan_of(job: Job, state: State, now: datetime, jobs: Jobs) -> JobPlan:
 
 def outlook_of(job: Job, explainer: Explainer, jobs: Jobs) -> Outlook:
     """What a waiting job waits for, or who waits for a running one: of those that may be known."""
-    state, now = explainer.state, explainer.now
+    state = explainer.state
     if job.state in WAITING:
         told = explainer.explain(job.id, names=_Names(state, jobs))
         return Outlook(words=told.words, expected_at=told.expected_at)
     if job.state in ACTIVE and any(other.id == job.id for other in state.running):
-        waits = waiting_for(state, job.id, now)
+        waits = explainer.waiting_for(job.id)
         seen = jobs.visible_jobs(waits[:MOST_NAMED])
         return Outlook(held_up=tuple(other for other in waits if other in seen), held_up_in_all=len(waits))
     return Outlook()
@@ -54,15 +54,6 @@ def with_reasons(jobs: Sequence[Job], explainer: Explainer, store: Jobs) -> list
     words = {job_id: explainer.explain(job_id, names=names).words for job_id in wait[:MOST_EXPLAINED]}
     words |= dict.fromkeys(wait[MOST_EXPLAINED:], f"{MOST_EXPLAINED} jobs before it wait, too")
     return [msgspec.structs.replace(job, reason=words.get(job.id, job.reason)) for job in jobs]
-
-
-def in_line(state: State, now: datetime, most: int) -> list[str]:
-    """The ids of the jobs that are due, first first, as far as the policy would look at them now."""
-    line = Line(state, now)
-    found: list[str] = []
-    while len(found) < most and (job := line.pop(lambda _: False)) is not None:
-        found.append(job.id)
-    return found
 
 
 class _Names(Mapping[str, str]):
@@ -84,11 +75,10 @@ class _Names(Mapping[str, str]):
         return self._asked[job_id]
 
     def _look_up(self, job_id: str) -> str:
-        team = self._teams[job_id]
         try:
             return self._jobs.get(job_id).spec.name or job_id[-8:]
         except NotFound:
-            return f"one of {team}'s"
+            return f"one of {self._teams[job_id]}'s"
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._teams)

@@ -27,8 +27,8 @@ from mlbox.scheduler.builds import Builds
 from mlbox.scheduler.executors import Executor, Ref
 from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.machine import differences
-from mlbox.scheduler.outlook import in_line, outlook_of, plan_of, with_reasons
-from mlbox.scheduler.policy import Explainer, Rules, State, decide
+from mlbox.scheduler.outlook import outlook_of, plan_of, with_reasons
+from mlbox.scheduler.policy import Explainer, Rules, Running, State, Waiting
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.rulebook import Rulebook
 from mlbox.scheduler.views import entry, waiting, with_holders
@@ -93,11 +93,8 @@ class Scheduler:
         )
         self._rulebook = Rulebook(sharing, self._shared_otherwise)
         self._accounts = Accounts(sharing, box, timedelta(seconds=rules.half_life_seconds))
-        self._seen = State(box)
-        """What the last decision was taken on."""
-        self._seen_at = clock.real()
-        self._explainer: Explainer | None = None
-        """Of that, once somebody has asked for reasons."""
+        self._last = Explainer(State(box), clock.real())
+        """The last decision."""
         self._look_due = 0.0
         self._loop = Loop(
             self._step, name="mlbox-scheduler", failed="The scheduler could not do its work", again=AGAIN_SECONDS
@@ -122,16 +119,16 @@ class Scheduler:
         self._jobs.check_name(spec)
         now = self._clock.real()
         job = Job(id=new_id(), user=user, spec=spec, state="queued", created_at=now)
-        return plan_of(job, self._seen_with(job), now, self._jobs)
+        return plan_of(job, _with(self._last.state, job), now, self._jobs)
 
     def why(self, job_id: str) -> Outlook:
         """What a job waits for, or who waits for it; raises NotFound."""
         job = self._jobs.get(job_id)
         if job_id in self._builds.waiting:
             return Outlook(words=self._builds.waiting[job_id])
-        state = self._seen_with(job)
-        explainer = self._explained() if state is self._seen else Explainer(state, self._clock.real())
-        return outlook_of(job, explainer, self._jobs)
+        last = self._last
+        state = _with(last.state, job)
+        return outlook_of(job, last if state is last.state else Explainer(state, self._clock.real()), self._jobs)
 
     def job(self, job_id: str) -> Job:
         """One job by its id; raises NotFound."""
@@ -154,13 +151,24 @@ class Scheduler:
         """Jobs, newest first; those that have not ended where `open_only` is said."""
         return self._jobs.page(state=state, user=user, team=team, open_only=open_only, limit=limit, after=after)
 
-    def queue(self) -> list[QueueEntry]:
+    def queue(self, *, limit: int = 100, after: int = 0) -> list[QueueEntry]:
         """What waits or runs, oldest first, of every team; of other teams' no more than what it takes to plan."""
         with asking(None):
-            jobs = self._jobs.in_states((*WAITING, *ACTIVE))
+            places = self._jobs.open_jobs(limit=limit, after=after)
+        jobs = list(places.values())
         seen = self._jobs.visible_jobs([job.id for job in jobs])
         told = {job.id: job for job in self.with_reasons([job for job in jobs if job.id in seen])}
-        return [entry(told.get(job.id, job), known=job.id in seen) for job in jobs]
+        return [entry(told.get(job.id, job), place=place, known=job.id in seen) for place, job in places.items()]
+
+    def others(self, *, limit: int) -> tuple[int, list[QueueEntry]]:
+        """How many jobs wait or run of which whoever asks may not know, as of the last decision, and the first of them."""
+        state = self._last.state
+        jobs: list[Running | Waiting] = [*state.running, *state.waiting]
+        known = self._jobs.visible_teams({job.team for job in jobs})
+        hidden = [job.id for job in jobs if job.team not in known]
+        with asking(None):
+            found = self._jobs.some(hidden[:limit])
+        return len(hidden), [entry(job, known=False) for job in found if job.ended_at is None]
 
     def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that whoever asks may know of."""
@@ -208,19 +216,12 @@ class Scheduler:
         any_wait = any(job.state in WAITING for job in jobs)
         return [
             msgspec.structs.replace(job, reason=built[job.id]) if job.id in built else job
-            for job in (with_reasons(jobs, self._explained(), self._jobs) if any_wait else jobs)
+            for job in (with_reasons(jobs, self._last, self._jobs) if any_wait else jobs)
         ]
-
-    def _explained(self) -> Explainer:
-        """The reasons of the last decision: found when they are first asked for, and good until the next decision."""
-        explainer, state, at = self._explainer, self._seen, self._seen_at
-        if explainer is None or explainer.state is not state:
-            self._explainer = explainer = Explainer(state, at)
-        return explainer
 
     def line(self, *, limit: int = 50) -> list[Job]:
         """The jobs that are due, first first, with what each waits for: those that whoever asks may know of."""
-        ids = [*in_line(self._seen, self._clock.real(), limit), *self._builds.waiting][:limit]
+        ids = [*(job.id for job in self._last.first[:limit]), *self._builds.waiting][:limit]
         seen = self._jobs.visible_jobs(ids)
         known = {job.id: job for job in self.with_reasons(self._jobs.some(seen))}
         return [known[id] for id in ids if id in known and known[id].state in WAITING]
@@ -303,9 +304,9 @@ class Scheduler:
         self._attempts.look_at(self._roster.read())
         self._attempts.refuse(self._builds.look(self._roster.builds))
         now = self._clock.real()
-        self._seen_at, self._explainer = now, None
-        self._seen = state = self._state(now)
-        decision = decide(state, now)
+        state = self._state(now)
+        self._last = Explainer(state, now)
+        decision = self._last.decision
         self._attempts.begin(decision.starts, state)
         self._attempts.preempt(decision.preemptions)
         self._accounts.hold([self._attempts.running(job) for job in self._roster.active.values()])
@@ -334,13 +335,6 @@ class Scheduler:
             )
         )
 
-    def _seen_with(self, job: Job) -> State:
-        """What the last decision was taken on, and a job that may be newer."""
-        state = self._seen
-        if job.state not in WAITING or any(other.id == job.id for other in state.waiting):
-            return state
-        return replace(state, waiting=(*state.waiting, waiting(job, state.box)))
-
     def _rules_of(self, state: State) -> State:
         book = self._rulebook
         return replace(state, queues=book.queues, quotas=book.quotas, shares=book.shares, rules=self._rules)
@@ -349,3 +343,10 @@ class Scheduler:
         """Stop scheduling; running jobs go on."""
         self._loop.close()
         self._executor.close()
+
+
+def _with(state: State, job: Job) -> State:
+    """What a decision was taken on, and a job that may be newer."""
+    if job.state not in WAITING or any(other.id == job.id for other in state.waiting):
+        return state
+    return replace(state, waiting=(*state.waiting, waiting(job, state.box)))

@@ -13,11 +13,12 @@ from mlbox.scheduler.policy import DEFAULT_QUEUE, Box, Running, Waiting, cost
 from mlbox.store.job_states import WAITING
 
 
-def entry(job: Job, *, known: bool) -> QueueEntry:
+def entry(job: Job, *, known: bool, place: int = 0) -> QueueEntry:
     """A job in the queue, to somebody who may know of it or not."""
     limit = job.spec.timeout_seconds
     began = job.attempts[-1].started_at if job.attempts and job.state not in WAITING else None
     told = QueueEntry(
+        place=place,
         team=job.spec.team,
         state=job.state,
         gpus=job.spec.gpus or 0.0,

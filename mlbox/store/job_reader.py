@@ -84,6 +84,21 @@ class JobReader:
         places = ",".join("?" * len(states))
         return [job_of(row) for row in self._db.all(f"{JOB_SQL} WHERE state IN ({places}) ORDER BY job.id", states)]
 
+    def open_jobs(self, *, limit: int, after: int = 0) -> dict[int, Job]:
+        """Jobs that have not ended, oldest first, by their place, from behind the place `after`."""
+        states = ",".join(f"'{state}'" for state in (*WAITING, *ACTIVE))
+        rows = self._db.all(
+            f"SELECT rowid, id FROM job INDEXED BY job_state WHERE state IN ({states}) AND rowid > ? ORDER BY rowid LIMIT ?",
+            (after, limit),
+        )
+        jobs = {job.id: job for job in self.some([row["id"] for row in rows])}
+        return {row["rowid"]: jobs[row["id"]] for row in rows if row["id"] in jobs}
+
+    def visible_teams(self, teams: Collection[str]) -> set[str]:
+        """Those of these teams whose jobs whoever asks may know of."""
+        rows = self._db.all("SELECT value FROM json_each(?) WHERE visible('team', value)", (to_json(sorted(teams)),))
+        return {row["value"] for row in rows}
+
     def some(self, job_ids: Collection[str]) -> list[Job]:
         """Those of these jobs that there are."""
         rows = self._db.all(f"{JOB_SQL} WHERE job.id IN (SELECT value FROM json_each(?))", (to_json(sorted(job_ids)),))

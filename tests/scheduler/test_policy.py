@@ -10,7 +10,19 @@ from itertools import chain, combinations
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from mlbox.scheduler.policy import Box, Capacity, Need, Quota, Running, State, decide, explain, impossible, waiting_for
+from mlbox.scheduler.policy import (
+    Box,
+    Capacity,
+    Explainer,
+    Need,
+    Quota,
+    Running,
+    State,
+    decide,
+    explain,
+    impossible,
+    waiting_for,
+)
 from tests.scheduler.policy_world import (
     NOW,
     QUEUES,
@@ -151,8 +163,13 @@ def test_a_second_look_at_the_same_moment_changes_nothing(state: State) -> None:
 def test_explanations_agree_with_the_decision(state: State) -> None:
     decision = decide(state, NOW)
     starts = {start.job_id for start in decision.starts}
+    told_all = Explainer(state, NOW)
+    assert told_all.decision == decision
+    due = {one.id for one in state.waiting if one.not_before is None or one.not_before <= NOW}
+    assert {one.id for one in told_all.first} == due - starts
     for one in state.waiting:
-        told = explain(state, one.id, NOW)
+        told = told_all.explain(one.id)
+        assert told == explain(state, one.id, NOW)
         assert (not told.reasons) == (one.id in starts)
         assert told.words
         kinds = {reason.kind for reason in told.reasons}

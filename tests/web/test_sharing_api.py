@@ -108,3 +108,34 @@ def test_of_another_teams_use_one_sees_the_sum(company: Company) -> None:
     wrong = company.ann.get("/api/v1/usage?since=2026-02-01T00:00Z&until=2026-01-01T00:00Z")
     assert (wrong.status_code, wrong.json()["error"]["field"]) == (400, "since")
     assert company.ann.get("/api/v1/usage?since=yesterday").status_code == 400
+
+
+def test_the_queue_is_read_page_by_page_and_tells_others_no_more_than_it_takes_to_plan(company: Company) -> None:
+    cpus = company.box.settings.cpus or company.box.scheduler._executor.capacity().box.cpus
+    holder = company.ann.submit("vision", command=["sleep", "600"], cpus=cpus).json()["id"]
+    wait_for(lambda: company.box.scheduler.job(holder).state == "running", what="the holder")
+    ids = [company.bea.submit("speech", cpus=cpus, name=f"b{n}").json()["id"] for n in range(3)]
+    company.ann.submit("vision", cpus=cpus, name="a")
+    wait_for(lambda: len(company.box.scheduler.line()) == 4, what="all to be looked at")
+    pages, after = [], 0
+    while page := company.bea.get(f"/api/v1/queue?limit=2&after={after}").json():
+        assert len(page) <= 2
+        pages.append(page)
+        after = page[-1]["place"]
+    found = [entry for page in pages for entry in page]
+    assert [(entry["team"], entry["id"]) for entry in found] == [
+        ("vision", None),
+        *(("speech", job_id) for job_id in ids),
+        ("vision", None),
+    ]
+    assert found == company.bea.get("/api/v1/queue").json()
+    assert {entry["name"] for entry in found if entry["team"] == "vision"} == {None}
+    assert all("CPUs free, you ask" in entry["reason"] for entry in found[1:4])
+    assert [entry["state"] for entry in found if entry["team"] == "vision"] == ["running", "queued"]
+    for wrong in ("after=-1", f"after={2**63}", "limit=0", "limit=100000", "after=x"):
+        assert company.bea.get(f"/api/v1/queue?{wrong}").status_code == 400
+    page = company.bea.get("/jobs")
+    assert "what waits or runs of theirs" in page.text
+    assert "sleep 600" not in page.text
+    for job_id in (*ids, holder):
+        company.box.scheduler.stop(job_id, actor="admin")

@@ -51,6 +51,10 @@ class Heads:
     def __bool__(self) -> bool:
         return bool(self.ids)
 
+    def before(self, job_id: str) -> tuple[str, ...]:
+        """Those of the first that go before a job which is one of them, or else all."""
+        return self.ids[: self.ids.index(job_id)] if job_id in self.ids else self.ids
+
     def add(self, job: Waiting, free: Capacity) -> None:
         """One more that waits."""
         self.rank = max(self.rank, RANKS[job.priority])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import get_args
 
 from mlbox.scheduler.policy.backfill import Heads, ends_by, yields
 from mlbox.scheduler.policy.capacity import Capacity
@@ -24,6 +25,7 @@ from mlbox.scheduler.policy.types import (
     Waiting,
 )
 
+LOOKED_AT = 100
 TRIES = 250
 """To bound a decision, past the head only the first so many kinds of job are looked at that turn out to have to wait."""
 
@@ -35,7 +37,7 @@ def decide(state: State, now: datetime) -> Decision:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a pass said of one waiting job: it starts, a limit, `room` is made for it, or it is behind or short."""
+    """What a pass said of one waiting job: it starts, a limit, `room` is made for it, or it waits for its turn or for more."""
 
     kind: ReasonKind | None
     ahead: tuple[str, ...] = ()
@@ -43,10 +45,14 @@ class Outcome:
     borrows: bool = False
 
 
-class Pass:
-    """One decision, and where it was asked for, what it said of each job."""
+_STARTS = Outcome(None)
+_REFUSED = {kind: Outcome(kind) for kind in get_args(ReasonKind)}
 
-    def __init__(self, state: State, now: datetime, *, traced: bool = False) -> None:
+
+class Pass:
+    """One decision, and what it said of each job."""
+
+    def __init__(self, state: State, now: datetime) -> None:
         self._state = state
         self._now = now
         self.line = Line(state, now)
@@ -63,14 +69,28 @@ class Pass:
         self._stopped: set[str] = set()
         self._stuck: set[Hashable] = set()
         self._borrowers: list[Waiting] = []
-        self.outcomes: dict[str, Outcome] | None = {} if traced else None
+        self._outcomes: dict[str, Outcome] = {}
+        """Of those that start, that room is made for, or that a limit keeps; the others all wait for the same."""
+        self._first: list[Waiting] = []
+
+    def outcome(self, job: Waiting) -> Outcome | None:
+        """What it said of a job, once it has run; None for one that is not due."""
+        found = self._outcomes.get(job.id)
+        if found is not None or (job.not_before is not None and job.not_before > self._now):
+            return found
+        return Outcome("gpus", self.heads.before(job.id))
+
+    def first(self) -> list[Waiting]:
+        """Once it has run, the first in line of those that go on waiting, as many as people look at."""
+        return [job for job in self._first if self._outcomes.get(job.id) is not _STARTS]
 
     def run(self) -> Decision:
         """Go down the line."""
         while (job := self.line.pop(self._is_stuck)) is not None:
+            self._remember(job)
             refusal = self.limits.refusal(job)
             if refusal is not None:
-                self._note(job, Outcome(refusal))
+                self._outcomes[job.id] = _REFUSED[refusal]
             elif self.limits.borrows(job):
                 self._borrowers.append(job)
             elif self.heads:
@@ -88,10 +108,9 @@ class Pass:
         if devices is not None:
             self._start(job, devices)
         elif self._make_room(job):
-            self._note(job, Outcome("room"))
+            self._outcomes[job.id] = Outcome("room")
         else:
             self.heads.add(job, self.free)
-            self._note(job, Outcome("gpus"))
 
     def _place_past_heads(self, job: Waiting) -> tuple[str, ...] | None:
         """Where a job fits, if those at the head stay within their limits with it; else they would wait for their own."""
@@ -107,20 +126,19 @@ class Pass:
             self._start(job, devices, yields_to=self.heads.ids)
         elif not self._take_over(job):
             self._stuck.add(self._kind(job))
-            self._note_waits(job)
             self.heads.add(job, self.free)
 
     def _borrow(self, job: Waiting) -> None:
         """Above its quota a job takes what nobody else waits for, as long as nobody does: so it must let itself be stopped."""
         devices = self._place_past_heads(job) if job.preemptible else None
         if devices is None or self.limits.refusal(job) is not None:
-            self._note(job, Outcome("team_quota", borrows=True))
+            self._outcomes[job.id] = Outcome("team_quota", borrows=True)
         elif self.heads.delayed_by(job, devices) is None:
             self._start(job, devices)
         elif self._fills(job):
             self._start(job, devices, yields_to=self.heads.ids)
         else:
-            self._note(job, Outcome("team_quota", self.heads.ids, borrows=True))
+            self._outcomes[job.id] = Outcome("team_quota", self.heads.ids, borrows=True)
 
     def _fills(self, job: Waiting) -> bool:
         return self._state.rules.fill and job.checkpoints and job.preemptible and not job.front
@@ -138,9 +156,13 @@ class Pass:
         plain = self.free.too_full(job.need) or len(self._stuck) >= TRIES
         if not (plain and not self._may_take_over(job)) and self._kind(job) not in self._stuck:
             return False
-        self._note_waits(job)
+        self._remember(job)
         self.heads.add(job, self.free)
         return True
+
+    def _remember(self, job: Waiting) -> None:
+        if len(self._first) < LOOKED_AT:
+            self._first.append(job)
 
     def _may_take_over(self, job: Waiting) -> bool:
         """Whether it may at all get its place from others past the head: as an urgent one, or because it is its turn."""
@@ -156,16 +178,7 @@ class Pass:
         if not yields_to:
             self.line.started(job)
             self.heads.started(job, devices)
-        self._note(job, Outcome(None))
-
-    def _note_waits(self, job: Waiting) -> None:
-        if self.outcomes is not None:
-            fits = self.free.place(job.need) is not None
-            self.outcomes[job.id] = Outcome("ahead" if fits else "gpus", self.heads.ids)
-
-    def _note(self, job: Waiting, outcome: Outcome) -> None:
-        if self.outcomes is not None:
-            self.outcomes[job.id] = outcome
+        self._outcomes[job.id] = _STARTS
 
     # -- making room ------------------------------------------------------------------------------------------------
 
@@ -207,7 +220,7 @@ class Pass:
             self._start(job, devices)
         else:
             self._promise(job)
-            self._note(job, Outcome("room"))
+            self._outcomes[job.id] = Outcome("room")
         return True
 
     def _candidates(self) -> list[Running]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import cached_property
 
 from mlbox.scheduler.policy.backfill import ends_by
 from mlbox.scheduler.policy.capacity import Capacity
@@ -35,16 +36,7 @@ def explain(
 
 def waiting_for(state: State, job_id: str, now: datetime) -> tuple[str, ...]:
     """The jobs that wait for something that a running one holds, in the order of the line; raises KeyError."""
-    job = next((job for job in state.running if job.id == job_id), None)
-    if job is None:
-        raise KeyError(job_id)
-    told = Explainer(state, now)
-    line = Line(state, now)
-    found = []
-    while (other := line.pop(lambda _: False)) is not None:
-        if any(_holds(job, other, kind) for kind in told.kinds(other)):
-            found.append(other.id)
-    return tuple(found)
+    return Explainer(state, now).waiting_for(job_id)
 
 
 def _holds(job: Running, other: Waiting, kind: ReasonKind) -> bool:
@@ -59,19 +51,43 @@ def _holds(job: Running, other: Waiting, kind: ReasonKind) -> bool:
 
 
 class Explainer:
-    """One pass, what it said of each job, and what is free after it: made once for a state, and then asked of any job in it."""
+    """A decision that can be asked for its reasons, of any job in its state. To make one costs as much as to decide."""
 
     def __init__(self, state: State, now: datetime) -> None:
         self.state = state
         self.now = now
-        decided = Pass(state, now, traced=True)
+        decided = Pass(state, now)
         self.decision: Decision = decided.run()
-        self.outcomes: Mapping[str, Outcome] = decided.outcomes or {}
+        self.outcome: Callable[[Waiting], Outcome | None] = decided.outcome
         self.limits: Limits = decided.limits
-        self.waiting = {job.id: job for job in state.waiting}
-        self.free = Capacity(state.box, state.running)
+        self.first: Sequence[Waiting] = decided.first()
+        """In line, of those that go on waiting."""
+
+    @cached_property
+    def waiting(self) -> Mapping[str, Waiting]:
+        """The jobs that wait, by id."""
+        return {job.id: job for job in self.state.waiting}
+
+    @cached_property
+    def free(self) -> Capacity:
+        """What is free once those have started that it starts."""
+        free = Capacity(self.state.box, self.state.running)
         for start in self.decision.starts:
-            self.free.take(self.waiting[start.job_id].need, start.devices)
+            free.take(self.waiting[start.job_id].need, start.devices)
+        return free
+
+    @cached_property
+    def line(self) -> tuple[Waiting, ...]:
+        """The jobs that are due, first first."""
+        line = Line(self.state, self.now)
+        return tuple(iter(lambda: line.pop(lambda _: False), None))
+
+    def waiting_for(self, job_id: str) -> tuple[str, ...]:
+        """The jobs that wait for something that a running one holds, in the order of the line; raises KeyError."""
+        job = next((job for job in self.state.running if job.id == job_id), None)
+        if job is None:
+            raise KeyError(job_id)
+        return tuple(other.id for other in self.line if any(_holds(job, other, kind) for kind in self.kinds(other)))
 
     def explain(self, job_id: str, *, zone: tzinfo = UTC, names: Mapping[str, str] | None = None) -> Explanation:
         """What a waiting job waits for; `names` is what to call others. Raises KeyError where it does not wait."""
@@ -79,7 +95,7 @@ class Explainer:
 
     def kinds(self, job: Waiting) -> list[ReasonKind]:
         """What a job is short of, or which limit keeps it; nothing for one that starts, or waits only for its turn."""
-        outcome = self.outcomes.get(job.id)
+        outcome = self.outcome(job)
         if outcome is None or outcome.kind is None:
             return []
         limits: list[ReasonKind] = (
@@ -95,14 +111,14 @@ class _Telling:
         self._state = found.state
         self._now = found.now
         self._decision = found.decision
-        self._outcomes = found.outcomes
+        self._outcome = found.outcome
         self._limits = found.limits
         self._free = found.free
         self._zone = zone
         self._names = names
 
     def explain(self, job: Waiting) -> Explanation:
-        outcome = self._outcomes.get(job.id)
+        outcome = self._outcome(job)
         if outcome is None:
             at = job.not_before or self._now
             words = f"tried again at {self._clock(at)}"

@@ -79,9 +79,11 @@ async def list_jobs(
 
 
 @get("/api/v1/queue", action="job.read")
-async def queue(box: Box) -> list[QueueEntry]:
-    """What waits or runs, oldest first; of another team's job its team, GPUs and expected end."""
-    return await box.call(box.scheduler.queue)
+async def queue(
+    box: Box, limit: Limit = 100, after: Annotated[int, Parameter(ge=0, le=2**63 - 1)] = 0
+) -> list[QueueEntry]:
+    """What waits or runs, oldest first, from behind a place; of another team's job its team, GPUs and expected end."""
+    return await box.call(box.scheduler.queue, limit=limit, after=after)
 
 
 @get("/api/v1/jobs/{job_id:str}", action="job.read")

@@ -22,7 +22,7 @@ OPEN: tuple[JobState, ...] = (*WAITING, *ACTIVE)
 
 def _list(view: View, state: str | None, user: str | None, after: str | None) -> dict[str, Any]:
     scheduler = view.box.scheduler
-
+    hidden, others = scheduler.others(limit=PAGE_SIZE)
     wanted = _state(state)
     found = scheduler.jobs(state=wanted, user=user or None, limit=PAGE_SIZE + 1, after=after)
     shown, last = keyset(found, PAGE_SIZE, lambda job: job.id)
@@ -34,7 +34,8 @@ def _list(view: View, state: str | None, user: str | None, after: str | None) ->
         "user": user or "",
         "may_submit": view.may_somewhere("member"),
         "counts": scheduler.counts(),
-        "others": [entry for entry in scheduler.queue() if entry.id is None],
+        "others": others,
+        "hidden": hidden,
         "line": part(scheduler.line),
         "gpus": part(lambda: [(gpu, [scheduler.job(id) for id in gpu.jobs]) for gpu in scheduler.gpus()]),
     }
