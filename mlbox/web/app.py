@@ -71,6 +71,7 @@ from mlbox.web.openapi import Document
 from mlbox.web.pages.errors import ErrorHandler
 from mlbox.web.pages.headers import add_headers
 from mlbox.web.pages.view import provide_view
+from mlbox.web.routing import add_all
 
 ADAPTERS: tuple[Any, ...] = (
     login,
@@ -164,8 +165,7 @@ def create_router(box: Box) -> Litestar:
         *(handler for adapter in ADAPTERS for handler in adapter.handlers),
     ]
     check_handlers(handlers)
-    return Litestar(
-        route_handlers=handlers,
+    app = Litestar(
         guards=[_one_guard(guard(box), check_request(box.settings))],
         request_class=limited(box.settings),
         dependencies={
@@ -186,3 +186,5 @@ def create_router(box: Box) -> Litestar:
         ),
         logging_config=None,
     )
+    add_all(app, handlers)
+    return app
