@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 REQUEST_BYTES = 1 << 17
 
@@ -148,13 +148,40 @@ def _become(request: dict[str, Any]) -> None:
     del sys.path[0]  # the folder that `-m` put there: the tests are no part of the program
     from mlbox.cli.main import main
 
-    main()
+    try:
+        main()
+    except SystemExit as ended:
+        if isinstance(ended.code, int) and request["arguments"][:1] != ["serve"]:
+            _end(ended.code)
+        raise
+
+
+def _end(code: int) -> NoReturn:
+    """End as Python does, but for taking apart all that the zygote made, which would take as long as most commands do."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _load() -> None:
+    """Import what commands and servers import, also late; nothing of it may start a thread, which a fork would not have."""
+    from litestar import Litestar
+
+    from mlbox.cli.main import COMMANDS
+    from mlbox.web.app import ADAPTERS
+
+    commands = {f"mlbox.cli.{entry.module}" for entry in COMMANDS.values()}
+    for name in (*commands, "typer._adapters", "mlbox.web.server", "uvicorn.lifespan.on", "uvicorn.loops.uvloop"):
+        importlib.import_module(name)
+    Litestar(logging_config=None, openapi_config=None)  # which imports what it finds to plug in
+    for handler in (each for adapter in ADAPTERS for each in adapter.handlers):
+        handler.parsed_fn_signature  # noqa: B018  which it keeps
 
 
 if __name__ == "__main__":
-    for name in ("mlbox.cli.main", "mlbox.web.server"):
-        importlib.import_module(name)
-
+    _load()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.collect()
     gc.freeze()
