@@ -15,6 +15,8 @@ from mlbox.web.pages.view import View, part
 RECENT = 12
 READ = 100
 """Events that are read to show so many: those of one kind in a row show as one."""
+SHOWN = 12
+"""Models in Production, and promotions, that are shown."""
 GROUPS = 6
 """Models, or views, whose alerts are shown."""
 FIRING = 1000
@@ -52,14 +54,17 @@ def firing(box: Box) -> list[AlertGroup]:
 
 def _fetch(box: Box) -> dict[str, Any]:
     promotions = part(box.promotions.open)
+    fleet = part(box.health.fleet).value or ()
+    worst = {one.model: place for place, one in enumerate(fleet)}
     return {
-        "served": part(lambda: served(box)),
+        "served": part(lambda: sorted(served(box), key=lambda row: worst.get(row.version.model, len(worst)))),
+        "shown": SHOWN,
         "jobs": part(box.scheduler.counts),
         "alerts": part(lambda: firing(box)),
         "shown_groups": GROUPS,
         "promotions": promotions,
         "waiting": sum(p.state == "waiting_approval" for p in promotions.value or ()),
-        "health": {one.model: one for one in part(box.health.fleet).value or ()},
+        "health": {one.model: one for one in fleet},
         "gpus": part(lambda: box.scheduler.gpus()),
         "line": part(lambda: box.scheduler.line(limit=LINE)).value or [],
         "runs": part(lambda: box.tracker.runs(limit=RUNS)),
