@@ -5,6 +5,7 @@ Invariants
 - Of requests that want a version at the same time, one loads it and the others wait; other versions are not held up.
 - A version that could not be loaded is not tried again for `RETRY_SECONDS`; one that found no room is, at its next request.
 - What is in memory fits into what jobs leave; a version that gives way first answers what waits for it.
+- Of each model the version that another replaced in Production stays, to go back to at once, and is the first to give way.
 """
 
 from __future__ import annotations
@@ -146,6 +147,8 @@ class Loader:
         self._opening: dict[Name, threading.Lock] = {}
         self._put_out: set[Name] = set()
         """Those that somebody had unloaded, until they are loaded again."""
+        self._former: dict[str, int] = {}
+        """By model, the version that was replaced in Production last, and stays."""
         self._failed: dict[Name, tuple[float, MlboxError]] = {}
         self._checked: dict[Path, ModelCheck] = {}
 
@@ -307,8 +310,21 @@ class Loader:
             found = self._loaded.pop((model, version), None)
             self.generation += 1
             self._failed.pop((model, version), None)
+            if self._former.get(model) == version:
+                del self._former[model]
         if found is not None:
             found.lane.close()
+
+    def keep_former(self, model: str, version: int, successor: int) -> None:
+        """Keep a version that another replaced in Production, in place of the one that was kept for that before."""
+        with self._lock:
+            before = self._former.get(model, version)
+            self._former[model] = version
+            found = self._loaded.get((model, version))
+            if found is not None:
+                found.used = 0.0
+        if before not in (version, successor):
+            self.drop(model, before)
 
     def put_out(self, model: str, version: int) -> None:
         """As `drop`, because somebody wants it out."""
@@ -331,9 +347,10 @@ class Loader:
             return {name for name, opening in self._opening.items() if opening.locked() and name not in self._loaded}
 
     def loaded(self) -> list[ModelVersion]:
-        """The versions in memory, the last used last."""
+        """The versions in memory that may be asked, the last used last."""
         with self._lock:
-            return [found.version for found in sorted(self._loaded.values(), key=lambda one: one.used)]
+            kept = [found for name, found in self._loaded.items() if self._former.get(name[0]) != name[1]]
+        return [found.version for found in sorted(kept, key=lambda one: one.used)]
 
     def size(self) -> int:
         """The bytes of all that is in memory."""

@@ -46,7 +46,10 @@ _log = logging.getLogger(__name__)
 
 
 class ModelServer:
-    """All models that serve. With a bus, versions are loaded before they are asked for and dropped when they are retired."""
+    """All models that serve. With a bus, versions are loaded before they are asked for and dropped when they are retired.
+
+    The one that another replaced in Production stays, as long as there is room: Production goes back to it at once.
+    """
 
     def __init__(
         self,
@@ -355,11 +358,13 @@ class ModelServer:
         if self._quarantine and (released := self._quarantine.on_event(event)):
             self._loader.drop(*released)  # and with it that it could not be loaded lately
             self._warm(*released)
-        if event.type not in ("model.stage", "model.archived"):
-            return
         model, _, number = event.subject.removeprefix("model:").rpartition("/")
+        if event.type not in ("model.stage", "model.archived", "model.deleted") or not model:
+            return
         if event.data.get("stage") in SERVING:
             self._warm(model, int(number))
+        elif "replaced_by" in event.data:
+            self._loader.keep_former(model, int(number), int(event.data["replaced_by"]))
         else:
             self._loader.drop(model, int(number))
 

@@ -107,7 +107,13 @@ def complete(tx: Tx, promotion: Promotion, actor: str, reason: str) -> None:
         tx.run("UPDATE model_version SET stage = 'Archived', updated_us = ? WHERE id = ?", (tx.now_us, former["id"]))
         replaced = f"replaced by version {promotion.version}"
         note_stage(tx, former["id"], "Archived", actor, reason=replaced, promotion_id=promotion.id)
-        tx.emit("model.stage", f"model:{promotion.model}/{former['version']}", actor, stage="Archived")
+        tx.emit(
+            "model.stage",
+            f"model:{promotion.model}/{former['version']}",
+            actor,
+            stage="Archived",
+            replaced_by=promotion.version,
+        )
     set_stage(tx, promotion, "Production", actor, comment or reason)
     lifetime_us = round(promotion.policy.lifetime_days * 86_400_000_000)
     tx.run(

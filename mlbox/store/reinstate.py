@@ -65,4 +65,5 @@ class Reinstatement:
 def _move(tx: Tx, row: Row, of: ModelVersion, stage: str, actor: str, reason: str, promotion: str | None) -> None:
     tx.run("UPDATE model_version SET stage = ?, updated_us = ? WHERE id = ?", (stage, tx.now_us, row["id"]))
     note_stage(tx, row["id"], stage, actor, reason=reason, promotion_id=promotion)
-    tx.emit("model.stage", f"model:{of.model}/{row['version']}", actor, stage=stage)
+    more = {"replaced_by": of.version} if stage == "Archived" else {}
+    tx.emit("model.stage", f"model:{of.model}/{row['version']}", actor, stage=stage, **more)

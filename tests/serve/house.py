@@ -68,14 +68,14 @@ class House:
         self.features.append("sales", pa.table(rows), actor="ann")
         self.features.materialize()
 
-    def register(self, *weights: float) -> ModelVersion:
-        model = linear(weights or (1.0, 1.0))
+    def register(self, *weights: float, model: str = "score") -> ModelVersion:
+        onnx = linear(weights or (1.0, 1.0))
         rng = np.random.default_rng(0)
         training = pa.table({name: rng.normal(size=500) for name in FEATURES})
-        digest, size = self.artifacts.put([model.SerializeToString()])
+        digest, size = self.artifacts.put([onnx.SerializeToString()])
         return self.registry.register(
             NewVersion(
-                model="score",
+                model=model,
                 features=FEATURES,
                 artifact=digest,
                 size=size,

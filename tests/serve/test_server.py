@@ -22,7 +22,9 @@ from mlbox.serve.server import ModelServer, PredictRow
 from mlbox.serve.targets import Target
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import Speed
+from mlbox.store.curation import Curation
 from mlbox.store.registry import NewVersion
+from mlbox.store.reinstate import Reinstatement
 from tests.conftest import wait_for
 from tests.models import linear
 from tests.serve.house import FEATURES, POLICY, House
@@ -290,6 +292,41 @@ def test_with_a_bus_what_serves_is_loaded_ahead_and_what_is_retired_is_dropped(s
     again.warm()
     wait_for(lambda: [v.version for v in again.loaded()] == [1], what="what serves to be loaded at the start")
     again.close()
+
+
+def test_the_version_that_was_replaced_stays_for_a_rollback_and_is_the_first_to_give_way(
+    serving: House, bus: EventBus
+) -> None:
+    stores = (serving.registry, serving.artifacts, serving.features, serving.rollouts, serving.log, serving.clock)
+    server = ModelServer(*stores, bus=bus, most_loaded=3)
+
+    def held() -> list[str]:
+        every = [one for model in ("other", "score") for one in serving.registry.versions(model)]
+        return sorted(one.ref for one in every if server.held(one).size)
+
+    def swap(weight: float, *there: str) -> None:
+        promotion = serving.promote(serving.register(weight, 0.0))
+        wait_for(lambda: held() == list(there), what="the candidate to be loaded")
+        serving.promotions.shadow_done(promotion, "seen")
+        serving.approve(promotion)
+        while serving.promotions.get(promotion).state == "canary":
+            serving.promotions.next_step(promotion, "held")
+
+    serving.approve(serving.promote(serving.register(1.0, 0.0, model="other")))
+    serving.serve_one(1.0, 0.0)
+    wait_for(lambda: held() == ["other/1", "score/1"], what="both to be loaded")
+    swap(-1.0, "other/1", "score/1", "score/2")
+    assert held() == ["other/1", "score/1", "score/2"]
+    assert [one.ref for one in server.loaded() if one.model == "score"] == ["score/2"], "the other may not be asked"
+    back = Reinstatement(serving.dbs["registry"], serving.registry, serving.promotions)
+    back.to("score", 1, actor="carl")
+    assert held() == ["other/1", "score/1", "score/2"]
+    assert server.predict("score", rows=[given(visits=0, amount=1)], caller="carl")[0].version == 1
+    swap(2.0, "other/1", "score/1", "score/3")  # of which other/1 was not asked for the longest
+    assert held() == ["other/1", "score/1", "score/3"], "the one that was replaced now"
+    Curation(serving.dbs["registry"], serving.registry).delete_version("score", 1, actor="ann")
+    assert held() == ["other/1", "score/3"]
+    server.close()
 
 
 def test_many_threads_that_want_a_version_load_it_once_and_get_their_own_answers(serving: House) -> None:
