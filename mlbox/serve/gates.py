@@ -252,16 +252,22 @@ def facts(evidence: Evidence) -> Outcome:
     if model is None:
         return Outcome(False, required, evidence.problems.get("facts", "not known"))
     purpose = model.purpose or evidence.version.description
-    expires = model.expires_at
-    past = expires is not None and evidence.now is not None and expires <= evidence.now
+    expires, past = model.expires_at, _is_past(evidence)
     missing = [name for name, value in (("owner", model.owner), ("purpose", purpose)) if not value.strip()]
     if missing:
         return Outcome(False, required, f"no {' and no '.join(missing)}: `mlbox model describe {model.name}`")
     until = (
         expires.date().isoformat() if expires else f"{evidence.policy.lifetime_days:g} days after the first approval"
     )
-    words = f"owner {model.owner}, {'expired on' if past else 'expires'} {until}, for: {purpose:.80}"
+    again = f" (another date is set with `mlbox model describe {model.name}`)" if past else ""
+    words = f"owner {model.owner}, {'expired on' if past else 'expires'} {until}{again}, for: {purpose:.80}"
     return Outcome(not past, required, words)
+
+
+def _is_past(evidence: Evidence) -> bool:
+    """Whether the model was to be looked at again by now."""
+    expires = evidence.model.expires_at if evidence.model else None
+    return expires is not None and evidence.now is not None and expires <= evidence.now
 
 
 def card(evidence: Evidence) -> Outcome:
@@ -298,9 +304,9 @@ def declared(evidence: Evidence) -> Outcome:
 
 
 def stated(evidence: Evidence) -> Outcome:
-    """The model's facts; for a version that is not served the approver may do without a purpose."""
+    """The model's facts; for a version that is not served the approver may do without a purpose, and not past the expiry."""
     found = facts(evidence)
-    if evidence.policy.unserved == "gates" or evidence.model is None:
+    if evidence.policy.unserved == "gates" or evidence.model is None or _is_past(evidence):
         return found
     return Outcome(True, "nothing: the approver decides", found.measured)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -308,6 +308,17 @@ def test_a_policy_may_hold_it_to_lineage_facts_and_metric_too() -> None:
     assert all(result.passed for result in evaluate(evidence(**bare), NOW))
     failed = [result.gate for result in evaluate(evidence(**bare, policy_unserved="gates"), NOW) if not result.passed]
     assert failed == ["lineage", "facts", "card", "metric"]
+
+
+def test_an_expiry_that_is_past_blocks_it_too() -> None:
+    past = {"model_expires_at": NOW - timedelta(seconds=1), "model_purpose": "for clients"}
+    for served in ({}, LOADED):
+        (failed,) = [result for result in evaluate(evidence(**served, **past), NOW) if not result.passed]
+        assert failed.gate == "facts"
+        assert "expired on" in failed.measured
+        assert "`mlbox model describe delay`" in failed.measured
+        ahead = {**past, "model_expires_at": NOW + timedelta(seconds=1)}
+        assert all(result.passed for result in evaluate(evidence(**served, **ahead), NOW))
 
 
 def test_without_a_file_it_does_not_pass() -> None:
