@@ -44,7 +44,7 @@ def policy(
     path = f"/api/v1/models/{quote(model, safe='')}/policy"
     with connect() as client:
         if history:
-            show(client.get(f"{path}/revisions", list[PolicyRevision], limit=1000), HISTORY, output)
+            _history(client.get(f"{path}/revisions", list[PolicyRevision], limit=1000), output)
         elif set_file is not None:
             _set(client, path, _read(set_file, client), dry_run, output)
         else:
@@ -57,6 +57,17 @@ def policy(
                 typer.echo(policy_file.write(found), nl=False)
             else:
                 show_one(found, output)
+
+
+def _history(found: list[PolicyRevision], output: Output) -> None:
+    if output is not Output.table:
+        show(found, HISTORY, output)
+        return
+    for one in found:
+        lines = [f"revision {one.revision}, set by {one.set_by}, {one.at:%Y-%m-%d %H:%M:%SZ}", *one.diff]
+        typer.echo("\n  ".join(lines) + "\n")
+    if not found:
+        note("Nobody set one: the house's default holds.")
 
 
 def _set(client: Client, path: str, given: PromotionPolicy, dry_run: bool, output: Output) -> None:

@@ -304,7 +304,9 @@ def test_the_command_shows_looks_sets_and_lists(
         assert "+minimum = 0.7" in mlbox("--set", str(file), "--dry-run")
         assert "admin" not in mlbox("--history")
         assert "0.7" in mlbox("--set", str(file))
-        assert "admin" in mlbox("--history")
+        said = mlbox("--history").splitlines()
+        assert said[0].startswith("revision 1, set by admin, ")
+        assert "  +minimum = 0.7" in said, "its diff, line by line"
         assert "minimum = 0.7" in mlbox("--toml")
         assert "minimum = 0.7" not in mlbox("--revision", "0", "--toml")
         file.write_text("metric = 'auc'\nminimum = 2")
