@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-RULE = 3
-"""Version of the rule: raised with every change that may change a verdict."""
+RULE = 4
+"""Version of the rule: raised with every change that may change a verdict, or its words."""
 RECENT = 20
 GROSS = 0.5
 """A candidate that fails so much more of its last runs than the champion of all its own is stopped without any statistics."""
@@ -333,7 +333,8 @@ def _found(
         state = "holds"
     else:
         state = "too_little" if few else "undecided"
-    shown = "" if guard.margin is None else f", at most {_number(interval.high)} is shown, {guard.margin:g} may be"
+    most = f"at most {interval.high:.3g} is shown" if math.isfinite(interval.high) else "nothing is shown yet"
+    shown = "" if guard.margin is None else f"; {most}, {guard.margin:g} is allowed"
     return Finding(
         guard=guard.name,
         state=state,
@@ -344,10 +345,6 @@ def _found(
         high=_finite(interval.high),
         words=words + shown,
     )
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "nothing"
 
 
 def _finite(value: float | None) -> float | None:

@@ -152,7 +152,7 @@ def test_what_is_undecided_waits_for_its_patience_and_then_goes_to_a_person_with
     assert early.reason.startswith("not shown yet: 0 of 200 runs failed")
     late = verdict(open_, POLICY, NOW + 3 * HOUR)
     assert late.action == "ask"
-    assert "0.01 may be" in late.reason
+    assert "is shown, 0.01 is allowed" in late.reason
     held = msgspec.structs.replace(open_, hold="undecided")
     assert verdict(held, POLICY, NOW + 30 * HOUR).action == "wait"
 

@@ -25,9 +25,9 @@ STATE_KINDS: dict[str, str] = {
         ("running", "starting", "RUNNING", "Staging", "testing", "integration", "shadow", "canary", "control"), "run"
     ),
     **dict.fromkeys(("queued", "preempted", "SCHEDULED", "waiting_approval", "waiting_traffic"), "wait"),
-    **dict.fromkeys(("submitted",), "ok"),
-    **dict.fromkeys(("due",), "wait"),
-    **dict.fromkeys(("refused",), "bad"),
+    **dict.fromkeys(("submitted", "delivered", "holds", "better", "non_inferior", "advance"), "ok"),
+    **dict.fromkeys(("due", "undecided", "too_little", "ask"), "wait"),
+    **dict.fromkeys(("refused", "gave_up", "worse", "roll_back"), "bad"),
     **dict.fromkeys(("stopping", "investigate", "timed_out", "OUTSIDE_MAX_AGE", "warn", "inputs_moved"), "warn"),
     **dict.fromkeys(
         ("failed", "FAILED", "lost", "rejected", "rolled_back", "alert", "firing", "down", "reject"), "bad"
@@ -44,6 +44,7 @@ WORDS: dict[str, str] = {
     "KILLED": "killed",
     "None": "no stage",
     "warn": "look",
+    "non_inferior": "non-inferior",
 }
 
 
