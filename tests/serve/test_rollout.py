@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.rollout import Rollouts, choose
 from mlbox.serve.routing import bucket
 from mlbox.serve.verdict import RULE, recompute
+from mlbox.settings import Settings
 from mlbox.store import migrations
 from mlbox.store.db import Database
 from mlbox.store.promotions import Promotions
@@ -67,11 +69,13 @@ def test_a_growing_share_never_takes_a_key_away(key: str, small: float, large: f
     assert 0 <= bucket(key) < 100
 
 
-def test_the_share_is_kept_and_the_control_group_is_as_large() -> None:
-    routes = [choose(f"flight {n}", 1, CANARY) for n in range(20_000)]
-    share = {role: sum(route.role == role for route in routes) / len(routes) for role in ("canary", "control")}
-    assert share["canary"] == pytest.approx(0.05, abs=0.01)
-    assert share["control"] == pytest.approx(0.05, abs=0.01)
+@pytest.mark.parametrize("step", [0, 1])
+def test_of_100_000_keys_the_share_is_kept_and_the_control_group_is_as_large(step: int) -> None:
+    promotion = msgspec.structs.replace(CANARY, step=step)
+    routes = [choose(f"flight {n}", 1, promotion) for n in range(100_000)]
+    roles = Counter(route.role for route in routes)
+    for role in ("canary", "control"):
+        assert 100 * roles[role] / len(routes) == pytest.approx(promotion.percent, abs=0.5)
     assert all((route.version == 2) == (route.role == "canary") for route in routes)
 
 
@@ -223,6 +227,7 @@ def test_gross_failure_is_looked_at_at_once(house: House) -> None:
     house.rollouts.start()  # whose next look is an hour away
     house.serve(2, "canary", 0, errors=20)
     wait_for(lambda: house.promotions.get(promotion.id).state == "rolled_back", what="the rollback")
+    assert Settings().rollout_seconds <= 30, "what is not gross is looked at so often"
 
 
 def test_a_restart_goes_on_from_the_evidence_that_was_there(house: House) -> None:

@@ -217,11 +217,19 @@ def test_what_is_written_as_yaml_is_read_as_it_was(tree: dict[str, Any]) -> None
 
 def test_features_and_parameters_that_differ_are_named(box: Box) -> None:
     one = box.registry.version("delay", 1)
-    other = msgspec.structs.replace(one, features=("b@v1:y",), size=2000)
-    assert changes(one, one) == ()
-    told = [(change.part, change.name, change.champion, change.candidate) for change in changes(one, other)]
+    other = msgspec.structs.replace(one, features=("b@v1:y",), size=2000, git_commit="e" * 40)
+    before, now = (
+        box.tracker.start_run(experiment="e", user="ada", params=params)
+        for params in ({"depth": "3", "rate": "0.1"}, {"depth": "4", "rate": "0.1"})
+    )
+    assert changes(one, one, before, before) == ()
+    told = [
+        (change.part, change.name, change.champion, change.candidate) for change in changes(one, other, before, now)
+    ]
     assert told == [
+        ("code", "commit", "c" * 12, "e" * 12),
         ("features", "b@v1:y", "", "new"),
         ("features", "a@v1:x", "gone", ""),
+        ("parameters", "depth", "3", "4"),
         ("file", "bytes", "1,000", "2,000"),
     ]

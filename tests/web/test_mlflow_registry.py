@@ -310,6 +310,8 @@ def test_straight_to_production_says_the_whole_way(ann: Client) -> None:
     message = {"name": "straight", "version": "1", "stage": "production"}
     refused = ann.refused("POST", "model-versions/transition-stage", "PERMISSION_DENIED", **message)
     assert "Move it to Staging first" in refused
+    assert "`mlbox model promote straight@1`" in refused
+    assert "`mlbox model approve straight@1`" in refused
     assert (
         ann.send("GET", "model-versions/get", name="straight", version="1")["model_version"]["current_stage"] == "None"
     )

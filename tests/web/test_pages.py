@@ -164,6 +164,10 @@ def test_a_viewer_is_offered_no_button_that_would_be_refused(box: Box, filled: F
 def test_the_overview_counts(site: Site) -> None:
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", site.get("/").text))
     assert "In Production 1 model answers" in text
+    first = site.get("/").text.partition('class="tile ')[2]
+    assert "In Production" in first.partition('class="tile ')[0], (
+        "how many models are in Production is the first figure"
+    )
     assert "Approvals 1 waiting for someone" in text
     assert "Alerts 1 firing" in text
     assert re.search(r"churn version 1 .*300 0 1\.50.ms", text)

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from msgspec.structs import replace
 
 from mlbox.clock import parse_time
 from mlbox.records import GateResult, ModelVersion
@@ -21,6 +22,7 @@ from mlbox.web.box import Box
 from tests.web.site import Site, open_box, routes_of
 
 NOW = parse_time("2026-01-01T00:00Z")
+PASSED = GateResult(gate="metric", passed=True, required="auc 0.7", measured="auc 0.6", at=NOW)
 STATES = ("nothing", "archived", "failed gates", "no approval")
 SPEC = {"dataset": "d@v1", "label": "y"}
 STAGES = [{"stage": stage} for stage in ("Production", "Staging", "Archived", "None")]
@@ -97,8 +99,10 @@ class Callers:
         }
 
     def ask(self, person: str, method: str, path: str, body: dict[str, Any]) -> httpx.Response:
-        headers = {"authorization": f"Bearer {self.tokens[person]}", "accept": "application/json"}
-        return self.site.request(method, path, headers=headers, json=body)
+        return self.site.request(method, path, headers=self.headers(person), json=body)
+
+    def headers(self, person: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.tokens[person]}", "accept": "application/json"}
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +172,23 @@ def test_the_trainers_approval_changes_nothing_and_anothers_is_what_it_takes(box
     assert box.registry.version("road", 1).stage == "Production"
 
 
+def test_who_made_a_version_is_whose_token_it_was_whatever_the_client_says(box: Box, callers: Callers) -> None:
+    claims = {"user_id": "grace", "tags": [{"key": "mlflow.user", "value": "grace"}]}
+    run = callers.ask("ada", "POST", f"{MLFLOW}/runs/create", claims).json()["run"]["info"]["run_id"]
+    path = f"/api/v1/runs/{run}/artifacts/model/MLmodel"
+    assert callers.site.request("PUT", path, headers=callers.headers("ada"), content=b"weights").status_code < 300
+    body = {"name": "claimed", "source": f"runs:/{run}/model", "run_id": run, **claims}
+    for step in ("registered-models/create", "model-versions/create"):
+        assert callers.ask("ada", "POST", f"{MLFLOW}/{step}", body).status_code == 200
+    version = box.registry.version("claimed", 1)
+    assert (version.trained_by, version.submitted_by) == ("ada", "ada")
+    promotion = box.promotions.propose(version, actor="admin").id
+    box.promotions.record_gates(promotion, [PASSED])
+    refused = callers.ask("ada", "POST", f"/api/v1/promotions/{promotion}/approve", {"comment": "grace made it"})
+    assert (refused.status_code, "ada trained and submitted" in refused.text) == (403, True)
+    assert_nothing_is_in_production(box, version)
+
+
 def make(box: Box, model: str, state: str) -> tuple[ModelVersion, str]:
     """A version that ada trained, so far on its way, and its promotion."""
     version = box.registry.register(NewVersion(model=model, trained_by="ada", submitted_by="ada"))
@@ -176,9 +197,7 @@ def make(box: Box, model: str, state: str) -> tuple[ModelVersion, str]:
             version = box.registry.archive(model, 1, actor="ada")
         return version, "0" * 32
     promotion = box.promotions.propose(version, actor="ada")
-    passed = state != "failed gates"
-    gate = GateResult(gate="metric", passed=passed, required="auc 0.7", measured="auc 0.6", at=NOW)
-    box.promotions.record_gates(promotion.id, [gate])
+    box.promotions.record_gates(promotion.id, [replace(PASSED, passed=state != "failed gates")])
     return version, promotion.id
 
 
