@@ -7,12 +7,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from mlbox.errors import BY_CODE
+from tests import zygote
 from tests.conftest import MLBOX, Server, wait_for
 
 ROOT = Path(__file__).parents[1]
@@ -27,11 +28,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.fixture
-def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     """A terminal in a new git repository, signed in, as ann who is a member."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("PATH", f"{MLBOX.parent}:/usr/bin:/bin")
     for name in ("MLBOX_URL", "MLBOX_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "code"
@@ -42,9 +42,11 @@ def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sh
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
 
-    run("git init -q && git config user.name ann && git config user.email ann@example.org")
-    run(f"mlbox login {server.url} --token {server.token}")
-    return run
+    with zygote.program() as folder:
+        monkeypatch.setenv("PATH", f"{folder}:{MLBOX.parent}:/usr/bin:/bin")
+        run("git init -q && git config user.name ann && git config user.email ann@example.org")
+        run(f"mlbox login {server.url} --token {server.token}")
+        yield run
 
 
 def test_the_readmes_commands_work(server: Server, shell: Shell) -> None:

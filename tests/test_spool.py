@@ -21,7 +21,8 @@ from mlbox.errors import Conflict, MlboxError
 from mlbox.sdk import spool as spools
 from mlbox.sdk.delivery import BATCH, _batches
 from mlbox.sdk.spool import Spool, left_over
-from tests.conftest import MLBOX, Server, wait_for
+from tests import zygote
+from tests.conftest import Server, wait_for
 
 
 class SpoolMachine(RuleBasedStateMachine):
@@ -130,7 +131,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     run = done.stdout.strip()
     assert [path.name for path in left_over(tmp_path / "spool")] == [run]
     for _ in range(2):  # a second time there is nothing to do
-        synced = subprocess.run([str(MLBOX), "run", "sync"], env=env, capture_output=True, text=True, check=True)
+        synced = zygote.run(["run", "sync"], env=env, cwd=tmp_path)
+        synced.check_returncode()
     assert synced.stderr == "Nothing waits to be sent.\n"
     assert not left_over(tmp_path / "spool")
     steps = [p["step"] for p in server.http.get(f"/api/v1/runs/{run}/metrics/valid/loss?limit=1000").json()]

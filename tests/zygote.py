@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -114,6 +114,47 @@ def run(
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(list(arguments), code, out.read(), err.read())
+
+
+_PROGRAM = """#!{python} -IS
+import json, os, socket, sys
+door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+door.connect({address!r})
+asked = {{"arguments": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}
+socket.send_fds(door, [json.dumps(asked).encode()], [0, 1, 2])
+code = int(door.recv(16))
+sys.exit(code if code >= 0 else 128 - code)
+"""
+
+
+@contextlib.contextmanager
+def program() -> Iterator[Path]:
+    """A folder with a program `mlbox` that runs in a fork, too: for a shell into which commands are typed."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+        door.bind(f"{folder}/door")
+        door.listen()
+        path = Path(folder, "mlbox")
+        path.write_text(_PROGRAM.format(python=sys.executable, address=f"{folder}/door"))
+        path.chmod(0o700)
+        threading.Thread(target=_open_to_all, args=(door,), daemon=True).start()
+        yield path.parent
+        door.shutdown(socket.SHUT_RD)
+
+
+def _open_to_all(door: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it is closed
+        while True:
+            threading.Thread(target=_pass_on, args=(door.accept()[0],), daemon=True).start()
+
+
+def _pass_on(visitor: socket.socket) -> None:
+    """Run what one such program asks for."""
+    with visitor:
+        message, streams, _, _ = socket.recv_fds(visitor, REQUEST_BYTES, 3)
+        forked = Forked(zygote(), zygote().ask(json.loads(message), streams))
+        for stream in streams:
+            os.close(stream)
+        visitor.send(str(forked.wait()).encode())
 
 
 def _serve(asked: socket.socket) -> dict[str, Any] | None:

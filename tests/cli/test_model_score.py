@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import MLBOX, wait_for
+from tests.conftest import wait_for
 from tests.web.served import Site, ok, open_site, sigmoid
 
 
@@ -24,10 +23,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 def command(site: Site, *arguments: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "MLBOX_URL": site.server.url, "MLBOX_TOKEN": site.server.token}
-    return subprocess.run(
-        [str(MLBOX), "model", "score", *arguments], env=env, capture_output=True, text=True, timeout=120, check=False
-    )
+    return site.server.command("model", "score", *arguments)
 
 
 def result(site: Site, ran: subprocess.CompletedProcess[str], name: str, folder: Path) -> tuple[dict[str, Any], Any]:

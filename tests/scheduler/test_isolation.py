@@ -140,33 +140,50 @@ attempt("server", write(os.path.dirname(sys.executable) + "/mlbox-evil"))
 
 
 @landlock
-def test_ordinary_training_works(box: Server) -> None:
+def test_ordinary_work_works(box: Server) -> None:
     said = run(
         box,
         """
         import multiprocessing, subprocess, tempfile
+        import numpy
+        import mlbox
+
+        with tempfile.TemporaryFile() as file:
+            numpy.save(file, numpy.zeros(3))
+        subprocess.run(["git", "init", "-q", "repository"], check=True)
+        with mlbox.run() as run:
+            run.log(total=2016)
+            run.artifact(b"weights", as_="w.bin")
+        with multiprocessing.Pool(2) as pool:
+            print(sum(pool.map(abs, range(10))))
+        """,
+    )
+    assert said.splitlines()[-1] == "45", said
+    runs = box.http.get("/api/v1/runs", params={"limit": 1}).json()
+    assert runs[0]["metrics"]["total"]["value"] == 2016
+
+
+@pytest.mark.slow
+@landlock
+def test_ordinary_training_works(box: Server) -> None:
+    said = run(
+        box,
+        """
+        import tempfile
         import numpy, torch
         from sklearn.ensemble import HistGradientBoostingClassifier
         from torch.utils.data import DataLoader, TensorDataset
-        import mlbox
 
         data = TensorDataset(torch.arange(64.0))
         total = sum(batch[0].sum().item() for batch in DataLoader(data, batch_size=8, num_workers=2))
         x = numpy.random.default_rng(0).normal(size=(200, 3))
-        model = HistGradientBoostingClassifier(max_iter=5).fit(x, x[:, 0] > 0)
+        HistGradientBoostingClassifier(max_iter=5).fit(x, x[:, 0] > 0)
         with tempfile.NamedTemporaryFile() as file:
             torch.save({"w": torch.zeros(3)}, file.name)
-        subprocess.run(["git", "init", "-q", "repository"], check=True)
-        with mlbox.run() as run:
-            run.log(total=total, score=model.score(x, x[:, 0] > 0))
-            run.artifact(b"weights", as_="w.bin")
-        with multiprocessing.Pool(2) as pool:
-            print(sum(pool.map(abs, range(10))), total)
+        print(total)
         """,
     )
-    assert said.splitlines()[-1] == "45 2016.0", said
-    runs = box.http.get("/api/v1/runs", params={"limit": 1}).json()
-    assert runs[0]["metrics"]["total"]["value"] == 2016
+    assert said.splitlines()[-1] == "2016.0", said
 
 
 @landlock

@@ -6,7 +6,6 @@ import io
 import os
 import socket
 import ssl
-import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +27,8 @@ from mlbox.records import Principal
 from mlbox.settings import Settings
 from mlbox.web.server import port_for_jobs, warnings_of
 from mlbox.web.tls import server_context
-from tests.conftest import MLBOX, Server, wait_for
+from tests import zygote
+from tests.conftest import Server, wait_for
 
 DAY = timedelta(days=1)
 
@@ -133,12 +133,12 @@ def test_the_client_trusts_the_authority_that_it_is_told_of(
 
 def test_login_stores_the_authority_with_the_box(box: Server, files: Files, tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLBOX_")} | {"XDG_CONFIG_HOME": str(tmp_path / "c")}
-    login = [MLBOX, "login", box.url, "--token", box.token]
-    refused = subprocess.run(login, env=env, capture_output=True, text=True, timeout=60)
+    login = ["login", box.url, "--token", box.token]
+    refused = zygote.run(login, env=env, cwd=tmp_path)
     assert refused.returncode == 1
     assert "--ca" in refused.stderr
-    subprocess.run([*login, "--ca", str(files.ca)], env=env, check=True, timeout=60)
-    status = subprocess.run([MLBOX, "status", "-o", "json"], env=env, capture_output=True, text=True, timeout=60)
+    zygote.run([*login, "--ca", str(files.ca)], env=env, cwd=tmp_path).check_returncode()
+    status = zygote.run(["status", "-o", "json"], env=env, cwd=tmp_path)
     assert status.returncode == 0, status.stderr
     assert "admin" in status.stdout
 
@@ -229,7 +229,7 @@ def test_each_thing_that_is_wrong_with_the_files_is_said_plainly(files: Files, t
 
 def test_a_server_with_wrong_files_ends_in_one_line(files: Files, tmp_path: Path) -> None:
     flags = ["--data-dir", str(tmp_path / "data"), "--port", "0", "--tls-cert", str(files.cert)]
-    run = subprocess.run([MLBOX, "serve", *flags], capture_output=True, text=True, timeout=60)
+    run = zygote.run(["serve", *flags], env=os.environ, cwd=tmp_path)
     assert run.returncode == 1
     assert "--tls-key" in run.stderr
     assert run.stderr.count("\n") == 1

@@ -1,13 +1,14 @@
 """The real server: what answers whom, and how it stops."""
 
+import os
 import socket
 import stat
-import subprocess
 from pathlib import Path
 
 import httpx
 
-from tests.conftest import MLBOX, OVERDUE, Server
+from tests import zygote
+from tests.conftest import OVERDUE, Server
 
 
 def test_health_and_version_answer_without_a_token_and_nothing_else(server: Server) -> None:
@@ -50,7 +51,7 @@ def test_bad_starts_end_in_one_line(tmp_path: Path, server: Server) -> None:
     }
     for flags, (words, code) in cases.items():
         port = [] if "--port" in flags else ["--port", "0"]
-        run = subprocess.run([MLBOX, "serve", *flags, *port], capture_output=True, text=True, timeout=60)
+        run = zygote.run(["serve", *flags, *port], env=os.environ, cwd=tmp_path)
         assert run.returncode == code, (flags, run.stderr)
         assert words in run.stderr
         assert run.stderr.count("\n") == 1, run.stderr
