@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, NamedTuple
 
 from msgspec.structs import replace
@@ -100,10 +101,9 @@ class Jobs(JobReader):
                     *(job.spec.cpus or 0.0, to_json(attempt.yields_to), to_json(attempt.ran_on), grant.epoch),
                 ),
             )
-            if job.promised:
-                tx.run("UPDATE job SET promised = 0 WHERE id = ?", (job_id,))
+            kept = {"promised": 0} if job.promised else {}
             changed = replace(job, promised=False, attempts=(*job.attempts, attempt))
-            return _move(tx, changed, "starting", "mlbox", f"attempt {attempt.number} starts")
+            return _move(tx, changed, "starting", "mlbox", f"attempt {attempt.number} starts", **kept)
 
         return self._each(starts, write)
 
@@ -139,14 +139,14 @@ class Jobs(JobReader):
             now = from_us(tx.now_us)
             job = _with_attempt(job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
             if outcome == "preempted":
-                tx.run("UPDATE job SET stop_cause = NULL WHERE id = ?", (job_id,))
-                return _move(tx, replace(job, stop_cause=None), "preempted", "mlbox", job.reason)
+                return _move(tx, replace(job, stop_cause=None), "preempted", "mlbox", job.reason, stop_cause=None)
             if outcome != "stopped" and end.retry_at is not None:
-                tx.run("UPDATE job SET not_before_us = ? WHERE id = ?", (to_us(end.retry_at), job_id))
-                return _move(tx, replace(job, not_before=end.retry_at), "queued", "mlbox", f"{end.reason}; tried again")
-            tx.run("UPDATE job SET ended_us = ?, exit_code = ? WHERE id = ?", (tx.now_us, end.exit_code, job_id))
+                again = replace(job, not_before=end.retry_at)
+                reason = f"{end.reason}; tried again"
+                return _move(tx, again, "queued", "mlbox", reason, not_before_us=to_us(end.retry_at))
             job = replace(job, ended_at=now, exit_code=end.exit_code)
-            return _move(tx, job, outcome, "mlbox", job.reason if outcome == "stopped" else end.reason)
+            reason = job.reason if outcome == "stopped" else end.reason
+            return _move(tx, job, outcome, "mlbox", reason, ended_us=tx.now_us, exit_code=end.exit_code)
 
         return self._each(ends, write)
 
@@ -155,7 +155,7 @@ class Jobs(JobReader):
             return lambda tx: write(tx, job_id)
 
         moved = []
-        for done in self._db.write_each([of(job_id) for job_id in job_ids]):
+        for done in self._db.write_each([of(job_id) for job_id in job_ids], refusals=(Conflict, NotFound)):
             if isinstance(done, Job):
                 moved.append(done)
             elif not isinstance(done, Conflict | NotFound):
@@ -175,12 +175,11 @@ class Jobs(JobReader):
             job = _load(tx, job_id, *WAITING, *ACTIVE)
             said = reason or f"stopped by {actor}"
             if job.state in WAITING and cause != "preempted":
-                tx.run("UPDATE job SET ended_us = ?, stop_cause = ? WHERE id = ?", (tx.now_us, cause, job_id))
-                _move(tx, job, "stopped", actor, reason or f"stopped by {actor} before it started")
+                said = reason or f"stopped by {actor} before it started"
+                _move(tx, job, "stopped", actor, said, ended_us=tx.now_us, stop_cause=cause)
             elif job.state in ("starting", "running"):
-                tx.run("UPDATE job SET stop_cause = ?, stopping_us = ? WHERE id = ?", (cause, tx.now_us, job_id))
                 tx.run("UPDATE job SET promised = 1 WHERE id = ? AND state IN ('queued', 'preempted')", (for_job,))
-                _move(tx, job, "stopping", actor, said)
+                _move(tx, job, "stopping", actor, said, stop_cause=cause, stopping_us=tx.now_us)
             elif job.state == "stopping" and job.stop_cause == "preempted" and cause != "preempted":
                 tx.run("UPDATE job SET stop_cause = ?, reason = ? WHERE id = ?", (cause, said, job_id))
                 tx.emit("job.stopping", f"job:{job.id}", actor, name=job.spec.name, reason=said)
@@ -217,13 +216,8 @@ class Jobs(JobReader):
         def write(tx: Tx) -> None:
             job = _load(tx, job_id, *ENDED)
             check_free(tx.one, job.spec)
-            tx.run(
-                "UPDATE job SET ended_us = NULL, exit_code = NULL, not_before_us = NULL, stop_cause = NULL, run_id = ?,"
-                " left_over = 'all'"
-                " WHERE id = ?",
-                (run_id, job_id),
-            )
-            _move(tx, job, "queued", actor, f"retried by {actor}")
+            anew = dict.fromkeys(("ended_us", "exit_code", "not_before_us", "stop_cause"))
+            _move(tx, job, "queued", actor, f"retried by {actor}", **anew, run_id=run_id, left_over="all")
 
         self._db.write(write)
         return self.get(job_id)
@@ -241,17 +235,21 @@ def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
     return job
 
 
-def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str) -> Job:
-    """Take a job to another state; as it is then."""
+def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str, **columns: Any) -> Job:
+    """Take a job to another state, with what else changes of its row; as it is then, but for these columns."""
     assert state in MOVES[job.state], (job.state, state)
     waits = state in WAITING
-    tx.run(
-        "UPDATE job SET state = ?, reason = ?, queued_us = iif(?, ?, queued_us) WHERE id = ?",
-        (state, reason, waits, tx.now_us, job.id),
-    )
+    if waits:
+        columns["queued_us"] = tx.now_us
+    tx.run(_update(tuple(columns)), (state, reason, *columns.values(), job.id))
     tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
     job_notices.tell(tx, job, state, reason)
     return replace(job, state=state, reason=reason, queued_at=from_us(tx.now_us) if waits else job.queued_at)
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> str:
+    return f"UPDATE job SET state = ?, reason = ?{''.join(f', {name} = ?' for name in columns)} WHERE id = ?"
 
 
 def _with_attempt(job: Job, **changes: Any) -> Job:

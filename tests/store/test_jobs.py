@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from mlbox.clock import ManualClock, parse_time
-from mlbox.errors import AlreadyExists, Conflict, NotFound
+from mlbox.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import PHASES, Job, JobSpec, JobState
@@ -184,6 +184,18 @@ def test_who_slips_is_told_names_that_come_close(jobs: Jobs) -> None:
         jobs.find("nightly-trian")
     with pytest.raises(NotFound, match="`mlbox ps --all` lists them"):
         jobs.find("flights")
+
+
+def test_what_is_wrong_with_one_job_holds_up_none_that_move_with_it(jobs: Jobs) -> None:
+    one, wrong, two = (queued(jobs, name) for name in ("a", "b", "c"))
+    refuse = f"CREATE TRIGGER refuse BEFORE INSERT ON attempt WHEN NEW.job_id = '{wrong.id}'"
+    jobs._db.write(lambda tx: tx.run(f"{refuse} BEGIN SELECT RAISE(ABORT, 'broken'); END"))
+    with pytest.raises(Unavailable, match="broken"):
+        jobs.begin_attempts({job.id: Grant() for job in (one, wrong, two)})
+    assert [jobs.get(job.id).state for job in (one, wrong, two)] == ["starting", "queued", "starting"]
+    assert [len(jobs.get(job.id).attempts) for job in (one, wrong, two)] == [1, 0, 1]
+    told = [event.subject for event in jobs._db.events(type="job.starting")]
+    assert sorted(told) == sorted(f"job:{job.id}" for job in (one, two)), "and each is told of once"
 
 
 def test_open_jobs_are_listed_apart(jobs: Jobs) -> None:
