@@ -175,6 +175,25 @@ def test_who_leaves_a_group_of_version_2_leaves_in_it_what_it_started() -> None:
     assert not Path(cgroups.mounts()["unified"][1], name).exists()
 
 
+def test_a_group_of_version_2_is_told_its_limits_and_asked_whom_the_kernel_killed(tmp_path: Path) -> None:
+    """Files as the kernel's documentation has them, since few machines have version 2 with all controllers."""
+    folder = tmp_path / cgroups.name_of(1, 2)
+    folder.mkdir()
+    for name in ("memory.max", "memory.swap.max", "memory.events", "memory.current", "pids.max", "cgroup.kill"):
+        (folder / name).touch()
+    group = cgroups.Group(folder.name, 1 << 30, {"unified": (2, str(tmp_path))})
+    told = {name: (folder / name).read_text() for name in ("memory.max", "memory.swap.max", "pids.max")}
+    assert told == {"memory.max": str(1 << 30), "memory.swap.max": "0", "pids.max": str(cgroups.MOST_PROCESSES)}
+    assert group.bounds_memory
+    (folder / "memory.events").write_text("low 0\nhigh 0\nmax 9\noom 1\noom_kill 1\noom_group_kill 0\n")
+    assert [group.out_of_memory(), group.out_of_memory()] == [True, False], "once for each"
+    for held, clean in ((4096, True), (cgroups.MOST_LEFT + 1, False)):
+        (folder / "memory.current").write_text(f"{held}\n")
+        assert group.is_clean == clean
+    group.kill()
+    assert (folder / "cgroup.kill").read_text() == "1"
+
+
 def test_a_shim_that_is_killed_while_no_server_is_there_is_lost_to_the_next(machine: Machine) -> None:
     ref = machine.shell("setsid sleep 300 & sleep 300")
     shim = machine.running(ref)
