@@ -18,6 +18,7 @@ from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.machine import with_gpus
 from mlbox.scheduler.policy import Box, Preemption, PreemptionCause, Running, Start, State
 from mlbox.scheduler.policy import gpus as count_gpus
+from mlbox.scheduler.policy.types import MOST_DELAY_SECONDS
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.views import running
 from mlbox.store.access import Access
@@ -26,8 +27,7 @@ from mlbox.store.jobs import End, Grant, Jobs
 from mlbox.store.tracking import Tracker
 
 BACKOFF_SECONDS = 2.0
-"""Before the first retry; each further one doubles it, up to the most."""
-MOST_BACKOFF_SECONDS = 3600.0
+"""Before the first retry; each further one doubles it, up to `MOST_DELAY_SECONDS`."""
 CAUSES: dict[PreemptionCause, str] = {
     "priority": "that one is urgent",
     "quota": "its team holds more than its quota, and others wait",
@@ -216,7 +216,7 @@ class Attempts:
         if failed > retries:
             return None
         return self._clock.real() + timedelta(
-            seconds=min(MOST_BACKOFF_SECONDS, BACKOFF_SECONDS * 2 ** min(failed - 1, 20))
+            seconds=min(MOST_DELAY_SECONDS, BACKOFF_SECONDS * 2 ** min(failed - 1, 20))
         )
 
     def end_runs(self, states: Mapping[str, JobState], jobs: Sequence[Job]) -> None:

@@ -94,5 +94,6 @@ def with_holders(
 
 def _attained(job: Job, attempts: Sequence[Attempt], box: Box) -> float:
     """The GPU-seconds of attempts that have ended."""
-    seconds = sum((each.ended_at - each.started_at).total_seconds() for each in attempts if each.ended_at)
+    spans = ((each.ended_at - each.started_at).total_seconds() for each in attempts if each.ended_at)
+    seconds = sum(max(0.0, span) for span in spans)  # one in which the clock was set back counts as nothing
     return seconds * cost(need(job.spec), box) if seconds else 0.0

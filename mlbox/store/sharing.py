@@ -27,8 +27,8 @@ _ZERO_AFTER = 20
 
 _USED = """
 SELECT team, CASE WHEN visible('team', team) THEN user END AS who, count(DISTINCT job.id) AS jobs,
-  sum((min(coalesce(attempt.ended_us, :until), :until) - max(started_us, :since)) * gpu_count) AS gpu_us,
-  sum((min(coalesce(attempt.ended_us, :until), :until) - max(started_us, :since)) * cpu_count) AS cpu_us
+  sum(max(0, min(coalesce(attempt.ended_us, :until), :until) - max(started_us, :since)) * gpu_count) AS gpu_us,
+  sum(max(0, min(coalesce(attempt.ended_us, :until), :until) - max(started_us, :since)) * cpu_count) AS cpu_us
 FROM attempt JOIN job ON job.id = attempt.job_id
 WHERE started_us < :until AND coalesce(attempt.ended_us, :until) > :since
 GROUP BY team, who ORDER BY gpu_us DESC, cpu_us DESC, team, who
@@ -239,7 +239,12 @@ class Sharing:
 
 
 def _decayed(now: datetime, start: datetime, end: datetime, half_life: timedelta) -> float:
-    """The seconds of a period, each halved with every half-life since: the integral of 2 ** (-age / half-life)."""
+    """The seconds of a period, each halved with every half-life since: the integral of 2 ** (-age / half-life).
+
+    None where the clock was set back in it.
+    """
+    if end <= start:
+        return 0.0
     scale = half_life.total_seconds() / math.log(2)
     return scale * float(0.5 ** ((now - end) / half_life) - 0.5 ** ((now - start) / half_life))
 

@@ -9,12 +9,13 @@ import os
 import signal
 import tarfile
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlbox.clock import Clock, SystemClock
+from mlbox.clock import Clock, ManualClock, SystemClock, parse_time
 from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotFound
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
@@ -151,6 +152,33 @@ def test_a_failure_says_how_and_is_tried_again_as_often_as_was_asked(house: Hous
     assert job.attempts[0].reason == "exit status 3"
     failed = house.ended(house.shell("exit 7", retries=0))
     assert (failed.state, failed.exit_code, failed.reason) == ("failed", 7, "exit status 7")
+
+
+def test_each_further_try_comes_after_twice_the_time_and_a_clock_that_is_set_back_holds_none_up(tmp_path: Path) -> None:
+    clock = ManualClock(parse_time("2026-01-01T00:00Z"))
+    house = House(tmp_path, clock=clock)
+    house.scheduler.start()
+    job = house.shell("exit 3", retries=4)
+
+    def waits_after(count: int) -> Job:
+        def there() -> Job | None:
+            found = house.scheduler.job(job.id)
+            return found if found.state == "queued" and len(found.attempts) == count else None
+
+        return wait_for(there, what=f"the end of try {count}")
+
+    for count, seconds in enumerate((2, 4, 8), 1):
+        waits = waits_after(count)
+        assert waits.not_before == clock.real() + timedelta(seconds=seconds)
+        clock.advance(waits.not_before)
+        house.sharing.set_weight("everyone", 1, actor="root")  # whatever wakes the scheduler
+    waits_after(4)
+    house.scheduler.close()
+    clock._now = parse_time("2025-01-01T00:00Z")
+    house.scheduler = house.make()
+    house.scheduler.start()
+    assert len(house.ended(job).attempts) == 5
+    house.close()
 
 
 def test_an_exit_code_that_was_not_named_is_not_tried_again(house: House) -> None:

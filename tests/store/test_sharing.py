@@ -242,6 +242,16 @@ def test_use_is_counted_within_the_period_by_team_and_person(house: House) -> No
     assert house.sharing.used(now, now) == []
 
 
+def test_an_attempt_in_which_the_clock_was_set_back_counts_as_nothing(house: House) -> None:
+    house.begun("a", "vision", 2)
+    start = house.clock.real()
+    house.clock._now = start - HOUR
+    house.ends("a")
+    house.wait(hours=3)
+    assert [row.gpu_hours for row in house.sharing.used(start - 2 * HOUR, house.clock.real())] == [0]
+    assert house.sharing.spent(house.clock.real(), timedelta(days=7))[("vision", "default")].gpu_seconds == 0
+
+
 def test_what_was_used_long_ago_counts_less(house: House) -> None:
     house.begun("a", "vision", 2)
     house.wait(hours=1)

@@ -76,7 +76,7 @@ class Pass:
     def outcome(self, job: Waiting) -> Outcome | None:
         """What it said of a job, once it has run; None for one that is not due."""
         found = self._outcomes.get(job.id)
-        if found is not None or (job.not_before is not None and job.not_before > self._now):
+        if found is not None or not job.due(self._now):
             return found
         return Outcome("gpus", self.heads.before(job.id))
 

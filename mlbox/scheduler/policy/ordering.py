@@ -61,7 +61,7 @@ class Line:
         due, age = [], self._state.rules.ageing_seconds
         rise = age
         for job in self._state.waiting:
-            if job.not_before is not None and job.not_before > now:
+            if job.not_before is not None and not job.due(now):
                 due.append(job.not_before)
                 continue
             rises, rest = divmod((now - (job.queued_at or job.submitted_at)).total_seconds(), age)

@@ -15,6 +15,8 @@ from mlbox.records import Priority
 RANKS: dict[Priority, int] = {"urgent": 3, "high": 2, "normal": 1, "low": 0}
 EPSILON = 1e-9
 DEFAULT_QUEUE = "default"
+MOST_DELAY_SECONDS = 3600.0
+"""No job is told to wait longer for its next try: what says so was written by a clock that was ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,12 @@ class Waiting:
     checkpoints: bool = False
     """It saves its progress and goes on from there: it may take turns, and fill a gap until whoever waits for it can start."""
     preemptible: bool = True
+
+    def due(self, now: datetime) -> bool:
+        """Whether it may start, as far as the time goes."""
+        if self.not_before is None:
+            return True
+        return not 0 < (self.not_before - now).total_seconds() <= MOST_DELAY_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
