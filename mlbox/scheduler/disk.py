@@ -20,8 +20,8 @@ LOOK_SECONDS = 1.0
 """Between two looks while jobs run."""
 IDLE_SECONDS = 5.0
 """While none does."""
-HELPLESS_SECONDS = 15.0
-"""Where there is too little room, and no job to blame."""
+HELPLESS_SECONDS = 3.0
+"""Where there is too little room, and no job to blame: each look is at all their files."""
 _log = logging.getLogger(__name__)
 
 
@@ -39,7 +39,7 @@ class DiskGuard:
         """Those whose end is awaited."""
         self._over: set[Ref] = set()
         """Those that were over at the last look already, and nobody had written it down."""
-        self._helpless = False
+        self._helpless = self._told = False
         self._loop = Loop(self._step, name="mlbox-disk", failed="No room could be made on the disk", again=LOOK_SECONDS)
 
     def start(self) -> None:
@@ -59,7 +59,7 @@ class DiskGuard:
         ended = {ref for ref in self._evicted if self._executor.state(ref).ended is not None}
         self._evicted -= ended
         if not self._executor.missing():
-            self._over, self._helpless = set(), False
+            self._over, self._helpless, self._told = set(), False, False
             return
         refs = [ref_of(job) for job in self._active()]
         over = {ref for ref in refs if self._executor.state(ref).ended is not None}
@@ -67,8 +67,9 @@ class DiskGuard:
         self._relieve(ended | (over & self._over))
         self._over = over
         self._remove_early()
-        if not self._evicted and (missing := self._executor.missing()):
-            self._end_who_holds_most([ref for ref in refs if ref not in over], missing)
+        self._helpless = False
+        if not over and not self._evicted and (missing := self._executor.missing()):
+            self._end_who_holds_most(refs, missing)
 
     def _relieve(self, refs: set[Ref]) -> None:
         for _, ref in self._by_size(refs):
@@ -103,11 +104,10 @@ class DiskGuard:
                 chosen.append(ref)
                 freed += held
         if freed < missing:
-            if not self._helpless:
+            if not self._told:
                 _log.warning("The disk of the data directory has %d MiB too little room, not for jobs.", missing >> 20)
-            self._helpless = True
+            self._helpless = self._told = True
             return
-        self._helpless = False
         for ref in chosen:
             _log.warning("The job %s holds the most of a disk that is full, and is ended.", ref.job_id)
             self._executor.evict(ref)

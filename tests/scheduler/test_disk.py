@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlbox.records import Job
-from mlbox.scheduler.disk import DiskGuard
+from mlbox.scheduler.disk import HELPLESS_SECONDS, DiskGuard
 from mlbox.scheduler.launcher import ref_of
 from mlbox.store.remains import Cleaning
 from tests.conftest import wait_for
@@ -80,9 +80,10 @@ def test_one_that_ends_because_the_disk_is_full_has_its_end_written_down(house: 
     """No look came in between: there is no room to write down how it ended, until what it wrote is gone."""
     job = house.shell("head -c 70M /dev/zero > big; exit 4", retries=0)
     wait_for((house.folder / "jobs" / job.id / "1" / "status.json").exists, what="its own end")
+    assert house.guard._step() != HELPLESS_SECONDS, "it looks again soon"
     job = house.guarded(job)
     assert (job.state, job.exit_code) == ("failed", 4)
-    assert house.free() > RESERVE_MIB * MIB
+    wait_for(lambda: house.guard.look() is None and house.free() > RESERVE_MIB * MIB, what="room")
 
 
 def test_of_the_checkpoints_of_one_that_fills_the_disk_the_oldest_go(house: Small) -> None:
