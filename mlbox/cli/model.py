@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import quote
 
@@ -10,8 +11,8 @@ import typer
 
 from mlbox.cli import canary, compare, model_card, model_convert, model_policy, model_score, model_serving, replay
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show, show_one
-from mlbox.cli.refs import Comment, Ref, act, newest, split
+from mlbox.cli.output import Output, OutputOption, Row, note, show, show_one
+from mlbox.cli.refs import Comment, Ref, act, newest, split, where
 from mlbox.records import Endpoint, Model, ModelVersion, Promotion, ShadowFigures, Stage, Tenure
 
 app = typer.Typer(no_args_is_help=True, help="Models: versions, promotion, what serves.")
@@ -72,12 +73,16 @@ def status(ref: Ref, output: OutputOption = Output.table) -> None:
         served = client.get("/api/v1/endpoints", list[Endpoint])
     show([promotion], ("model", "version", "state", "percent", "hold", "state_since", "reason"), output)
     jobs = ("job",) if any(gate.job for gate in promotion.gates) else ()
-    show(promotion.gates, ("gate", "passed", "required", "measured", *jobs), output)
-    if shadow:
-        show(shadow, canary.SHADOW, output)
-    show(promotion.approvals, ("approver", "decision", "comment", "at"), output)
-    if findings := [finding for one in served if one.promotion == promotion.id for finding in one.findings]:
-        show(findings, canary.FINDINGS, output)
+    parts: list[tuple[Sequence[Row], Sequence[str]]] = [
+        (promotion.gates, ("gate", "passed", "required", "measured", *jobs)),
+        (shadow, canary.SHADOW),
+        (promotion.approvals, ("approver", "decision", "comment", "at")),
+        ([finding for one in served if one.promotion == promotion.id for finding in one.findings], canary.FINDINGS),
+    ]
+    for found, columns in parts:
+        if found:
+            typer.echo()
+            show(found, columns, output)
 
 
 @app.command(epilog="Example: mlbox model approve flight-delay/3 -m 'shadow looks right'")
@@ -205,4 +210,4 @@ def _decide(ref: str, decision: str, comment: str) -> None:
     with connect() as client:
         path = f"/api/v1/models/{model}/versions/{version}/{decision}"
         after = client.post(path, Promotion, {"comment": comment})
-    note(f"{ref} is {after.state}.")
+    note(f"{ref} {where(after)}.")

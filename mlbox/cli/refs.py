@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
+from mlbox.cli.output import note
 from mlbox.errors import NotFound
-from mlbox.records import Promotion, split_ref
+from mlbox.records import Promotion, PromotionState, split_ref
 
 Ref = Annotated[str, typer.Argument(metavar="MODEL/VERSION", help="For example flight-delay/3, or flight-delay@3.")]
 Comment = Annotated[str, typer.Option("--comment", "-m", help="Why; it stays in the record.")]
@@ -30,5 +31,25 @@ def act(ref: str, action: str, comment: str) -> None:
     with connect() as client:
         promotion = newest(ref, client.get("/api/v1/promotions", list[Promotion], model=split(ref)[0]))
         after = client.post(f"/api/v1/promotions/{promotion.id}/{action}", Promotion, {"comment": comment})
-    share = f", {after.hold or 'takes'} {after.percent:g} %" if after.state == "canary" else ""
-    typer.echo(f"{ref} is {after.state}{share}.", err=True)
+    note(f"{ref} {where(after)}.")
+
+
+def where(promotion: Promotion) -> str:
+    """Where a version stands, in words."""
+    share = f", {promotion.hold or 'takes'} {promotion.percent:g} %" if promotion.state == "canary" else ""
+    return f"{_STANDS[promotion.state]}{share}"
+
+
+_STANDS: dict[PromotionState, str] = {
+    "testing": "goes through its gates",
+    "waiting_traffic": "waits for traffic to be asked again",
+    "rejected": "was rejected",
+    "integration": "runs its integration test",
+    "shadow": "is a shadow beside the champion",
+    "waiting_approval": "waits for approval",
+    "canary": "is a canary",
+    "completed": "is in Production",
+    "rolled_back": "was rolled back",
+    "withdrawn": "was withdrawn",
+    "expired": "was not decided about in time",
+}

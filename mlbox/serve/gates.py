@@ -117,7 +117,16 @@ def signature(evidence: Evidence) -> Outcome:
 def size(evidence: Evidence) -> Outcome:
     """The artifact is not larger than the policy allows."""
     limit, actual = evidence.policy.max_artifact_bytes, evidence.version.size
-    return Outcome(0 < actual <= limit, f"at most {limit / 2**20:.1f} MiB", f"{actual / 2**20:.3f} MiB")
+    return Outcome(0 < actual <= limit, f"at most {_binary(limit)}", _binary(actual))
+
+
+def _binary(size: float) -> str:
+    """A size as people read it: `570 B`, `40.8 KiB`, `2 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:,.4g} {unit}"
 
 
 def metric(evidence: Evidence) -> Outcome:
