@@ -60,6 +60,8 @@ def show(
         Output.id: lambda: "".join(f"{_joined(row, key) or identifier(row, columns)}\n" for row in rows),
     }
     _write(writers[output]())
+    if output is Output.table and not rows and sys.stdout.isatty():
+        note("There is none.")
 
 
 def table(rows: Sequence[Row], columns: Sequence[str]) -> str:
