@@ -255,8 +255,8 @@ class Loader:
             found.lane.close()
 
     def _take_oldest(self) -> tuple[Name, Loaded]:
-        """Forget the version that was not asked for the longest; called under the lock."""
-        name = min(self._loaded, key=lambda name: self._loaded[name].used)
+        """Forget the version that was not asked for the longest, one that was replaced first; called under the lock."""
+        name = min(self._loaded, key=lambda name: (self._former.get(name[0]) != name[1], self._loaded[name].used))
         self.generation += 1
         return name, self._loaded.pop(name)
 
@@ -320,9 +320,6 @@ class Loader:
         with self._lock:
             before = self._former.get(model, version)
             self._former[model] = version
-            found = self._loaded.get((model, version))
-            if found is not None:
-                found.used = 0.0
         if before not in (version, successor):
             self.drop(model, before)
 
