@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from mlbox.records import ServeRole
 from mlbox.serve.batches import NOTHING, Batch, Given
 from mlbox.serve.routing import Traffic
-from mlbox.serve.sampling import EVERY, Sampling, thinned
+from mlbox.serve.sampling import EVERY, Sampling, parted
+from mlbox.serve.unkept import Unkept
 
 Role = tuple[str, int, ServeRole]
 Observer = Callable[[Batch], None]
@@ -34,7 +35,7 @@ class Count:
 class Intake:
     """Rows from the request path, until they are taken to be written."""
 
-    def __init__(self, *, queue_limit: int) -> None:
+    def __init__(self, *, queue_limit: int, remembered: int) -> None:
         self._limit = queue_limit
         self._lock = threading.Lock()
         self._waiting: list[Batch] = []
@@ -45,6 +46,7 @@ class Intake:
         self.dropped = 0
         """Rows that are not in the log: they found the queue full, or could not be written as Parquet."""
         self._left_out: Counter[str] = Counter()
+        self._unkept = Unkept(remembered)
         self._observers: list[Observer] = []
         self._error_observers: list[ErrorObserver] = []
 
@@ -130,6 +132,7 @@ class Intake:
         with self._lock:
             self._counts = {role: count for role, count in self._counts.items() if role[0] != model}
             self._left_out.pop(model, None)
+        self._unkept.forget(model)
 
     # -- giving them on ---------------------------------------------------------------------------------------------
 
@@ -140,13 +143,19 @@ class Intake:
         found: list[Batch] = []
         for batch in batches:
             sampling = self._samplings.get(batch.model)
-            kept = batch if sampling is None else thinned(batch, sampling)
-            if len(kept.ids) < len(batch.ids):
-                with self._lock:
-                    self._left_out[batch.model] += len(batch.ids) - len(kept.ids)
+            kept = batch if sampling is None else self._sampled(batch, sampling)
             if kept.ids:
                 found.append(kept)
         return found
+
+    def _sampled(self, batch: Batch, sampling: Sampling) -> Batch:
+        """What is kept of a batch; the rest is counted, and remembered for a while."""
+        kept, left = parted(batch, sampling)
+        self._unkept.add(batch, left)
+        if left.ids:
+            with self._lock:
+                self._left_out[batch.model] += len(left.ids)
+        return kept
 
     def _keep(self, batches: list[Batch]) -> None:
         """What could not be written waits on, before what came since, as far as there is room."""

@@ -1,6 +1,7 @@
 """The current window of a version in Production, kept up with the prediction log: each check reads only what came since the last.
 
-The log is the truth and this is its memory: it costs a request nothing, and after a restart it is read again.
+The log is the truth and this is its memory: it costs a request nothing, and after a restart it is read again. What sampling
+leaves out of the log is in it all the same, but for what was left out before a restart.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class LiveWindow:
             self._begin()  # the clock was put back: what was too old is not
         self._since = since
         number = log.flushed_upto(self.version.model)  # what is flushed in between is read twice, and known by its id
-        found = log.window(self.version.model, limit=self._size, since=since, after=self._number)
+        found = log.served(self.version.model, limit=self._size, since=since, after=self._number)
         self._number = number
         self.take(found)
         self._expire(to_us(since))

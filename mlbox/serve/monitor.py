@@ -198,8 +198,8 @@ class Monitor:
         Raises NotFound when nothing serves, InvalidInput for scores that are no probabilities.
         """
         version = self._registry.serving(model)
-        found = self._predictions.window(model, limit=self._size, since=self._clock.now() - self._days)
-        scores = found.scores[found.versions == version.version]
+        found = self._predictions.served(model, limit=self._size, since=self._clock.now() - self._days)
+        scores = found.scores[found.versions == version.version][-self._size :]
         scores = scores[scores == scores]
         if len(scores) and not ((scores >= 0) & (scores <= 1)).all():
             raise InvalidInput(

@@ -26,13 +26,15 @@ from mlbox.errors import Unavailable
 from mlbox.records import Prediction
 from mlbox.serve.batches import SHARE, Batch, table_of
 from mlbox.serve.intake import Intake
-from mlbox.serve.predfiles import Files, LogFile, from_table
+from mlbox.serve.predfiles import FEATURE, Files, LogFile, from_table
 from mlbox.serve.predwindow import Window, window_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _log = logging.getLogger(__name__)
+COLUMNS = ("id", "version", "role", "domain_us", "score", SHARE)
+"""Of a window, beside the features'."""
 
 
 class Removed(NamedTuple):
@@ -50,8 +52,10 @@ Going = Callable[[LogFile], "pa.BooleanArray | None"]
 class PredictionLog(Intake):
     """Rows in memory for at most a flush interval, then on disk."""
 
-    def __init__(self, root: Path, *, queue_limit: int = 50_000, flush_seconds: float = 1.0) -> None:
-        super().__init__(queue_limit=queue_limit)
+    def __init__(
+        self, root: Path, *, queue_limit: int = 50_000, flush_seconds: float = 1.0, remembered: int = 10_000
+    ) -> None:
+        super().__init__(queue_limit=queue_limit, remembered=remembered)
         self._every = flush_seconds
         self._files = Files(root)
         self._writing = threading.Lock()
@@ -126,7 +130,7 @@ class PredictionLog(Intake):
         parts = self._newest(
             model,
             limit,
-            columns=("id", "version", "role", "domain_us", "score", SHARE),
+            columns=COLUMNS,
             shadows=False,
             since_us=None if since is None else to_us(since),
             until_us=None if until is None else to_us(until),
@@ -134,10 +138,22 @@ class PredictionLog(Intake):
         )
         return window_of(parts)
 
+    def served(self, model: str, *, limit: int, since: datetime | None = None, after: int = 0) -> Window:
+        """As `window`, with the rows that sampling left out meanwhile, as far as they are remembered."""
+        since_us = None if since is None else to_us(since)
+        parts = self._newest(model, limit, columns=COLUMNS, shadows=False, since_us=since_us, after=after)
+        found = self._unkept.of(model)
+        if found is None:
+            return window_of(parts)
+        whole_from, left = found
+        wanted = [name for name in left.column_names if name in COLUMNS or name.startswith(FEATURE)]
+        left = _kept(left.select(wanted), False, None, (since_us, None))
+        return window_of([*parts, left], whole_from=whole_from)
+
     def answered(self, model: str, *, limit: int, since: datetime | None = None) -> Window:
         """As `window`, with each row's entity and its request's time."""
         since_us = None if since is None else to_us(since)
-        columns = ("id", "version", "role", "domain_us", "score", "entity", "latency_ms", SHARE)
+        columns = (*COLUMNS, "entity", "latency_ms")
         return window_of(self._newest(model, limit, columns=columns, shadows=False, since_us=since_us))
 
     def recent(self, model: str, limit: int = 100, *, after: str | None = None) -> list[Prediction]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -37,22 +38,25 @@ class Window:
         return len(self.scores)
 
 
-def window_of(parts: Sequence[pa.Table]) -> Window:
-    """The rows of tables of the log."""
+def window_of(parts: Sequence[pa.Table], *, whole_from: str | None = None) -> Window:
+    """The rows of tables of the log; from the id `whole_from` on they are all that there were, whatever was kept of them."""
     import numpy as np
     import pyarrow as pa
 
     if not parts:
         return Window({}, np.empty(0), np.empty(0, np.int64))
     rows = pa.concat_tables(parts, promote_options="default").sort_by("id")
-    names = rows.column_names
+    names, ids = rows.column_names, rows.column("id").to_pylist()
+    shares = shares_of(rows).to_numpy(zero_copy_only=False)
+    if whole_from is not None:
+        shares = np.where(np.arange(len(ids)) < bisect.bisect_left(ids, whole_from), shares, 1.0)
     return Window(
         {name.removeprefix(FEATURE): _floats(rows, name) for name in names if name.startswith(FEATURE)},
         _floats(rows, "score"),
         rows.column("version").to_numpy(),
-        rows.column("id").to_pylist(),
+        ids,
         rows.column("domain_us").to_numpy(),
-        shares_of(rows).to_numpy(zero_copy_only=False),
+        shares,
         [msgspec.json.decode(text) for text in rows.column("entity").to_pylist()] if "entity" in names else (),
         rows.column("latency_ms").to_numpy() if "latency_ms" in names else (),
     )

@@ -27,23 +27,29 @@ def place(key: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
-def thinned(batch: Batch, sampling: Sampling) -> Batch:
-    """The rows of a batch that are kept, with the share of their role; the same ones, if it is done again."""
+def parted(batch: Batch, sampling: Sampling) -> tuple[Batch, Batch]:
+    """The rows of a batch that are kept, with the share of their role, and the others; the same ones, if it is done again."""
     share = min(batch.share, sampling.of(batch.role))
     if share >= 1:
-        return batch
-    keys = batch.keys or batch.ids
-    kept = [at for at, key in enumerate(keys) if place(key) < share]
+        return batch, _part(batch, (), share=1.0)
+    kept: list[int] = []
+    left: list[int] = []
+    for at, key in enumerate(batch.keys or batch.ids):
+        (kept if place(key) < share else left).append(at)
+    return _part(batch, kept, share=share), _part(batch, left, share=1.0)
+
+
+def _part(batch: Batch, rows: Sequence[int], *, share: float) -> Batch:
     latency = batch.latency_ms
     return msgspec.structs.replace(
         batch,
         share=share,
-        keys=_some(keys, kept),
-        ids=_some(batch.ids, kept),
-        scores=_some(batch.scores, kept),
-        values=_some_values(batch.values, kept),
-        entities=_some(batch.entities, kept) if batch.entities else (),
-        latency_ms=_some(latency, kept) if isinstance(latency, list) else latency,
+        keys=_some(batch.keys or batch.ids, rows),
+        ids=_some(batch.ids, rows),
+        scores=_some(batch.scores, rows),
+        values=_some_values(batch.values, rows),
+        entities=_some(batch.entities, rows) if batch.entities else (),
+        latency_ms=_some(latency, rows) if isinstance(latency, list) else latency,
     )
 
 
@@ -51,7 +57,7 @@ def _some(rows: Sequence[Any], kept: Sequence[int]) -> list[Any]:
     return [rows[at] for at in kept]
 
 
-def _some_values(values: Any, kept: list[int]) -> Any:
+def _some_values(values: Any, kept: Sequence[int]) -> Any:
     if values is None or isinstance(values, Sequence):
         return None if values is None else _some(values, kept)
-    return values[kept]
+    return values[list(kept)]

@@ -17,7 +17,7 @@ from mlbox.serve.batches import Batch
 from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import bucket
 from mlbox.serve.rows import PredictRow
-from mlbox.serve.sampling import place, thinned
+from mlbox.serve.sampling import parted, place
 from mlbox.serve.served_spans import served_spans
 from mlbox.serve.tensors import Tensor
 from tests.conftest import wait_for
@@ -52,14 +52,16 @@ def test_rows_stay_whole_and_what_a_small_share_keeps_a_larger_one_keeps(
 ) -> None:
     low, high = sorted((low, high))
     sampling = PredictionSampling(share=low, roles={"shadow": high})
-    kept = thinned(batch(keys, array=array), sampling)
-    beside = thinned(batch(keys, "shadow", array=array), sampling)
+    kept, left = parted(batch(keys, array=array), sampling)
+    beside, _ = parted(batch(keys, "shadow", array=array), sampling)
     assert kept.scores == [float(at) for at, key in enumerate(keys) if place(key) < low or low == 1]
     assert set(kept.scores) <= set(beside.scores)
     assert [row.features["f"] for row in kept.predictions()] == kept.scores
     assert [row.latency_ms for row in kept.predictions()] == kept.scores
     assert [row.entity["who"] for row in kept.predictions()] == [keys[int(score or 0)] for score in kept.scores]
-    assert thinned(kept, sampling).ids == kept.ids, "to do it again changes nothing"
+    assert parted(kept, sampling)[0].ids == kept.ids, "to do it again changes nothing"
+    assert sorted([*kept.scores, *left.scores]) == [float(at) for at in range(len(keys))]
+    assert [row.features["f"] for row in left.predictions()] == left.scores
 
 
 def test_places_are_uniform_and_apart_from_those_that_decide_who_answers() -> None:
@@ -108,25 +110,20 @@ def test_a_shadow_and_what_it_watched_are_both_there_or_neither_and_all_are_coun
     assert serving.log.left_out() == {"score": 2 * every - len(kept)}
 
 
-def test_drift_and_served_spans_say_of_what_sample_they_are(serving: House) -> None:
+def asked(serving: House, rows: int, rng: np.random.Generator, *, shift: float = 0.0) -> None:
+    values = rng.normal(shift, size=(rows, 2)).tolist()
+    serving.ask(*[PredictRow(key=new_id(), features=dict(zip(FEATURES, row, strict=True))) for row in values])
+
+
+def test_drift_is_of_every_prediction_and_served_spans_say_of_what_sample_they_are(serving: House) -> None:
     serving.serve_one(1.0, 1.0)
     rng = np.random.default_rng(4)
-
-    def ask(rows: int) -> None:
-        values = rng.normal(size=(rows, 2))
-        serving.ask(
-            *[PredictRow(key=new_id(), features=dict(zip(FEATURES, row, strict=True))) for row in values.tolist()]
-        )
-
-    ask(400)
-    (before, *_) = serving.monitor.check("score")
-    assert before.sample == 1
-    serving.log.sample({"score": PredictionSampling(share=0.25)})
-    ask(400)
-    ask(400)
-    (after, *_) = serving.monitor.check("score")
-    assert after.sample == pytest.approx(after.current_rows / 1200, rel=0.15)
-    assert after.verdict == "ok"
+    for share in (1, 0.25, 0.25):
+        serving.log.sample({"score": PredictionSampling(share=share)})
+        asked(serving, 400, rng)
+        (found, *_) = serving.monitor.check("score")
+    assert (found.sample, found.current_rows, found.verdict) == (1, 1200, "ok")
+    assert serving.log.window("score").rows < 1000
     (span,) = served_spans(
         serving.log,
         "score",
@@ -134,7 +131,50 @@ def test_drift_and_served_spans_say_of_what_sample_they_are(serving: House) -> N
         until=NOW + timedelta(days=9000),
         every=timedelta(days=9000),
     )[-1:]
-    assert span.sample == pytest.approx(after.sample)
+    assert span.sample == pytest.approx(serving.log.window("score").rows / 1200, rel=0.15)
+    assert serving.monitor.estimate("score").predictions == 1200
+
+
+@pytest.mark.parametrize("share", [0, 0.05, 1])
+def test_a_shift_is_found_as_soon_whatever_is_kept_of_it(serving: House, share: float) -> None:
+    serving.serve_one(0.0, 0.0)
+    serving.log.sample({"score": PredictionSampling(share=share)})
+    rng = np.random.default_rng(4)
+    asked(serving, 300, rng)
+    assert {result.verdict for result in serving.monitor.check("score")} == {"ok"}
+    asked(serving, 300, rng, shift=2)
+    assert {(result.verdict, result.current_rows) for result in serving.monitor.check("score")} == {("alert", 600)}
+
+
+def test_a_window_after_a_restart_is_of_what_was_kept_and_says_so(serving: House) -> None:
+    serving.serve_one(0.0, 0.0)
+    serving.log.sample({"score": PredictionSampling(share=0.5)})
+    rng = np.random.default_rng(4)
+    asked(serving, 400, rng)
+    serving.log.flush()
+    serving.log.forget("score")
+    (before, *_) = serving.monitor.check("score")
+    assert 160 < before.current_rows < 240
+    assert before.sample == 0.5
+    asked(serving, 400, rng)
+    (after, *_) = serving.monitor.check("score")
+    assert after.current_rows == before.current_rows + 400
+    assert after.sample == pytest.approx(after.current_rows / (2 * before.current_rows + 400))
+
+
+def test_what_is_left_out_is_remembered_within_bounds_and_of_nobody(tmp_path: Path) -> None:
+    log = PredictionLog(tmp_path, flush_seconds=3600, remembered=100)
+    log.sample({"churn": PredictionSampling(share=0, roles={"canary": 1})})
+    for number in range(30):
+        log.put([batch([f"{number}-{row}" for row in range(7)]), batch(["s"], "shadow"), batch(["c"], "canary")])
+    found = log.served("churn", limit=100)
+    assert found.rows == 30 + 105, "the newest whole batches that hold a hundred, no shadow, and what is kept"
+    assert set(found.shares) == {1.0}
+    assert log.window("churn").rows == 30
+    assert not found.entities
+    log.forget("churn")
+    assert log.served("churn", limit=100).rows == 30
+    log.close()
 
 
 def test_live_metrics_say_of_what_sample_they_are(tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ class Serving(Data):
             self.data_dir.root / "predictions",
             queue_limit=self.settings.log_queue,
             flush_seconds=self.settings.log_flush,
+            remembered=self.settings.drift_window,
         )
         opening.callback(self.predictions.close)
         self.outcomes = Outcomes(self.offline, self.labels, self.predictions)
