@@ -88,9 +88,9 @@ class Tx:
         """Execute one statement."""
         return self._connection.execute(sql, parameters)
 
-    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Execute one statement for each row."""
-        self._connection.executemany(sql, rows)
+    def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
+        """Execute one statement for each row; how many rows that changed."""
+        return self._connection.executemany(sql, rows).rowcount
 
     def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
         """The first row, or None."""

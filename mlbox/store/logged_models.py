@@ -21,8 +21,9 @@ from mlbox.records import LoggedModel, LoggedModelStatus, ModelMetric, RunArtifa
 from mlbox.store.artifacts import check_path
 from mlbox.store.db import Database, Row, Tx
 from mlbox.store.filters import Bound, Clause, Grammar, all_of, attribute, comparison, parse
+from mlbox.store.keyset import Page, Term, after_row, sorting, token_of, values_of
+from mlbox.store.run_filters import pair_condition
 from mlbox.store.runs import require_run
-from mlbox.store.runsearch import Page, Term, after_row, pair_condition, sorting, token_of, values_of
 
 MODEL_ID = re.compile("m-[0-9a-f]{32}")
 MAX_NAME = 500

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from mlbox.store.db import Row
+from mlbox.store.run_scope import Scope
 
 _TABLES = {"param": "param", "tag": "tag"}
 _COLUMNS = {"last": "value", "min": "low", "max": "high"}
@@ -47,12 +48,11 @@ def query(
     column: str,
     key: str,
     metrics: Sequence[Aspect],
-    where: str,
-    bound: Sequence[Any],
+    about: Scope,
     limit: int,
     after: Place | None,
 ) -> tuple[str, list[Any]]:
-    """SQL for the groups of the runs for which `where` holds, and its values."""
+    """SQL for the groups of some runs, and its values."""
     joins = ""
     values: list[Any] = []
     columns: list[str] = []
@@ -75,10 +75,10 @@ def query(
         if after.value is None:
             having, place = " HAVING count(*) < ?", [after.runs]
     sql = (
-        f"SELECT {', '.join([f'{value} AS named', 'count(*) AS runs', *columns])} FROM run{joins} WHERE {where}"
+        f"SELECT {', '.join([f'{value} AS named', 'count(*) AS runs', *columns])} FROM {about.tables}{joins} WHERE {about.where}"
         f" GROUP BY 1{having} ORDER BY runs DESC, named IS NULL, named LIMIT ?"
     )
-    return sql, [*values, *bound, *place, limit]
+    return sql, [*values, *about.values, *place, limit]
 
 
 def read(rows: Sequence[Row], metrics: Sequence[Aspect]) -> list[Group]:

@@ -14,7 +14,7 @@ from mlbox.errors import InvalidInput
 from mlbox.records import Record, RunStatus
 from mlbox.store.experiments import Experiments
 from mlbox.store.filters import MAX_FILTER, QUOTES, Kind, Token, comparators, located, next_token, parse
-from mlbox.store.runsearch import RUNS
+from mlbox.store.run_filters import RUNS
 from mlbox.store.tracking import Tracker
 
 NEWEST = 1000

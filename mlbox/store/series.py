@@ -1,7 +1,8 @@
 """Series of metric points: one series for each metric of a run, its points clustered by step.
 
-Beside its points a series keeps its last value and its extremes, so that a page of runs reads no points. The last value is
-that of the highest step, then of the latest time. SQLite keeps no NaN: in a series it is NULL, in a point the text 'nan'.
+Beside its points a series keeps its last value, its extremes and how many points it has, so that a page of runs reads no points.
+The last value is that of the highest step, then of the latest time, then the greatest, and NaN above all. SQLite keeps no NaN:
+in a series it is NULL, in a point the text 'nan'.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from mlbox.clock import from_us, to_us
@@ -25,7 +27,8 @@ _UPSERT = """
 INSERT INTO series (run_id, key, step, at_us, value, low, high, points, fresh, dirty_low, dirty_high)
 VALUES (:run, :key, :step, :at, :value, :low, :high, :count, :count, :first, :step)
 ON CONFLICT (run_id, key) DO UPDATE SET
-  value = iif((excluded.step, excluded.at_us) >= (step, at_us), excluded.value, value),
+  value = iif((excluded.step, excluded.at_us, coalesce(excluded.value, 'nan')) >= (step, at_us, coalesce(value, 'nan')),
+    excluded.value, value),
   at_us = iif((excluded.step, excluded.at_us) >= (step, at_us), excluded.at_us, at_us),
   step = max(step, excluded.step),
   low = coalesce(min(low, excluded.low), low, excluded.low), high = coalesce(max(high, excluded.high), high, excluded.high),
@@ -34,6 +37,7 @@ ON CONFLICT (run_id, key) DO UPDATE SET
   dirty_high = max(coalesce(dirty_high, excluded.dirty_high), excluded.dirty_high)
 RETURNING id, points, fresh, dirty_low, dirty_high, rolled_low, rolled_high, grain
 """
+_TWICE = "UPDATE series SET points = points - ?, fresh = fresh - ? WHERE id = ?"
 
 
 class Last(NamedTuple):
@@ -65,7 +69,7 @@ def write_points(tx: Tx, run_id: str, metrics: Iterable[Metric]) -> None:
     for metric in metrics:
         by_key.setdefault(metric.key, []).append(metric)
     for key, points in by_key.items():
-        last = max(points, key=lambda point: (point.step, point.at))
+        last = max(points, key=_place)
         numbers = [value for point in points if (value := stored(point.value)) is not None]
         row = tx.one(
             _UPSERT,
@@ -83,7 +87,9 @@ def write_points(tx: Tx, run_id: str, metrics: Iterable[Metric]) -> None:
         )
         assert row is not None
         rows = [(row["id"], point.step, to_us(point.at), sortable(point.value)) for point in points]
-        tx.many("INSERT OR IGNORE INTO point VALUES (?,?,?,?)", rows)
+        new = tx.many("INSERT OR IGNORE INTO point VALUES (?,?,?,?)", rows)
+        if new < len(rows):
+            tx.run(_TWICE, (*[len(rows) - new] * 2, row["id"]))
         if rollups.is_due(row):
             rollups.roll(tx, row)
 
@@ -221,6 +227,12 @@ def is_finite(value: object) -> bool:
 def stored(value: float | None) -> float | None:
     """A value as a series has it."""
     return None if value is None or math.isnan(value) else float(value)
+
+
+def _place(point: Metric) -> tuple[int, datetime, bool, float]:
+    """Where a point stands among others of its series."""
+    value = stored(point.value)
+    return point.step, point.at, value is None, value or 0.0
 
 
 def sortable(value: float | None) -> float | str:

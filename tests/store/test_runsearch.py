@@ -21,11 +21,12 @@ from mlbox.clock import ManualClock
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import DatasetInput, Metric, Run
-from mlbox.store import migrations
+from mlbox.store import migrations, run_scope
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
 from mlbox.store.filters import parse
-from mlbox.store.runsearch import RUNS, RunSearch
+from mlbox.store.run_filters import RUNS
+from mlbox.store.runsearch import RunSearch
 from mlbox.store.tracking import Tracker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -155,17 +156,24 @@ def clauses(draw: st.DrawFn) -> Piece:
             ["params.p DESC", "metrics.`a b`"],
             ["start_time ASC"],
             ["tags.`mlflow.t`"],
+            ["max:metrics.m DESC", "params.p"],
+            ["min:metrics.`a b`"],
         ]
     ),
+    few=st.sampled_from([0, 20, run_scope.FEW]),
 )
 def test_a_search_finds_what_a_plain_evaluator_finds_and_its_pages_are_the_whole(
-    many: Many, pieces: list[Piece], limit: int, order: list[str]
+    many: Many, monkeypatch: pytest.MonkeyPatch, pieces: list[Piece], limit: int, order: list[str], few: int
 ) -> None:
+    """Also when each page is driven by another table, as what is few is not the same for all of them."""
     search, runs = many
+    monkeypatch.setattr(run_scope, "FEW", few)
     filter = " AND ".join(piece[4] for piece in pieces)
     expected = {run.id for run in runs if all(holds(run, *piece[:4]) for piece in pieces)}
     whole = search.ids(filter, order_by=order)
     assert set(whole) == expected
+    assert search.search.count([search.group.id], filter) == len(expected)
+    monkeypatch.setattr(run_scope, "FEW", 40 if few == 0 else 0)
     paged: list[str] = []
     after = None
     while True:
@@ -178,10 +186,15 @@ def test_a_search_finds_what_a_plain_evaluator_finds_and_its_pages_are_the_whole
 
 
 @pytest.mark.parametrize("descending", [False, True])
-def test_numbers_come_first_then_what_is_none_then_runs_without(many: Many, descending: bool) -> None:
+@pytest.mark.parametrize("aspect", ["", "min:", "max:"])
+@pytest.mark.parametrize("few", [0, run_scope.FEW])
+def test_numbers_come_first_then_what_is_none_then_runs_without(
+    many: Many, monkeypatch: pytest.MonkeyPatch, descending: bool, aspect: str, few: int
+) -> None:
     search, runs = many
+    monkeypatch.setattr(run_scope, "FEW", few)
     by_id = {run.id: run for run in runs}
-    found = search.ids(order_by=[f"metrics.m {'DESC' if descending else 'ASC'}"])
+    found = search.ids(order_by=[f"{aspect}metrics.m {'DESC' if descending else 'ASC'}"])
     values = [by_id[one].metrics["m"].value if "m" in by_id[one].metrics else None for one in found]
     ranks = [2 if value is None else 1 if math.isnan(value) else 0 for value in values]
     assert ranks == sorted(ranks)
@@ -250,19 +263,45 @@ def test_no_text_breaks_the_parser(text: str) -> None:
         parse(text, RUNS)
 
 
-def test_a_search_by_a_metric_comes_out_of_its_index(many: Many) -> None:
+@pytest.mark.parametrize(
+    ("few", "filter", "order", "step"),
+    [
+        (0, "metrics.m > 0", ["metrics.m DESC"], "SEARCH o0 USING COVERING INDEX series_value (key=? AND value>?)"),
+        (0, "params.p = 'a'", ["metrics.m DESC"], "SEARCH o0 USING COVERING INDEX series_value (key=? AND value>?)"),
+        (0, "params.p = 'a'", [], "SEARCH run USING INDEX run_begun (experiment_id=?)"),
+        (
+            99,
+            "metrics.m > 1 AND run_name LIKE 'r%'",
+            [],
+            "SEARCH few USING COVERING INDEX series_value (key=? AND value>?)",
+        ),
+        (
+            99,
+            "tags.`mlflow.t` = 'a'",
+            ["max:metrics.m"],
+            "SEARCH few USING COVERING INDEX tag_value (key=? AND value=?)",
+        ),
+        (99, "", ["metrics.m"], "SEARCH o0 USING INDEX sqlite_autoindex_series_1 (run_id=? AND key=?)"),
+    ],
+)
+def test_a_search_is_driven_by_what_is_few_or_else_by_its_order(
+    many: Many, monkeypatch: pytest.MonkeyPatch, few: int, filter: str, order: list[str], step: str
+) -> None:
+    """What is walked through is not sorted, and no table is read from its beginning."""
     search, _ = many
+    monkeypatch.setattr(run_scope, "FEW", few)
     seen: list[str] = []
     with contextlib.closing(sqlite3.connect(search.path)) as db:
         db.row_factory = sqlite3.Row
         db.create_function("visible", 2, lambda kind, name: True)
         db.set_trace_callback(seen.append)
         search_on = RunSearch(Tracker(_Reading(db), search.tracker._artifacts, ManualClock(NOW)), search.tracker.groups)  # type: ignore[arg-type]
-        search_on.runs([search.group.id], "metrics.m > 0", order_by=["metrics.m DESC"], limit=5)
+        search_on.runs([search.group.id], filter, order_by=order, limit=5)
         query = next(sql for sql in seen if sql.startswith("SELECT run.id"))
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {query}")]
-    assert any("SEARCH o0 USING COVERING INDEX series_value" in step for step in plan), plan
+    assert step in plan, plan
     assert not any(fnmatch.fnmatch(step, "*SCAN *") for step in plan), plan
+    assert few or "USE TEMP B-TREE FOR ORDER BY" not in plan, plan
 
 
 class _Reading:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mlbox.clock import ManualClock
+from mlbox.clock import ManualClock, to_us
+from mlbox.errors import Conflict, InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import Metric
 from mlbox.store import migrations, rollups
@@ -128,3 +132,104 @@ def test_every_bucket_that_is_not_dirty_has_its_extremes(
             )
             if not dirty:
                 assert kept[bucket] == (min(values), max(values))
+
+
+class Summaries(RuleBasedStateMachine):
+    """What a series says of its points is what they are, whatever was logged, sent again, refused, deleted and restored."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        clock = ManualClock(NOW)
+        self.db = Database(Path(self.folder.name) / "tracking.sqlite", migrations.tracking, clock, EventBus())
+        self.tracker = Tracker(self.db, Artifacts(Path(self.folder.name)), clock)
+        self.runs = [self.tracker.start_run(experiment="e", user="ann", params={"p": "1"}).id for _ in range(2)]
+        self.points: dict[tuple[str, str], set[tuple[int, datetime, bool, float]]] = {}
+        self.sent: list[tuple[str, list[Metric]]] = []
+        self.deleted: set[str] = set()
+
+    metrics = st.lists(
+        st.builds(
+            Metric,
+            key=st.sampled_from("ab"),
+            value=st.sampled_from([-1.0, 0.0, 2.5, math.nan, math.inf, -math.inf]),
+            step=st.integers(-1, 2),
+            at=st.integers(0, 2).map(lambda ms: NOW + timedelta(milliseconds=ms)),
+        ),
+        max_size=6,
+    )
+
+    def log(self, run: str, metrics: list[Metric], **more: Any) -> None:
+        if run in self.deleted or more:
+            with pytest.raises((InvalidInput, Conflict)):
+                self.tracker.log(run, metrics=metrics, **more)
+            return
+        self.tracker.log(run, metrics=metrics)
+        for one in metrics:
+            assert one.value is not None
+            empty = math.isnan(one.value)
+            place = (one.step, one.at, empty, 0.0 if empty else one.value)
+            self.points.setdefault((run, one.key), set()).add(place)
+
+    @rule(which=st.integers(0, 1), metrics=metrics)
+    def logged(self, which: int, metrics: list[Metric]) -> None:
+        self.log(self.runs[which], metrics)
+        self.sent.append((self.runs[which], metrics))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def sent_again(self, data: st.DataObject) -> None:
+        self.log(*data.draw(st.sampled_from(self.sent)))
+
+    @rule(which=st.integers(0, 1), metrics=metrics)
+    def refused(self, which: int, metrics: list[Metric]) -> None:
+        self.log(self.runs[which], metrics, params={"p": "2"})
+
+    @rule(which=st.integers(0, 1))
+    def deleted_or_restored(self, which: int) -> None:
+        run = self.runs[which]
+        if run in self.deleted:
+            self.tracker.restore(run, actor="ann")
+        else:
+            self.tracker.delete(run, actor="ann")
+        self.deleted ^= {run}
+
+    @invariant()
+    def as_the_points_are(self) -> None:
+        rows = self.tracker.select("SELECT run_id, key, step, at_us, value, low, high, points FROM series", ())
+        found = {(row["run_id"], row["key"]): tuple(row)[2:] for row in rows}
+        assert found == {key: summary(points) for key, points in self.points.items()}
+
+    def teardown(self) -> None:
+        self.db.close()
+        self.folder.cleanup()
+
+
+def summary(points: set[tuple[int, datetime, bool, float]]) -> tuple[Any, ...]:
+    step, at, empty, value = max(points)
+    numbers = [number for _, _, empty, number in points if not empty]
+    ends = (min(numbers, default=None), max(numbers, default=None))
+    return (step, to_us(at), None if empty else value, *ends, len(points))
+
+
+TestSummaries = Summaries.TestCase
+TestSummaries.settings = settings(max_examples=12, stateful_step_count=20, deadline=None)
+
+
+def test_a_file_of_an_earlier_release_tells_of_its_points_as_they_are(
+    tmp_path: Path, clock: ManualClock, bus: EventBus
+) -> None:
+    path = tmp_path / "tracking.sqlite"
+    db = Database(path, migrations.tracking, clock, bus)
+    tracker = Tracker(db, Artifacts(tmp_path), clock)
+    run = logged(tracker, [1.0, 3.0, math.nan])
+    db.write(lambda tx: tx.run("UPDATE series SET points = 9, value = 2"))
+    db.write(lambda tx: tx.run("DELETE FROM _sqlite_migrations WHERE name = 'm008_series_summaries'"))
+    db.close()
+    db = Database(path, migrations.tracking, clock, bus)
+    tracker = Tracker(db, Artifacts(tmp_path), clock)
+    value = tracker.run(run).metrics["m"].value
+    assert value is not None
+    assert math.isnan(value)
+    assert tracker.points([run])["m"].all == 3
+    db.close()

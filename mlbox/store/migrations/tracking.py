@@ -206,3 +206,17 @@ def m007_run_views(db: Database) -> None:
         ) STRICT, WITHOUT ROWID;
         """,
     )
+
+
+@migration(tracking)
+def m008_series_summaries(db: Database) -> None:
+    """A series tells of its points as they are kept: one that came twice counts once, the greatest of the last is the last."""
+    run_script(
+        db,
+        """
+        UPDATE series SET points = (SELECT count(*) FROM point WHERE series = series.id), value = (
+          SELECT iif(value = 'nan', NULL, value) FROM point WHERE series = series.id
+          ORDER BY step DESC, at_us DESC, value DESC LIMIT 1
+        );
+        """,
+    )
