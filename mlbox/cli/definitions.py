@@ -56,10 +56,10 @@ def apply(
             typer.confirm("Apply?", abort=True, err=True)
             body["base"] = found.base
         done = client.post("/api/v1/features/apply", FeaturePlan, body)
-        if "base" in body:
-            note("Applied.")
-        else:
+        if "base" not in body:
             _tell(done, output)
+        if any(one.action != "none" for one in done.changes):
+            note("Applied.")
 
 
 def _send_code(client: Client, wanted: Definitions) -> None:

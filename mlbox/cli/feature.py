@@ -76,7 +76,8 @@ def materialize(
     body = {"view": view, "start": start, "end": end, "full": full}
     with connect(timeout_seconds=24 * 3600) as client, _progress():
         answer = client.post("/api/v1/features/materialize", dict[str, int], body)
-    note(f"{answer['rows']:,} online rows changed.")
+    rows = answer["rows"]
+    note(f"{rows:,} online rows changed." if rows else "All of it was online already: nothing changed.")
 
 
 @app.command(epilog="Example: mlbox feature run embeddings --wait")

@@ -30,7 +30,6 @@ class Entry(NamedTuple):
 
 
 COMMANDS = {
-    # every day
     "serve": Entry("serve", "Run the server.", "serve"),
     "login": Entry("login", "Store a box's address and a token, in a file that only you can read.", "login"),
     "status": Entry("status", "Show the box, who you are on it, and its health.", "status"),
@@ -47,7 +46,6 @@ COMMANDS = {
     "wait": Entry("job", "Wait until jobs have ended, and end with the exit code of the first that failed.", "wait"),
     "top": Entry("job", "Show the GPUs, what runs on them and what waits, live in a terminal.", "top"),
     "search": Entry("search", "Find anything that has a name, by words.", "search"),
-    # nouns
     "job": Entry("job", "Jobs: list, show, follow, stop, retry, wait."),
     "queue": Entry("queue", "Queues: what waits, and how the lines share the box."),
     "quota": Entry("quota", "Quotas: how many GPUs a team may hold, and when."),
@@ -72,7 +70,6 @@ COMMANDS = {
     ),
     "export": Entry("transfer", "Write experiments, runs and models to a folder.", "export"),
     "import": Entry("transfer", "Bring experiments, runs and models from MLflow or another box."),
-    # administration
     "backup": Entry("backup", "Backups: made while the box runs, proven, restored."),
     "cron": Entry("cron", "Crons: jobs that come again, by time or when something happens."),
     "deleted": Entry("deleted", "List what was deleted and can be taken back.", "deleted"),
@@ -92,6 +89,10 @@ COMMANDS = {
 }
 
 
+SECTIONS = (("Commands", "serve"), ("By noun", "job"), ("Administration", "backup"))
+"""Under what the root's help lists the commands, and the first of each."""
+
+
 class Commands(TyperGroup):
     """The root: knows each command by name and help, and loads the one that is called."""
 
@@ -99,6 +100,14 @@ class Commands(TyperGroup):
         super().__init__(**attributes)
         # Stand-ins with a help line: enough to list, to resolve and to suggest.
         self.commands = {name: TyperGroup(name=name, help=entry.help) for name, entry in COMMANDS.items()}
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Every command with the whole of its help line."""
+        names = list(COMMANDS)
+        begins = [names.index(first) for _, first in SECTIONS]
+        for (title, _), begin, end in zip(SECTIONS, begins, [*begins[1:], len(names)], strict=True):
+            with formatter.section(title):
+                formatter.write_dl([(name, COMMANDS[name].help) for name in names[begin:end]])
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The real command behind the stand-in."""
