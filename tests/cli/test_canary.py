@@ -49,12 +49,12 @@ def test_a_canary_by_hand_and_each_decision_made_again(server: Server) -> None:
 
     assert "delay/3: held" in (said := told("guards", "delay"))
     assert "0 of 0 runs failed, the champion's 0 of 0" in said
-    assert "delay/3 is canary, paused 10 %." in told("pause", "delay/3", "-m", "a sale")
-    assert "delay/3 is canary, takes 10 %." in told("resume", "delay/3")
+    assert "delay/3 is a canary, paused 10 %." in told("pause", "delay/3", "-m", "a sale")
+    assert "delay/3 is a canary, takes 10 %." in told("resume", "delay/3")
     assert "may be shortened when all its guards hold" in told("advance", "delay/3", code=5)
-    assert "delay/3 is canary, frozen 0 %." in told("freeze", "delay/3", "-m", "for the post-mortem")
+    assert "delay/3 is a canary, frozen 0 %." in told("freeze", "delay/3", "-m", "for the post-mortem")
     assert "delay/3 is frozen" in told("resume", "delay/3", code=5)
-    assert "delay/3 is rolled_back." in told("rollback", "delay/3", "-m", "complaints")
+    assert "delay/3 was rolled back." in told("rollback", "delay/3", "-m", "complaints")
     made = json.loads(told("decisions", "delay/3", "-o", "json"))
     assert [(one["decision"]["done"], one["decision"]["comment"]) for one in made] == [
         ("paused", "a sale"),
