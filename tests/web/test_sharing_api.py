@@ -111,6 +111,7 @@ def test_of_another_teams_use_one_sees_the_sum(company: Company) -> None:
 
 
 def test_the_queue_is_read_page_by_page_and_tells_others_no_more_than_it_takes_to_plan(company: Company) -> None:
+    wait_for(lambda: not company.box.scheduler.jobs(open_only=True), what="the jobs of other tests to end")
     cpus = company.box.settings.cpus or company.box.scheduler._executor.capacity().box.cpus
     holder = company.ann.submit("vision", command=["sleep", "600"], cpus=cpus).json()["id"]
     wait_for(lambda: company.box.scheduler.job(holder).state == "running", what="the holder")
