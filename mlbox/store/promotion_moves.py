@@ -31,6 +31,7 @@ HOLD_MOVES: dict[CanaryHold, tuple[CanaryHold, ...]] = {
 }
 """Within a canary: what holds it, and what may come next; "" goes on by itself."""
 OPEN: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if targets)
+WITHDRAWABLE: tuple[PromotionState, ...] = tuple(state for state, targets in MOVES.items() if "withdrawn" in targets)
 
 
 def load(tx: Tx, promotion_id: str, *expected: PromotionState) -> Promotion:

@@ -40,6 +40,8 @@ _READS: dict[tuple[str, str], str] = {
     ): r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?(Z|[+-][0-9]{2}:?[0-9]{2})?)?",
 }
 """What a text looks like that can be read as a type."""
+READS_AS: dict[str, tuple[str, ...]] = {"STRING": ("INT64", "FP64", "BOOL", "TIMESTAMP"), "FP64": ("INT64",)}
+"""As what else than its own type a column's values may be expected to be readable."""
 _EXTRA = "_id BIGINT NOT NULL, _at TIMESTAMP NOT NULL, _by VARCHAR NOT NULL, _reasons VARCHAR[] NOT NULL"
 
 _PREFIX = "quarantine:"
@@ -306,7 +308,7 @@ def _check(one: Expectation, columns: Mapping[str, Column], field: str) -> None:
         hint = suggest(one.column, columns)
         raise InvalidInput(f"The source has no column {one.column!r:.200}.", hint=hint, field=f"{field}.column")
     is_text = column.dtype == "STRING"
-    if one.dtype is not None and (column.dtype, one.dtype) not in {*_READS, ("FP64", "INT64")}:
+    if one.dtype is not None and one.dtype not in READS_AS.get(column.dtype, ()):
         raise _wrong(f"A {column.dtype} is always one, or never {one.dtype}.", f"{field}.dtype")
     if (one.values or one.pattern) and not is_text:
         raise _wrong(f"{one.column} is {column.dtype}: values and pattern are for text.", f"{field}.values")

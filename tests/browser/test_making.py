@@ -44,6 +44,21 @@ def test_from_a_source_to_a_dataset(server: Server, visit: Callable[..., Visitor
     page.get_by_label("File").set_input_files(csv("sales.csv", rows))
     page.get_by_role("button", name="Upload").click()
     expect(page.get_by_text("2 rows added, 0 held back.")).to_be_visible()
+    page.get_by_label("Least of amount").fill("0")
+    page.get_by_label("Values of who, one a line").fill("ann\nbob, jr.\ncy")
+    page.get_by_label("Share of nulls of amount").fill("0.5")
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Set the expectations").click()
+    expect(page.get_by_role("group", name="Expectations")).to_contain_text("bob, jr.")
+    expected = {one["column"]: one for one in server.http.get("/api/v1/sources/sales/quality").json()["expectations"]}
+    assert expected["who"]["values"] == ["ann", "bob, jr.", "cy"]
+    assert (expected["amount"]["min"], expected["amount"]["max"], expected["amount"]["max_nulls"]) == (0, None, 0.5)
+    one = page.get_by_role("region", name="Add one row")
+    one.get_by_label("who").fill("cy")
+    one.get_by_label("bought").fill("2020-01-03T10:00Z")
+    one.get_by_label("amount").fill("-3")
+    one.get_by_role("button", name="Send the row").click()
+    expect(one.get_by_text("0 taken, 0 online at once, 1 held back.")).to_be_visible()
     visitor.keep("source-with-rows")
 
     visitor.visit("/new/features")

@@ -41,6 +41,7 @@ ON_A_PAGE = {
     "dataset tag": ("dataset.html", "/tags"),
     "dataset upload": ("new_dataset.html", "/api/v1/datasets/{name}/rows"),
     "endpoint predict": ("trial.html", "/predict"),
+    "exp rm": ("runs.html", '"DELETE"'),
     "feature apply": ("new_features.html", "/api/v1/features/apply/toml"),
     "feature materialize": ("feature.html", "/api/v1/features/materialize"),
     "feature run": ("feature.html", "/run"),
@@ -58,7 +59,8 @@ ON_A_PAGE = {
     "model advance": ("promotion.html", "/advance"),
     "model alias": ("model.html", "/aliases/{alias}"),
     "model approve": ("promotion.html", "/approve"),
-    "model archive": ("version.html", "/archive"),
+    "model archive": ("version.html", '"/stage"'),
+    "model bench": ("bench.html", "/bench"),
     "model card": ("card.html", "/card"),
     "model describe": ("model.html", '"PATCH"'),
     "model freeze": ("promotion.html", "/freeze"),
@@ -73,9 +75,14 @@ ON_A_PAGE = {
     "model rm": ("model.html", '"DELETE"'),
     "model rollback": ("promotion.html", "/roll-back"),
     "model score": ("version.html", "/score"),
+    "model serving": ("serving_section.html", "/serving"),
+    "model stage": ("version.html", '"/stage"'),
     "model unalias": ("model.html", '"DELETE"'),
+    "model withdraw": ("promotion.html", "/withdraw"),
     "monitor check": ("health.html", "/check"),
+    "monitor post": ("health.html", '"/api/v1/outcomes"'),
     "quality resubmit": ("quality_section.html", "/quarantine/resubmit"),
+    "quality set": ("source_forms.html", "/expectations"),
     "queue rm": ("inside.html", '"DELETE"'),
     "queue set": ("inside.html", "/api/v1/queues/{name}"),
     "quota rm": ("inside.html", 'data-method="DELETE"'),
@@ -84,11 +91,13 @@ ON_A_PAGE = {
     "rerun": ("run.html", "/rerun"),
     "restore": ("deleted.html", "/restore"),
     "retry": ("job.html", "/retry"),
+    "run rm": ("run.html", '"/api/v1/runs/" ~ run.id, "DELETE"'),
     "secret rm": ("secrets.html", 'data-method="DELETE"'),
     "secret rotate-key": ("secrets.html", "/rotate-key"),
     "secret set": ("secrets.html", "/api/v1/secrets"),
     "source append": ("source.html", "/rows"),
     "source create": ("new_source.html", "/api/v1/sources"),
+    "source push": ("source_forms.html", "/push"),
     "stop": ("job.html", "/stop"),
     "submit": ("job_new.html", "/api/v1/jobs"),
     "team add": ("teams.html", "/members/{user}"),
@@ -110,7 +119,6 @@ ON_A_PAGE = {
 
 HERE = "it is about this machine: its files, its folders, its shell"
 OPERATING = "it is an operator's, seldom done, and takes thought: the command's help leads through it"
-LACKING = "no page has it yet"
 BY_COMMAND_ONLY = {
     **dict.fromkeys(
         ("serve", "login", "context use", "completion", "export", "run sync", "feature import-feast"), HERE
@@ -120,8 +128,6 @@ BY_COMMAND_ONLY = {
     **dict.fromkeys(
         ("predictions sample", "identity link", "identity unlink", "backup create", "backup restore"), OPERATING
     ),
-    **dict.fromkeys(("run rm", "exp rm", "model bench", "model stage"), LACKING),
-    **dict.fromkeys(("model serving", "model withdraw", "monitor post", "quality set", "source push"), LACKING),
 }
 """And why."""
 

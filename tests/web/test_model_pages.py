@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mlbox.records import TeamQuota
+from mlbox.records import ServingConfig, TeamQuota
 from mlbox.settings import Origin
+from mlbox.store.registry import NewVersion
 from mlbox.web.box import Box
 from mlbox.web.pages import inside, tenures, traffic
+from mlbox.web.pages.models import moves
+from mlbox.web.pages.serving_fields import serving_fields
 from tests.web.site import Filled, Page, Site, fill, open_box
 
 
@@ -116,3 +120,46 @@ def test_files_are_counted_up_to_a_bound(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     monkeypatch.setattr(inside, "MOST_FILES", 3)
     assert [(p.size, p.whole) for p in inside.places(tmp_path) if p.name == "artifacts"] == [(30, False)]
+
+
+def test_a_version_is_moved_only_where_it_may_go(box: Box, site: Site, filled: Filled) -> None:
+    def offered(ref: str) -> list[str]:
+        page = Page(site.get(f"/models/{ref}"))
+        return [one["value"] for one in page.all("button") if one.get("name") == "stage"]
+
+    assert offered("churn/2") == ["Archived"], "its promotion is withdrawn by a button of its own"
+    ref = box.registry.register(NewVersion(model="mover", trained_by="ada", submitted_by="ada")).ref
+    for before, target in ((["Archived"], "Archived"), (["None", "Staging"], "None"), (["Archived"], "Archived")):
+        assert offered(ref) == before
+        (move,) = (one for one in moves(box.registry.version("mover", 1), False) if one.stage == target)
+        assert move.question in html.unescape(site.get(f"/models/{ref}").text)
+        assert box.stages.move("mover", 1, move.stage, actor="ada").stage == target
+
+
+def test_how_a_model_is_served_is_set_within_its_bounds(box: Box, site: Site) -> None:
+    fields = {one.name: one for one in serving_fields(box.serving.of("churn"))}
+    assert set(fields) == set(ServingConfig.__struct_fields__) - {"revision"}
+    for one in fields.values():
+        assert one.least <= one.value <= one.most
+    shown = {field["name"]: field for field in Page(site.get("/models/churn")).all("input") if "data-json" in field}
+    assert (shown["max_batch"]["min"], shown["max_batch"]["max"], shown["max_batch"]["step"]) == ("1", "10000", "1")
+    box.access.create_user("reader", "viewer", actor="admin")
+    text = Site(box, user="reader").get("/models/churn").text
+    assert "Most rows of a batch" in text
+    assert "/serving" not in text
+
+
+def test_an_experiment_and_a_run_are_deleted_from_their_pages(box: Box, site: Site) -> None:
+    run = box.tracker.start_run(experiment="short-lived", user="ada", name="one")
+    button = re.search(r'action="(/api/v1/experiments/\d+)"', site.get("/runs?experiment=short-lived").text)
+    assert button
+    assert "Delete the experiment" not in site.get("/runs").text
+    assert "Delete the experiment" not in site.get("/runs?experiment=short-lived&experiment=churn").text
+    assert f'action="/api/v1/runs/{run.id}"' in site.get(f"/runs/{run.id}").text
+    bearer = {"authorization": f"Bearer {box.access.create_token('ada', 'x', actor='ada')[1]}"}
+    assert site.request("DELETE", f"/api/v1/runs/{run.id}", headers=bearer).status_code == 204
+    assert f'action="/api/v1/runs/{run.id}"' not in site.get(f"/runs/{run.id}").text
+    assert site.request("DELETE", button[1], headers=bearer).status_code == 204
+    deleted = site.get("/deleted").text
+    assert "short-lived" in deleted
+    assert f"/api/v1/deleted/run%3A{run.id}/restore" in deleted.replace("run:", "run%3A")

@@ -19,6 +19,7 @@ from mlbox.errors import Unavailable
 from mlbox.records import Finding, Gpu, Job, JobSpec, RolloutDecision, Samples, Side
 from mlbox.store.job_states import MOVES as JOB_MOVES
 from mlbox.store.promotion_moves import MOVES as PROMOTION_MOVES
+from mlbox.store.roles import ACTIONS
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box
 from mlbox.web.pages import form, handlers
@@ -28,7 +29,7 @@ from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.signin import local_path
 from mlbox.web.pages.submitting import codes
 from mlbox.web.pages.view import part
-from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box
+from tests.web.site import EMPTY_PAGES, FEATURE, NASTY, START, Filled, Page, Site, fill, open_box, routes_of
 
 PACKAGE = Path(__file__).parents[2] / "mlbox"
 SCORING = {f"/models/{{model}}/{what}" for what in ("invocations", "ping", "health", "version")}
@@ -144,18 +145,46 @@ def test_bad_filters_are_refused_in_words(site: Site) -> None:
         assert site.get(path).status_code in (400, 404), path
 
 
-def test_a_viewer_is_offered_no_button_that_would_be_refused(box: Box, filled: Filled) -> None:
+def offered(page: Page) -> set[tuple[str, str]]:
+    """Method and address of every call that a page's forms and buttons would make."""
+    found, method, action = set(), "POST", ""
+    for tag, attributes in page.tags:
+        if tag.startswith("mlbox-"):
+            method = attributes.get("data-method", "POST")
+        elif tag == "form":
+            action = attributes.get("action", "") if attributes.get("method") != "get" else ""
+        elif tag == "button":
+            found.add((attributes.get("data-method", method), attributes.get("formaction", action)))
+    return {(method, address) for method, address in found if address.startswith("/api/")}
+
+
+def test_a_viewer_is_offered_no_button_that_would_be_refused(box: Box, filled: Filled, site: Site) -> None:
     box.access.create_user("vera", "viewer", actor="admin")
+    routes = [
+        (method, re.compile(re.sub(r"\{[^}]*\}", "[^/]+", route.path) + "$"), ACTIONS[handler.opt["action"]].role)
+        for route in routes_of(box)
+        for handler in route.route_handlers
+        for method in handler.http_methods
+        if handler.opt.get("action") in ACTIONS
+    ]
+
+    def roles(method: str, address: str) -> set[str]:
+        found = {role for known, path, role in routes if known == method and path.match(address.partition("?")[0])}
+        assert found, (method, address)
+        return found
+
     viewer = Site(box, user="vera")
+    for path in filled.pages():
+        answer = viewer.get(path)
+        if answer.status_code != 403:
+            refused = {call for call in offered(Page(answer)) if "viewer" not in roles(*call)}
+            assert refused == set(), path
     assert "takes the role approver" in viewer.get("/approvals").text
-    for path, action in (
-        (f"/jobs/{filled.job}", "/retry"),
-        ("/monitoring/churn", "/check"),
-        ("/approvals", "/approve"),
-        ("/admin", "/api/v1/users"),
-    ):
-        actions = [attributes.get("action", "") for attributes in Page(viewer.get(path)).all("form")]
-        assert not [found for found in actions if found.endswith(action)], path
+    everything = {call for path in filled.pages() for call in offered(Page(site.get(path)))}
+    assert len(everything) > 60
+    for method, of in (("DELETE", f"/api/v1/runs/{filled.run}"), ("PATCH", "/api/v1/models/churn/serving")):
+        assert (method, of) in everything
+    assert ("POST", f"/api/v1/promotions/{filled.waiting.id}/withdraw") in everything
 
 
 # -- one by one ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from litestar import Response, get
 
 from mlbox.records import Column, FeatureView
 from mlbox.store.feature_catalogue import Filters
+from mlbox.store.quality import READS_AS
 from mlbox.web.box import Box
 from mlbox.web.catalogue import lineage, profile
 from mlbox.web.pages.feature_pictures import bars, changes, draw, examples, spreads
@@ -128,6 +129,8 @@ async def source(view: View, name: str) -> Response[bytes]:
             "may": view.may("member", name=name),
             "views": _latest([v for v in features.views() if name in v.sources]),
             "quality": part(lambda: features.quality(name)),
+            "expected": {one.column: one for one in features.expectations(name)},
+            "reads_as": READS_AS,
             "held": part(lambda: features.quarantined(name, limit=PAGE_SIZE)),
         }
 

@@ -10,13 +10,14 @@ from litestar import Response, get
 from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import DIFFERENCES, ModelVersion, Promotion, RolloutDecision, Run, ShadowFigures
+from mlbox.records import DIFFERENCES, ModelVersion, Promotion, RolloutDecision, Run, ShadowFigures, Stage
 from mlbox.serve.governance import changes
 from mlbox.store.promotion_moves import OPEN
 from mlbox.store.promotions import HOW_TO_SERVE
 from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
 from mlbox.web.pages import tenures
+from mlbox.web.pages.serving_fields import serving_fields
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
 PROMOTIONS = 10
@@ -153,6 +154,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
     found = box.registry.versions(name, limit=PAGE_SIZE + 1, before=before)
     shown, last = keyset(found, PAGE_SIZE, lambda version: str(version.version))
     policy = box.registry.policies.of(name)
+    serving = box.serving.of(name)
     history = part(lambda: box.history.of(name, start=start, end=end)[:HISTORY])
     return {
         "model": model,
@@ -160,6 +162,8 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
         "versions": shown,
         "next": next_page(view, last),
         "policy": policy,
+        "serving": serving,
+        "serving_fields": serving_fields(serving),
         "promotions": [drawn_of(box, p) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
         "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
         "drift": part(lambda: worst_first(box, name)),
@@ -201,6 +205,32 @@ def _nodes(version: ModelVersion, champion: bool) -> list[Node]:
     return nodes
 
 
+class Move(NamedTuple):
+    """A stage that a version may be moved to, and what is asked before."""
+
+    stage: Stage
+    label: str
+    question: str
+
+
+def moves(version: ModelVersion, underway: bool) -> list[Move]:
+    """Where a version may be moved from its stage; proposing it, withdrawing it and Production are its promotion's."""
+    ref = version.ref
+    if version.stage == "Archived":
+        back = f"Take {ref} back? It has no stage then, and may be proposed."
+        staging = (
+            f"Take {ref} back and propose it? It is in Staging once its gates have passed, which may take two minutes."
+        )
+        return [Move("None", "Take back", back), Move("Staging", "Take back to Staging", staging)]
+    found = []
+    if version.stage == "Staging" and not underway:
+        found.append(Move("None", "Take out of Staging", f"Take {ref} out of Staging?"))
+    if version.stage != "Production" or not version.servable:
+        ends = " Its promotion ends as withdrawn." if underway else ""
+        found.append(Move("Archived", "Archive", f"Archive {ref}?{ends} It can be taken back."))
+    return found
+
+
 def _version(view: View, name: str, number: int) -> dict[str, Any]:
     box = view.box
     version = box.registry.version(name, number)
@@ -214,6 +244,8 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
         "bins": score_bins(replay.figures if replay else ()),
         "may_replay": view.may("member", name=name) and version.servable,
         "may_write": view.may("member", name=name),
+        "bench": box.benches.latest(name, number),
+        "moves": moves(version, underway) if view.may("member", name=name) else [],
         "may_retire": view.may("member", name=name) and version.stage != "Production" and not underway,
         "held": view.may("admin", name=name)
         and any((one.model, one.version) == (name, number) for one in box.quarantines.all()),

@@ -15,6 +15,7 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Experiment, Run
+from mlbox.store.experiments import DEFAULT_ID
 from mlbox.store.filters import parse
 from mlbox.store.keyset import wrong_page
 from mlbox.store.run_filters import PARENT, RUNS
@@ -118,6 +119,7 @@ def fetch(view: View, state: State, after: str | None, error: Wrong | None) -> d
         "wrong": error,
         "experiments": experiments,
         "experiment": state.experiments[0] if len(state.experiments) == 1 else "",
+        "deletable": _deletable(view, state, experiments),
         "most_counted": MOST_COUNTED,
         "groupings": _groupings(state, chosen, shown["lines"]),
         "chooser": state.address("/runs/columns"),
@@ -125,6 +127,12 @@ def fetch(view: View, state: State, after: str | None, error: Wrong | None) -> d
         "own": bool(kept) and kept == own_query(view, state),
         **shown,
     }
+
+
+def _deletable(view: View, state: State, experiments: Sequence[Experiment]) -> Experiment | None:
+    """The one experiment that is shown, where whoever looks may delete it."""
+    shown = [one for one in experiments if one.name in state.experiments and one.id != DEFAULT_ID]
+    return shown[0] if len(state.experiments) == len(shown) == 1 and view.may("member", name=shown[0].name) else None
 
 
 def _groupings(state: State, chosen: Sequence[Column], lines: Sequence[Line]) -> list[tuple[str, str]]:

@@ -92,6 +92,7 @@ def _run(view: View, run_id: str) -> dict[str, Any]:
         "nodes": _nodes(run, [version.ref for version in versions]),
         "job": job,
         "may_rerun": job is not None and job.state not in OPEN and view.may_somewhere("member"),
+        "may_delete": run.deleted_at is None and view.may("member", name=box.tracker.experiment_of(run_id)),
         "diff": file_view.code_diff(box, job),
         "nested": box.run_search.children([run_id]).get(run_id, 0),
         "within": run_table.State(filter=f"tags.{PARENT} = {quoted_text(run_id)}").address(),

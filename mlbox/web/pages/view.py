@@ -19,6 +19,7 @@ from litestar.exceptions import HTTPException
 from mlbox import __version__
 from mlbox.errors import MlboxError
 from mlbox.records import Principal, Role
+from mlbox.store.promotion_moves import WITHDRAWABLE
 from mlbox.store.roles import at_least
 from mlbox.web.box import Box
 from mlbox.web.form_token import masked
@@ -89,7 +90,7 @@ def environment() -> jinja2.Environment:
     )
     env.filters.update(form.FILTERS)
     env.filters.update(phrase=phrase)
-    env.globals.update(static=static_url, nav=NAV, release=__version__, link_of=link_of)
+    env.globals.update(static=static_url, nav=NAV, release=__version__, link_of=link_of, withdrawable=WITHDRAWABLE)
     return env
 
 

@@ -1,4 +1,5 @@
-// What a text in a form stands for, by its field's data-as: words (of a shell's line), list, pairs (NAME=VALUE lines), json, and what
+// What a text in a form stands for, by its field's data-as: words (of a shell's line), lines, list, numbers, pairs (NAME=VALUE lines),
+// json, and what
 // the command line writes in the same way: columns (NAME:TYPE[:UNIT] lines), sources (NAME[:KIND[:WEIGHT]] lines), parts of a split
 // (NAME=SHARE or NAME=MOMENT lines), typed (a list of the type that the
 // field data-type chooses), tags (NAME=VALUE, or NAME= to take it away), days (in seconds).
@@ -104,4 +105,6 @@ function json(text, field) {
 const tags = (text, field) => Object.fromEntries(Object.entries(pairs(text.replaceAll(",", "\n"), field)).map(([name, value]) => [name, value || null]));
 const days = (text) => Number(text) * 86400;
 
-export const READ = { words, pairs, list, json, columns, sources, parts, typed, tags, days };
+const numbers = (text, field) => list(text).map((word) => json(word, field));
+
+export const READ = { words, pairs, lines: rows, list, numbers, json, columns, sources, parts, typed, tags, days };
