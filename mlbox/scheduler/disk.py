@@ -58,27 +58,27 @@ class DiskGuard:
         """Make room, if there is too little."""
         ended = {ref for ref in self._evicted if self._executor.state(ref).ended is not None}
         self._evicted -= ended
+        for ref in ended:  # also where there is room by now: that its files were removed is what it was told
+            self._relieve(ref)
         if not self._executor.missing():
             self._over, self._helpless, self._told = set(), False, False
             return
         refs = [ref_of(job) for job in self._active()]
         over = {ref for ref in refs if self._executor.state(ref).ended is not None}
-        # Those that filled the disk; who has just ended as others do has its end written down until the next look.
-        self._relieve(ended | (over & self._over))
+        for _, ref in self._by_size(over & self._over):  # who has just ended has its end written down by the next look
+            if self._executor.missing():
+                self._relieve(ref)
         self._over = over
         self._remove_early()
         self._helpless = False
         if not over and not self._evicted and (missing := self._executor.missing()):
             self._end_who_holds_most(refs, missing)
 
-    def _relieve(self, refs: set[Ref]) -> None:
-        for _, ref in self._by_size(refs):
-            if not self._executor.missing():
-                return
-            try:
-                self._executor.relieve(ref)
-            except OSError as err:
-                _log.warning("What the job %s left could not be removed: %s", ref.job_id, err)
+    def _relieve(self, ref: Ref) -> None:
+        try:
+            self._executor.relieve(ref)
+        except OSError as err:
+            _log.warning("What the job %s left could not be removed: %s", ref.job_id, err)
 
     def _remove_early(self) -> None:
         """Work folders of jobs that have ended, the oldest first."""

@@ -69,6 +69,7 @@ def test_a_job_that_fills_the_disk_is_ended_and_others_go_on(house: Small) -> No
     assert (job.state, len(job.attempts)) == ("failed", 1), "and it is not tried again"
     assert job.reason.startswith("it filled the disk")
     wait_for(lambda: house.guard.look() is None and house.free() > RESERVE_MIB * MIB, what="room")
+    house.guard.look()
     assert "the disk was full: what this job left here was removed" in house.log(job)
     assert house.ended(house.shell("true", gpus=2)).state == "succeeded", "its GPUs are free"
     assert house.scheduler.job(other.id).state == "running"
