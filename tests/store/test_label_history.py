@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -55,7 +56,7 @@ class Told:
 
     def __init__(self, house: House, policy: Any) -> None:
         self.house = house
-        self.name = f"kind{len(house.labels.sets())}"
+        self.name = f"kind{next(NUMBERS)}"
         self.base = (house.clock.now() - START).total_seconds() + 10
         house.labels.apply(msgspec.structs.replace(SET, name=self.name, policy=policy), actor="ann")
         self.now = 10
@@ -93,6 +94,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 steps = st.lists(st.tuples(said, st.sampled_from(["say", "say", "say", "backfill", "look"])), min_size=1, max_size=12)
 POLICIES = st.sampled_from(["latest", "priority", "majority", "weighted"])
+NUMBERS = itertools.count()
 SHARED = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
