@@ -19,6 +19,7 @@ from mlbox.serve.predlog import PredictionLog
 from mlbox.serve.routing import Route
 from mlbox.serve.rows import MAX_ROWS, Inputs, Values, as_matrix
 from mlbox.serve.statistics import Statistics
+from mlbox.serve.tab import Entry, Moment
 from mlbox.serve.targets import Target, Targets
 from mlbox.serve.tensor_sample import TensorSample
 from mlbox.serve.tensors import Tensor, batch_of, check_inputs, check_outputs, scores_among
@@ -119,12 +120,8 @@ class Execution:
         loaded = self._loaded(ask.target, route, len(places))
         if loaded.inputs is not begun.specs:
             check_inputs(loaded.inputs, tensors, model)
-        wanted: Sequence[str] = loaded.outputs
         named = () if shadow else ask.outputs
-        if named:
-            beside = loaded.session.tabular and SCORE not in wanted
-            wanted = [name for name in named if not (beside and name == SCORE)]
-            check_outputs(loaded.session.outputs, wanted, model)
+        wanted = wanted_of(loaded, named, model)
         work = Work(
             tensors,
             wanted,
@@ -171,44 +168,44 @@ class Execution:
         except MlboxError as err:
             return err
 
-    def singles(self, ask: Ask | AskRows) -> tuple[Begun, Part]:
+    def singles(self, ask: AskRows) -> tuple[Begun, Entry]:
         """Requests of a row each, in one run of the quick version that answers whatever is asked of its model.
 
         Raises what is wrong with one of them, or Apart, and nothing has happened then.
         """
         assert ask.target.alone is not None
         route, loaded = ask.target.alone
-        if isinstance(ask, Ask):
-            check_inputs(loaded.inputs, ask.tensors, ask.target.model)
-        rows = len(ask.inputs.rows) if isinstance(ask, AskRows) else len(ask.tensors[0].data)
+        rows = len(ask.inputs.rows)
         begun = Begun(ask, rows, [route], [], loaded.inputs)
         running = self._work(begun, route, range(rows))
         work = running.work
-        feeds = {tensor.name: tensor.data for tensor in work.tensors}
-        ran = Ran(*loaded.lane.run_rows(feeds, work.wanted, rows))
+        ran, runs = loaded.lane.run_rows({tensor.name: tensor.data for tensor in work.tensors}, work.wanted, rows)
         work.ids = new_ids(rows)
-        self.recent.note(ask.target.model, [tensor._replace(data=tensor.data[:1]) for tensor in work.tensors])
-        if not loaded.version.features:
-            self.sample.note_each(ask.target.model, work.tensors, rows)
-        return begun, self._shown(running, ran)
+        return begun, Entry(shown(running, ran), runs)
+
+    def settled(self, entries: Sequence[Entry], moment: Moment) -> list[Batch]:
+        """Count answers to requests of a row each; what the log takes of them."""
+        alike: dict[Any, list[Entry]] = {}
+        for entry in entries:
+            running = entry.part.running
+            alike.setdefault(
+                (running.loaded, running.route.role, running.caller, running.values is not None), []
+            ).append(entry)
+        return [self._settled(some, moment) for some in alike.values()]
+
+    def _settled(self, entries: Sequence[Entry], moment: Moment) -> Batch:
+        version, lane = entries[0].part.running.loaded.version, entries[0].part.running.loaded.lane
+        lane.count([run for entry in entries for run in entry.runs])
+        shapes = {entry.part.running.work.shape: entry.part.running.work.tensors for entry in entries}
+        for tensors in shapes.values():
+            self.recent.note(version.model, [tensor._replace(data=tensor.data[:1]) for tensor in tensors])
+        if not version.features:
+            for entry in entries:
+                self.sample.note_each(version.model, entry.part.running.work.tensors, len(entry.part.ids))
+        return self.logged([entry.part for entry in entries], single=True, moment=moment)
 
     def _part(self, running: Running) -> Part:
-        return self._shown(running, self._ran(running))
-
-    def _shown(self, running: Running, ran: Ran) -> Part:
-        loaded, work, named = running.loaded, running.work, running.named
-        types, outputs = loaded.session.output_types, ran.outputs
-        if named is work.wanted:
-            found = [Tensor(name, types[name], data) for name, data in zip(named, outputs, strict=True)]
-        else:  # the score is beside them
-            by_name = {name: Tensor(name, types[name], data) for name, data in zip(work.wanted, outputs, strict=True)}
-            if ran.scores is not None:
-                by_name.setdefault(SCORE, Tensor(SCORE, "FP64", ran.scores))
-            found = [by_name[name] for name in named]
-        rows = len(running.places)
-        scores = ran.scores.tolist() if ran.scores is not None else scores_among(found, rows)
-        seconds = running.looking + time.perf_counter() - work.queued
-        return Part(running, found, scores, work.ids, seconds * 1000)
+        return shown(running, self._ran(running))
 
     def batches(self, parts: Sequence[Part]) -> list[Batch]:
         """What the log takes: requests of a row each that one version answered for one caller are one batch."""
@@ -221,7 +218,7 @@ class Execution:
             alike.setdefault(key, []).append(part)
         return [self.logged(some, single=len(some) > 1) for some in alike.values()]
 
-    def logged(self, parts: Sequence[Part], *, single: bool) -> Batch:
+    def logged(self, parts: Sequence[Part], *, single: bool, moment: Moment | None = None) -> Batch:
         """The same of some that are alike; `single` says that each row is a request."""
         first = parts[0].running
         version, named = first.loaded.version, first.loaded.named
@@ -230,8 +227,8 @@ class Execution:
             model=version.model,
             version=version.version,
             role=first.route.role,
-            at=self._clock.real(),
-            domain_at=self._clock.now(),
+            at=moment.real if moment else self._clock.real(),
+            domain_at=moment.domain if moment else self._clock.now(),
             caller=first.caller,
             latency_ms=_latencies(parts) if single else parts[0].latency_ms,
             ids=[own for part in parts for own in part.ids],
@@ -319,6 +316,32 @@ class Execution:
             rows=work.rows or 1,
             ns=time.perf_counter_ns() - began,
         )
+
+
+def wanted_of(loaded: Loaded, named: Sequence[str], model: str) -> Sequence[str]:
+    """What a version is run for where these outputs are wanted, or none is named; raises InvalidInput for one that it has not."""
+    if not named:
+        return loaded.outputs
+    beside = loaded.session.tabular and SCORE not in loaded.outputs
+    wanted = [name for name in named if not (beside and name == SCORE)]
+    check_outputs(loaded.session.outputs, wanted, model)
+    return wanted
+
+
+def shown(running: Running, ran: Ran) -> Part:
+    """What came of a version's work."""
+    loaded, work, named = running.loaded, running.work, running.named
+    types, outputs = loaded.session.output_types, ran.outputs
+    if named is work.wanted:
+        found = [Tensor(name, types[name], data) for name, data in zip(named, outputs, strict=True)]
+    else:  # the score is beside them
+        by_name = {name: Tensor(name, types[name], data) for name, data in zip(work.wanted, outputs, strict=True)}
+        if ran.scores is not None:
+            by_name.setdefault(SCORE, Tensor(SCORE, "FP64", ran.scores))
+        found = [by_name[name] for name in named]
+    scores = ran.scores.tolist() if ran.scores is not None else scores_among(found, len(running.places))
+    seconds = running.looking + time.perf_counter() - work.queued
+    return Part(running, found, scores, work.ids, seconds * 1000)
 
 
 def _latencies(parts: Sequence[Part]) -> list[float]:

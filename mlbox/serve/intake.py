@@ -43,6 +43,8 @@ class Intake:
         """How many rows wait."""
         self._counts: dict[Role, Count] = {}
         self._samplings: Mapping[str, Sampling] = {}
+        self.settle: Callable[[], None] = lambda: None
+        """Has all that was answered be here, before somebody reads; not to be called with a lock held."""
         self.dropped = 0
         """Rows that are not in the log: they found the queue full, or could not be written as Parquet."""
         self._left_out: Counter[str] = Counter()
@@ -108,6 +110,7 @@ class Intake:
 
     def left_out(self) -> dict[str, int]:
         """Rows of each model that its sampling left out since the server started."""
+        self.settle()
         with self._lock:
             return dict(self._left_out)
 
@@ -115,6 +118,7 @@ class Intake:
 
     def traffic(self, model: str, version: int, role: ServeRole) -> Traffic:
         """What a role of a version did since the server started; p95 over its last 1,000."""
+        self.settle()
         with self._lock:
             count = self._counts.get((model, version, role))
             if count is None:
@@ -124,11 +128,13 @@ class Intake:
 
     def counters(self) -> dict[Role, tuple[int, int]]:
         """Rows and errors of every role since the server started."""
+        self.settle()
         with self._lock:
             return {role: (count.rows, count.errors) for role, count in self._counts.items()}
 
     def forget(self, model: str) -> None:
         """Count a model anew: another one has its name."""
+        self.settle()
         with self._lock:
             self._counts = {role: count for role, count in self._counts.items() if role[0] != model}
             self._left_out.pop(model, None)
@@ -138,6 +144,7 @@ class Intake:
 
     def _take(self) -> list[Batch]:
         """All that waits, but for what is not to be kept."""
+        self.settle()
         with self._lock:
             batches, self._waiting, self._held = self._waiting, [], 0
         found: list[Batch] = []

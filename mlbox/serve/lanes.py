@@ -238,27 +238,33 @@ class Lane:
 
     def run_rows(
         self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str], rows: int
-    ) -> tuple[np.ndarray | None, list[np.ndarray]]:
-        """Run requests of a row each in this thread, as few times as is worth it: their scores, if they have any, and outputs.
+    ) -> tuple[Ran, list[tuple[int, float]]]:
+        """Run requests of a row each in this thread, as few times as is worth it; and rows and seconds of each run, to `count`.
 
-        Raises Apart where that fails, and nothing was counted then.
+        Raises Apart where that fails.
         """
-        most, found, ends = self.at_once, [], [time.perf_counter()]
+        most, found, runs, began = self.at_once, [], [], time.perf_counter()
         try:
             for at in range(0, rows, most):
                 some = feeds if most >= rows else {name: data[at : at + most] for name, data in feeds.items()}
-                scores, outputs = self._session.answer(some, wanted)
-                check_rows_of(outputs, min(most, rows - at))
-                found.append((scores, outputs))
-                ends.append(time.perf_counter())
+                size = min(most, rows - at)
+                ran = Ran(*self._session.answer(some, wanted))
+                check_rows_of(ran.outputs, size)
+                found.append(ran)
+                end = time.perf_counter()
+                runs.append((size, end - began))
+                began = end
         except Exception as err:
             if isinstance(err, NotByRow):
                 self._join_no_more()
             raise Apart(f"{self._ref} failed on one of {rows} requests.") from err
-        for number, (began, end) in enumerate(itertools.pairwise(ends)):
-            size = min(most, rows - number * most)
-            self._count(end - began, rows=size, requests=size)
-        return found[0] if len(found) == 1 else _put_together(found)
+        return found[0] if len(found) == 1 else _put_together(found), runs
+
+    def count(self, runs: Sequence[tuple[int, float]]) -> None:
+        """Runs of so many rows and seconds answered requests of a row each."""
+        for rows, took in runs:
+            self._usual_seconds += _SMOOTHING * (took / rows - self._usual_seconds)
+        self._statistics.answered_rows(*self._name, [(rows, int(took * 1e9)) for rows, took in runs])
 
     def _join_no_more(self) -> None:
         _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
@@ -404,15 +410,13 @@ class Lane:
             self._ready.notify_all()
 
 
-def _put_together(
-    found: Sequence[tuple[np.ndarray | None, list[np.ndarray]]],
-) -> tuple[np.ndarray | None, list[np.ndarray]]:
+def _put_together(found: Sequence[Ran]) -> Ran:
     """Scores and outputs of several runs, one after the other."""
     import numpy as np
 
-    scores = [some for some, _ in found if some is not None]
-    every = [np.concatenate(parts) for parts in zip(*[outputs for _, outputs in found], strict=True)]
-    return np.concatenate(scores) if scores else None, every
+    scores = [ran.scores for ran in found if ran.scores is not None]
+    every = [np.concatenate(parts) for parts in zip(*[ran.outputs for ran in found], strict=True)]
+    return Ran(np.concatenate(scores) if scores else None, every)
 
 
 def _ms(work: Work) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,8 @@ class Session:
         self._describe(inputs, outputs, self._session.get_providers())
         texts = any(spec.dtype == "BYTES" for spec in (*inputs, *outputs))
         self._device = None if texts else device_of(self.providers, device)
+        # On the processor there is no other provider to fall back to, and the inputs were checked: its C++ part is asked at once.
+        self._run: Callable[..., Any] = self._session._sess.run if self.providers == CPU else self._session.run
 
     def _describe(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], providers: Sequence[str]
@@ -112,7 +114,7 @@ class Session:
             return self._run_bits(feeds, names, options)
         if self._device is not None:
             return run_bound(self._session, self._device, feeds, names, options)
-        found: list[np.ndarray] = self._session.run(names, feeds, options)
+        found: list[np.ndarray] = self._run(names, feeds, options)
         return found
 
     def _run_bits(self, feeds: Mapping[str, np.ndarray], names: list[str], options: Any) -> list[np.ndarray]:

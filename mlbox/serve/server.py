@@ -10,6 +10,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -28,7 +29,9 @@ from mlbox.serve.quarantine import Quarantine
 from mlbox.serve.rates import Rates
 from mlbox.serve.routing import Beside, Route, Routes
 from mlbox.serve.rows import Form, Inputs, PredictRow, check_rows
+from mlbox.serve.singles import Singles
 from mlbox.serve.statistics import Statistics
+from mlbox.serve.tab import Entry, Moment, Tab
 from mlbox.serve.targets import SERVING, Target, Targets
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import Feeds
@@ -38,6 +41,9 @@ from mlbox.store.asking import asking, who
 from mlbox.store.features import FeatureStore
 from mlbox.store.registry import Registry
 from mlbox.store.serving import EVENT
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["ModelServer", "PredictRow"]
 SHADOW_ROOM = 256
@@ -94,6 +100,9 @@ class ModelServer:
         self._execution = Execution(self._loader, log, clock, self.statistics)
         self.sample = self._execution.sample
         """Some of the requests of models of tensors."""
+        self.tab = Tab(clock, self._settle)
+        """What was answered, and is still to be counted."""
+        self.statistics.settle = self.sample.settle = log.settle = self.tab.settle
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
         self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
@@ -102,6 +111,7 @@ class ModelServer:
 
     def recorded(self, model: str) -> list[Feeds]:
         """A few of a model's latest requests of tensors: what its next version is warmed with."""
+        self.tab.settle()
         return self._execution.recent.of(model)
 
     def held_gb(self) -> dict[str, float]:
@@ -191,15 +201,27 @@ class ModelServer:
         assert target.alone is not None
         return AskRows(target, Inputs(self._features, rows), caller, [target.alone[0]])
 
-    def answer_singles(self, ask: Ask | AskRows) -> Inferred:
+    def answer_singles(self, ask: AskRows) -> Inferred:
         """Answer requests of a row each that are for whoever `crowd` says, in one run.
 
         Raises where something is wrong with one of them, and nothing has happened then: each is to be asked by itself.
         """
         with asking(None):
-            begun, part = self._execution.singles(ask)
-            self._predictions.put([self._execution.logged([part], single=True)])
-            return self._answered(begun, [part])
+            begun, entry = self._execution.singles(ask)
+            self.tab.add(entry)
+            return self._answered(begun, [entry.part])
+
+    def answer_rows(self, singles: Singles, data: np.ndarray) -> Inferred:
+        """The same for rows of one tensor."""
+        entry = singles.run(data)
+        self.tab.add(entry)
+        if singles.route.shadow is not None:
+            self._shadow(singles.begun(entry), [entry.part])
+        return singles.inferred(entry)
+
+    def _settle(self, entries: Sequence[Entry], moment: Moment) -> None:
+        with asking(None):
+            self._predictions.put(self._execution.settled(entries, moment))
 
     def begin(self, ask: Ask) -> Begun:
         """Check a request, and say who is to answer it, for whoever asks; nothing has run then. Raises as `infer` does."""
@@ -371,6 +393,8 @@ class ModelServer:
     def close(self) -> None:
         """Stop shadowing and drop the models."""
         self._unsubscribe()
+        self.tab.soon = None
+        self.tab.settle()
         self._shadows.close()
         self._warming.close()
         self._loader.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -66,6 +67,8 @@ class Statistics:
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._lock = threading.Lock()
+        self.settle: Callable[[], None] = lambda: None
+        """Has all that was answered be here, before somebody reads."""
         self._clock = clock
         self._failures: dict[tuple[str, int], deque[tuple[int, int]]] = {}
         """By version, minutes since 1970 and how many requests failed in each, oldest first."""
@@ -86,6 +89,24 @@ class Statistics:
             if rows not in totals.batches:
                 totals.batches[rows] = Duration()
             totals.batches[rows].add(infer_ns)
+
+    def answered_rows(self, model: str, version: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Runs of so many rows and nanoseconds answered requests of a row each, which waited for nothing."""
+        with self._lock:
+            totals = self._known(model, version)
+            totals.executions += len(runs)
+            totals.last_ms = time.time_ns() // 1_000_000
+            requests = spent = 0
+            for rows, ns in runs:
+                requests += rows
+                spent += ns * rows
+                if rows not in totals.batches:
+                    totals.batches[rows] = Duration()
+                totals.batches[rows].add(ns)
+            totals.rows += requests
+            totals.success.add(spent, requests)
+            totals.queue.add(0, requests)
+            totals.infer.add(spent, requests)
 
     def _known(self, model: str, version: int) -> Totals:
         """One version's figures, to add to: made when they are not there, since making them costs as much as a run."""
@@ -112,6 +133,7 @@ class Statistics:
 
     def failures(self, model: str) -> dict[int, Counter[datetime]]:
         """A model's failed requests since the server started: by version, how many in each minute of domain time."""
+        self.settle()
         with self._lock:
             found = {version: list(minutes) for (name, version), minutes in self._failures.items() if name == model}
         return {
@@ -131,10 +153,12 @@ class Statistics:
 
     def of(self, model: str, version: int) -> Totals:
         """One version's figures: zeros where it did nothing."""
+        self.settle()
         with self._lock:
             return self._totals.get((model, version), Totals())
 
     def all(self) -> dict[tuple[str, int], Totals]:
         """A copy of every version's figures."""
+        self.settle()
         with self._lock:
             return {name: deepcopy(totals) for name, totals in self._totals.items()}

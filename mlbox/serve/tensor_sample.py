@@ -82,6 +82,8 @@ class TensorSample:
         self._clock = clock
         self._lock = threading.Lock()
         self._models: dict[str, _Model] = {}
+        self.settle: Callable[[], None] = lambda: None
+        """Has all that was asked be here, before somebody reads."""
 
     def note(self, model: str, tensors: Sequence[Tensor], rows: int) -> None:
         """A model was asked a request of so many rows."""
@@ -117,6 +119,7 @@ class TensorSample:
 
     def of(self, model: str, *, last: int, since: datetime | None = None) -> TensorRows:
         """The newest of a model's, from some moment on."""
+        self.settle()
         found = self._models.get(model) or _Model()
         with self._lock:
             every, seen = list(found.kept), found.seen

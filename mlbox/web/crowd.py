@@ -10,7 +10,6 @@ from typing import Any, Generic, Self, TypeVar
 
 from mlbox.errors import MlboxError
 from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import Ask, AskRows
 from mlbox.serve.server import ModelServer
 from mlbox.serve.targets import Target
 
@@ -43,21 +42,22 @@ class Crowd(Generic[R]):
 
     def replies(self) -> list[R | None]:
         """What each is answered with; None for those that failed together."""
-        lane, replies = self._loaded.lane, list[R | None]()
+        replies: list[R | None] = []
+        lane = self._loaded.lane
         most = lane.config.max_batch if lane.joins else 1
         every, self._rows = self._rows, []
         for at in range(0, len(every), most):
             rows = every[at : at + most]
             try:
-                found = self._models.answer_singles(self._ask(rows))
+                found = self._inferred(rows)
             except MlboxError:
                 replies += [None] * len(rows)
             else:
                 replies += self._written(found)
         return replies
 
-    def _ask(self, rows: list[Any]) -> Ask | AskRows:
-        """Rows as one request; raises what is wrong with one of them."""
+    def _inferred(self, rows: list[Any]) -> Inferred:
+        """The answer to rows as one request; raises what is wrong with one of them."""
         raise NotImplementedError
 
     def _written(self, found: Inferred) -> list[R | None]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from mlbox.errors import StartupError
+from mlbox.serve.tab import SOON_SECONDS
 from mlbox.settings import Origin, Settings
 from mlbox.web.access_log import AccessLog
 from mlbox.web.app import create_app, create_fast_path
@@ -73,6 +74,7 @@ class _Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
+        self._box.models.tab.soon = functools.partial(loop.call_later, SOON_SECONDS)
         self.servers = []
         for listener, tls in self._listeners:
             more: dict[str, Any] = {"ssl": tls, "ssl_handshake_timeout": self._bounds.read_timeout} if tls else {}

@@ -169,8 +169,9 @@ def test_of_requests_that_run_as_one_nothing_is_counted_where_that_fails() -> No
     place.lane.speed = QUICK
 
     def run(*numbers: int) -> list[float]:
-        _, (found,) = place.lane.run_rows({"input": np.array(numbers, np.int64)}, ["score"], len(numbers))
-        answered: list[float] = found.tolist()
+        ran, runs = place.lane.run_rows({"input": np.array(numbers, np.int64)}, ["score"], len(numbers))
+        place.lane.count(runs)
+        answered: list[float] = ran.outputs[0].tolist()
         return answered
 
     assert run(1, 0) == [20.0, 10.0]
@@ -190,10 +191,11 @@ def test_rows_that_are_requests_of_their_own_run_as_few_times_as_is_worth_it(
     speed = Speed(row_us * 1e-6, row_us * 1e-6)
     lane = Lane("m/1", session, ServingConfig(max_batch=most), statistics, Watch(), speed=speed)
     data = np.random.default_rng(rows).normal(size=(rows, 2)).astype(np.float32)
-    found, outputs = lane.run_rows({"input": data}, ["score"], rows)
-    assert found is not None
-    assert found.tolist() == pytest.approx(session.score(data).tolist(), rel=1e-5)
-    assert outputs[0].shape[0] == rows
+    ran, each = lane.run_rows({"input": data}, ["score"], rows)
+    assert ran.scores is not None
+    assert ran.scores.tolist() == pytest.approx(session.score(data).tolist(), rel=1e-5)
+    assert ran.outputs[0].shape[0] == rows
+    lane.count(each)
     totals = statistics.of("m", 1)
     runs = -(-rows // most) if row_us < 50 else rows
     assert (totals.rows, totals.success.count, totals.executions) == (rows, rows, runs)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -16,9 +18,12 @@ from mlbox.events import EventBus
 from mlbox.records import ServingConfig
 from mlbox.serve import background
 from mlbox.serve.background import Background
+from mlbox.serve.batches import Batch
 from mlbox.serve.devices import Devices
 from mlbox.serve.execution import Ask
 from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.serve.singles import Singles
+from mlbox.serve.tab import MOST
 from mlbox.serve.targets import Target
 from mlbox.serve.tensors import Tensor
 from mlbox.serve.warmup import Speed
@@ -449,7 +454,7 @@ def test_rows_that_are_requests_of_their_own_are_logged_and_counted_as_such(serv
     target = in_memory(serving)
     assert serving.server.crowd("score") is target
     data = np.array([[-4.0, 0.5], [1.0, 1.0]], np.float32)
-    first = serving.server.answer_singles(Ask(target, [Tensor("input", "FP32", data)], "ann"))
+    first = serving.server.answer_rows(Singles(target, "ann", "input", "FP32"), data)
     rows = [PredictRow(key=name, entity={"who": name}) for name in ("a", "b", "z")]
     second = serving.server.answer_singles(serving.server.singles(target, rows[:2], "ann"))
     with pytest.raises(NotFound):
@@ -460,6 +465,32 @@ def test_rows_that_are_requests_of_their_own_are_logged_and_counted_as_such(serv
     assert [logged[own].entity for own in second.ids] == [{"who": "a"}, {"who": "b"}]
     assert serving.server.statistics.of("score", 1).success.count == 6
     assert (serving.log.traffic("score", 1, "champion").count, len(logged)) == (6, 6)
+
+
+def test_what_was_answered_is_counted_and_logged_together_before_anybody_reads_of_it(serving: House) -> None:
+    serving.serve_one(1.0, 1.0)
+    target, server, later = in_memory(serving), serving.server, list[Callable[[], None]]()
+    singles = Singles(target, "ann", "input", "FP32")
+    server.tab.soon = later.append
+    told: list[Batch] = []
+    serving.log.on_prediction(told.append)
+    answered = serving.clock.now()
+    ids = [server.answer_rows(singles, np.full((1, 2), n, np.float32)).ids[0] for n in range(3)]
+    assert (told, len(later)) == ([], 1), "they wait, for one call"
+    serving.clock.advance(answered + timedelta(hours=1))
+    assert server.statistics.of("score", 1).success.count == 5, "with the two that had it in memory"
+    assert [(list(batch.ids), batch.domain_at, len(batch.by_request)) for batch in told] == [(ids, answered, 3)]
+    logged = {row.id: row.features[FEATURES[0]] for row in serving.log.recent("score")}
+    assert [logged[own] for own in ids] == [0.0, 1.0, 2.0]
+    for _ in range(MOST + 1):
+        server.answer_rows(singles, np.ones((1, 2), np.float32))
+    assert (len(told), len(told[1].ids)) == (2, MOST), "as many as may wait, and no more"
+    for call in later:
+        call()
+    assert [len(batch.ids) for batch in told] == [3, MOST, 1]
+    server.answer_rows(singles, np.ones((1, 2), np.float32))
+    server.close()
+    assert len(told) == 4
 
 
 def test_requests_that_are_each_asked_about_do_not_run_as_one(serving: House) -> None:

@@ -124,8 +124,8 @@ class _Entities(Crowd[Reply]):
             self._rows.append(PredictRow(key=default_key(entity), entity=entity))
         return bool(entity)
 
-    def _ask(self, rows: list[Any]) -> AskRows:
-        return self._models.singles(self._target, rows, self._caller)
+    def _inferred(self, rows: list[Any]) -> Inferred:
+        return self._models.answer_singles(self._models.singles(self._target, rows, self._caller))
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         return [Reply(msgspec.json.encode([answer])) for answer in _shown(found)]

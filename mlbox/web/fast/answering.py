@@ -84,6 +84,7 @@ class FastPath:
         self.edge = edge
         self.box = box
         self.new_id = log.new_id
+        self.settle = box.models.tab.settle
         self.turn = Turn(self)
         self._log = log
         self._table = Table(routes)

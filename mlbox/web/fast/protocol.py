@@ -80,6 +80,8 @@ class FastProtocol(HttpToolsProtocol):
             self._start = data
         else:
             self._start = b""
+        if self._fast_path is not None:
+            self._fast_path.settle()  # what was answered is counted before anything else is asked
         super().data_received(data)
 
     def _repeated(self, data: bytes) -> bool:

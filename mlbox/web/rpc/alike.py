@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from mlbox.errors import MlboxError
 from mlbox.records import Principal
 from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import Ask
 from mlbox.serve.server import ModelServer
+from mlbox.serve.singles import Singles
 from mlbox.serve.targets import Target
-from mlbox.serve.tensors import NUMPY, Tensor, fits
+from mlbox.serve.tensors import NUMPY, fits
 from mlbox.web.crowd import Crowd
 from mlbox.web.rpc import wire
 from mlbox.web.v2.dataplane import Answer
@@ -53,19 +53,25 @@ class Row(Crowd[bytes]):
     def __init__(self, models: ModelServer, target: Target, caller: str, known: Known) -> None:
         super().__init__(models, target, caller)
         self._known = known
+        self._fits = _fits(known, target)
+        self._singles: Singles | None = None
         self._template: Template | None = None
 
     def answer(self, content: bytes) -> bytes | None:
         """What a call is answered with; None, and nothing has happened, where something is wrong with it."""
+        if not self._fits:
+            return None
         self._rows.append(content)
         return self.replies()[0]
 
-    def _ask(self, rows: list[bytes]) -> Ask:
+    def _inferred(self, rows: list[bytes]) -> Inferred:
         import numpy as np
 
         known = self._known
+        if self._singles is None:
+            self._singles = Singles(self._target, self._caller, known.name, known.dtype, known.outputs)
         data = np.frombuffer(rows[0], NUMPY[known.dtype], offset=len(known.before)).reshape(known.shape)
-        return Ask(self._target, [Tensor(known.name, known.dtype, data)], self._caller, known.outputs)
+        return self._models.answer_rows(self._singles, data)
 
     def _written(self, found: Inferred) -> list[bytes | None]:
         shapes = [tensor.data.shape for tensor in found.outputs]
@@ -150,7 +156,7 @@ class Alike:
             return None
         try:
             target = models.crowd(known.model)
-            if target is None or not _fits(known, target):
+            if target is None:
                 return None
         except MlboxError:  # which the answer will tell of
             return None

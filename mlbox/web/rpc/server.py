@@ -116,6 +116,7 @@ class RpcServer:
         """A call with its message, or with what it is read from once it is known who asks."""
 
         async def work(content: bytes, principal: Principal) -> bytes:
+            self._box.models.tab.settle()  # what was answered is counted before anything else is asked
             asked = wire.read(call.request, content)
             named = {"model": getattr(asked, call.names)} if call.names else {}
             await authorise.check(self._box, principal, call.action, named)

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import Ask, AskRows
 from mlbox.serve.loading import Loaded
 from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.serve.singles import Singles
 from mlbox.serve.targets import Target
-from mlbox.serve.tensors import NUMPY, Tensor, fits
+from mlbox.serve.tensors import NUMPY, fits
 from mlbox.web.api.predict import default_key
 from mlbox.web.box import Box
 from mlbox.web.crowd import Crowd
@@ -108,6 +108,7 @@ class _Rows(Crowd[Reply]):
         (spec,) = self._loaded.inputs
         self._name = spec.name
         self._size = spec.shape[1]
+        self._singles = Singles(target, caller, spec.name, "FP32")
 
     def take(self, body: bytes) -> bool:
         """Read a row."""
@@ -124,11 +125,10 @@ class _Rows(Crowd[Reply]):
         self._rows.append(data)
         return True
 
-    def _ask(self, rows: list[Any]) -> Ask:
+    def _inferred(self, rows: list[Any]) -> Inferred:
         import numpy as np
 
-        tensor = Tensor(self._name, "FP32", np.array(rows, np.float64).astype(np.float32))
-        return Ask(self._target, [tensor], self._caller)
+        return self._models.answer_rows(self._singles, np.array(rows, np.float64).astype(np.float32))
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         return written(_PLAIN, self._target.model, found)
@@ -162,8 +162,8 @@ class _Ids(Crowd[Reply]):
         self._rows.append(PredictRow(key=default_key(entity), entity=entity))
         return True
 
-    def _ask(self, rows: list[Any]) -> AskRows:
-        return self._models.singles(self._target, rows, self._caller)
+    def _inferred(self, rows: list[Any]) -> Inferred:
+        return self._models.answer_singles(self._models.singles(self._target, rows, self._caller))
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         return written(_PLAIN, self._target.model, found)
@@ -177,6 +177,7 @@ class _Binary(Crowd[Reply]):
         self._text = text
         known = _read(text)
         self._asked_for = known if known is not None and _fits(known, self._loaded) else None
+        self._singles: Singles | None = None
         self._length = len(text) + (known.inputs[0].parameters["binary_data_size"] if known is not None else 0)
 
     def _takes(self, body: bytes) -> bool:
@@ -189,16 +190,17 @@ class _Binary(Crowd[Reply]):
         self._rows.append(body)
         return True
 
-    def _ask(self, rows: list[Any]) -> Ask:
+    def _inferred(self, rows: list[Any]) -> Inferred:
         import numpy as np
 
         assert self._asked_for is not None
         given, start = self._asked_for.inputs[0], len(self._text)
+        if self._singles is None:
+            outputs = [output.name for output in self._asked_for.outputs]
+            self._singles = Singles(self._target, self._caller, given.name, given.datatype, outputs)
         content = memoryview(rows[0])[start:] if len(rows) == 1 else b"".join([memoryview(row)[start:] for row in rows])
         data = np.frombuffer(content, NUMPY[given.datatype]).reshape(len(rows), *given.shape[1:])
-        outputs = [output.name for output in self._asked_for.outputs]
-        tensor = Tensor(given.name, given.datatype, data)
-        return Ask(self._target, [tensor], self._caller, outputs)
+        return self._models.answer_rows(self._singles, data)
 
     def _written(self, found: Inferred) -> list[Reply | None]:
         assert self._asked_for is not None
