@@ -17,9 +17,8 @@ from mlbox.clock import ManualClock
 from mlbox.errors import Conflict
 from mlbox.events import EventBus
 from mlbox.records import HoldSpec
-from mlbox.serve.notifier import forwarded
 from mlbox.store import migrations
-from mlbox.store.alert_rules import DEFAULT
+from mlbox.store.alert_rules import parse
 from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database
 from mlbox.store.sure_time import DOUBT, JUMPED, MOST, Seen, look
@@ -176,7 +175,8 @@ def test_a_silence_of_a_wrong_clock_mutes_nobody_for_a_year(tmp_path: Path, wron
 
 
 def test_an_alertmanager_is_told_of_no_end_before_a_beginning(tmp_path: Path, wrong: WrongClock) -> None:
-    desk = Desk(tmp_path, wrong, rules_of())
+    channel = {"ops": {"type": "alertmanager", "url": "http://127.0.0.1:9093"}}
+    desk = Desk(tmp_path, wrong, parse({"channel": channel, "rule": {"default": {"channels": ["ops"]}}}))
     try:
         wrong.set(NOW + YEAR)
         desk.send("fire")
@@ -185,7 +185,9 @@ def test_an_alertmanager_is_told_of_no_end_before_a_beginning(tmp_path: Path, wr
             desk.send(signal)
             (alert,) = desk.alerts.page()
             assert alert.resolved_at is None or alert.resolved_at >= alert.fired_at
-            (sent,) = json.loads(forwarded([desk.notifier._alert(alert)], moment, DEFAULT))
+            desk.notifier.run()
+            *_, message = desk.outbox.due(2**62)
+            (sent,) = json.loads(desk.notifier.request(message).body)
             begins, ends = (datetime.fromisoformat(sent[name]) for name in ("startsAt", "endsAt"))
             assert begins == moment <= ends
             assert (ends == moment) == (signal == "resolve")

@@ -38,6 +38,10 @@ from tests.conftest import Server, wait_for
 from tests.web.monitored import FEATURES, in_production, served, with_history
 from tests.web.site import Site, open_box
 
+UNITS = {"bytes", "ops", "percentunit", "reqps", "s", "short"}
+"""Those of Grafana that are used here."""
+FUNCTIONS = {"bottomk", "histogram_quantile", "increase", "max", "rate", "sum", "topk"}
+"""Those of PromQL."""
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -300,10 +304,36 @@ def test_dashboard_and_rules_name_metrics_that_there_are() -> None:
 def test_dashboard_and_rules_are_shipped_as_they_are_defined() -> None:
     for name, made in FILES.items():
         assert (PAGE.parent / name).read_text() == made(), "Run `python -m docs.generate`."
-    panels = json.loads(dashboard())["panels"]
-    assert len({(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels}) == len(PANELS)
     (group,) = yaml.safe_load(rules())["groups"]
     assert [rule.get("alert") for rule in group["rules"] if "alert" in rule] == [rule.alert for rule in RULES]
+
+
+def test_the_dashboard_is_one_that_grafana_imports() -> None:
+    """As its JSON model has it: ids and places of their own, and data from what is asked for at the import."""
+    found = json.loads(dashboard())
+    assert (found["uid"], found["title"], found["schemaVersion"]) == ("mlbox", "mlbox", 39)
+    (asked,) = found["__inputs"]
+    assert (asked["type"], asked["pluginId"]) == ("datasource", "prometheus")
+    source = {"type": "prometheus", "uid": f"${{{asked['name']}}}"}
+    taken: set[tuple[int, int]] = set()
+    for panel in found["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24, "a dashboard is 24 columns wide"
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken, f"{panel['title']} lies over another"
+        taken |= cells
+        assert panel["type"] == "timeseries"
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
+        steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+        assert steps[0]["value"] is None
+        for target in panel["targets"]:
+            assert panel["datasource"] == target["datasource"] == source
+            named = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert named <= {label for family in FAMILIES.values() for label in family.labels}
+            assert target["expr"].count("(") == target["expr"].count(")")
+            assert set(re.findall(r"([a-z_]+)\(", target["expr"])) <= FUNCTIONS
+    ids = [panel["id"] for panel in found["panels"]]
+    assert sorted(ids) == list(range(1, len(PANELS) + 1))
 
 
 def test_a_store_that_is_down_takes_its_own_families_only(box: Box) -> None:

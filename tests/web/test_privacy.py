@@ -15,12 +15,14 @@ from urllib.parse import quote
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox.records import Kind, Principal
 from mlbox.store.roles import ACTIONS
 from mlbox.web.authorise import PUBLIC
 from mlbox.web.box import Box
-from tests.web.site import FEATURE, Filled, Site, fill, open_box, routes_of
+from tests.web.monitored import served
+from tests.web.site import FEATURE, NASTY, Filled, Site, fill, open_box, routes_of
 
 MARK = "quagga"
 ODD = {"name": "odd", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}
@@ -83,6 +85,28 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
     box = open_box(tmp_path_factory.mktemp("zoo") / "data")
     yield Zoo(box)
     box.close()
+
+
+def test_no_id_is_a_label_of_a_metric(zoo: Zoo) -> None:
+    """Nor an entity or a user: each would be a series for ever, and be told to whoever may scrape."""
+    box, found = zoo.box, Filled.__dataclass_fields__
+    for model in ("churn", f"{OWN}churn"):
+        predictions = served(box, [1.0], model=model, entity={"who": "passenger-7"}, caller="mia")
+        assert box.predictions.recent(model, 1)[0].id == predictions[0].id
+        box.monitor.check(model)
+        assert zoo.ask("mia", "GET", f"/api/v1/predictions/{predictions[0].id}/lineage").status_code == 200
+    ids = {"passenger-7", NASTY, "mia", "otto", "ada", "grace"}
+    for made in (zoo.shared, zoo.private):
+        ids |= {value for name in found if isinstance(value := getattr(made, name), str)} | {made.waiting.id}
+    for model in ("churn", f"{OWN}churn"):
+        ids |= {one.id for one in box.predictions.recent(model, 500)}
+        ids |= {value for one in box.registry.versions(model) for value in (one.id, one.run_id) if value}
+    families = list(read_text(zoo.ask("mia", "GET", "/metrics").text))
+    labels = {value for family in families for sample in family.samples for value in sample.labels.values()}
+    assert {"churn", f"{OWN}churn", "1"} <= labels
+    assert len(ids) > 600
+    assert not labels & ids
+    assert not [label for label in labels if re.search("[0-9a-f]{32}|[0-9a-f]{8}-[0-9a-f]{4}-", label)]
 
 
 def routes(zoo: Zoo) -> list[tuple[str, str, str]]:
