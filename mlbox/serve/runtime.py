@@ -74,8 +74,10 @@ class Session:
         self._describe(inputs, outputs, self._session.get_providers())
         texts = any(spec.dtype == "BYTES" for spec in (*inputs, *outputs))
         self._device = None if texts else device_of(self.providers, device)
-        # On the processor there is no other provider to fall back to, and the inputs were checked: its C++ part is asked at once.
-        self._run: Callable[..., Any] = self._session._sess.run if self.providers == CPU else self._session.run
+        # On the processor there is no other provider to fall back to, and the inputs were checked: its C++ part is asked at once,
+        # where this release of onnxruntime has it under that name.
+        asked = getattr(self._session, "_sess", self._session) if self.providers == CPU else self._session
+        self._run: Callable[..., Any] = asked.run
 
     def _describe(
         self, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], providers: Sequence[str]
