@@ -22,7 +22,7 @@ from litestar.handlers.base import BaseRouteHandler
 
 from bench.harness import Report, median, options
 from mlbox.settings import Settings
-from mlbox.store.access import Visit
+from mlbox.store.access.access import Visit
 from mlbox.web.app import create_router
 from mlbox.web.auth import COOKIE, AuthMiddleware
 from mlbox.web.authorise import Asking, guard

@@ -17,7 +17,7 @@ from bench.dataset_house import BLOCK, House, facts
 from bench.harness import Report
 from bench.memory import apart, most_memory
 from mlbox.store.artifacts import CHUNK_BYTES
-from mlbox.store.datasets import DatasetFrom
+from mlbox.store.datasets.datasets import DatasetFrom
 
 
 def registering(report: Report, house: House, sizes: Sequence[int]) -> None:

@@ -16,13 +16,13 @@ from mlbox.events import EventBus
 from mlbox.records import Column
 from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.datasets import Datasets
+from mlbox.store.datasets.datasets import Datasets
 from mlbox.store.db import Database
-from mlbox.store.features import FeatureStore
-from mlbox.store.ingest import Uploads
-from mlbox.store.label_history import LabelHistory
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
+from mlbox.store.features.features import FeatureStore
+from mlbox.store.features.online import Online
+from mlbox.store.labels.history import LabelHistory
+from mlbox.store.offline.offline import Offline
+from mlbox.store.sandbox.ingest import Uploads
 
 START = parse_time("2026-01-01T00:00Z")
 MEMORY = "2GB"

@@ -15,7 +15,7 @@ from bench.dataset_house import START, House, timed
 from bench.harness import Report, median
 from bench.memory import watched
 from mlbox.records import Column, LabelSet, LabelSource
-from mlbox.store.offline import quote
+from mlbox.store.offline.offline import quote
 
 BATCH = 10_000
 

@@ -36,9 +36,9 @@ from mlbox.records import DatasetVersion
 from mlbox.sdk import cache
 from mlbox.sdk.datasets import Dataset
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.dataset_diff import diff
-from mlbox.store.datasets import DatasetSpec
-from mlbox.store.offline import quote
+from mlbox.store.datasets.datasets import DatasetSpec
+from mlbox.store.datasets.diff import diff
+from mlbox.store.offline.offline import quote
 
 
 class Sizes(NamedTuple):

@@ -17,7 +17,7 @@ import scipy
 from scipy import stats
 
 from bench.harness import Report, interleave, median, options
-from mlbox.serve.drift import compare, verdict
+from mlbox.serve.monitoring.drift import compare, verdict
 
 ROWS = 10_000
 CALLS = 5

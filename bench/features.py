@@ -31,10 +31,10 @@ from mlbox.events import EventBus
 from mlbox.records import Column, ViewSpec
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.features import FeatureStore
-from mlbox.store.ingest import Uploads
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
+from mlbox.store.features.features import FeatureStore
+from mlbox.store.features.online import Online
+from mlbox.store.offline.offline import Offline
+from mlbox.store.sandbox.ingest import Uploads
 
 START = parse_time("2026-01-01T00:00Z")
 DAYS = 90

@@ -152,7 +152,7 @@ def prepare(folder: Path, models: dict[str, bytes]) -> None:
     """A data directory with these models in Production, and the features of `small` online."""
     from mlbox.records import Column, GateResult, ViewSpec
     from mlbox.settings import Settings
-    from mlbox.store.registry import NewVersion
+    from mlbox.store.registry.registry import NewVersion
     from mlbox.web.box import Box
 
     box = Box(Settings(data_dir=str(folder / "data")), url="http://127.0.0.1:1")

@@ -26,13 +26,13 @@ from bench.harness import Report, median, options
 from mlbox.clock import from_us, to_us
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion
-from mlbox.serve.batches import Batch, prepare
-from mlbox.serve.cells import Grid, Ring
-from mlbox.serve.judge import results
-from mlbox.serve.live_window import LiveWindow
-from mlbox.serve.predfiles import FEATURE, Files
-from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.served_spans import served_spans
+from mlbox.serve.monitoring.cells import Grid, Ring
+from mlbox.serve.monitoring.judge import results
+from mlbox.serve.monitoring.live_window import LiveWindow
+from mlbox.serve.predictions.batches import Batch, prepare
+from mlbox.serve.predictions.files import FEATURE, Files
+from mlbox.serve.predictions.log import PredictionLog
+from mlbox.serve.predictions.served_spans import served_spans
 
 FEATURES, ROWS = 300, 10_000
 RECORDED = 30

@@ -33,14 +33,14 @@ from bench.harness import Report, interleave, median, options
 from bench.inference import Kind, boosted, load, script
 from bench.startup import is_ready, serving
 from mlbox.records import Guard, LabelledLoss, Promotion, PromotionPolicy, RampStep, Samples, Segment, Side
-from mlbox.serve import compare
-from mlbox.serve.background import Background
-from mlbox.serve.batches import Batch
-from mlbox.serve.evidence import Evidence
-from mlbox.serve.rollout import choose
-from mlbox.serve.segments import SCORES
-from mlbox.serve.sequential import EPOCHS, GROWTH
-from mlbox.serve.verdict import RECENT, verdict
+from mlbox.serve.inference.background import Background
+from mlbox.serve.predictions.batches import Batch
+from mlbox.serve.promotion import compare
+from mlbox.serve.rollout.evidence import Evidence
+from mlbox.serve.rollout.rollout import choose
+from mlbox.serve.rollout.segments import SCORES
+from mlbox.serve.rollout.sequential import EPOCHS, GROWTH
+from mlbox.serve.rollout.verdict import RECENT, verdict
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 LOOKS, MINUTES, RATE, SHARE = 288, 5, 2, 5
@@ -346,7 +346,7 @@ def prepare(folder: Path) -> None:
     """A data directory with one model under three names in Production, of one of which a second version is in its shadow."""
     from mlbox.records import GateResult
     from mlbox.settings import Settings
-    from mlbox.store.registry import NewVersion
+    from mlbox.store.registry.registry import NewVersion
     from mlbox.web.box import Box
 
     box = Box(Settings(data_dir=str(folder / "data")), url="http://127.0.0.1:1")

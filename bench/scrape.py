@@ -26,10 +26,10 @@ from bench.harness import Report, median
 from bench.load import before_others
 from mlbox.ids import new_id
 from mlbox.records import GateResult
-from mlbox.serve.batches import Batch
-from mlbox.serve.reference import make_reference, store_reference
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.serve.predictions.batches import Batch
 from mlbox.settings import Settings
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.app import create_app
 from mlbox.web.box import Box
 from mlbox.web.server import GC_THRESHOLD, bind, local_url

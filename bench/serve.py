@@ -31,7 +31,7 @@ from bench.harness import Report, options
 from bench.startup import _is_ready as is_ready
 from bench.startup import _serving as serving
 from bench.startup import memory_mb
-from mlbox.serve.runtime import Session
+from mlbox.serve.inference.runtime import Session
 
 WIDTH = 20
 ENTITIES = 5000

@@ -165,7 +165,7 @@ WHERE = {
 
 def roles_page() -> str:
     """Every action and who may do it."""
-    from mlbox.store.roles import ACTIONS, ROLES
+    from mlbox.store.access.roles import ACTIONS, ROLES
 
     order = sorted(ACTIONS.items(), key=lambda item: item[0])
     marks = {

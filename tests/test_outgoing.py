@@ -156,7 +156,7 @@ CLIENTS = {
     "telnetlib",
 }
 OUTSIDE_THE_SERVER = ("transfer/", "client.py", "context.py", "sdk/", "cli/")
-WITH_LEAVE = {"outgoing.py", "web/oidc_provider.py", "serve/courier.py"}
+WITH_LEAVE = {"outgoing.py", "web/oidc_provider.py", "serve/alerts/courier.py"}
 """This module, one that names httpx's types and asks through it, and one that hands mail to the server that the settings name."""
 
 

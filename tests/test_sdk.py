@@ -316,7 +316,7 @@ def test_a_feature_that_is_no_number_is_refused_by_name(
 
 
 def scores_of(exported: Exported) -> np.ndarray:
-    from mlbox.serve.runtime import Session
+    from mlbox.serve.inference.runtime import Session
 
     return Session(exported.onnx).score(exported.inputs)
 

@@ -10,8 +10,10 @@ import pytest
 
 from mlbox.clock import ManualClock
 from mlbox.events import EventBus
-from mlbox.store import job_states, migrations, promotion_moves
+from mlbox.store import migrations
 from mlbox.store.db import Database
+from mlbox.store.jobs import states as job_states
+from mlbox.store.registry import promotion_moves
 
 DOCS = Path(__file__).parents[1] / "docs" / "explanation"
 HOLDS = {

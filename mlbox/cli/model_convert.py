@@ -81,7 +81,7 @@ def _exported(model: Any, found: Any, source: Path) -> Any:
 
 
 def _checks() -> Any:
-    return _needed("mlbox.serve.check")
+    return _needed("mlbox.serve.inference.check")
 
 
 def _needed(module: str) -> Any:

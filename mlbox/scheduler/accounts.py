@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from mlbox.scheduler.policy import Box, Need, Running, Usage, charge, cost, holding
-from mlbox.store.sharing import Sharing
+from mlbox.store.jobs.sharing import Sharing
 
 
 class _Line(NamedTuple):

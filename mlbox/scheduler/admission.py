@@ -10,11 +10,11 @@ from mlbox.errors import NotAuthorised, NotFound
 from mlbox.records import DatasetVersion, Job, JobPlan, JobSpec, Principal, Rerun
 from mlbox.scheduler.divergence import check_rules
 from mlbox.scheduler.scheduler import Scheduler, default_experiment
+from mlbox.store.access.secrets import Secrets
+from mlbox.store.access.teams import Teams
 from mlbox.store.asking import asking
-from mlbox.store.job_notices import check_notify
-from mlbox.store.secrets import Secrets
-from mlbox.store.sharing import Sharing
-from mlbox.store.teams import Teams
+from mlbox.store.jobs.notices import check_notify
+from mlbox.store.jobs.sharing import Sharing
 
 RERUN_OF = "mlbox.rerun_of"
 """The tag that names the job which another one repeats."""

@@ -21,10 +21,10 @@ from mlbox.scheduler.policy import gpus as count_gpus
 from mlbox.scheduler.policy.types import MOST_DELAY_SECONDS
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.views import running
-from mlbox.store.access import Access
-from mlbox.store.job_states import outcome_of
-from mlbox.store.jobs import End, Grant, Jobs
-from mlbox.store.tracking import Tracker
+from mlbox.store.access.access import Access
+from mlbox.store.jobs.jobs import End, Grant, Jobs
+from mlbox.store.jobs.states import outcome_of
+from mlbox.store.tracking.tracking import Tracker
 
 BACKOFF_SECONDS = 2.0
 """Before the first retry; each further one doubles it, up to `MOST_DELAY_SECONDS`."""

@@ -18,8 +18,8 @@ from mlbox.events import EventBus
 from mlbox.loop import Loop
 from mlbox.records import Cron, CronSpec, Firing, Job, JobSpec
 from mlbox.store.cron_times import next_times
-from mlbox.store.crons import STORES, Crons, Due
 from mlbox.store.db import Database
+from mlbox.store.jobs.crons import STORES, Crons, Due
 
 LONGEST_SECONDS = 60.0
 CLOSE_SECONDS = 5.0

@@ -14,7 +14,7 @@ from mlbox.loop import Loop
 from mlbox.records import Job
 from mlbox.scheduler.executors import Executor, Ref
 from mlbox.scheduler.launcher import ref_of
-from mlbox.store.remains import Cleaning
+from mlbox.store.jobs.remains import Cleaning
 
 LOOK_SECONDS = 1.0
 """Between two looks while jobs run."""

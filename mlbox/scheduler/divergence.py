@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import DivergenceRule, Event, Job, Metric
-from mlbox.store.job_states import ACTIVE, ENDED
-from mlbox.store.jobs import Jobs
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.states import ACTIVE, ENDED
 
 DEFAULT = (DivergenceRule(kind="nonfinite"),)
 MOST_RULES = 20

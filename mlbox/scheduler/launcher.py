@@ -10,9 +10,9 @@ from mlbox.errors import NotFound
 from mlbox.records import DatasetVersion, Job, JobSpec
 from mlbox.scheduler.environments import Environments
 from mlbox.scheduler.executors import Launch, Mount, Ref
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.secrets import Given, Secrets
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.secrets import Given, Secrets
 
 TOKEN_DAYS = 30
 

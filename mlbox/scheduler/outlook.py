@@ -11,8 +11,8 @@ import msgspec
 from mlbox.errors import NotFound
 from mlbox.records import Job, JobPlan, Outlook
 from mlbox.scheduler.policy import Explainer, State
-from mlbox.store.job_states import ACTIVE, WAITING
-from mlbox.store.jobs import Jobs
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.states import ACTIVE, WAITING
 
 MOST_EXPLAINED = 50
 """Of a list, so many jobs are explained one by one."""

@@ -10,8 +10,8 @@ from mlbox.records import Job
 from mlbox.scheduler.executors import Ref
 from mlbox.scheduler.policy import Box, Waiting
 from mlbox.scheduler.views import waiting
-from mlbox.store.job_states import ACTIVE, WAITING
-from mlbox.store.jobs import Jobs
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.states import ACTIVE, WAITING
 
 
 class Build(NamedTuple):

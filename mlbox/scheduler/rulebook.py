@@ -9,7 +9,7 @@ import msgspec
 
 from mlbox.records import TeamQuota
 from mlbox.scheduler.policy import Queue, Quota, Window, span
-from mlbox.store.sharing import Sharing
+from mlbox.store.jobs.sharing import Sharing
 from mlbox.store.windows import parse_window
 
 

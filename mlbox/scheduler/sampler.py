@@ -11,8 +11,8 @@ from mlbox.loop import Loop
 from mlbox.records import Job, Metric
 from mlbox.scheduler.executors import Executor
 from mlbox.scheduler.launcher import ref_of
-from mlbox.store.jobs import Jobs
-from mlbox.store.tracking import Tracker
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.tracking.tracking import Tracker
 
 IDLE_PERCENT = 5.0
 """A GPU that is used less is idle."""

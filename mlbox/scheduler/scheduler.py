@@ -32,14 +32,14 @@ from mlbox.scheduler.policy import Explainer, Rules, Running, State, Waiting
 from mlbox.scheduler.roster import Roster
 from mlbox.scheduler.rulebook import Rulebook
 from mlbox.scheduler.views import entry, waiting, with_holders
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.teams import EVERYONE
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.asking import asking
-from mlbox.store.job_states import ACTIVE, WAITING
-from mlbox.store.jobs import Jobs
-from mlbox.store.sharing import Sharing
-from mlbox.store.teams import EVERYONE
-from mlbox.store.tracking import Tracker
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.sharing import Sharing
+from mlbox.store.jobs.states import ACTIVE, WAITING
+from mlbox.store.tracking.tracking import Tracker
 
 AGAIN_SECONDS = 1.0
 """After a step that failed, as one does when a store is down."""

@@ -9,7 +9,7 @@ from mlbox.clock import Clock
 from mlbox.loop import Loop
 from mlbox.records import Job
 from mlbox.scheduler.executors import Executor
-from mlbox.store.remains import Cleaning
+from mlbox.store.jobs.remains import Cleaning
 
 SWEEP_SECONDS = 600.0
 CLOSE_SECONDS = 5.0

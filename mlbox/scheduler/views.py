@@ -10,7 +10,7 @@ import msgspec
 from mlbox.records import Attempt, Gpu, Job, QueueEntry
 from mlbox.scheduler.asked import need
 from mlbox.scheduler.policy import DEFAULT_QUEUE, Box, Running, Waiting, cost
-from mlbox.store.job_states import WAITING
+from mlbox.store.jobs.states import WAITING
 
 
 def entry(job: Job, *, known: bool, place: int = 0) -> QueueEntry:

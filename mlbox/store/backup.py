@@ -32,7 +32,7 @@ from mlbox.clock import Clock
 from mlbox.errors import Conflict, InvalidInput, NotFound, Unavailable, said
 from mlbox.records import Backup
 from mlbox.store.datadir import LAYOUT_VERSION, sync_folder, write_atomic
-from mlbox.store.offline import Offline
+from mlbox.store.offline.offline import Offline
 
 _log = logging.getLogger(__name__)
 

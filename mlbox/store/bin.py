@@ -7,10 +7,10 @@ from datetime import timedelta
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Deleted
-from mlbox.store.curation import Curation
-from mlbox.store.dataset_versions import DatasetVersions
+from mlbox.store.datasets.versions import DatasetVersions
 from mlbox.store.db import Database, Row, Tx
-from mlbox.store.tracking import Tracker
+from mlbox.store.registry.curation import Curation
+from mlbox.store.tracking.tracking import Tracker
 
 _ACTOR = "(SELECT actor FROM event WHERE subject = {subject} AND type = '{type}' ORDER BY id DESC LIMIT 1)"
 _EXPERIMENT_NAME = "(SELECT name FROM experiment WHERE id = {table}.experiment_id)"

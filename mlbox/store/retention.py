@@ -24,10 +24,10 @@ from mlbox.errors import MlboxError
 from mlbox.records import Collected
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.bin import Bin
-from mlbox.store.curation import Curation
-from mlbox.store.dataset_versions import DatasetVersions
+from mlbox.store.datasets.versions import DatasetVersions
 from mlbox.store.db import Database, Row, Tx
-from mlbox.store.tracking import Tracker
+from mlbox.store.registry.curation import Curation
+from mlbox.store.tracking.tracking import Tracker
 
 GRACE = timedelta(hours=1)
 FIRST_SECONDS = 600.0

@@ -16,7 +16,7 @@ from litestar.types import ASGIApp, Receive, Send
 
 from mlbox.errors import MlboxError, NotAuthenticated, NotAuthorised
 from mlbox.records import Principal, Role
-from mlbox.store.roles import ROLES
+from mlbox.store.access.roles import ROLES
 from mlbox.web.door import Door
 from mlbox.web.form_token import fits
 from mlbox.web.problems import refuse

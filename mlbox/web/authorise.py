@@ -3,7 +3,7 @@
 A handler says `action="dataset.create"` in its decorator. An app in which one does not, or in which a path parameter is not known
 here, does not start: so a new route is guarded without anyone remembering to.
 
-What is read is not asked about here: what is private is absent for others, in the stores themselves (see `store/teams.py`).
+What is read is not asked about here: what is private is absent for others, in the stores themselves (`store/access/teams.py`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from mlbox.errors import NotAuthorised
 from mlbox.records import Principal
-from mlbox.serve import naming
+from mlbox.serve.inference import naming
+from mlbox.store.access.roles import ACTIONS
 from mlbox.store.asking import NOBODY, set_asking
-from mlbox.store.roles import ACTIONS
 from mlbox.web.box import Box
 
 PUBLIC = "public"

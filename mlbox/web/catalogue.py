@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from mlbox.records import DatasetVersion, FeatureLineage, ModelVersion, Trained, ViewProfile
-from mlbox.store.feature_catalogue import Definitions, taken
+from mlbox.store.features.feature_catalogue import Definitions, taken
 from mlbox.web.box import Box
 
 MOST_DATASETS = 2000

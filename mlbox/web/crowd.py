@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar
 
 from mlbox.errors import MlboxError
-from mlbox.serve.answers import Inferred
-from mlbox.serve.server import ModelServer
-from mlbox.serve.targets import Target
+from mlbox.serve.inference.answers import Inferred
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.targets import Target
 
 R = TypeVar("R")
 

@@ -19,9 +19,9 @@ from mlbox.clock import Clock
 from mlbox.errors import NotAuthenticated
 from mlbox.records import Principal
 from mlbox.settings import Settings
-from mlbox.store.access import Access, Visit
-from mlbox.store.throttle import Allowance, Backoff, network_of
-from mlbox.store.tokens import KEPT
+from mlbox.store.access.access import Access, Visit
+from mlbox.store.access.throttle import Allowance, Backoff, network_of
+from mlbox.store.access.tokens import KEPT
 
 T = TypeVar("T")
 TOKEN = "mlb_"  # noqa: S105 - what every token begins with, and no password

@@ -23,7 +23,7 @@ from prometheus_client.exposition import choose_encoder
 from mlbox import __version__
 from mlbox.errors import Unavailable
 from mlbox.records import DriftResult
-from mlbox.serve.batches import Batch
+from mlbox.serve.predictions.batches import Batch
 from mlbox.web import metrics_box, metrics_inference, metrics_triton, metrics_values
 from mlbox.web.box import Box
 from mlbox.web.unhurried import HISTOGRAMS, Unhurried, unhurried

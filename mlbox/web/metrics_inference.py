@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from mlbox.serve.server import ModelServer
-from mlbox.serve.slots import State
-from mlbox.serve.statistics import Totals
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.slots import State
+from mlbox.serve.inference.statistics import Totals
 from mlbox.web import metrics_triton
 from mlbox.web.unhurried import HISTOGRAMS, unhurried
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import Metric
 
-from mlbox.serve.statistics import Duration, Totals
+from mlbox.serve.inference.statistics import Duration, Totals
 from mlbox.web.unhurried import unhurried
 
 Labels = tuple[str, str]

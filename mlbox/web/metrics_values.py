@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from prometheus_client.core import HistogramMetricFamily, Metric
 
 from mlbox.errors import MlboxError
-from mlbox.serve.reference import SCORE, load_reference
+from mlbox.serve.monitoring.reference import SCORE, load_reference
 from mlbox.web.box import Box
 from mlbox.web.unhurried import HISTOGRAMS, unhurried
 

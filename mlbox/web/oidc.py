@@ -9,7 +9,7 @@ from litestar.params import QueryParameter
 from litestar.response import Redirect
 
 from mlbox.errors import MlboxError, NotAuthenticated, NotFound
-from mlbox.store.access import Visit
+from mlbox.store.access.access import Visit
 from mlbox.web.auth import COOKIE, peer_of
 from mlbox.web.box import Box
 from mlbox.web.pages.signin import cookie_for, local_path

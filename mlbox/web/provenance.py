@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from mlbox.errors import NotFound
 from mlbox.records import DatasetVersion, FeatureLineage, Job, ModelVersion
-from mlbox.store.feature_catalogue import Definitions
-from mlbox.store.offline import one
+from mlbox.store.features.feature_catalogue import Definitions
+from mlbox.store.offline.offline import one
 from mlbox.web.box import Box
 
 T = TypeVar("T")

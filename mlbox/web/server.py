@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from mlbox.errors import StartupError
-from mlbox.serve.tab import SOON_SECONDS
+from mlbox.serve.inference.tab import SOON_SECONDS
 from mlbox.settings import Origin, Settings
 from mlbox.web.access_log import AccessLog
 from mlbox.web.app import create_app, create_fast_path

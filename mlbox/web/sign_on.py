@@ -21,8 +21,8 @@ import msgspec
 from mlbox.clock import Clock, to_us
 from mlbox.errors import InvalidInput, NotAuthenticated, NotAuthorised, StartupError
 from mlbox.settings import Settings, secret_in
-from mlbox.store.access import Visit
-from mlbox.store.identities import GroupMap, Identities, Person, check_subject
+from mlbox.store.access.access import Visit
+from mlbox.store.access.identities import GroupMap, Identities, Person, check_subject
 
 if TYPE_CHECKING:
     from mlbox.web.oidc_provider import Provider

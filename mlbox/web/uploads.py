@@ -10,7 +10,7 @@ from litestar import Request
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column
-from mlbox.store.ingest import MIB, Upload, check_format
+from mlbox.store.sandbox.ingest import MIB, Upload, check_format
 from mlbox.web.box import Box
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from mlbox.records import GateResult, PromotionPolicy, RampStep
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from tests.browser.visitor import PHONE, Visitor
 from tests.conftest import Server
 from tests.web.site import open_box

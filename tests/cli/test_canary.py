@@ -11,7 +11,7 @@ import pytest
 
 from mlbox.records import GateResult, PromotionPolicy, RampStep
 from mlbox.settings import Settings
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.conftest import Server
 

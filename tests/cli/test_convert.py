@@ -14,8 +14,8 @@ import mlbox
 from mlbox.cli import main
 from mlbox.errors import InvalidInput
 from mlbox.sdk.export import Exported
-from mlbox.serve.check_sample import compared
-from mlbox.serve.runtime import CPU, Session
+from mlbox.serve.inference.check_sample import compared
+from mlbox.serve.inference.runtime import CPU, Session
 
 COLUMNS = {
     "age": np.array([20, 35, 50, 65] * 10),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlbox.store.webhooks import MLFLOW
+from mlbox.store.registry.webhooks import MLFLOW
 from tests.compat.conftest import HERE, environment
 from tests.conftest import Server
 

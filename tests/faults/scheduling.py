@@ -8,7 +8,7 @@ import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from mlbox.store.job_states import ACTIVE, WAITING
+from mlbox.store.jobs.states import ACTIVE, WAITING
 from tests.scheduler.test_scheduler import House
 
 SCRIPT = 'echo "$MLBOX_JOB_ID $MLBOX_ATTEMPT" >> {ran}; sleep {seconds:.2f}'

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mlbox.store import changes
+from mlbox.store.features import changes
 from tests.store.test_features import REF, House, moment
 
 ENTITIES, PARTS = 20_000, 40

@@ -14,8 +14,8 @@ from mlbox.clock import SystemClock
 from mlbox.events import EventBus
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.job_states import ENDED
-from mlbox.store.jobs import Jobs
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.states import ENDED
 from tests.faults.scheduling import run
 
 JOBS = 4

@@ -25,14 +25,14 @@ from mlbox.scheduler.gpus import Virtual
 from mlbox.scheduler.launcher import Launcher
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.cron_times import in_words, next_after
-from mlbox.store.crons import Crons
 from mlbox.store.db import Database
-from mlbox.store.jobs import Jobs
-from mlbox.store.sharing import Sharing
-from mlbox.store.tracking import Tracker
+from mlbox.store.jobs.crons import Crons
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.sharing import Sharing
+from mlbox.store.tracking.tracking import Tracker
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 JOB = JobSpec(command=("true",), name="nightly")

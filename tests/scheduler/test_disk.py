@@ -13,7 +13,7 @@ import pytest
 from mlbox.records import Job
 from mlbox.scheduler.disk import HELPLESS_SECONDS, DiskGuard
 from mlbox.scheduler.launcher import ref_of
-from mlbox.store.remains import Cleaning
+from mlbox.store.jobs.remains import Cleaning
 from tests.conftest import wait_for
 from tests.scheduler.test_scheduler import House
 

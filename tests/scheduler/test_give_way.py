@@ -12,7 +12,7 @@ import pytest
 from mlbox.clock import Clock, ManualClock, parse_time
 from mlbox.errors import InvalidInput
 from mlbox.records import Job, JobQueue, TeamQuota
-from mlbox.store.jobs import Grant
+from mlbox.store.jobs.jobs import Grant
 from tests.conftest import wait_for
 from tests.scheduler.test_scheduler import House
 

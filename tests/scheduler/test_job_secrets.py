@@ -10,9 +10,9 @@ from urllib.parse import quote
 import pytest
 
 from mlbox.store import migrations
+from mlbox.store.access.secrets import Secrets
 from mlbox.store.db import Database
 from mlbox.store.keyfile import KeyFile
-from mlbox.store.secrets import Secrets
 from tests.conftest import wait_for
 from tests.scheduler.test_scheduler import House, alive
 

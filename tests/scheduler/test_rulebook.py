@@ -15,7 +15,7 @@ from mlbox.scheduler.policy import span
 from mlbox.scheduler.rulebook import Rulebook, shown
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.sharing import Sharing
+from mlbox.store.jobs.sharing import Sharing
 
 BERLIN = TeamQuota(team="vision", share=0.4, windows=("daily 01:30-03:30",), zone="Europe/Berlin")
 

@@ -25,13 +25,13 @@ from mlbox.scheduler.gpus import Virtual
 from mlbox.scheduler.launcher import Launcher, ref_of
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.store import migrations
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.job_states import ACTIVE, ENDED, MOVES
-from mlbox.store.jobs import Grant, Jobs
-from mlbox.store.sharing import Sharing
-from mlbox.store.tracking import Tracker
+from mlbox.store.jobs.jobs import Grant, Jobs
+from mlbox.store.jobs.sharing import Sharing
+from mlbox.store.jobs.states import ACTIVE, ENDED, MOVES
+from mlbox.store.tracking.tracking import Tracker
 from tests.conftest import wait_for
 
 

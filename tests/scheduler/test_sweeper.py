@@ -11,7 +11,7 @@ import pytest
 from mlbox.clock import ManualClock, parse_time
 from mlbox.records import Job
 from mlbox.scheduler.sweeper import Sweeper
-from mlbox.store.remains import Cleaning
+from mlbox.store.jobs.remains import Cleaning
 from tests.conftest import wait_for
 from tests.scheduler.test_scheduler import House
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlbox.records import Prediction
-from mlbox.serve.batches import Batch
+from mlbox.serve.predictions.batches import Batch
 
 
 def batches(rows: Sequence[Prediction]) -> list[Batch]:

@@ -11,20 +11,20 @@ import pyarrow as pa
 from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.records import Column, GateResult, ModelVersion, Prediction, PromotionPolicy, RampStep, TensorSpec, ViewSpec
-from mlbox.serve.monitor import Monitor
-from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.serve.rollout import Rollouts
-from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.serve.inference.server import ModelServer, PredictRow
+from mlbox.serve.monitoring.monitor import Monitor
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.serve.predictions.log import PredictionLog
+from mlbox.serve.rollout.rollout import Rollouts
 from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.features import FeatureStore
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
-from mlbox.store.rollout_log import RolloutLog
+from mlbox.store.features.features import FeatureStore
+from mlbox.store.features.online import Online
+from mlbox.store.offline.offline import Offline
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
+from mlbox.store.registry.rollout_log import RolloutLog
 from tests.models import linear
 
 FEATURES = ("spend@v1:amount", "spend@v1:visits")

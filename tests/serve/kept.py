@@ -10,22 +10,22 @@ from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import Column, LabelSet, Prediction
-from mlbox.serve.business import Business
-from mlbox.serve.keeping import Keeping
-from mlbox.serve.outcomes import Outcomes
-from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.skew import Skew
+from mlbox.serve.monitoring.business import Business
+from mlbox.serve.monitoring.keeping import Keeping
+from mlbox.serve.monitoring.outcomes import Outcomes
+from mlbox.serve.monitoring.skew import Skew
+from mlbox.serve.predictions.log import PredictionLog
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.features import FeatureStore
-from mlbox.store.history import History
+from mlbox.store.features.features import FeatureStore
+from mlbox.store.features.online import Online
 from mlbox.store.keyfile import KeyFile
-from mlbox.store.label_history import LabelHistory
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
-from mlbox.store.prediction_rows import PredictionRows
-from mlbox.store.registry import Registry
-from mlbox.store.sure_time import SureTime
+from mlbox.store.labels.history import LabelHistory
+from mlbox.store.monitoring.prediction_rows import PredictionRows
+from mlbox.store.monitoring.sure_time import SureTime
+from mlbox.store.offline.offline import Offline
+from mlbox.store.registry.history import History
+from mlbox.store.registry.registry import Registry
 from tests.serve.batches import batches
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

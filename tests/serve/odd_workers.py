@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 
-from mlbox.serve import check_worker
-from mlbox.store.forkserver import main
+from mlbox.serve.inference import check_worker
+from mlbox.store.sandbox.forkserver import main
 
 
 def odd() -> None:

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mlbox.clock import parse_time
 from mlbox.ids import new_id
 from mlbox.records import Alert
-from mlbox.serve.alert_groups import badness, grouped
-from mlbox.store.alert_rules import DEFAULT, NAMES, parse
+from mlbox.serve.alerts.alert_groups import badness, grouped
+from mlbox.store.monitoring.alert_rules import DEFAULT, NAMES, parse
 
 START = parse_time("2026-01-01T00:00Z")
 

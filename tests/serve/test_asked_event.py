@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlbox.serve.server import PredictRow
+from mlbox.serve.inference.server import PredictRow
 from tests.serve.house import House
 
 

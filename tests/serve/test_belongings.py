@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from mlbox.errors import Conflict, Unavailable
 from mlbox.records import BusinessNumber, HoldSpec, PredictionSampling
-from mlbox.serve import belongings
-from mlbox.serve.belongings import ByName
-from mlbox.store.alerts import Alerts
-from mlbox.store.curation import Curation
-from mlbox.store.former_names import Nothing, strays
+from mlbox.serve.registration import belongings
+from mlbox.serve.registration.belongings import ByName
+from mlbox.store.monitoring.alerts import Alerts
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.former_names import Nothing, strays
 from tests.serve.kept import Kept
 
 

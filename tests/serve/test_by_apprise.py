@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from mlbox.errors import InvalidInput, Unavailable
-from mlbox.serve import by_apprise
-from mlbox.serve.apprise_worker import Told
-from mlbox.store.alert_rules import load
+from mlbox.serve.alerts import by_apprise
+from mlbox.serve.alerts.apprise_worker import Told
+from mlbox.store.monitoring.alert_rules import load
 from tests.conftest import Server, wait_for
 
 LOOPBACK = ("127.0.0.1",)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from mlbox.errors import TooMany
 from mlbox.records import Principal, ServingConfig
-from mlbox.serve.cache import ENTRY_BYTES, Answers, key_of
-from mlbox.serve.rates import Rates
-from mlbox.serve.tensors import Tensor
-from mlbox.serve.work import Ran
+from mlbox.serve.inference.cache import ENTRY_BYTES, Answers, key_of
+from mlbox.serve.inference.rates import Rates
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.inference.work import Ran
 from mlbox.store.asking import asking
 from tests.serve.house import House
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.spatial.distance import jensenshannon
 
-from mlbox.serve.cells import Grid, ReferenceState, Ring
-from mlbox.serve.drift import compare, verdict
-from mlbox.serve.measures import adjusted, binned, chi_square, measure, stability
+from mlbox.serve.monitoring.cells import Grid, ReferenceState, Ring
+from mlbox.serve.monitoring.drift import compare, verdict
+from mlbox.serve.monitoring.measures import adjusted, binned, chi_square, measure, stability
 
 odd = [np.inf, -np.inf, np.nan, 5e-324, -5e-324, 1.7e308, -1.7e308, 0.0, -0.0, 0.1, 0.30000000000000004]
 numbers = st.integers(-3, 3).map(float) | st.sampled_from(odd) | st.floats()

@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from mlbox.errors import InvalidInput
 from mlbox.records import ServingConfig
-from mlbox.serve import check
-from mlbox.serve.runtime import Session
-from mlbox.store.workers import ForkServer
+from mlbox.serve.inference import check
+from mlbox.serve.inference.runtime import Session
+from mlbox.store.sandbox.workers import ForkServer
 from tests.models import linear, save
 
 

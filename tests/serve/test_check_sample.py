@@ -12,10 +12,10 @@ from onnx import TensorProto, helper
 
 from mlbox.errors import InvalidInput
 from mlbox.records import ModelVersion
-from mlbox.serve.check import compare_onnx, inspect_onnx
-from mlbox.serve.check_sample import arrays_of, compared
-from mlbox.serve.runtime import CPU, Session
-from mlbox.store.registry import NewVersion
+from mlbox.serve.inference.check import compare_onnx, inspect_onnx
+from mlbox.serve.inference.check_sample import arrays_of, compared
+from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.models import linear
 from tests.web.site import open_box

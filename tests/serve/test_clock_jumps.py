@@ -18,10 +18,10 @@ from mlbox.errors import Conflict
 from mlbox.events import EventBus
 from mlbox.records import HoldSpec
 from mlbox.store import migrations
-from mlbox.store.alert_rules import parse
-from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database
-from mlbox.store.sure_time import DOUBT, JUMPED, MOST, Seen, look
+from mlbox.store.monitoring.alert_rules import parse
+from mlbox.store.monitoring.alerts import Alerts
+from mlbox.store.monitoring.sure_time import DOUBT, JUMPED, MOST, Seen, look
 from tests.serve.house import House
 from tests.serve.kept import NOW, Kept
 from tests.serve.test_monitor import by_feature, serve

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar as sm_mcnemar
 
 from mlbox.errors import InvalidInput
-from mlbox.serve.compare import (
+from mlbox.serve.promotion.compare import (
     LOWER_IS_BETTER,
     Difference,
     bootstrap,

@@ -13,8 +13,8 @@ import pytest
 
 from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.records import CompareSpec, Comparison, ModelVersion, Promotion, PromotionPolicy
-from mlbox.store.dataset_rows import DatasetFrom
-from mlbox.store.registry import NewVersion
+from mlbox.store.datasets.rows import DatasetFrom
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.models import linear
 from tests.web.site import Site, open_box

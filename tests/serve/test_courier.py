@@ -19,11 +19,11 @@ from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.outgoing import Outgoing
 from mlbox.records import Job, JobSpec
-from mlbox.serve.courier import Courier, Mail
+from mlbox.serve.alerts.courier import Courier, Mail
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.job_notices import check_notify
-from mlbox.store.jobs import End, Grant, Jobs
+from mlbox.store.jobs.jobs import End, Grant, Jobs
+from mlbox.store.jobs.notices import check_notify
 from mlbox.store.outbox import MOST_TRIES, Outbox
 from tests.conftest import unclaimed_port
 

@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from mlbox.records.distances import distance
-from mlbox.serve.drift import EXACT_PAIRS, Comparison, compare, exact_survival, missing_risen, survival, verdict
+from mlbox.serve.monitoring.drift import (
+    EXACT_PAIRS,
+    Comparison,
+    compare,
+    exact_survival,
+    missing_risen,
+    survival,
+    verdict,
+)
 
 values = st.lists(st.integers(-5, 5).map(float) | st.floats(allow_nan=False) | st.just(np.inf), min_size=1, max_size=60)
 

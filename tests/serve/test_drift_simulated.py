@@ -14,13 +14,13 @@ from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import ModelVersion
-from mlbox.serve.batches import Batch
-from mlbox.serve.monitor import DRIFT, Monitor
-from mlbox.serve.notifier import Notifier
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.store.alert_rules import parse
+from mlbox.serve.alerts.notifier import Notifier
+from mlbox.serve.monitoring.monitor import DRIFT, Monitor
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.serve.predictions.batches import Batch
+from mlbox.store.monitoring.alert_rules import parse
 from mlbox.store.outbox import Outbox
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from tests.serve.house import House
 
 COLUMNS = 30

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
-from mlbox.serve.estimate import auc_of_labels, estimate, expected_auc
+from mlbox.serve.monitoring.estimate import auc_of_labels, estimate, expected_auc
 
 
 @pytest.mark.parametrize("shift", [-1.5, 0.0, 0.8])

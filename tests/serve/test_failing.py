@@ -10,11 +10,11 @@ import pytest
 from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.records import Alert
-from mlbox.serve.failing import Failing
-from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.alerts.failing import Failing
+from mlbox.serve.predictions.log import PredictionLog
 from mlbox.store import migrations
-from mlbox.store.alerts import Alerts
 from mlbox.store.db import Database
+from mlbox.store.monitoring.alerts import Alerts
 from tests.conftest import wait_for
 from tests.serve.test_sampling import batch
 

@@ -14,10 +14,10 @@ from sklearn.metrics import precision_score, roc_auc_score
 
 from mlbox.errors import Conflict, InvalidInput
 from mlbox.records import FairnessColumn, FairnessSpec, ModelVersion, PromotionPolicy
-from mlbox.serve.fairness import breaches
-from mlbox.serve.fairness_worker import column
-from mlbox.store.dataset_rows import DatasetFrom
-from mlbox.store.registry import NewVersion
+from mlbox.serve.promotion.fairness import breaches
+from mlbox.serve.promotion.fairness_worker import column
+from mlbox.store.datasets.rows import DatasetFrom
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.models import linear
 from tests.web.site import open_box

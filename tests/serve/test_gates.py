@@ -30,7 +30,7 @@ from mlbox.records import (
     ShadowFigures,
     TensorSpec,
 )
-from mlbox.serve.gates import GATES, Evidence, evaluate
+from mlbox.serve.promotion.gates import GATES, Evidence, evaluate
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VERSION = ModelVersion(

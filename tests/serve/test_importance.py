@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from mlbox.serve.importance import LEAST_RUNS, WEAK, Importance, importance
+from mlbox.serve.sweeps.importance import LEAST_RUNS, WEAK, Importance, importance
 
 
 def sweep(runs: int, noise: float = 0.01) -> Importance:

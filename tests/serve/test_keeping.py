@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from mlbox.errors import Conflict, InvalidInput, NotFound, Unavailable
 from mlbox.records import BusinessNumber, HoldSpec, Prediction, SkewResult
-from mlbox.serve.predexport import Format, export
-from mlbox.serve.predfiles import MERGE_AT, READING
-from mlbox.serve.selection import Selection, between
+from mlbox.serve.predictions.export import Format, export
+from mlbox.serve.predictions.files import MERGE_AT, READING
+from mlbox.serve.predictions.selection import Selection, between
 from tests.conftest import wait_for
 from tests.serve.kept import NOW, SET, Kept
 

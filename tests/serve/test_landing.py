@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlbox.errors import InvalidInput, NotFound
-from mlbox.serve.landing import Landing
-from mlbox.store.folders import Folders
-from mlbox.store.ingest import Uploads
+from mlbox.serve.features.landing import Landing
+from mlbox.store.features.folders import Folders
+from mlbox.store.sandbox.ingest import Uploads
 from tests.store.test_features import COLUMNS, House, moment, sales
 
 

@@ -16,13 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput, TimedOut, TooMany, Unavailable
 from mlbox.records import ServingConfig
-from mlbox.serve.lanes import Lane
-from mlbox.serve.runtime import CPU, Session
-from mlbox.serve.statistics import Statistics
-from mlbox.serve.tensors import Tensor
-from mlbox.serve.warmup import Speed, warm
-from mlbox.serve.watch import Watch
-from mlbox.serve.work import Apart, Ran, Work
+from mlbox.serve.inference.lanes import Lane
+from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.serve.inference.statistics import Statistics
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.inference.warmup import Speed, warm
+from mlbox.serve.inference.watch import Watch
+from mlbox.serve.inference.work import Apart, Ran, Work
 from tests.conftest import wait_for
 from tests.models import linear
 

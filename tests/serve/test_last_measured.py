@@ -12,8 +12,8 @@ from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.ids import new_id
 from mlbox.records import Event, HealthArea, ModelVersion, Prediction
-from mlbox.serve.last_measured import AT_ONCE, FRESH, Found, LastMeasured
-from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.monitoring.last_measured import AT_ONCE, FRESH, Found, LastMeasured
+from mlbox.serve.predictions.log import PredictionLog
 from tests.conftest import wait_for
 from tests.serve.batches import batches
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mlbox.records import Column, Guard, LabelledLoss, LabelMetric, LabelSet, Promotion, PromotionPolicy
-from mlbox.serve.late_labels import LateLabels
-from mlbox.store.curation import Curation
+from mlbox.serve.rollout.late_labels import LateLabels
+from mlbox.store.registry.curation import Curation
 from tests.serve.test_outcomes import SET, SOURCES, House
 from tests.store.test_datasets import USER, moment
 

@@ -12,11 +12,11 @@ from onnx import TensorProto, helper
 
 from mlbox.errors import InvalidInput
 from mlbox.records import RunArtifact
-from mlbox.serve.check import inspect_onnx
-from mlbox.serve.registration import Registration
-from mlbox.serve.runtime import CPU, Session
+from mlbox.serve.inference.check import inspect_onnx
+from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.serve.registration.registration import Registration
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.model_folders import MAIN, ModelFolders, beside, own_files
+from mlbox.store.registry.model_folders import MAIN, ModelFolders, beside, own_files
 from tests.models import linear
 from tests.web.site import open_box
 

@@ -14,12 +14,12 @@ from mlbox.clock import Clock, SystemClock
 from mlbox.errors import InvalidInput, NotFound, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import Alert, DriftResult, ModelVersion, Prediction
-from mlbox.serve.judge import LEVEL
-from mlbox.serve.monitor import DRIFT, MISSING, SUSPECTED, Monitor
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.serve.server import PredictRow
-from mlbox.store.alerts import Alerts
-from mlbox.store.registry import NewVersion
+from mlbox.serve.inference.server import PredictRow
+from mlbox.serve.monitoring.judge import LEVEL
+from mlbox.serve.monitoring.monitor import DRIFT, MISSING, SUSPECTED, Monitor
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.store.monitoring.alerts import Alerts
+from mlbox.store.registry.registry import NewVersion
 from tests.conftest import wait_for
 from tests.serve.batches import batches
 from tests.serve.house import FEATURES, House

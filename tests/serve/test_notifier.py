@@ -20,14 +20,14 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.events import EventBus
 from mlbox.outgoing import Outgoing
-from mlbox.serve.courier import Courier, Mail
-from mlbox.serve.notifier import Notifier
+from mlbox.serve.alerts.courier import Courier, Mail
+from mlbox.serve.alerts.notifier import Notifier
 from mlbox.store import migrations
-from mlbox.store.alert_rules import NAMES, Rules, load, parse
-from mlbox.store.alerts import Alerts, Signal
 from mlbox.store.db import Database
+from mlbox.store.monitoring.alert_rules import NAMES, Rules, load, parse
+from mlbox.store.monitoring.alerts import Alerts, Signal
+from mlbox.store.monitoring.silences import Silences
 from mlbox.store.outbox import Outbox
-from mlbox.store.silences import Silences
 from tests.serve.test_courier import Receiver
 
 OPS = {"ops": {"type": "webhook", "url": "https://ops.example.org/in"}}

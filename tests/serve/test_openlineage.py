@@ -16,17 +16,17 @@ from mlbox.errors import InvalidInput, MlboxError
 from mlbox.ids import new_id
 from mlbox.outgoing import Outgoing
 from mlbox.records import CronSpec, GateResult, Job, JobSpec
-from mlbox.serve import openlineage as ol
-from mlbox.serve.courier import Courier, Mail
-from mlbox.serve.lineage_feed import ADDRESS, LineageFeed
+from mlbox.serve.alerts.courier import Courier, Mail
+from mlbox.serve.lineage import openlineage as ol
+from mlbox.serve.lineage.lineage_feed import ADDRESS, LineageFeed
 from mlbox.store import migrations
-from mlbox.store.crons import Crons
 from mlbox.store.db import Database
-from mlbox.store.gate_runs import GateRuns
-from mlbox.store.jobs import End, Grant, Jobs
+from mlbox.store.jobs.crons import Crons
+from mlbox.store.jobs.jobs import End, Grant, Jobs
 from mlbox.store.outbox import Outbox
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.gate_runs import GateRuns
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion
 from tests.serve.openlineage_schema import faults
 from tests.serve.test_courier import Receiver
 from tests.serve.test_outcomes import House

@@ -18,14 +18,14 @@ from sklearn import metrics
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
 from mlbox.records import Column, LabelSet, LabelSource, LivePerformance, Prediction, ServeRole
-from mlbox.serve.outcomes import Outcomes
-from mlbox.serve.performance import LAGS, Performance, metrics_of
-from mlbox.serve.predfiles import MERGE_AT
-from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.monitoring.outcomes import Outcomes
+from mlbox.serve.monitoring.performance import LAGS, Performance, metrics_of
+from mlbox.serve.predictions.files import MERGE_AT
+from mlbox.serve.predictions.log import PredictionLog
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.label_history import resolved_table
-from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.labels.history import resolved_table
+from mlbox.store.registry.registry import NewVersion, Registry
 from tests.serve.batches import batches
 from tests.store.test_datasets import START, USER, moment
 from tests.store.test_datasets import House as DataHouse

@@ -12,8 +12,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mlbox.records import Prediction
-from mlbox.serve import performance
-from mlbox.store.curation import Curation
+from mlbox.serve.monitoring import performance
+from mlbox.store.registry.curation import Curation
 from mlbox.web.pages.performance_picture import pictures
 from tests.serve.batches import batches
 from tests.serve.test_outcomes import SET, House

@@ -18,8 +18,8 @@ import pytest
 from mlbox.errors import Unavailable
 from mlbox.ids import new_id
 from mlbox.records import Prediction, ServeRole
-from mlbox.serve.predfiles import MERGE_AT
-from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.predictions.files import MERGE_AT
+from mlbox.serve.predictions.log import PredictionLog
 from tests.serve.batches import batches
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -240,7 +240,7 @@ def test_what_was_flushed_outlives_a_kill(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from tests.serve.test_predlog import batches, row
-from mlbox.serve.predlog import PredictionLog
+from mlbox.serve.predictions.log import PredictionLog
 log = PredictionLog(Path(sys.argv[1]), flush_seconds=0.01)
 for n in range(100_000):
     log.put(batches([row(n)]))

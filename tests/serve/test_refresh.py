@@ -13,13 +13,14 @@ import pytest
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import Column, ViewSpec
-from mlbox.serve.landing import Landing
-from mlbox.serve.refresh import Refresher
-from mlbox.store import changes, migrations
-from mlbox.store.alerts import Alerts
+from mlbox.serve.features.landing import Landing
+from mlbox.serve.features.refresh import Refresher
+from mlbox.store import migrations
 from mlbox.store.cron_times import next_after
 from mlbox.store.db import Database
-from mlbox.store.ingest import Uploads
+from mlbox.store.features import changes
+from mlbox.store.monitoring.alerts import Alerts
+from mlbox.store.sandbox.ingest import Uploads
 from tests.conftest import wait_for
 from tests.store.test_features import COLUMNS, REF, SPEC, START, House, moment, sales
 
@@ -187,7 +188,7 @@ def test_cron_is_in_utc() -> None:
 
 
 def test_the_digest_of_a_definition_is_what_it_always_was() -> None:
-    from mlbox.store.catalog import digest_of
+    from mlbox.store.features.catalog import digest_of
 
     words = msgspec.structs.replace(SPEC, owner="x", tags={"a": "b"}, description="d", schedule="upstream")
     assert digest_of(words) == "4ea7cafd6699d28304856e2fc366221f861643956469b4b04c01cafde187a786"

@@ -19,20 +19,20 @@ from mlbox.clock import ManualClock
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import ModelVersion, Promotion, PromotionPolicy, Replay, ReplayRule, ReplaySpec
-from mlbox.serve.logged import Logged
-from mlbox.serve.replay import Requests
-from mlbox.serve.replayer import Replayer
-from mlbox.serve.replays import Replays
-from mlbox.serve.rows import PredictRow
-from mlbox.serve.runtime import Session
-from mlbox.serve.tensor_sample import MOST, MOST_BYTES, TensorSample
-from mlbox.serve.tensors import Tensor
-from mlbox.serve.warmup import RECORDED_BYTES
-from mlbox.store.datasets import Datasets
-from mlbox.store.ondemand import Transforms
-from mlbox.store.registry import NewVersion
-from mlbox.store.replays import MOST_KEPT, MOST_STARTS
-from mlbox.store.replays import Replays as Kept
+from mlbox.serve.inference.rows import PredictRow
+from mlbox.serve.inference.runtime import Session
+from mlbox.serve.inference.tensor_sample import MOST, MOST_BYTES, TensorSample
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.inference.warmup import RECORDED_BYTES
+from mlbox.serve.promotion.logged import Logged
+from mlbox.serve.promotion.replay import Requests
+from mlbox.serve.promotion.replayer import Replayer
+from mlbox.serve.promotion.replays import Replays
+from mlbox.store.datasets.datasets import Datasets
+from mlbox.store.features.ondemand import Transforms
+from mlbox.store.registry.registry import NewVersion
+from mlbox.store.registry.replays import MOST_KEPT, MOST_STARTS
+from mlbox.store.registry.replays import Replays as Kept
 from tests.conftest import wait_for
 from tests.models import counting, linear, mixed, picky
 from tests.serve.house import FEATURES, POLICY, House

@@ -17,17 +17,17 @@ from mlbox.clock import ManualClock
 from mlbox.errors import Conflict, InvalidInput, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import GateResult, Guard, Promotion, PromotionPolicy, RampStep, ReplayRule, ServeRole
-from mlbox.serve.batches import Batch
-from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.rollout import Rollouts, choose
-from mlbox.serve.routing import bucket
-from mlbox.serve.verdict import RULE, recompute
+from mlbox.serve.predictions.batches import Batch
+from mlbox.serve.predictions.log import PredictionLog
+from mlbox.serve.predictions.routing import bucket
+from mlbox.serve.rollout.rollout import Rollouts, choose
+from mlbox.serve.rollout.verdict import RULE, recompute
 from mlbox.settings import Settings
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
-from mlbox.store.rollout_log import RolloutLog
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
+from mlbox.store.registry.rollout_log import RolloutLog
 from tests.conftest import wait_for
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
-from mlbox.serve.binding import DEVICES, Device, configured, device_of, run_bound
-from mlbox.serve.devices import Devices, choose
-from mlbox.serve.loading import Holding
-from mlbox.serve.runtime import CPU, Session
-from mlbox.serve.tensors import NUMPY, Tensor, check_inputs
+from mlbox.serve.inference.binding import DEVICES, Device, configured, device_of, run_bound
+from mlbox.serve.inference.devices import Devices, choose
+from mlbox.serve.inference.loading import Holding
+from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.serve.inference.tensors import NUMPY, Tensor, check_inputs
 from tests.models import linear, save, sums
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64

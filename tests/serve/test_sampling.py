@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from mlbox.ids import new_id
 from mlbox.records import PredictionSampling, ServeRole
-from mlbox.serve.batches import Batch
-from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.routing import bucket
-from mlbox.serve.rows import PredictRow
-from mlbox.serve.sampling import parted, place
-from mlbox.serve.served_spans import served_spans
-from mlbox.serve.tensors import Tensor
+from mlbox.serve.inference.rows import PredictRow
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.predictions.batches import Batch
+from mlbox.serve.predictions.log import PredictionLog
+from mlbox.serve.predictions.routing import bucket
+from mlbox.serve.predictions.sampling import parted, place
+from mlbox.serve.predictions.served_spans import served_spans
 from tests.conftest import wait_for
 from tests.serve.house import FEATURES, House
 from tests.serve.kept import NOW, SET, Kept

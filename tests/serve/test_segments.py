@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlbox.records import Promotion, PromotionPolicy, Samples, ServeRole, ShadowFigures, Side
-from mlbox.serve.batches import NOTHING, Batch, Given
-from mlbox.serve.evidence import Evidence
-from mlbox.serve.routing import Beside
-from mlbox.serve.segments import MOST_TOLD, WARM_ROWS, labels_of
-from mlbox.serve.shadow import GROWTH, figures_of
+from mlbox.serve.predictions.batches import NOTHING, Batch, Given
+from mlbox.serve.predictions.routing import Beside
+from mlbox.serve.rollout.evidence import Evidence
+from mlbox.serve.rollout.segments import MOST_TOLD, WARM_ROWS, labels_of
+from mlbox.serve.rollout.shadow import GROWTH, figures_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NAMES = ("flights@v1:hour", "weather@v1:rain")

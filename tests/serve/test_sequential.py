@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from mlbox.serve.sequential import (
+from mlbox.serve.rollout.sequential import (
     EPOCHS,
     GROWTH,
     RATIOS,

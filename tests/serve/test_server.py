@@ -16,20 +16,20 @@ from msgspec.structs import replace
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import ServingConfig
-from mlbox.serve import background
-from mlbox.serve.background import Background
-from mlbox.serve.batches import Batch
-from mlbox.serve.devices import Devices
-from mlbox.serve.execution import Ask
-from mlbox.serve.server import ModelServer, PredictRow
-from mlbox.serve.singles import Singles
-from mlbox.serve.tab import MOST
-from mlbox.serve.targets import Target
-from mlbox.serve.tensors import Tensor
-from mlbox.serve.warmup import Speed
-from mlbox.store.curation import Curation
-from mlbox.store.registry import NewVersion
-from mlbox.store.reinstate import Reinstatement
+from mlbox.serve.inference import background
+from mlbox.serve.inference.background import Background
+from mlbox.serve.inference.devices import Devices
+from mlbox.serve.inference.execution import Ask
+from mlbox.serve.inference.server import ModelServer, PredictRow
+from mlbox.serve.inference.singles import Singles
+from mlbox.serve.inference.tab import MOST
+from mlbox.serve.inference.targets import Target
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.inference.warmup import Speed
+from mlbox.serve.predictions.batches import Batch
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.registry import NewVersion
+from mlbox.store.registry.reinstate import Reinstatement
 from tests.conftest import wait_for
 from tests.models import linear
 from tests.serve.house import FEATURES, POLICY, House

@@ -13,11 +13,11 @@ from mlbox.clock import ManualClock, SystemClock, parse_time
 from mlbox.errors import NotFound
 from mlbox.events import EventBus
 from mlbox.records import Column, TransformInput, TransformSpec
-from mlbox.serve.monitor import Monitor
-from mlbox.serve.server import ModelServer, PredictRow
-from mlbox.serve.skew import SKEW, Skew, is_equal
-from mlbox.store.ondemand import Transforms
-from mlbox.store.registry import NewVersion
+from mlbox.serve.inference.server import ModelServer, PredictRow
+from mlbox.serve.monitoring.monitor import Monitor
+from mlbox.serve.monitoring.skew import SKEW, Skew, is_equal
+from mlbox.store.features.ondemand import Transforms
+from mlbox.store.registry.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import linear
 from tests.serve.house import FEATURES, House

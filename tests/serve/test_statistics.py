@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from mlbox.clock import ManualClock, parse_time
-from mlbox.serve.statistics import Statistics
+from mlbox.serve.inference.statistics import Statistics
 
 START = parse_time("2026-01-01T00:00:30Z")
 

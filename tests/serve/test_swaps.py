@@ -16,10 +16,10 @@ from mlbox.clock import ManualClock
 from mlbox.errors import Unavailable
 from mlbox.events import EventBus
 from mlbox.records import PromotionPolicy, RampStep, ServingConfig
-from mlbox.serve.server import ModelServer
-from mlbox.serve.tensors import Tensor
-from mlbox.serve.workers import Workers
-from mlbox.store.registry import NewVersion
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.inference.workers import Workers
+from mlbox.store.registry.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import linear
 from tests.serve.house import House

@@ -22,8 +22,8 @@ from mlbox.records import (
     Segment,
     Side,
 )
-from mlbox.serve.sequential import EPOCHS, bucket_of
-from mlbox.serve.verdict import RECENT, decided, recompute, verdict
+from mlbox.serve.rollout.sequential import EPOCHS, bucket_of
+from mlbox.serve.rollout.verdict import RECENT, decided, recompute, verdict
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlbox.records import DatasetVersion, DriftMeasures, DriftResult, Verdict
-from mlbox.serve.why import explain
+from mlbox.serve.monitoring.why import explain
 
 
 def at(year: int, month: int, day: int = 1) -> datetime:

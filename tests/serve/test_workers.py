@@ -22,17 +22,17 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import ServingConfig
-from mlbox.serve import remote
-from mlbox.serve.lanes import Lane
-from mlbox.serve.quarantine import CRASHES, WINDOW, Quarantine, is_too_much
-from mlbox.serve.remote import Died, RemoteSession
-from mlbox.serve.runtime import CPU, Session
-from mlbox.serve.statistics import Statistics
-from mlbox.serve.tensors import Tensor
-from mlbox.serve.watch import Watch
-from mlbox.serve.work import Work
-from mlbox.serve.workers import Workers
-from mlbox.store.quarantines import QUARANTINED, RELEASED, Quarantines
+from mlbox.serve.inference import remote
+from mlbox.serve.inference.lanes import Lane
+from mlbox.serve.inference.quarantine import CRASHES, WINDOW, Quarantine, is_too_much
+from mlbox.serve.inference.remote import Died, RemoteSession
+from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.serve.inference.statistics import Statistics
+from mlbox.serve.inference.tensors import Tensor
+from mlbox.serve.inference.watch import Watch
+from mlbox.serve.inference.work import Work
+from mlbox.serve.inference.workers import Workers
+from mlbox.store.registry.quarantines import QUARANTINED, RELEASED, Quarantines
 from tests.conftest import wait_for
 from tests.models import dividing, linear, mixed, save
 from tests.serve.house import House

@@ -9,8 +9,8 @@ from mlbox.events import EventBus
 from mlbox.records import CommandRun, GateCommand, GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
 
 START = parse_time("2026-01-01T00:00Z")
 COMMAND = GateCommand(command=("true",))

@@ -6,9 +6,9 @@ import pytest
 
 from mlbox.clock import ManualClock
 from mlbox.errors import AlreadyExists, NotAuthenticated
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.tokens import make_secret
 from mlbox.store.db import Database
-from mlbox.store.tokens import make_secret
 
 
 @pytest.fixture

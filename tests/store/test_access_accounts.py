@@ -17,11 +17,11 @@ from mlbox.clock import ManualClock, to_us
 from mlbox.errors import Conflict, InvalidInput, NotAuthenticated, NotAuthorised, NotFound, TooMany
 from mlbox.events import EventBus
 from mlbox.store import migrations
-from mlbox.store.access import Access, Visit
+from mlbox.store.access.access import Access, Visit
+from mlbox.store.access.passwords import AT_A_TIME, MOST_WAITING, Passwords
+from mlbox.store.access.teams import Teams
+from mlbox.store.access.tokens import KEPT, make_secret, parse_life
 from mlbox.store.db import Database
-from mlbox.store.passwords import AT_A_TIME, MOST_WAITING, Passwords
-from mlbox.store.teams import Teams
-from mlbox.store.tokens import KEPT, make_secret, parse_life
 
 GOOD = "correct horse battery"
 
@@ -310,7 +310,7 @@ def test_nothing_that_opens_anything_is_kept_in_memory(access: Access, clock: Ma
 
 
 def test_memory_is_bounded(access: Access, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlbox.store.access.MOST_KEPT", 10)
+    monkeypatch.setattr("mlbox.store.access.access.MOST_KEPT", 10)
     _, secret = access.create_token("ann", "ci", actor="ann")
     for number in range(50):
         access.authenticate(secret, credential=b"%d" % number)

@@ -17,11 +17,11 @@ from mlbox.errors import NotAuthenticated
 from mlbox.events import EventBus
 from mlbox.records import Role
 from mlbox.store import migrations
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.passwords import Passwords
+from mlbox.store.access.roles import ROLES, lower_of
+from mlbox.store.access.teams import Teams
 from mlbox.store.db import Database
-from mlbox.store.passwords import Passwords
-from mlbox.store.roles import ROLES, lower_of
-from mlbox.store.teams import Teams
 
 IDLE, MOST = timedelta(hours=12), timedelta(days=7)
 people = st.sampled_from(["ann", "bea"])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import TooMany
-from mlbox.store.throttle import FORGET_SECONDS, Allowance, Backoff, network_of
+from mlbox.store.access.throttle import FORGET_SECONDS, Allowance, Backoff, network_of
 
 
 def new_clock() -> ManualClock:

@@ -19,9 +19,9 @@ from mlbox.errors import Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Alert, AlertState, Event
 from mlbox.store import migrations
-from mlbox.store.alert_rules import parse
-from mlbox.store.alerts import MOVES, Alerts, Signal, State, Step, decide
 from mlbox.store.db import Database
+from mlbox.store.monitoring.alert_rules import parse
+from mlbox.store.monitoring.alerts import MOVES, Alerts, Signal, State, Step, decide
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "drift.md"
 signals = st.sampled_from(get_args(Signal))

@@ -20,11 +20,11 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
 from mlbox.records import Column, ViewFunction, ViewSpec
 from mlbox.store import migrations
-from mlbox.store.alike import LEAST_PAIRS, equal_share, find_alike, normalised, spearman
 from mlbox.store.db import Database
-from mlbox.store.functions import Functions
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
+from mlbox.store.features.alike import LEAST_PAIRS, equal_share, find_alike, normalised, spearman
+from mlbox.store.features.functions import Functions
+from mlbox.store.features.online import Online
+from mlbox.store.offline.offline import Offline
 
 START = parse_time("2026-01-01T00:00Z")
 WHO = Column(name="who", dtype="STRING")

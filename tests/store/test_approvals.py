@@ -13,10 +13,10 @@ from mlbox.errors import Conflict, InvalidInput, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
 from mlbox.store import migrations
-from mlbox.store.curation import Curation
 from mlbox.store.db import Database
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
 
 STEPS = (RampStep(percent=10, hold_seconds=60), RampStep(percent=100, hold_seconds=0))
 

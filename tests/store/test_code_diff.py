@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mlbox.store import code_diff_worker
-from mlbox.store.code_diff import code_diff
-from mlbox.store.code_diff_worker import compare
+from mlbox.store.sandbox import code_diff_worker
+from mlbox.store.sandbox.code_diff import code_diff
+from mlbox.store.sandbox.code_diff_worker import compare
 
 LONG = b"".join(b"line %d\n" % n for n in range(50))
 BEFORE = {

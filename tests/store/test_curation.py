@@ -13,11 +13,11 @@ from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotFound, Unavai
 from mlbox.events import EventBus
 from mlbox.records import CompareSpec, GateResult, ModelVersion, PromotionPolicy, RunArtifact
 from mlbox.store import migrations
-from mlbox.store.curation import Curation
 from mlbox.store.db import Database
-from mlbox.store.history import History
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.history import History
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
 
 
 class House:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, DatasetSplit, SplitPart
-from mlbox.store import dataset_files
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.dataset_build import Built, build
-from mlbox.store.dataset_facts import SAMPLED_ROWS, Facts
+from mlbox.store.datasets import files as dataset_files
+from mlbox.store.datasets.build import Built, build
+from mlbox.store.datasets.facts import SAMPLED_ROWS, Facts
 from tests.store.test_datasets import START
 
 DAY = 86_400_000_000

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mlbox.records import Column, DatasetSplit, DatasetVersion, SplitPart
-from mlbox.store import dataset_build, dataset_files
-from mlbox.store.datasets import DatasetSpec
+from mlbox.store.datasets import build as dataset_build
+from mlbox.store.datasets import files as dataset_files
+from mlbox.store.datasets.datasets import DatasetSpec
 from tests.store.test_datasets import USER, House, moment, table
 
 DAY = 86_400

@@ -14,8 +14,8 @@ import pytest
 
 from mlbox.errors import InvalidInput, NotFound, Refused
 from mlbox.records import DatasetDiff, DatasetSplit, SplitPart
-from mlbox.store.dataset_diff import diff
-from mlbox.store.datasets import DatasetFrom
+from mlbox.store.datasets.datasets import DatasetFrom
+from mlbox.store.datasets.diff import diff
 from tests.store.test_datasets import SPEC, START, House, moment
 
 HASHED = DatasetSplit(

@@ -18,15 +18,15 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Column, DatasetSplit, LabelSet, ModelVersion, SplitPart, ViewSpec
-from mlbox.serve.reference import load_reference, make_reference, store_reference
+from mlbox.serve.monitoring.reference import load_reference, make_reference, store_reference
 from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.datasets import Datasets, DatasetSpec
+from mlbox.store.datasets.datasets import Datasets, DatasetSpec
 from mlbox.store.db import Database
-from mlbox.store.features import FeatureStore
-from mlbox.store.label_history import LabelHistory
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
+from mlbox.store.features.features import FeatureStore
+from mlbox.store.features.online import Online
+from mlbox.store.labels.history import LabelHistory
+from mlbox.store.offline.offline import Offline
 
 START = parse_time("2026-01-01T00:00Z")
 ALONE: dict[str, Any] = {"features": (), "label_set": None}

@@ -11,10 +11,11 @@ import pytest
 from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
 from mlbox.records import GateResult, Promotion
-from mlbox.store import decisions, migrations
+from mlbox.store import migrations
 from mlbox.store.db import Database, Tx
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.registry import decisions
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
 
 NOW = parse_time("2026-01-01T00:00Z")
 

@@ -18,9 +18,9 @@ from mlbox.events import EventBus
 from mlbox.records import Column, Definitions, Entity, ServiceSpec, SourceSpec, TransformInput, TransformSpec, ViewSpec
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.definitions import FeatureDefinitions
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
+from mlbox.store.features.definitions import FeatureDefinitions
+from mlbox.store.features.online import Online
+from mlbox.store.offline.offline import Offline
 from tests.store.test_features import START
 
 WHO = Column(name="who", dtype="STRING")

@@ -20,16 +20,17 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.events import EventBus
 from mlbox.records import Column, TransformInput, TransformSpec, ViewSpec
-from mlbox.store import feature_profile, migrations
+from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
-from mlbox.store.datasets import Datasets, DatasetSpec
+from mlbox.store.datasets import feature_profile
+from mlbox.store.datasets.datasets import Datasets, DatasetSpec
+from mlbox.store.datasets.feature_profile import MOST_BINS, Profiles, counted, edges_of
 from mlbox.store.db import Database
-from mlbox.store.feature_catalogue import FeatureCatalogue, Filters, is_close
-from mlbox.store.feature_profile import MOST_BINS, Profiles, counted, edges_of
-from mlbox.store.label_views import Labels
-from mlbox.store.offline import Offline
-from mlbox.store.ondemand import Transforms
-from mlbox.store.online import Online
+from mlbox.store.features.feature_catalogue import FeatureCatalogue, Filters, is_close
+from mlbox.store.features.ondemand import Transforms
+from mlbox.store.features.online import Online
+from mlbox.store.labels.views import Labels
+from mlbox.store.offline.offline import Offline
 
 START = parse_time("2026-01-01T00:00Z")
 WHO, SHOP = Column(name="who", dtype="STRING"), Column(name="shop", dtype="INT64")

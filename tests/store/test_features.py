@@ -19,9 +19,9 @@ from mlbox.events import EventBus
 from mlbox.records import Column, ViewSpec
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.features import FeatureStore
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
+from mlbox.store.features.features import FeatureStore
+from mlbox.store.features.online import Online
+from mlbox.store.offline.offline import Offline
 
 START = parse_time("2026-01-01T00:00Z")
 KEYS = (Column(name="who", dtype="STRING"), Column(name="shop", dtype="INT64"))

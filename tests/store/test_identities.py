@@ -8,10 +8,10 @@ import pytest
 
 from mlbox.clock import ManualClock
 from mlbox.errors import AlreadyExists, Conflict, InvalidInput, NotAuthorised, NotFound
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.identities import GroupMap, Identities, Person, account_name, check_subject
+from mlbox.store.access.teams import Teams
 from mlbox.store.db import Database
-from mlbox.store.identities import GroupMap, Identities, Person, account_name, check_subject
-from mlbox.store.teams import Teams
 
 ISSUER = "https://idp.example"
 MAP = GroupMap(("ml=vision:member", "lead=vision:approver", "lead=everyone:member", "cn=a,ou=b=data:viewer"))

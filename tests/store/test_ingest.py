@@ -19,7 +19,7 @@ from pyarrow import csv, ipc
 from mlbox.errors import InvalidInput, TimedOut, TooLarge
 from mlbox.records import Column
 from mlbox.store.casting import cast_column, to_utc
-from mlbox.store.ingest import Uploads
+from mlbox.store.sandbox.ingest import Uploads
 from mlbox.store.tables import conform
 
 COLUMNS = (

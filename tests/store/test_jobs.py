@@ -18,8 +18,8 @@ from mlbox.ids import new_id
 from mlbox.records import PHASES, Job, JobSpec, JobState
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.job_states import ACTIVE, ENDED, MOVES, WAITING
-from mlbox.store.jobs import End, Grant, Jobs
+from mlbox.store.jobs.jobs import End, Grant, Jobs
+from mlbox.store.jobs.states import ACTIVE, ENDED, MOVES, WAITING
 
 ENDS: tuple[JobState, ...] = ("succeeded", "failed", "timed_out", "lost")
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mlbox.errors import AlreadyExists, InvalidInput
 from mlbox.records import Column, ViewSpec
-from mlbox.store import label_history
-from mlbox.store.datasets import DatasetSpec
-from mlbox.store.label_history import resolved_table
+from mlbox.store.datasets.datasets import DatasetSpec
+from mlbox.store.labels import history as label_history
+from mlbox.store.labels.history import resolved_table
 from tests.store.test_datasets import START, USER, House, moment, table
 from tests.store.test_labels import SET, Said, said, say
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, LabelSet
-from mlbox.store.label_studio import read_export
+from mlbox.store.labels.studio import read_export
 from tests.store.test_labels import SET, counts, house, moment  # noqa: F401
 
 NUMBER = LabelSet(name="n", keys=(Column(name="id_", dtype="INT64"),), value=Column(name="stars", dtype="INT64"))

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from mlbox.records import LabelPolicy
-from mlbox.store.label_sweep import Said, swept
+from mlbox.store.labels.sweep import Said, swept
 
 
 def crowd(count: int) -> list[Said]:

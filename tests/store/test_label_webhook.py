@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, LabelSet, LabelSource
-from mlbox.store.label_webhook import check_fields, read_body
+from mlbox.store.labels.webhook import check_fields, read_body
 
 CRM = LabelSource(
     name="crm",

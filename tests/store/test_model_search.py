@@ -12,10 +12,10 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.store import migrations
-from mlbox.store.curation import Curation
 from mlbox.store.db import Database
-from mlbox.store.model_search import ModelSearch
-from mlbox.store.registry import NewVersion, Registry
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.model_search import ModelSearch
+from mlbox.store.registry.registry import NewVersion, Registry
 
 NAMES = ("churn", "Churn_eu", "delay")
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from mlbox.errors import InvalidInput, Unavailable
-from mlbox.store.offline import Offline
+from mlbox.store.offline.offline import Offline
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from mlbox.events import EventBus
 from mlbox.records import Column, TransformInput, TransformSpec, ViewSpec
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.offline import Offline
-from mlbox.store.ondemand import Transforms
-from mlbox.store.online import Online
+from mlbox.store.features.ondemand import Transforms
+from mlbox.store.features.online import Online
+from mlbox.store.offline.offline import Offline
 
 START = parse_time("2026-01-01T00:00Z")
 WHO = Column(name="who", dtype="INT64")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlbox.errors import Unavailable
-from mlbox.store.online import Gone, Online, Written
+from mlbox.store.features.online import Gone, Online, Written
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from mlbox.clock import ManualClock
 from mlbox.records import Column, ViewSpec
-from mlbox.store.features import FeatureStore
+from mlbox.store.features.features import FeatureStore
 from tests.store.test_features import START, House, moment
 
 WHO, SHOP = Column(name="who", dtype="STRING"), Column(name="shop", dtype="INT64")
@@ -236,7 +236,7 @@ def check_history(
 
 def test_a_view_in_parts_is_the_view_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts of a few rows each; entities go, come and change between the runs."""
-    monkeypatch.setattr("mlbox.store.changes.PART_ROWS", 3)
+    monkeypatch.setattr("mlbox.store.features.changes.PART_ROWS", 3)
     house = House(tmp_path)
     views = define(house.store, "w", None)
     done = []

@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from mlbox.errors import Conflict, Refused, Unavailable
 from mlbox.records import GateCommand, ModelVersion, Promotion, PromotionPolicy
-from mlbox.store import decisions
-from mlbox.store.curation import Curation
-from mlbox.store.promotion_moves import MOVES, OPEN
+from mlbox.store.registry import decisions
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.promotion_moves import MOVES, OPEN
 from tests.store.road import COMMAND, POLICY, Store
 
 PAST = ("shadow", "waiting_approval", "canary", "completed")

@@ -11,7 +11,7 @@ import pytest
 from mlbox.errors import InvalidInput
 from mlbox.records import Promotion, PromotionPolicy
 from mlbox.store.outbox import Outbox
-from mlbox.store.promotion_notices import subject_of
+from mlbox.store.registry.promotion_notices import subject_of
 from tests.store.road import Store
 
 POLICY = PromotionPolicy(notify=("mailto:bea@example.org", "https://chat.example.org/hook/secret"), approval_days=10)

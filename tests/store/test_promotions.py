@@ -19,10 +19,10 @@ from mlbox.events import EventBus
 from mlbox.records import CanaryHold, GateResult, ModelVersion, Promotion, PromotionPolicy, RampStep
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.promotion_moves import MOVES, OPEN
-from mlbox.store.promotions import Promotions
-from mlbox.store.registry import NewVersion, Registry
-from mlbox.store.reinstate import Reinstatement
+from mlbox.store.registry.promotion_moves import MOVES, OPEN
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.registry import NewVersion, Registry
+from mlbox.store.registry.reinstate import Reinstatement
 
 
 @pytest.fixture

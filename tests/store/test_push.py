@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlbox.errors import InvalidInput, NotFound, Unavailable
-from mlbox.store.features import To
+from mlbox.store.features.features import To
 from tests.store.test_features import REF, SPEC, START, House, asked, moment, sales
 
 TOTAL = "SELECT who, shop, sum(amount) AS amount, max(happened) AS event_time, max(known) AS arrival_time FROM sales GROUP BY ALL"
@@ -258,7 +258,7 @@ def test_a_full_run_writes_everything_again(house: House) -> None:
 
 
 def test_a_run_that_broke_off_goes_on_at_its_part(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlbox.store.changes.PART_ROWS", 10)
+    monkeypatch.setattr("mlbox.store.features.changes.PART_ROWS", 10)
     rows = sales(*[(f"u{n}", 1, 1, 1, float(n)) for n in range(100)])
     house.store.append("sales", rows, actor="ann")
     put, calls, seen = house.online.put, [0], []

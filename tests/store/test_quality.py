@@ -19,9 +19,9 @@ from mlbox.events import EventBus
 from mlbox.records import Column, Expectation
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.offline import Offline
-from mlbox.store.online import Online
-from mlbox.store.quality import Screened
+from mlbox.store.features.online import Online
+from mlbox.store.features.quality import Screened
+from mlbox.store.offline.offline import Offline
 
 START = parse_time("2026-01-01T00:00Z")
 COLUMNS = (

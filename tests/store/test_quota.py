@@ -11,8 +11,8 @@ from mlbox.clock import ManualClock
 from mlbox.errors import TooLarge
 from mlbox.events import EventBus
 from mlbox.store import migrations
+from mlbox.store.access.quota import REFRESH, Quota
 from mlbox.store.db import Database
-from mlbox.store.quota import REFRESH, Quota
 
 
 @pytest.fixture

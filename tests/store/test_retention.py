@@ -12,10 +12,11 @@ import pytest
 from mlbox.errors import Conflict, NotFound, Refused
 from mlbox.records import Column, DatasetInput, Event, GateResult, Metric, RunArtifact
 from mlbox.settings import Settings
-from mlbox.store import dataset_build, dataset_files
 from mlbox.store.bin import KINDS
-from mlbox.store.datasets import DatasetFrom, DatasetSpec
-from mlbox.store.registry import NewVersion
+from mlbox.store.datasets import build as dataset_build
+from mlbox.store.datasets import files as dataset_files
+from mlbox.store.datasets.datasets import DatasetFrom, DatasetSpec
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 
 DAY = timedelta(days=1)

@@ -11,9 +11,9 @@ from mlbox.clock import ManualClock
 from mlbox.errors import Conflict, InvalidInput
 from mlbox.events import EventBus
 from mlbox.store import migrations
-from mlbox.store.alert_rules import NAMES
 from mlbox.store.db import Database
-from mlbox.store.rule_book import LONGEST, RuleBook
+from mlbox.store.monitoring.alert_rules import NAMES
+from mlbox.store.monitoring.rule_book import LONGEST, RuleBook
 
 FILE = '[channel.ops]\ntype = "slack"\nurl = "https://ops.example.org"\n[rule.default]\nchannels = ["ops"]\n'
 PAGE = (

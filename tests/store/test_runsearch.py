@@ -21,13 +21,14 @@ from mlbox.clock import ManualClock
 from mlbox.errors import InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import DatasetInput, Metric, Run
-from mlbox.store import migrations, run_scope
+from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.filters import parse
-from mlbox.store.run_filters import RUNS
-from mlbox.store.runsearch import RunSearch
-from mlbox.store.tracking import Tracker
+from mlbox.store.tracking import run_scope
+from mlbox.store.tracking.filters import parse
+from mlbox.store.tracking.run_filters import RUNS
+from mlbox.store.tracking.runsearch import RunSearch
+from mlbox.store.tracking.tracking import Tracker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 VALUES = [-1.5, 0.0, 0.5, 0.5, 2.0, math.nan, math.inf, -math.inf]

@@ -14,11 +14,11 @@ import pytest
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, Source
-from mlbox.store.offline import Limits
-from mlbox.store.sandbox import Pool, Ran, Sandbox, empty
-from mlbox.store.sql_worker import SqlRequest, confine, opened
-from mlbox.store.views import of_source
-from mlbox.store.workers import ForkServer
+from mlbox.store.offline.offline import Limits
+from mlbox.store.offline.views import of_source
+from mlbox.store.sandbox.sandbox import Pool, Ran, Sandbox, empty
+from mlbox.store.sandbox.sql_worker import SqlRequest, confine, opened
+from mlbox.store.sandbox.workers import ForkServer
 from tests.conftest import wait_for
 from tests.store.test_workers import workers_of
 

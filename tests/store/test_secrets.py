@@ -15,10 +15,10 @@ from mlbox.errors import InvalidInput, NotAuthorised, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Job, JobSpec
 from mlbox.store import migrations
+from mlbox.store.access.secrets import MOST_BYTES, Secrets
 from mlbox.store.datadir import DataDir
 from mlbox.store.db import Database
 from mlbox.store.keyfile import KeyFile
-from mlbox.store.secrets import MOST_BYTES, Secrets
 
 VALUE = "hf_Q7x9mLw2"
 

@@ -18,10 +18,11 @@ from mlbox.clock import ManualClock, to_us
 from mlbox.errors import Conflict, InvalidInput
 from mlbox.events import EventBus
 from mlbox.records import Metric
-from mlbox.store import migrations, rollups
+from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.tracking import Tracker
+from mlbox.store.tracking import rollups
+from mlbox.store.tracking.tracking import Tracker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

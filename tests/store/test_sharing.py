@@ -17,8 +17,8 @@ from mlbox.events import EventBus
 from mlbox.records import Job, JobQueue, JobSpec, TeamQuota
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from mlbox.store.jobs import End, Grant, Jobs
-from mlbox.store.sharing import Sharing
+from mlbox.store.jobs.jobs import End, Grant, Jobs
+from mlbox.store.jobs.sharing import Sharing
 from mlbox.store.windows import DAYS, check_zone, parse_window
 
 HOUR = timedelta(hours=1)

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlbox.errors import InvalidInput, MlboxError, TooLarge
-from mlbox.store.ingest import Uploads
+from mlbox.store.sandbox.ingest import Uploads
+from mlbox.store.sandbox.workers import FORKS
 from mlbox.store.tables import plain
-from mlbox.store.workers import FORKS
 from tests.store.test_ingest import GOOD, as_csv, as_file, as_parquet, as_stream
 from tests.store.test_workers import workers_of
 

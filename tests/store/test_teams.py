@@ -15,11 +15,11 @@ from mlbox.errors import AlreadyExists, Conflict, InvalidInput, MlboxError, NotA
 from mlbox.events import EventBus
 from mlbox.records import Kind, Principal, Role
 from mlbox.store import migrations
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.roles import ACTIONS, ROLES, at_least, lower_of
+from mlbox.store.access.teams import EVERYONE, Teams
 from mlbox.store.asking import asking
 from mlbox.store.db import Database
-from mlbox.store.roles import ACTIONS, ROLES, at_least, lower_of
-from mlbox.store.teams import EVERYONE, Teams
 
 
 class World:

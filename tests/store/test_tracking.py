@@ -20,7 +20,7 @@ from mlbox.records import Metric, Run
 from mlbox.store import migrations
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.db import Database
-from mlbox.store.tracking import Tracker
+from mlbox.store.tracking.tracking import Tracker
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

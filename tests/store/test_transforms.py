@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Column, DType
-from mlbox.store.transform_ops import MAX_TEXT
-from mlbox.store.transform_program import Program, from_arrow, plain, to_arrow, values_of
-from mlbox.store.transforms import compile_transform
+from mlbox.store.features.transform_ops import MAX_TEXT
+from mlbox.store.features.transform_program import Program, from_arrow, plain, to_arrow, values_of
+from mlbox.store.features.transforms import compile_transform
 
 INPUTS: dict[str, DType] = {
     "a": "FP64",

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from mlbox.store.parse_worker import ParseRequest
-from mlbox.store.workers import ForkServer, Worker
+from mlbox.store.sandbox.parse_worker import ParseRequest
+from mlbox.store.sandbox.workers import ForkServer, Worker
 from tests.conftest import wait_for
 
 NOTHING = ParseRequest(
@@ -93,7 +93,7 @@ def test_what_does_not_answer_in_time_is_ended_and_a_worker_that_is_left_too(for
 
 
 def test_a_fork_server_with_nothing_to_do_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlbox.store.workers.IDLE_SECONDS", 0.05)
+    monkeypatch.setattr("mlbox.store.sandbox.workers.IDLE_SECONDS", 0.05)
     forks = ForkServer()
     with forks.worker("parse") as worker:
         assert forks._process is not None

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mlbox.cli.definitions import read
 from mlbox.errors import InvalidInput
 from mlbox.records import Definitions
-from mlbox.store.definitions import FeatureDefinitions
+from mlbox.store.features.definitions import FeatureDefinitions
 from mlbox.transfer import feast_registry as feast
 from mlbox.transfer.definition_file import as_comment, to_toml
 from mlbox.transfer.feast import Imported, convert

@@ -10,8 +10,8 @@ import pyarrow as pa
 
 from mlbox.ids import new_id
 from mlbox.records import Column, GateResult, ModelVersion, Prediction, Promotion, ViewSpec
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.store.registry import NewVersion
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.serve.batches import batches
 

@@ -36,14 +36,14 @@ from mlbox.records import (
     TransformSpec,
     ViewSpec,
 )
-from mlbox.serve.batches import Given
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.serve.routing import Beside
-from mlbox.serve.segments import Pairing
-from mlbox.serve.shadow import figures_of
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.serve.predictions.batches import Given
+from mlbox.serve.predictions.routing import Beside
+from mlbox.serve.rollout.segments import Pairing
+from mlbox.serve.rollout.shadow import figures_of
 from mlbox.settings import Settings
-from mlbox.store.datasets import DatasetSpec
-from mlbox.store.registry import NewVersion
+from mlbox.store.datasets.datasets import DatasetSpec
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.app import create_app, create_router
 from mlbox.web.auth import COOKIE
 from mlbox.web.box import Box

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlbox.store.adoption import WEEK
+from mlbox.store.access.adoption import WEEK
 from mlbox.web.box import Box
 from mlbox.web.pages.adoption import weeks_until
 from tests.web.site import Page, Site, fill, open_box

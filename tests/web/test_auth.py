@@ -19,10 +19,10 @@ from mlbox.clock import ManualClock
 from mlbox.errors import InvalidInput, NotAuthenticated, NotFound
 from mlbox.events import EventBus
 from mlbox.settings import Settings
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.passwords import Passwords
+from mlbox.store.access.teams import Teams
 from mlbox.store.db import Database
-from mlbox.store.passwords import Passwords
-from mlbox.store.teams import Teams
 from mlbox.web.auth import COOKIE, AuthMiddleware, session_cookie
 from mlbox.web.door import Door, Given, read_authorization
 from mlbox.web.problems import body_at, body_of, open_inference

@@ -10,7 +10,7 @@ import pytest
 
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Bench
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.models import linear
 from tests.web.site import Site, open_box

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from mlbox.records import Column, Guard, LabelSet, Promotion, PromotionPolicy, RampStep
-from mlbox.serve.batches import Given
-from mlbox.serve.routing import Beside
-from mlbox.serve.verdict import recompute
+from mlbox.serve.predictions.batches import Given
+from mlbox.serve.predictions.routing import Beside
+from mlbox.serve.rollout.verdict import recompute
 from mlbox.web.box import Box
 from tests.web.monitored import in_production, register, served
 from tests.web.site import NASTY, Site, open_box

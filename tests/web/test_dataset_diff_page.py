@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from mlbox.store.datasets import DatasetFrom
+from mlbox.store.datasets.datasets import DatasetFrom
 from tests.web.site import Site, open_box
 
 

@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from mlbox.store.roles import ACTIONS
+from mlbox.store.access.roles import ACTIONS
 from mlbox.web.app import ADAPTERS
 from mlbox.web.fast.routes import Table
 from tests.conftest import Server, wait_for

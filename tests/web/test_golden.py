@@ -17,9 +17,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.records import GateResult
-from mlbox.serve.rows import MAX_ROWS
-from mlbox.serve.runtime import CPU, Session
-from mlbox.store.registry import NewVersion
+from mlbox.serve.inference.rows import MAX_ROWS
+from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.models import linear
 from tests.serve.test_runtime import TYPES

@@ -27,9 +27,9 @@ from mlbox.records import (
     RampStep,
     Rate,
 )
-from mlbox.serve.card import yaml as written
-from mlbox.serve.governance import changes
-from mlbox.store.registry import NewVersion
+from mlbox.serve.promotion.card import yaml as written
+from mlbox.serve.promotion.governance import changes
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.web.site import NASTY, Site, open_box
 

@@ -13,7 +13,7 @@ import pytest
 
 from mlbox.ids import new_id
 from mlbox.records import Column, LabelSet, ModelHealth, Principal
-from mlbox.serve.batches import Batch
+from mlbox.serve.predictions.batches import Batch
 from mlbox.store.asking import asking
 from mlbox.web.box import Box
 from tests.web.monitored import FEATURES, in_production, served

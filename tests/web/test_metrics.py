@@ -26,8 +26,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox import __version__
 from mlbox.records import Column, Gpu, JobQueue, LabelSet, PredictionSampling
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.store.registry import NewVersion
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web import metrics, metrics_box
 from mlbox.web.box import Box
 from mlbox.web.metrics import FAMILIES, OTHER, SCORE_BUCKETS, Histogram, Metrics, bounded

@@ -11,7 +11,7 @@ import pytest
 
 from mlbox.records import ServingConfig, TeamQuota
 from mlbox.settings import Origin
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from mlbox.web.pages import inside, tenures, traffic
 from mlbox.web.pages.models import moves

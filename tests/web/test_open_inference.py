@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
-from mlbox.serve.rows import MAX_ROWS
+from mlbox.serve.inference.rows import MAX_ROWS
 from mlbox.settings import Settings
 from mlbox.web.box import Box
 from mlbox.web.rpc import health_pb2

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from mlbox.cli.main import COMMANDS, load
 from mlbox.errors import Unavailable
 from mlbox.records import Finding, Gpu, Job, JobSpec, RolloutDecision, Samples, Side
-from mlbox.store.roles import ACTIONS
+from mlbox.store.access.roles import ACTIONS
 from mlbox.web.box import Box
 from mlbox.web.pages import handlers
 from mlbox.web.pages.headers import POLICY

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from mlbox.clock import parse_time
 from mlbox.records import GateResult, ModelVersion
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.web.site import Site, open_box, routes_of
 

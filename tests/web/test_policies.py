@@ -16,7 +16,7 @@ from mlbox import policy_file
 from mlbox.cli import main
 from mlbox.errors import InvalidInput
 from mlbox.records import FairnessSpec, GateCommand, GateResult, Guard, Promotion, PromotionPolicy, RampStep, ReplayRule
-from mlbox.store.registry import NewVersion
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.conftest import Server
 from tests.web.site import NASTY, Page, Site, open_box

@@ -18,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from mlbox.records import Kind, Principal
-from mlbox.store.roles import ACTIONS
+from mlbox.store.access.roles import ACTIONS
 from mlbox.web.authorise import PUBLIC
 from mlbox.web.box import Box
 from tests.web.monitored import served

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from mlbox.records import CronSpec, JobSpec, Role
-from mlbox.store.roles import ACTIONS, ROLES, at_least
+from mlbox.store.access.roles import ACTIONS, ROLES, at_least
 from mlbox.web.authorise import OWNERS, PUBLIC, check_handlers
 from mlbox.web.box import Box
 from tests.web.site import FEATURE, Filled, Site, fill, open_box, routes_of

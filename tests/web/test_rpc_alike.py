@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.records import Principal
-from mlbox.serve.warmup import Speed
+from mlbox.serve.inference.warmup import Speed
 from mlbox.web.rpc import inference_pb2 as pb
 from mlbox.web.rpc import wire
 from mlbox.web.rpc.alike import Alike, varint

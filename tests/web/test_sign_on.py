@@ -15,10 +15,10 @@ from mlbox.clock import ManualClock
 from mlbox.errors import NotAuthenticated, NotAuthorised, Unavailable
 from mlbox.outgoing import Outgoing
 from mlbox.settings import Settings
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.identities import Identities
+from mlbox.store.access.teams import Teams
 from mlbox.store.db import Database
-from mlbox.store.identities import Identities
-from mlbox.store.teams import Teams
 from mlbox.web.oidc_provider import Client, Provider
 from mlbox.web.sign_on import SignOn, claim_at, open_sign_on
 from tests.certificates import certificate

@@ -17,9 +17,9 @@ from scipy import stats
 from mlbox.clock import parse_time
 from mlbox.ids import new_id
 from mlbox.records import Column, GateResult, LabelSet, MonitorReport
-from mlbox.serve.batches import Batch
-from mlbox.serve.reference import make_reference, store_reference
-from mlbox.store.registry import NewVersion
+from mlbox.serve.monitoring.reference import make_reference, store_reference
+from mlbox.serve.predictions.batches import Batch
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from tests.web.site import Site, open_box
 

@@ -20,13 +20,13 @@ from mlbox.clock import ManualClock
 from mlbox.events import EventBus
 from mlbox.outgoing import Outgoing
 from mlbox.records import Principal
-from mlbox.serve.webhooks import EXAMPLES, LONGEST_PAUSE, MOST_TRIES, Deliverer
+from mlbox.serve.alerts.webhooks import EXAMPLES, LONGEST_PAUSE, MOST_TRIES, Deliverer
 from mlbox.store import migrations
+from mlbox.store.access.secrets import Secrets
 from mlbox.store.db import Database
 from mlbox.store.keyfile import KeyFile
-from mlbox.store.registry import Registry
-from mlbox.store.secrets import Secrets
-from mlbox.store.webhooks import NAMES, Webhooks
+from mlbox.store.registry.registry import Registry
+from mlbox.store.registry.webhooks import NAMES, Webhooks
 from mlbox.web.pages.phrases import PHRASES
 from tests.conftest import Server, wait_for
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbox.errors import Unavailable
-from mlbox.store.job_states import MOVES as JOB_MOVES
-from mlbox.store.promotion_moves import MOVES as PROMOTION_MOVES
+from mlbox.store.jobs.states import MOVES as JOB_MOVES
+from mlbox.store.registry.promotion_moves import MOVES as PROMOTION_MOVES
 from mlbox.web.pages import form
 from mlbox.web.pages.phrases import PHRASES
 from mlbox.web.pages.view import part

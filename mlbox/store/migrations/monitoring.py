@@ -3,8 +3,9 @@
 from sqlite_utils import Database
 from sqlite_utils.migrations import Migrations
 
-from mlbox.store import outbox, prediction_rows, rule_book, silences, sure_time
+from mlbox.store import outbox
 from mlbox.store.migrations.base import EVENT_TABLE, chain_events, migration, run_script
+from mlbox.store.monitoring import prediction_rows, rule_book, silences, sure_time
 
 monitoring = Migrations("monitoring")
 

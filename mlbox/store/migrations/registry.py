@@ -217,7 +217,7 @@ def m002_everything_registers(db: Database) -> None:
 
 @migration(registry)
 def m003_decisions(db: Database) -> None:
-    """Production takes a decision that is bound by hash to the version, its data and its policy (see `store/decisions.py`)."""
+    """Production takes a decision that is bound by hash to the version, its data and its policy (see `decisions.py`)."""
     run_script(
         db,
         """

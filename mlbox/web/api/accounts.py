@@ -11,8 +11,8 @@ from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput, NotAuthenticated, NotAuthorised
 from mlbox.records import Account, AccountKind, BrowserSession, NewToken, Principal, Record, Role, Token, User, WhoAmI
-from mlbox.store.roles import at_least
-from mlbox.store.tokens import parse_life
+from mlbox.store.access.roles import at_least
+from mlbox.store.access.tokens import parse_life
 from mlbox.web.auth import peer_of
 from mlbox.web.box import Box
 

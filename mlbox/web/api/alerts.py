@@ -9,8 +9,8 @@ from litestar import delete, get, post, put
 from litestar.params import Parameter
 
 from mlbox.records import Delivery, Principal, Record, Silence, WrittenRules
-from mlbox.serve.notifier import PREFIX
-from mlbox.store.alert_rules import NAMES, Inhibition, Rule
+from mlbox.serve.alerts.notifier import PREFIX
+from mlbox.store.monitoring.alert_rules import NAMES, Inhibition, Rule
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Response, get, post
 
 from mlbox.records import Card, Delivery, Dossier, Governance, Principal, Promotion
-from mlbox.store.promotion_notices import subject_of
+from mlbox.store.registry.promotion_notices import subject_of
 from mlbox.web.box import Box
 
 

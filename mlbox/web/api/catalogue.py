@@ -8,7 +8,7 @@ from litestar import get
 from litestar.params import Parameter
 
 from mlbox.records import FeatureHit, FeatureLineage, ViewProfile
-from mlbox.store.feature_catalogue import Filters
+from mlbox.store.features.feature_catalogue import Filters
 from mlbox.web.box import Box
 from mlbox.web.catalogue import lineage, profile
 

@@ -15,8 +15,8 @@ from litestar.response import Stream
 from mlbox.clock import from_us
 from mlbox.errors import InvalidInput
 from mlbox.records import MAX_STEP, Record, Run
-from mlbox.store import series
-from mlbox.store.runs import ENDED
+from mlbox.store.tracking import series
+from mlbox.store.tracking.runs import ENDED
 from mlbox.web.box import Box
 
 MOST_RUNS = 200

@@ -10,9 +10,9 @@ from litestar.params import Parameter, QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import DatasetDiff, DatasetVersion, Principal, Record, VerifiedFile
-from mlbox.store.dataset_diff import diff
-from mlbox.store.datasets import DatasetFrom, DatasetSpec
-from mlbox.store.ingest import Upload, check_format
+from mlbox.store.datasets.datasets import DatasetFrom, DatasetSpec
+from mlbox.store.datasets.diff import diff
+from mlbox.store.sandbox.ingest import Upload, check_format
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
 from mlbox.web.uploads import receive_upload

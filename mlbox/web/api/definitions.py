@@ -9,7 +9,7 @@ from litestar import get, post
 
 from mlbox import definition_text
 from mlbox.records import Definitions, Entity, FeaturePlan, PlannedChange, Principal, Record
-from mlbox.store.catalog import split_ref
+from mlbox.store.features.catalog import split_ref
 from mlbox.web.box import Box
 from mlbox.web.catalogue import lineage
 

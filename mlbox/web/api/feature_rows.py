@@ -14,7 +14,7 @@ from litestar.params import QueryParameter
 from mlbox.clock import parse_time
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import Column, Freshness, OnlineRow, Principal, Pushed, Record
-from mlbox.store.features import EVENT_TIME
+from mlbox.store.features.features import EVENT_TIME
 from mlbox.store.tables import table_of
 from mlbox.web.api.features import Rows
 from mlbox.web.box import Box

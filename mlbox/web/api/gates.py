@@ -9,7 +9,7 @@ from litestar import Request, Response, get
 
 from mlbox.errors import NotAuthorised, NotFound
 from mlbox.records import GateTask, ModelVersion, Principal, RunArtifact
-from mlbox.store.gate_runs import GateRun
+from mlbox.store.registry.gate_runs import GateRun
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
 

@@ -24,7 +24,7 @@ from mlbox.records import (
     Rerun,
 )
 from mlbox.scheduler.log_search import find_lines
-from mlbox.store.job_states import ENDED
+from mlbox.store.jobs.states import ENDED
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
 from mlbox.web.uploads import receive_artifact

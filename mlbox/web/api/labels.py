@@ -22,10 +22,10 @@ from mlbox.records import (
     Record,
     SourceCounts,
 )
-from mlbox.store.label_rows import OPTIONAL_NAMES, columns_of
-from mlbox.store.label_studio import read_export
-from mlbox.store.label_webhook import read_body
-from mlbox.store.labels import source_of
+from mlbox.store.labels.labels import source_of
+from mlbox.store.labels.rows import OPTIONAL_NAMES, columns_of
+from mlbox.store.labels.studio import read_export
+from mlbox.store.labels.webhook import read_body
 from mlbox.web.box import Box
 from mlbox.web.uploads import body_of, receive_rows
 

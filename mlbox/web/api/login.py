@@ -9,7 +9,7 @@ from litestar import Request, post
 
 from mlbox.errors import InvalidInput, NotAuthenticated
 from mlbox.records import NewToken, Record, check_name
-from mlbox.store.access import Access, Visit
+from mlbox.store.access.access import Access, Visit
 from mlbox.web.auth import peer_of
 from mlbox.web.box import Box
 

@@ -18,7 +18,7 @@ from mlbox.records import (
     Promotion,
     Record,
 )
-from mlbox.serve.registration import Registration
+from mlbox.serve.registration.registration import Registration
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]

@@ -24,8 +24,8 @@ from mlbox.records import (
     Principal,
     ServedSpan,
 )
-from mlbox.serve.alert_groups import grouped
-from mlbox.serve.served_spans import served_spans
+from mlbox.serve.alerts.alert_groups import grouped
+from mlbox.serve.predictions.served_spans import served_spans
 from mlbox.web.box import Box
 from mlbox.web.pages.report import report_page
 from mlbox.web.pages.view import render

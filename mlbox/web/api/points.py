@@ -10,7 +10,7 @@ from litestar import get
 from litestar.response import Stream
 
 from mlbox.errors import NotFound
-from mlbox.store import series
+from mlbox.store.tracking import series
 from mlbox.web.box import Box
 
 if TYPE_CHECKING:

@@ -20,8 +20,8 @@ from mlbox.records import (
     PromotionPolicy,
     Record,
 )
-from mlbox.serve.gate_changes import asked_anew
-from mlbox.store.policy_book import effect
+from mlbox.serve.promotion.gate_changes import asked_anew
+from mlbox.store.registry.policy_book import effect
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]

@@ -12,9 +12,9 @@ from litestar.params import Parameter
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.ids import new_id
 from mlbox.records import FeatureLineage, Prediction, Principal, Record
-from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import AskRows
-from mlbox.serve.server import ModelServer, PredictRow
+from mlbox.serve.inference.answers import Inferred
+from mlbox.serve.inference.execution import AskRows
+from mlbox.serve.inference.server import ModelServer, PredictRow
 from mlbox.web.box import Box
 from mlbox.web.crowd import Crowd
 from mlbox.web.fast.routes import Alike, Call, Fast, Reply

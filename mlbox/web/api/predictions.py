@@ -23,9 +23,9 @@ from mlbox.records import (
     Record,
     ServeRole,
 )
-from mlbox.serve.predexport import MEDIA, Format, export
-from mlbox.serve.selection import Selection, between
-from mlbox.store.prediction_rows import check_entity
+from mlbox.serve.predictions.export import MEDIA, Format, export
+from mlbox.serve.predictions.selection import Selection, between
+from mlbox.store.monitoring.prediction_rows import check_entity
 from mlbox.web.box import Box
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]

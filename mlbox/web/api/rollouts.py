@@ -7,7 +7,7 @@ from typing import Any
 from litestar import get, post
 
 from mlbox.records import ModelVersion, Principal, Promotion, Recomputed, RolloutDecision, ShadowFigures
-from mlbox.serve.verdict import recompute
+from mlbox.serve.rollout.verdict import recompute
 from mlbox.web.api.models import Comment
 from mlbox.web.box import Box
 

@@ -8,7 +8,7 @@ from litestar import get, put
 from litestar.params import Parameter
 
 from mlbox.records import Principal, Record
-from mlbox.store.run_words import Completion
+from mlbox.store.tracking.run_words import Completion
 from mlbox.web.box import Box
 from mlbox.web.pages.run_table import kept_query
 

@@ -15,7 +15,7 @@ from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import MAX_STEP, Experiment, Metric, Principal, Record, Run, RunArtifact, RunStatus, check_point
 from mlbox.store.artifacts import check_path
-from mlbox.store.series import Point as Place
+from mlbox.store.tracking.series import Point as Place
 from mlbox.web.box import Box
 from mlbox.web.downloads import IMAGES, send_file
 from mlbox.web.uploads import receive_artifact

@@ -8,7 +8,7 @@ from litestar import Request, Response, get, post
 
 from mlbox.errors import InvalidInput, NotAuthorised
 from mlbox.records import DatasetVersion, Job, JobSpec, ModelVersion, Principal, Record
-from mlbox.serve.runtime import not_tabular, score_output
+from mlbox.serve.inference.runtime import not_tabular, score_output
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
 

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import delete, get, post
 
 from mlbox.records import Principal, Record, Secret
-from mlbox.store.teams import EVERYONE
+from mlbox.store.access.teams import EVERYONE
 from mlbox.web.box import Box
 
 

@@ -13,8 +13,8 @@ from litestar.response import Stream
 
 from mlbox.errors import NotAuthorised
 from mlbox.records import Computation, FeatureView, Job, Principal, Record
-from mlbox.store.functions import columns_of
-from mlbox.store.ingest import MIB
+from mlbox.store.features.functions import columns_of
+from mlbox.store.sandbox.ingest import MIB
 from mlbox.web.box import Box
 from mlbox.web.uploads import receive_rows
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from mlbox.errors import Unavailable
 from mlbox.records import Backup, Event
-from mlbox.serve.webhooks import Deliverer
+from mlbox.serve.alerts.webhooks import Deliverer
 from mlbox.settings import Settings
-from mlbox.store.adoption import Adoption
+from mlbox.store.access.adoption import Adoption
+from mlbox.store.registry.webhooks import Webhooks
 from mlbox.store.retention import Retention
 from mlbox.store.search import Search
-from mlbox.store.webhooks import Webhooks
 from mlbox.web.box.backups import open_backups
 from mlbox.web.box.scheduling import Scheduling
 

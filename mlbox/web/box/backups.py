@@ -8,7 +8,7 @@ from mlbox.clock import Clock
 from mlbox.scheduler.executors.local import outputs
 from mlbox.scheduler.executors.local.folder import CHECKPOINTS, KEPT
 from mlbox.store.backup import Backups
-from mlbox.store.offline import Offline
+from mlbox.store.offline.offline import Offline
 
 FOLDER = "backups"
 # A claim names a process by its id: a restored box on the same machine would take the other box's job for its own.

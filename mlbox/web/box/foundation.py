@@ -19,12 +19,12 @@ from mlbox.events import EventBus
 from mlbox.records import Principal, limit_names
 from mlbox.settings import Origin, Settings
 from mlbox.store import migrations
-from mlbox.store.access import Access
+from mlbox.store.access.access import Access
+from mlbox.store.access.identities import Identities
+from mlbox.store.access.passwords import Passwords
+from mlbox.store.access.teams import Teams
 from mlbox.store.datadir import DataDir
 from mlbox.store.db import Database, DownDatabase, Privacy, Shared
-from mlbox.store.identities import Identities
-from mlbox.store.passwords import Passwords
-from mlbox.store.teams import Teams
 from mlbox.web.door import Door
 from mlbox.web.sign_on import open_sign_on
 

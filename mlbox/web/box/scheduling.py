@@ -25,24 +25,25 @@ from mlbox.scheduler.policy import Rules
 from mlbox.scheduler.sampler import Sampler
 from mlbox.scheduler.scheduler import Scheduler
 from mlbox.scheduler.sweeper import Sweeper
-from mlbox.serve.courier import Courier, Mail
-from mlbox.serve.gate_jobs import GateJobs
-from mlbox.serve.lineage_feed import ADDRESS, LineageFeed
-from mlbox.serve.openlineage import Place
-from mlbox.serve.view_jobs import ViewJobs
+from mlbox.serve.alerts.courier import Courier, Mail
+from mlbox.serve.features.view_jobs import ViewJobs
+from mlbox.serve.lineage.lineage_feed import ADDRESS, LineageFeed
+from mlbox.serve.lineage.openlineage import Place
+from mlbox.serve.promotion.gate_jobs import GateJobs
 from mlbox.settings import MIB, secret_in
-from mlbox.store import job_notices, migrations
+from mlbox.store import migrations
+from mlbox.store.access.roles import ACTIONS, at_least
+from mlbox.store.access.secrets import Secrets
 from mlbox.store.asking import asking
-from mlbox.store.crons import Crons
-from mlbox.store.functions import ViewRuns
-from mlbox.store.jobs import Jobs
+from mlbox.store.features.functions import ViewRuns
+from mlbox.store.jobs import notices as job_notices
+from mlbox.store.jobs.crons import Crons
+from mlbox.store.jobs.jobs import Jobs
+from mlbox.store.jobs.remains import Cleaning
+from mlbox.store.jobs.sharing import Sharing
+from mlbox.store.jobs.timeline import Timeline
 from mlbox.store.keyfile import FOLDER, KeyFile
 from mlbox.store.outbox import Outbox
-from mlbox.store.remains import Cleaning
-from mlbox.store.roles import ACTIONS, at_least
-from mlbox.store.secrets import Secrets
-from mlbox.store.sharing import Sharing
-from mlbox.store.timeline import Timeline
 from mlbox.web.box.gates import JobsOfGates
 from mlbox.web.box.serving import Serving
 

@@ -9,66 +9,66 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mlbox.errors import NotFound, Unavailable
-from mlbox.serve.belongings import ByName
-from mlbox.serve.benching import Benches
-from mlbox.serve.business import Business
-from mlbox.serve.comparison import Comparer
-from mlbox.serve.concept import CONCEPT, Concept
-from mlbox.serve.devices import Devices
-from mlbox.serve.failing import FAILING, Failing
-from mlbox.serve.fairness import FairnessJudge
-from mlbox.serve.frozen_rows import FrozenRows
-from mlbox.serve.governance import Governor
-from mlbox.serve.health import Health
-from mlbox.serve.keeping import Keeping
-from mlbox.serve.landing import Landing
-from mlbox.serve.late_labels import LateLabels
-from mlbox.serve.logged import Logged
-from mlbox.serve.monitor import Monitor
-from mlbox.serve.notifier import Notifier
-from mlbox.serve.outcomes import Outcomes
-from mlbox.serve.performance import Performance
-from mlbox.serve.predlog import PredictionLog
-from mlbox.serve.promotion import Promoter
-from mlbox.serve.quarantine import Quarantine
-from mlbox.serve.reference import load_reference
-from mlbox.serve.refresh import Refresher
-from mlbox.serve.registration import Registrar
-from mlbox.serve.replay import Requests
-from mlbox.serve.replayer import Replayer
-from mlbox.serve.replays import Replays
-from mlbox.serve.report import Reports
-from mlbox.serve.rollout import Rollouts
-from mlbox.serve.server import ModelServer
-from mlbox.serve.skew import SKEW, Skew
-from mlbox.serve.sources import Addresses, SourceRegistrar
-from mlbox.serve.spans import Spans
-from mlbox.serve.stages import Stages
-from mlbox.serve.workers import Workers
+from mlbox.serve.alerts.failing import FAILING, Failing
+from mlbox.serve.alerts.notifier import Notifier
+from mlbox.serve.features.landing import Landing
+from mlbox.serve.features.refresh import Refresher
+from mlbox.serve.inference.benching import Benches
+from mlbox.serve.inference.devices import Devices
+from mlbox.serve.inference.quarantine import Quarantine
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.workers import Workers
+from mlbox.serve.monitoring.business import Business
+from mlbox.serve.monitoring.concept import CONCEPT, Concept
+from mlbox.serve.monitoring.health import Health
+from mlbox.serve.monitoring.keeping import Keeping
+from mlbox.serve.monitoring.monitor import Monitor
+from mlbox.serve.monitoring.outcomes import Outcomes
+from mlbox.serve.monitoring.performance import Performance
+from mlbox.serve.monitoring.reference import load_reference
+from mlbox.serve.monitoring.report import Reports
+from mlbox.serve.monitoring.skew import SKEW, Skew
+from mlbox.serve.monitoring.spans import Spans
+from mlbox.serve.predictions.log import PredictionLog
+from mlbox.serve.promotion.comparison import Comparer
+from mlbox.serve.promotion.fairness import FairnessJudge
+from mlbox.serve.promotion.frozen_rows import FrozenRows
+from mlbox.serve.promotion.governance import Governor
+from mlbox.serve.promotion.logged import Logged
+from mlbox.serve.promotion.promotion import Promoter
+from mlbox.serve.promotion.replay import Requests
+from mlbox.serve.promotion.replayer import Replayer
+from mlbox.serve.promotion.replays import Replays
+from mlbox.serve.promotion.stages import Stages
+from mlbox.serve.registration.belongings import ByName
+from mlbox.serve.registration.registration import Registrar
+from mlbox.serve.registration.sources import Addresses, SourceRegistrar
+from mlbox.serve.rollout.late_labels import LateLabels
+from mlbox.serve.rollout.rollout import Rollouts
 from mlbox.store import migrations
+from mlbox.store.access.roles import ACTIONS, at_least
 from mlbox.store.asking import who
-from mlbox.store.assessments import Assessments
-from mlbox.store.cards import Cards
-from mlbox.store.curation import Curation
-from mlbox.store.former_names import strays
-from mlbox.store.gate_runs import GateRuns
-from mlbox.store.history import History
 from mlbox.store.keyfile import FOLDER, KeyFile
-from mlbox.store.measurements import Measurements
-from mlbox.store.model_search import ModelSearch
+from mlbox.store.monitoring.prediction_rows import PredictionRows
+from mlbox.store.monitoring.rule_book import RuleBook
+from mlbox.store.monitoring.silences import Silences
+from mlbox.store.monitoring.sure_time import SureTime
 from mlbox.store.outbox import Outbox
-from mlbox.store.prediction_rows import PredictionRows
-from mlbox.store.promotions import Promotions
-from mlbox.store.quarantines import Quarantines
-from mlbox.store.registry import Registry
-from mlbox.store.reinstate import Reinstatement
-from mlbox.store.replays import Replays as KeptReplays
-from mlbox.store.roles import ACTIONS, at_least
-from mlbox.store.rollout_log import RolloutLog
-from mlbox.store.rule_book import RuleBook
-from mlbox.store.serving import ServingConfigs
-from mlbox.store.silences import Silences
-from mlbox.store.sure_time import SureTime
+from mlbox.store.registry.assessments import Assessments
+from mlbox.store.registry.cards import Cards
+from mlbox.store.registry.curation import Curation
+from mlbox.store.registry.former_names import strays
+from mlbox.store.registry.gate_runs import GateRuns
+from mlbox.store.registry.history import History
+from mlbox.store.registry.measurements import Measurements
+from mlbox.store.registry.model_search import ModelSearch
+from mlbox.store.registry.promotions import Promotions
+from mlbox.store.registry.quarantines import Quarantines
+from mlbox.store.registry.registry import Registry
+from mlbox.store.registry.reinstate import Reinstatement
+from mlbox.store.registry.replays import Replays as KeptReplays
+from mlbox.store.registry.rollout_log import RolloutLog
+from mlbox.store.registry.serving import ServingConfigs
 from mlbox.web.box.data import Data
 
 if TYPE_CHECKING:

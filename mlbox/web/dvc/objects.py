@@ -12,8 +12,8 @@ from litestar import HttpMethod, Request, Response, route
 
 from mlbox.errors import NotFound
 from mlbox.records import Principal, Record
-from mlbox.store.dvc import check_oid
-from mlbox.store.teams import EVERYONE
+from mlbox.store.access.teams import EVERYONE
+from mlbox.store.datasets.dvc import check_oid
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
 from mlbox.web.uploads import receive_artifact

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple, Protocol
 from litestar.handlers import HTTPRouteHandler
 
 from mlbox.records import Principal
+from mlbox.store.access.roles import ACTIONS
 from mlbox.store.asking import set_asking
-from mlbox.store.roles import ACTIONS
 from mlbox.web.box import Box
 from mlbox.web.logs import request_id
 

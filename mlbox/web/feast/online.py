@@ -11,8 +11,8 @@ from litestar.enums import MediaType
 
 from mlbox.clock import to_us
 from mlbox.errors import InvalidInput
-from mlbox.store.catalog import split_ref
-from mlbox.store.vectors import Vectors
+from mlbox.store.features.catalog import split_ref
+from mlbox.store.features.vectors import Vectors
 from mlbox.web.box import Box
 from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.feast.wire import EPOCH, PREFIX, moment_text, row_count

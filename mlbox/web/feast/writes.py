@@ -12,7 +12,7 @@ from litestar.params import QueryParameter
 
 from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.records import Principal
-from mlbox.store.features import EVENT_TIME
+from mlbox.store.features.features import EVENT_TIME
 from mlbox.web.box import Box
 from mlbox.web.feast.wire import CREATED, EVENT, PREFIX, PUSH_SOURCE, Frame, moment, table_of
 

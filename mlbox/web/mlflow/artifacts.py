@@ -14,7 +14,7 @@ from litestar import Request, Response
 
 from mlbox.errors import NotAuthorised, NotFound
 from mlbox.records import Principal, RunArtifact
-from mlbox.serve.sources import KEPT
+from mlbox.serve.registration.sources import KEPT
 from mlbox.store.artifacts import check_path
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file

@@ -12,7 +12,7 @@ from litestar import Request
 from mlbox.errors import Conflict, InvalidInput
 from mlbox.records import Experiment, Principal
 from mlbox.store.artifacts import check_path
-from mlbox.store.experiments import Alive
+from mlbox.store.tracking.experiments import Alive
 from mlbox.web.box import Box
 from mlbox.web.mlflow import scope, wire
 from mlbox.web.mlflow.models import Tag, tags_message

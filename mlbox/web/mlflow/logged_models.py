@@ -8,7 +8,7 @@ from litestar import Request
 
 from mlbox.records import LoggedModel, ModelMetric, Principal
 from mlbox.store.artifacts import check_path
-from mlbox.store.logged_models import OrderBy
+from mlbox.store.tracking.logged_models import OrderBy
 from mlbox.web.box import Box
 from mlbox.web.mlflow import metrics, scope, wire
 from mlbox.web.mlflow.artifacts import listing

@@ -12,7 +12,7 @@ from litestar import Request
 from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput
 from mlbox.records import MAX_STEP, Metric, Principal
-from mlbox.store import series
+from mlbox.store.tracking import series
 from mlbox.web.box import Box
 from mlbox.web.mlflow import scope, wire
 from mlbox.web.mlflow.wire import Message, get, paths

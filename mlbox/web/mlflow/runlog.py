@@ -13,7 +13,7 @@ from litestar import Request
 
 from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.records import DatasetInput, Metric, Principal, RunModel
-from mlbox.store.run_inputs import version_named
+from mlbox.store.tracking.run_inputs import version_named
 from mlbox.web.box import Box
 from mlbox.web.mlflow import metrics as points
 from mlbox.web.mlflow import scope, wire

@@ -20,9 +20,9 @@ from litestar import Request, Response, get, post
 from mlbox import __version__
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Principal, TensorSpec
-from mlbox.serve.rows import Form
-from mlbox.serve.server import ModelServer
-from mlbox.serve.tensors import Tensor
+from mlbox.serve.inference.rows import Form
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.tensors import Tensor
 from mlbox.web.api.predict import default_key
 from mlbox.web.box import Box
 from mlbox.web.mlflow.wire import problem, shape

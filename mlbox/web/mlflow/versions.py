@@ -13,7 +13,7 @@ from litestar import Request
 
 from mlbox.errors import InvalidInput
 from mlbox.records import ModelVersion, Principal
-from mlbox.serve.sources import DATASET_TAG, KEPT, Source
+from mlbox.serve.registration.sources import DATASET_TAG, KEPT, Source
 from mlbox.web.box import Box
 from mlbox.web.mlflow import wire
 from mlbox.web.mlflow.models import ACTIVE, Named, Search, Tag, number_of, stage_of, version_message

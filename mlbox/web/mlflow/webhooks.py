@@ -9,7 +9,7 @@ from litestar import Request
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Principal, Webhook
-from mlbox.store.webhooks import MLFLOW
+from mlbox.store.registry.webhooks import MLFLOW
 from mlbox.web.box import Box
 from mlbox.web.mlflow import scope, wire
 from mlbox.web.mlflow.wire import Message, delete, get, patch, paths, post

@@ -37,7 +37,7 @@ from mlbox.errors import (
     Unavailable,
 )
 from mlbox.records import Principal
-from mlbox.store.roles import ACTIONS
+from mlbox.store.access.roles import ACTIONS
 from mlbox.web.box import Box
 from mlbox.web.problems import SHAPES, as_mlbox_error
 

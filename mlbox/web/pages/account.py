@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Request, Response, get
 
-from mlbox.store.roles import ROLES, at_least
+from mlbox.store.access.roles import ROLES, at_least
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
 LIVES = (("12h", "12 hours"), ("7d", "7 days"), ("30d", "30 days"), ("365d", "a year"), ("", "until it is revoked"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Response, get
 
-from mlbox.store.roles import ROLES
+from mlbox.store.access.roles import ROLES
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 

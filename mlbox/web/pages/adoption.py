@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.records import User
-from mlbox.store.adoption import WEEK
+from mlbox.store.access.adoption import WEEK
 from mlbox.web.pages.view import View
 
 WEEKS = 12

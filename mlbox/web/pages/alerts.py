@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 from litestar import Response, get
 
-from mlbox.serve.alert_groups import grouped
-from mlbox.serve.notifier import PREFIX
-from mlbox.store.alert_rules import ADVICE, NAMES
+from mlbox.serve.alerts.alert_groups import grouped
+from mlbox.serve.alerts.notifier import PREFIX
+from mlbox.store.monitoring.alert_rules import ADVICE, NAMES
 from mlbox.web.pages.view import View, part
 
 DELIVERIES = 5

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.records import ModelVersion, Promotion
-from mlbox.serve.shadow import figures_of
-from mlbox.store.promotion_notices import subject_of
+from mlbox.serve.rollout.shadow import figures_of
+from mlbox.store.registry.promotion_notices import subject_of
 from mlbox.web.pages.models import Step, drawn_of, score_bins, steps
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 

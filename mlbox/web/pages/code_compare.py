@@ -10,8 +10,8 @@ from litestar import Response, get
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Run
-from mlbox.store.code_diff import code_diff
-from mlbox.store.code_diff_worker import CodeDiff
+from mlbox.store.sandbox.code_diff import code_diff
+from mlbox.store.sandbox.code_diff_worker import CodeDiff
 from mlbox.web.box import Box
 from mlbox.web.pages.file_view import diff
 from mlbox.web.pages.run_charts import titles

@@ -7,7 +7,7 @@ from typing import Any
 from litestar import Response, get
 
 from mlbox.records import DatasetVersion
-from mlbox.store.dataset_diff import diff
+from mlbox.store.datasets.diff import diff
 from mlbox.web.box import Box
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 

@@ -8,7 +8,7 @@ from litestar import Response, get
 
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Endpoint
-from mlbox.serve.statistics import Totals
+from mlbox.serve.inference.statistics import Totals
 from mlbox.web.box import Box
 from mlbox.web.pages.overview import served
 from mlbox.web.pages.traffic import SPANS, traffic_of

@@ -8,8 +8,8 @@ from typing import Any
 from litestar import Response, get
 
 from mlbox.records import Column, FeatureView
-from mlbox.store.feature_catalogue import Filters
-from mlbox.store.quality import READS_AS
+from mlbox.store.features.feature_catalogue import Filters
+from mlbox.store.features.quality import READS_AS
 from mlbox.web.box import Box
 from mlbox.web.catalogue import lineage, profile
 from mlbox.web.pages.feature_pictures import bars, changes, draw, examples, spreads

@@ -15,8 +15,8 @@ from markupsafe import Markup
 
 from mlbox.errors import MlboxError
 from mlbox.records import Job, RunArtifact
-from mlbox.store.look import ROWS, look
-from mlbox.store.look_worker import Format, GraphLook
+from mlbox.store.sandbox.look import ROWS, look
+from mlbox.store.sandbox.look_worker import Format, GraphLook
 from mlbox.web.box import Box
 from mlbox.web.downloads import IMAGES
 from mlbox.web.pages.graph_picture import GraphDrawing, draw

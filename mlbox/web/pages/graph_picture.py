@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from mlbox.store.look_worker import GraphLook
+from mlbox.store.sandbox.look_worker import GraphLook
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 42, 26, 30, 8
 LETTERS = 19

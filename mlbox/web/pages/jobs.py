@@ -9,7 +9,7 @@ from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Job, JobState, Outlook
-from mlbox.store.job_states import ACTIVE, WAITING
+from mlbox.store.jobs.states import ACTIVE, WAITING
 from mlbox.web.pages.file_view import code_diff
 from mlbox.web.pages.run_charts import curve_sets
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part

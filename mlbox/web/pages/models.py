@@ -11,9 +11,9 @@ from litestar.params import Parameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import DIFFERENCES, ModelVersion, Promotion, RolloutDecision, Run, ShadowFigures, Stage
-from mlbox.serve.governance import changes
-from mlbox.store.promotion_moves import OPEN
-from mlbox.store.promotions import HOW_TO_SERVE
+from mlbox.serve.promotion.governance import changes
+from mlbox.store.registry.promotion_moves import OPEN
+from mlbox.store.registry.promotions import HOW_TO_SERVE
 from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
 from mlbox.web.pages import tenures

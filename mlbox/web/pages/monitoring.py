@@ -13,9 +13,9 @@ from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import AlertState, BusinessSeries, DriftResult
-from mlbox.serve.drift import ALERT, INVESTIGATE
-from mlbox.serve.reference import load_reference
-from mlbox.serve.why import explain
+from mlbox.serve.monitoring.drift import ALERT, INVESTIGATE
+from mlbox.serve.monitoring.reference import load_reference
+from mlbox.serve.monitoring.why import explain
 from mlbox.web.box import Box
 from mlbox.web.pages import heatmap
 from mlbox.web.pages.models import worst_first

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.records import AlertGroup, Endpoint, ModelVersion
-from mlbox.serve.alert_groups import grouped
+from mlbox.serve.alerts.alert_groups import grouped
 from mlbox.web.box import Box
 from mlbox.web.pages.phrases import without_echo
 from mlbox.web.pages.view import View, part

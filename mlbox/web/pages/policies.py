@@ -8,7 +8,7 @@ from litestar import Response, get
 from litestar.params import Parameter
 
 from mlbox import policy_file
-from mlbox.store.policy_book import named
+from mlbox.store.registry.policy_book import named
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
 
 Number = Annotated[int | None, Parameter(ge=0, le=2**62)]

@@ -8,7 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from mlbox.records import BusinessSeries, DriftShape, MonitorReport
-from mlbox.serve.drift import ALERT, INVESTIGATE
+from mlbox.serve.monitoring.drift import ALERT, INVESTIGATE
 
 WIDTH, HEIGHT = 120, 28
 

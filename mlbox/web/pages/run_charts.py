@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mlbox.clock import to_us
 from mlbox.records import Run
-from mlbox.store.runs import ENDED
+from mlbox.store.tracking.runs import ENDED
 from mlbox.web.box import Box
 
 SYSTEM = "system/"

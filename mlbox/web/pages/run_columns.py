@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Run
-from mlbox.store.run_groups import Aspect, Summary
-from mlbox.store.run_orders import named_value
-from mlbox.store.run_words import quoted_name
+from mlbox.store.tracking.run_groups import Aspect, Summary
+from mlbox.store.tracking.run_orders import named_value
+from mlbox.store.tracking.run_words import quoted_name
 from mlbox.web.pages import form
 
 MOST = 60

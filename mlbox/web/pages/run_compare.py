@@ -12,7 +12,7 @@ from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Run
-from mlbox.serve.importance import LEAST_RUNS, SOLID_RUNS, WEAK, importance
+from mlbox.serve.sweeps.importance import LEAST_RUNS, SOLID_RUNS, WEAK, importance
 from mlbox.web.box import Box
 from mlbox.web.pages import scatter
 from mlbox.web.pages.run_charts import curve_sets, titles

@@ -15,12 +15,12 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import Experiment, Run
-from mlbox.store.experiments import DEFAULT_ID
-from mlbox.store.filters import parse
-from mlbox.store.keyset import wrong_page
-from mlbox.store.run_filters import PARENT, RUNS
-from mlbox.store.run_groups import MOST_METRICS, Group, Place
-from mlbox.store.run_words import quoted_text
+from mlbox.store.tracking.experiments import DEFAULT_ID
+from mlbox.store.tracking.filters import parse
+from mlbox.store.tracking.keyset import wrong_page
+from mlbox.store.tracking.run_filters import PARENT, RUNS
+from mlbox.store.tracking.run_groups import MOST_METRICS, Group, Place
+from mlbox.store.tracking.run_words import quoted_text
 from mlbox.web.pages.run_columns import ASPECTS, ATTRIBUTES, NONE, Cell, Column, cell, column, columns, common, summary
 from mlbox.web.pages.view import View
 

@@ -11,8 +11,8 @@ from litestar.params import QueryParameter
 from litestar.response import Redirect
 
 from mlbox.records import Run
-from mlbox.store.run_filters import PARENT
-from mlbox.store.run_words import quoted_text
+from mlbox.store.tracking.run_filters import PARENT
+from mlbox.store.tracking.run_words import quoted_text
 from mlbox.web.pages import file_view, run_table
 from mlbox.web.pages.jobs import OPEN
 from mlbox.web.pages.run_charts import curve_sets, title

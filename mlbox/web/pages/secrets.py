@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import Response, get
 
-from mlbox.store.teams import EVERYONE
+from mlbox.store.access.teams import EVERYONE
 from mlbox.web.pages.view import View
 
 

@@ -13,7 +13,7 @@ from litestar.params import Body
 from litestar.response import Redirect
 
 from mlbox.errors import NotAuthenticated, NotAuthorised, TooMany
-from mlbox.store.access import Visit
+from mlbox.store.access.access import Visit
 from mlbox.web.auth import COOKIE, peer_of
 from mlbox.web.box import Box
 from mlbox.web.door import TOKEN

@@ -6,8 +6,8 @@ from typing import Any
 
 from litestar import Response, get
 
-from mlbox.store.roles import ACTIONS, ROLES
-from mlbox.store.teams import EVERYONE, KINDS
+from mlbox.store.access.roles import ACTIONS, ROLES
+from mlbox.store.access.teams import EVERYONE, KINDS
 from mlbox.web.pages.view import View
 
 

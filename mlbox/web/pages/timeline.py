@@ -10,7 +10,7 @@ from litestar import Response, get
 
 from mlbox.errors import InvalidInput
 from mlbox.records import AttemptSpan, Gpu
-from mlbox.store.timeline import MOST
+from mlbox.store.jobs.timeline import MOST
 from mlbox.web.pages.form import kind, span, words
 from mlbox.web.pages.view import View
 

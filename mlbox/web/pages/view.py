@@ -19,8 +19,8 @@ from litestar.exceptions import HTTPException
 from mlbox import __version__
 from mlbox.errors import MlboxError
 from mlbox.records import Principal, Role
-from mlbox.store.promotion_moves import WITHDRAWABLE
-from mlbox.store.roles import at_least
+from mlbox.store.access.roles import at_least
+from mlbox.store.registry.promotion_moves import WITHDRAWABLE
 from mlbox.web.box import Box
 from mlbox.web.form_token import masked
 from mlbox.web.pages import form

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 
 from mlbox.errors import MlboxError
 from mlbox.records import Principal
-from mlbox.serve.answers import Inferred
-from mlbox.serve.server import ModelServer
-from mlbox.serve.singles import Singles
-from mlbox.serve.targets import Target
-from mlbox.serve.tensors import NUMPY, fits
+from mlbox.serve.inference.answers import Inferred
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.singles import Singles
+from mlbox.serve.inference.targets import Target
+from mlbox.serve.inference.tensors import NUMPY, fits
 from mlbox.web.crowd import Crowd
 from mlbox.web.rpc import wire
 from mlbox.web.v2.dataplane import Answer

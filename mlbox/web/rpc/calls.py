@@ -10,8 +10,8 @@ from google.protobuf.json_format import ParseDict
 
 from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailable
 from mlbox.records import Principal
-from mlbox.serve.server import ModelServer
-from mlbox.serve.tensors import Tensor
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.tensors import Tensor
 from mlbox.web.box import Box
 from mlbox.web.problems import in_tritons_words
 from mlbox.web.rpc import inference_pb2 as pb

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from mlbox.errors import InvalidInput
-from mlbox.serve.tensors import NUMPY, Tensor
+from mlbox.serve.inference.tensors import NUMPY, Tensor
 from mlbox.web.rpc import inference_pb2 as pb
 from mlbox.web.v2 import wire
 from mlbox.web.v2.dataplane import Answer

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from litestar import MediaType, Response, get, post
 
 from mlbox.errors import MlboxError
-from mlbox.serve import naming
+from mlbox.serve.inference import naming
 from mlbox.web.box import Box
 from mlbox.web.v2.models import problem
 from mlbox.web.v2.repository import UNTYPED

@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from mlbox.serve.answers import Inferred
-from mlbox.serve.loading import Loaded
-from mlbox.serve.server import ModelServer, PredictRow
-from mlbox.serve.singles import Singles
-from mlbox.serve.targets import Target
-from mlbox.serve.tensors import NUMPY, fits
+from mlbox.serve.inference.answers import Inferred
+from mlbox.serve.inference.loading import Loaded
+from mlbox.serve.inference.server import ModelServer, PredictRow
+from mlbox.serve.inference.singles import Singles
+from mlbox.serve.inference.targets import Target
+from mlbox.serve.inference.tensors import NUMPY, fits
 from mlbox.web.api.predict import default_key
 from mlbox.web.box import Box
 from mlbox.web.crowd import Crowd

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.errors import InvalidInput, MlboxError
 from mlbox.records import TensorSpec
-from mlbox.serve.answers import SCORE, Inferred
-from mlbox.serve.execution import Ask, AskRows, Begun
-from mlbox.serve.rows import Form, PredictRow
-from mlbox.serve.server import ModelServer
-from mlbox.serve.tensors import FLOATS, Tensor, check_inputs
+from mlbox.serve.inference.answers import SCORE, Inferred
+from mlbox.serve.inference.execution import Ask, AskRows, Begun
+from mlbox.serve.inference.rows import Form, PredictRow
+from mlbox.serve.inference.server import ModelServer
+from mlbox.serve.inference.tensors import FLOATS, Tensor, check_inputs
 from mlbox.web.api.predict import default_key
 from mlbox.web.v2 import wire
 from mlbox.web.v2.queueing import queueing

@@ -11,8 +11,8 @@ from litestar import Request, Response, post
 
 from mlbox.errors import InvalidInput, TooLarge
 from mlbox.records import Principal
-from mlbox.serve.answers import Inferred
-from mlbox.serve.execution import AskRows, Begun
+from mlbox.serve.inference.answers import Inferred
+from mlbox.serve.inference.execution import AskRows, Begun
 from mlbox.web.box import Box
 from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.v2 import dataplane, wire

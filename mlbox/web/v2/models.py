@@ -10,10 +10,10 @@ from litestar import Request, Response, get
 from mlbox import __version__
 from mlbox.errors import MlboxError
 from mlbox.records import ModelVersion, ServingConfig, TensorSpec
-from mlbox.serve.loading import Holding, inputs_of
-from mlbox.serve.rows import MAX_ROWS
-from mlbox.serve.statistics import Duration, Totals
-from mlbox.serve.tensors import are_batched
+from mlbox.serve.inference.loading import Holding, inputs_of
+from mlbox.serve.inference.rows import MAX_ROWS
+from mlbox.serve.inference.statistics import Duration, Totals
+from mlbox.serve.inference.tensors import are_batched
 from mlbox.web.box import Box
 from mlbox.web.problems import as_mlbox_error, open_inference, retry_after
 

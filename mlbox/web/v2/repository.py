@@ -9,7 +9,7 @@ from litestar import MediaType, Response, post
 
 from mlbox.errors import MlboxError, Refused
 from mlbox.records import ModelVersion, Principal, Record
-from mlbox.serve.targets import SERVING
+from mlbox.serve.inference.targets import SERVING
 from mlbox.web.box import Box
 from mlbox.web.v2.configuring import changes_of
 from mlbox.web.v2.models import config, problem

@@ -20,7 +20,7 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
-from mlbox.serve.tensors import NUMPY, Tensor
+from mlbox.serve.inference.tensors import NUMPY, Tensor
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,0 +1,1 @@
+"""Alerts on their way to people: who is told, when, and over which channel."""

@@ -1,0 +1,1 @@
+"""Feature views kept up: files that land, schedules, and the jobs of views in free Python."""

@@ -1,0 +1,120 @@
+"""What a lane runs: one request for one version, and what it was answered with."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mlbox.errors import MlboxError, Unavailable
+from mlbox.serve.inference.tensors import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class Ran(NamedTuple):
+    """What a work was answered with."""
+
+    scores: np.ndarray | None
+    """Of each row, where the model has one."""
+    outputs: list[np.ndarray]
+    """Those that were wanted, in their order."""
+
+
+class Apart(Unavailable):
+    """A run for requests of a row each failed, and nothing has happened: each is to be asked by itself."""
+
+
+class NotByRow(Exception):
+    """A model that was given joined rows answered with another number of them."""
+
+
+class Work:
+    """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
+
+    __slots__ = (
+        *("again", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "rows", "state"),
+        *("tensors", "wanted"),
+    )
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        wanted: Sequence[str],
+        *,
+        rows: int | None,
+        priority: int = 0,
+        timeout_ms: float = math.inf,
+        last: bool = False,
+    ) -> None:
+        self.tensors = tensors
+        self.wanted = wanted
+        self.rows = rows
+        """None where the first dimension is not that of rows, and it can be joined with no other."""
+        self.priority = priority
+        self.last = last
+        """Comes after every other, whatever its priority."""
+        self.queued = time.perf_counter()
+        self.deadline = self.queued + timeout_ms / 1000
+        self.state = "new"
+        self.again = False
+        """Whether the process that ran it died of it, or of what was joined with it: then it runs once more, alone."""
+        self.ids: Sequence[str] = ()
+        """Of the predictions that its rows come to."""
+        self.key = b""
+        """Under which its answer is to be remembered; empty for not at all."""
+        self.outcome: Ran | MlboxError | None = None
+        self.future: Future[Ran] | None = None
+
+    def result(self) -> Ran:
+        """What it was answered with; raises why it was not."""
+        if isinstance(self.outcome, Ran):
+            return self.outcome
+        assert self.outcome is not None
+        raise self.outcome
+
+    @property
+    def shape(self) -> Any:
+        """Works of the same can be joined: the tensors without their rows. One that can be joined with no other is its own."""
+        if self.rows is None:
+            return id(self)
+        if len(self.tensors) == 1:
+            return self.tensors[0].data.shape[1:]
+        return tuple(sorted((tensor.name, tensor.data.shape[1:]) for tensor in self.tensors))
+
+
+def feeds_of(works: Sequence[Work]) -> dict[str, np.ndarray]:
+    """The inputs of works of one shape."""
+    if len(works) == 1:
+        return {tensor.name: tensor.data for tensor in works[0].tensors}
+    import numpy as np
+
+    if len(works[0].tensors) == 1:
+        return {works[0].tensors[0].name: np.concatenate([work.tensors[0].data for work in works])}
+    by_name = [{tensor.name: tensor.data for tensor in work.tensors} for work in works]
+    return {name: np.concatenate([feeds[name] for feeds in by_name]) for name in by_name[0]}
+
+
+def split(
+    works: Sequence[Work], wanted: Sequence[str], scores: np.ndarray | None, outputs: Sequence[np.ndarray]
+) -> list[Ran]:
+    """Each work's rows out of a joined run's."""
+    check_rows_of(outputs, sum(work.rows or 0 for work in works))
+    found = dict(zip(wanted, outputs, strict=True))
+    rans, at = [], 0
+    for work in works:
+        end = at + (work.rows or 0)
+        own = None if scores is None else scores[at:end]
+        rans.append(Ran(own, [found[name][at:end] for name in work.wanted]))
+        at = end
+    return rans
+
+
+def check_rows_of(outputs: Sequence[np.ndarray], rows: int) -> None:
+    """Raise NotByRow unless each output has as many rows as went in."""
+    for output in outputs:
+        if not output.shape or output.shape[0] != rows:
+            raise NotByRow

@@ -1,0 +1,1 @@
+"""Lineage for others: OpenLineage events of what ran."""

@@ -1,0 +1,1 @@
+"""Monitoring: drift, live performance, business metrics and skew, judged and explained."""

@@ -1,0 +1,1 @@
+"""Registration: files become a model version that knows where it came from."""

@@ -1,0 +1,1 @@
+"""Rollout: shadow and canary, and the verdicts on their traffic."""

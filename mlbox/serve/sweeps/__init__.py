@@ -1,0 +1,1 @@
+"""Sweeps: what many runs together say about their parameters."""

@@ -1,0 +1,1 @@
+"""Datasets: immutable versions of training rows, and what is known of them."""

@@ -1,0 +1,1 @@
+"""The feature store: definitions, online rows, transforms, freshness and quality."""

@@ -1,0 +1,1 @@
+"""Jobs, their states and schedules, and how the box is shared."""

@@ -1,0 +1,257 @@
+"""Jobs on disk: what was asked for, in which state it is, and each attempt at it.
+
+An attempt's row is written before its process is started, so that a crash in between leaves something to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
+
+from mlbox.clock import from_us, to_us
+from mlbox.errors import Conflict, NotFound
+from mlbox.records import Attempt, Job, JobState, StopCause
+from mlbox.store.db import Tx
+from mlbox.store.jobs import notices as job_notices
+from mlbox.store.jobs.reader import JobReader, check_free
+from mlbox.store.jobs.rows import JOB_SQL, job_of, to_json
+from mlbox.store.jobs.states import ACTIVE, ENDED, MOVES, WAITING, outcome_of
+
+
+class Grant(NamedTuple):
+    """What a new attempt is given."""
+
+    gpus: Sequence[int] = ()
+    """The driver's numbers of its devices, for people."""
+    devices: Sequence[str] = ()
+    """Their UUIDs."""
+    gpu_count: float = 0.0
+    """What it is charged for."""
+    yields_to: Sequence[str] = ()
+    """For whom it is to give way again."""
+    ran_on: Mapping[str, str] = {}
+    """The machine, in words."""
+    epoch: str = ""
+    """The executor's, in which it was started."""
+
+
+class End(NamedTuple):
+    """How an attempt ended, and when the job is tried again, if it is."""
+
+    state: JobState
+    exit_code: int | None
+    reason: str
+    retry_at: datetime | None = None
+
+
+class Jobs(JobReader):
+    """All jobs, and each move from state to state: written in one transaction with its cause."""
+
+    def add(self, job: Job) -> Job:
+        """A new job, queued."""
+
+        def write(tx: Tx) -> int:
+            check_free(tx.one, job.spec)
+            tx.run(
+                "INSERT INTO job (id, user, team, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?,?)",
+                (
+                    *(job.id, job.user, job.spec.team, job.spec.to_json().decode()),
+                    *(job.state, tx.now_us, job.run_id, job.reason),
+                ),
+            )
+            tx.emit("job.submitted", f"job:{job.id}", job.user, name=job.spec.name, run=job.run_id)
+            return tx.now_us
+
+        return replace(job, created_at=from_us(self._db.write(write)))
+
+    def begin_attempts(self, starts: Mapping[str, Grant]) -> list[Job]:
+        """queued or preempted -> starting, with the row of a new attempt and what it is charged for; those that could.
+
+        As the other moves of many jobs, they share one fsync; a job that is in another state by now, or gone, is left out.
+        """
+
+        def write(tx: Tx, job_id: str) -> Job:
+            job, grant = _load(tx, job_id, *WAITING), starts[job_id]
+            attempt = Attempt(
+                number=len(job.attempts) + 1,
+                started_at=from_us(tx.now_us),
+                gpus=tuple(grant.gpus),
+                devices=tuple(grant.devices),
+                gpu_count=grant.gpu_count,
+                yields_to=tuple(grant.yields_to),
+                ran_on=dict(grant.ran_on),
+            )
+            tx.run(
+                "INSERT INTO attempt"
+                " (job_id, number, started_us, gpus, devices, gpu_count, cpu_count, yields_to, ran_on, epoch)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?)",
+                (
+                    *(
+                        job_id,
+                        attempt.number,
+                        tx.now_us,
+                        to_json(attempt.gpus),
+                        to_json(attempt.devices),
+                        attempt.gpu_count,
+                    ),
+                    *(job.spec.cpus or 0.0, to_json(attempt.yields_to), to_json(attempt.ran_on), grant.epoch),
+                ),
+            )
+            kept = {"promised": 0} if job.promised else {}
+            changed = replace(job, promised=False, attempts=(*job.attempts, attempt))
+            return _move(tx, changed, "starting", "mlbox", f"attempt {attempt.number} starts", **kept)
+
+        return self._each(starts, write)
+
+    def started(self, numbers: Mapping[str, int | None]) -> list[Job]:
+        """starting -> running; their attempts have these process ids. Any other state stays as it is."""
+
+        def write(tx: Tx, job_id: str) -> Job:
+            job = _load(tx, job_id, *MOVES)
+            tx.run(
+                "UPDATE attempt SET pid = ? WHERE job_id = ? AND number = ?",
+                (numbers[job_id], job_id, len(job.attempts)),
+            )
+            job = _with_attempt(job, pid=numbers[job_id])
+            return _move(tx, job, "running", "mlbox", "") if job.state == "starting" else job
+
+        return self._each(numbers, write)
+
+    def end_attempts(self, ends: Mapping[str, End]) -> list[Job]:
+        """End the present attempts; each job ends with its own, or is queued for another try at a moment.
+
+        A job that was asked to stop in the meantime is stopped, however its attempt ended. One that gives way to another is
+        preempted, and waits to go on, unless it came to its own good end first.
+        """
+
+        def write(tx: Tx, job_id: str) -> Job:
+            job = _load(tx, job_id, *ACTIVE)
+            end = ends[job_id]
+            outcome = outcome_of(job, end.state)
+            tx.run(
+                "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ?, outcome = ? WHERE job_id = ? AND number = ?",
+                (tx.now_us, end.exit_code, end.reason, outcome, job_id, len(job.attempts)),
+            )
+            now = from_us(tx.now_us)
+            job = _with_attempt(job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
+            if outcome == "preempted":
+                return _move(tx, replace(job, stop_cause=None), "preempted", "mlbox", job.reason, stop_cause=None)
+            if outcome != "stopped" and end.retry_at is not None:
+                again = replace(job, not_before=end.retry_at)
+                reason = f"{end.reason}; tried again"
+                return _move(tx, again, "queued", "mlbox", reason, not_before_us=to_us(end.retry_at))
+            job = replace(job, ended_at=now, exit_code=end.exit_code)
+            reason = job.reason if outcome == "stopped" else end.reason
+            return _move(tx, job, outcome, "mlbox", reason, ended_us=tx.now_us, exit_code=end.exit_code)
+
+        return self._each(ends, write)
+
+    def _each(self, job_ids: Collection[str], write: Callable[[Tx, str], Job]) -> list[Job]:
+        def of(job_id: str) -> Callable[[Tx], Job]:
+            return lambda tx: write(tx, job_id)
+
+        moved = []
+        for done in self._db.write_each([of(job_id) for job_id in job_ids], refusals=(Conflict, NotFound)):
+            if isinstance(done, Job):
+                moved.append(done)
+            elif not isinstance(done, Conflict | NotFound):
+                raise done
+        return moved
+
+    def ask_to_stop(
+        self, job_id: str, *, actor: str, cause: StopCause = "user", reason: str = "", for_job: str | None = None
+    ) -> Job:
+        """queued or preempted -> stopped; starting or running -> stopping. Raises Conflict for a job that has ended.
+
+        A user's wish stands above the scheduler's: a job that was about to give way to another is stopped for good. `for_job` is
+        whom it gives way to, and that is promised what it held.
+        """
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *WAITING, *ACTIVE)
+            said = reason or f"stopped by {actor}"
+            if job.state in WAITING and cause != "preempted":
+                said = reason or f"stopped by {actor} before it started"
+                _move(tx, job, "stopped", actor, said, ended_us=tx.now_us, stop_cause=cause)
+            elif job.state in ("starting", "running"):
+                tx.run("UPDATE job SET promised = 1 WHERE id = ? AND state IN ('queued', 'preempted')", (for_job,))
+                _move(tx, job, "stopping", actor, said, stop_cause=cause, stopping_us=tx.now_us)
+            elif job.state == "stopping" and job.stop_cause == "preempted" and cause != "preempted":
+                tx.run("UPDATE job SET stop_cause = ?, reason = ? WHERE id = ?", (cause, said, job_id))
+                tx.emit("job.stopping", f"job:{job.id}", actor, name=job.spec.name, reason=said)
+
+        self._db.write(write)
+        return self.get(job_id)
+
+    def diverged(self, job_id: str, rule: int, words: str) -> None:
+        """Note that a running job's metrics broke one of its rules; once for each run. Raises Conflict where it has ended."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *ACTIVE)
+            told = tx.one(
+                "SELECT 1 FROM event WHERE subject = ? AND type = 'job.diverged' AND data ->> 'rule' = ? AND data ->> 'run' = ?",
+                (f"job:{job_id}", rule, job.run_id),
+            )
+            if told is None:
+                tx.run("UPDATE job SET reason = ? WHERE id = ?", (f"diverges: {words}", job_id))
+                given = {"name": job.spec.name, "reason": words, "rule": rule, "run": job.run_id}
+                tx.emit("job.diverged", f"job:{job_id}", "mlbox", **given)
+                job_notices.tell(tx, job, "diverged", words, cause=f"rule {rule}")
+
+        self._db.write(write)
+
+    def note_idle(self, job: Job, *, gpu: int, minutes: int) -> None:
+        """Record that a job has left a GPU idle for so long."""
+        self._db.write(
+            lambda tx: tx.emit("job.gpu_idle", f"job:{job.id}", "mlbox", name=job.spec.name, gpu=gpu, minutes=minutes)
+        )
+
+    def queue_again(self, job_id: str, *, actor: str, run_id: str) -> Job:
+        """An ended job -> queued, with a new run for its next attempt."""
+
+        def write(tx: Tx) -> None:
+            job = _load(tx, job_id, *ENDED)
+            check_free(tx.one, job.spec)
+            anew = dict.fromkeys(("ended_us", "exit_code", "not_before_us", "stop_cause"))
+            _move(tx, job, "queued", actor, f"retried by {actor}", **anew, run_id=run_id, left_over="all")
+
+        self._db.write(write)
+        return self.get(job_id)
+
+
+def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
+    row = tx.one(f"{JOB_SQL} WHERE job.id = ?", (job_id,))
+    if row is None:
+        raise NotFound(f"There is no job {job_id[:80]!r}.", hint="`mlbox ps` lists them.", field="job")
+    job = job_of(row)
+    if job.state not in expected and job.state in ENDED:
+        raise Conflict(f"The job has ended: it {job_notices.WORDS[job.state]}.", hint="`mlbox retry` runs it again.")
+    if job.state not in expected:
+        raise Conflict(f"The job is {job.state}, and this takes {' or '.join(expected)}.", hint="`mlbox ps` shows it.")
+    return job
+
+
+def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str, **columns: Any) -> Job:
+    """Take a job to another state, with what else changes of its row; as it is then, but for these columns."""
+    assert state in MOVES[job.state], (job.state, state)
+    waits = state in WAITING
+    if waits:
+        columns["queued_us"] = tx.now_us
+    tx.run(_update(tuple(columns)), (state, reason, *columns.values(), job.id))
+    tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
+    job_notices.tell(tx, job, state, reason)
+    return replace(job, state=state, reason=reason, queued_at=from_us(tx.now_us) if waits else job.queued_at)
+
+
+@cache
+def _update(columns: tuple[str, ...]) -> str:
+    return f"UPDATE job SET state = ?, reason = ?{''.join(f', {name} = ?' for name in columns)} WHERE id = ?"
+
+
+def _with_attempt(job: Job, **changes: Any) -> Job:
+    """A job whose present attempt is another one."""
+    return replace(job, attempts=(*job.attempts[:-1], replace(job.attempts[-1], **changes)))

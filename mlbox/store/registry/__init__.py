@@ -1,0 +1,1 @@
+"""The model registry: versions, policies, promotions, and the decisions about them."""

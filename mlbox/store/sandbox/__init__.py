@@ -1,0 +1,1 @@
+"""Disposable processes: whatever users send is parsed, run and looked into there."""

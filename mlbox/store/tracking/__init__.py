@@ -1,0 +1,1 @@
+"""Experiment tracking: runs, parameters, metrics, and search over them."""
