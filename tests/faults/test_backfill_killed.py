@@ -17,7 +17,7 @@ ENTITIES, PARTS = 20_000, 40
 CHILD = """
 import sys
 from pathlib import Path
-from mlbox.store import changes
+from mlbox.store.features import changes
 from tests.store.test_features import House, moment
 
 changes.PART_ROWS = {rows}

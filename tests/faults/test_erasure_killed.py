@@ -13,7 +13,7 @@ from tests.serve.kept import Kept
 
 KILLED = """
 import os, pathlib, signal, sys
-from mlbox.serve import predfiles
+from mlbox.serve.predictions import files as predfiles
 from mlbox.store import datadir
 from tests.serve.kept import SET, Kept
 
