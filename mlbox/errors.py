@@ -21,7 +21,8 @@ Each protocol adapter maps this tree once to its own wire format.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 _MOST_KNOWN = 1000
 """Among so many names those that come close are looked for, which takes some 10 ms."""
@@ -142,6 +143,20 @@ def suggest(name: str, known: Iterable[str], *, otherwise: str | None = None) ->
     if otherwise is not None:
         return otherwise
     return f"There is {', '.join(list(by_word.values())[:10])}." if by_word else "None was defined yet."
+
+
+def unknown_names(given: Any, known: Any, path: str = "") -> Iterator[tuple[str, Iterable[str]]]:
+    """Keys that were read and say nothing, by their path, each with those that would say something there."""
+    if isinstance(given, dict) and isinstance(known, dict):
+        for key, part in given.items():
+            where = f"{path}.{key}".strip(".")
+            if key not in known:
+                yield where, known
+            else:
+                yield from unknown_names(part, known[key], where)
+    elif isinstance(given, list) and isinstance(known, list | tuple):
+        for place, (one, other) in enumerate(zip(given, known, strict=False)):
+            yield from unknown_names(one, other, f"{path}[{place}]")
 
 
 def _walk(root: type[MlboxError]) -> list[type[MlboxError]]:

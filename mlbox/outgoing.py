@@ -99,7 +99,7 @@ class Allowed:
 def _checked_host(text: str) -> str:
     if not _HOST.fullmatch(text) or text.rpartition(".")[2].isdigit():
         raise InvalidInput(
-            f"{text[:200]!r} is no host name, address or network.",
+            f"outgoing_allow: {text[:200]!r} is no host name, address or network.",
             hint="Write it like idp.lab.example, 10.1.2.3 or 10.0.0.0/8; no scheme, port or wildcard.",
             field="outgoing_allow",
         )

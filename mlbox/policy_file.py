@@ -10,12 +10,12 @@ import json
 import re
 import shlex
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
-from mlbox.errors import InvalidInput, MlboxError, suggest
+from mlbox.errors import InvalidInput, MlboxError, suggest, unknown_names
 from mlbox.records import PromotionPolicy, Record
 
 MOST_CHARACTERS = 64 * 1024
@@ -63,7 +63,7 @@ def of_plain(found: dict[str, Any]) -> PromotionPolicy:
 
 def check_known(found: Any, policy: PromotionPolicy) -> None:
     """Raise InvalidInput, with the field, for what was said of a policy and is nothing that it knows."""
-    for odd, known in _unknown(found, msgspec.to_builtins(policy), ""):
+    for odd, known in unknown_names(found, msgspec.to_builtins(policy), ""):
         hint = suggest(odd.rpartition(".")[2], known, otherwise=_HINT)
         raise InvalidInput(f"{odd} is nothing that a policy knows.", hint=hint, field=odd)
 
@@ -189,17 +189,3 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(part, f"{path}[{place}]")
     else:
         yield path, value
-
-
-def _unknown(given: Any, known: Any, path: str) -> Iterator[tuple[str, Iterable[str]]]:
-    """Keys that were read and say nothing, each with those that would say something there."""
-    if isinstance(given, dict) and isinstance(known, dict):
-        for key, part in given.items():
-            where = f"{path}.{key}".strip(".")
-            if key not in known:
-                yield where, known
-            else:
-                yield from _unknown(part, known[key], where)
-    elif isinstance(given, list) and isinstance(known, list | tuple):
-        for place, (one, other) in enumerate(zip(given, known, strict=False)):
-            yield from _unknown(one, other, f"{path}[{place}]")

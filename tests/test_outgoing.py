@@ -22,6 +22,7 @@ import mlbox
 from mlbox.errors import InvalidInput, Refused, StartupError, TimedOut, Unavailable
 from mlbox.outgoing import Allowed, Outgoing, check_url, is_public
 from tests.certificates import certificate
+from tests.web.site import open_box
 
 
 class Target:
@@ -339,6 +340,12 @@ def test_entries_of_the_setting_that_say_nothing(entry: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Allowed([entry])
     assert caught.value.field == "outgoing_allow"
+
+
+def test_a_server_does_not_start_with_an_entry_that_says_nothing(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"'127\.0\.0\.1:80' is no host name"):
+        open_box(tmp_path / "data", outgoing_allow=("127.0.0.1:80",))
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from mlbox.errors import InvalidInput, suggest
+from mlbox.errors import InvalidInput, suggest, unknown_names
 
 NAMES = (
     *("model_failing", "predictions_dropped", "clock_jumped"),
@@ -55,7 +55,7 @@ SEVERITIES: tuple[Severity, ...] = ("page", "warning", "info")
 """From worst to least."""
 
 
-class Channel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Channel(msgspec.Struct, frozen=True, kw_only=True):
     """Where people are told."""
 
     type: Literal["email", "slack", "webhook", "alertmanager", "apprise"]
@@ -67,7 +67,7 @@ class Channel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A file with the key that a webhook's requests are signed with."""
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"hold": "for"}):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, rename={"hold": "for"}):
     """What becomes of one kind of alert. Times are domain time, such as 10m or 1d."""
 
     hold: str = "0s"
@@ -81,7 +81,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     owner: str = ""
 
 
-class Inhibition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Inhibition(msgspec.Struct, frozen=True, kw_only=True):
     """While an alert `source` fires, those of `target` that agree in the labels `equal` are not told of."""
 
     source: str
@@ -89,7 +89,7 @@ class Inhibition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     equal: tuple[str, ...] = ("model",)
 
 
-class Rules(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """All of it."""
 
     channel: dict[str, Channel] = {}
@@ -126,6 +126,7 @@ class InForce(Protocol):
 
 
 DEFAULT = Rules()
+_HINT = "The reference of the rules is in docs/how-to/alerts.md."
 
 
 def duration(text: str, field: str) -> timedelta:
@@ -169,9 +170,12 @@ def parse(content: Mapping[str, Any]) -> Rules:
     except msgspec.ValidationError as err:
         raise InvalidInput(
             f"The alert rules are wrong: {err}.",
-            hint="The reference of the rules is in docs/how-to/alerts.md.",
+            hint=_HINT,
             field="alert_rules",
         ) from err
+    for odd, known in unknown_names(content, msgspec.to_builtins(rules)):
+        hint = suggest(odd.rpartition(".")[2], known, otherwise=_HINT)
+        raise InvalidInput(f"{odd} is nothing that the alert rules know.", hint=hint, field=odd)
     for name, rule in rules.rule.items():
         _known(name, (*NAMES, "default"), f"rule.{name}")
         for named in rule.channels:

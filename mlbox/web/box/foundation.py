@@ -45,6 +45,10 @@ class Foundation:
     """Where blocking calls run."""
 
     def __init__(self, settings: Settings, *, url: str) -> None:
+        if settings.outgoing_allow:  # else whoever waits for a message hears hours later that it says nothing
+            from mlbox.outgoing import Allowed
+
+            Allowed(settings.outgoing_allow)
         self.settings = settings
         limit_names(settings.max_name)
         self.url = url
