@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlbox.errors import Unavailable
+from mlbox.records import Event
 from mlbox.store.jobs.states import MOVES as JOB_MOVES
 from mlbox.store.registry.promotion_moves import MOVES as PROMOTION_MOVES
 from mlbox.web.pages import form
-from mlbox.web.pages.phrases import PHRASES
+from mlbox.web.pages.phrases import PHRASES, phrase
 from mlbox.web.pages.view import part
 from tests.web.site import START
 
@@ -28,6 +29,19 @@ def test_every_event_is_told_in_words() -> None:
     types |= {f"run.{status}" for status in ("running", "finished", "failed", "killed")}
     assert len(types) > 30
     assert types <= set(PHRASES), types - set(PHRASES)
+
+
+def test_what_is_counted_is_one_or_many_and_no_digest_fills_a_line() -> None:
+    def told(kind: str, **data: object) -> str:
+        return phrase(Event(id="1", type=kind, subject="x:x", actor="ann", at=START, domain_at=START, data=data))
+
+    key = f"hmac-sha256:{'0123456789abcdef' * 4}"
+    assert told("predictions.erased", predictions=1, key=key) == "removed 1 prediction about hmac-sha256:0123456789ab…"
+    assert told("predictions.aged", predictions=2).startswith("removed 2 predictions ")
+    for kind, words in PHRASES.items():
+        for field in re.findall(r"\{([a-z]+)\} [a-z]+s\b", words):
+            if field != "name":
+                assert not re.search(r"\b1 [a-z]+s\b", told(kind, **{field: 1})), kind
 
 
 def test_numbers_are_written_for_people() -> None:

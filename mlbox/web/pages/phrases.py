@@ -196,6 +196,9 @@ PAGES = {
 PAGES |= {"source": "/sources", "user": "/admin", "team": "/teams", "secret": "/secrets"}
 PAGES |= {"alert": "/monitoring", "service": "/features", "cron": "/crons", "transform": "/features"}
 MOMENT = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::[\d.]+)?Z")
+COUNTED = re.compile(r"\{(?!name\b)(?P<field>[a-z_]+)\} (?P<noun>[a-z]+?)(?P<many>ies|s)\b")
+"""A number and what it counts, in the phrases above."""
+DIGEST = re.compile(r"\b(hmac-sha256:[0-9a-f]{12})[0-9a-f]{52}\b")
 NESTED = {"model", "job", "run", "dataset", "label", "view", "transform", "source", "cron"}
 
 
@@ -208,10 +211,17 @@ class _Lenient(dict[str, Any]):
 
 def _words(value: Any) -> Any:
     if isinstance(value, str):
-        return MOMENT.sub(r"\1 \2 UTC", value)
+        return DIGEST.sub("\\1…", MOMENT.sub(r"\1 \2 UTC", value))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return value
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _counted(found: re.Match[str], count: Any) -> str:
+    """`1 rows` as `1 row`."""
+    if count != 1:
+        return found[0]
+    return f"1 {found['noun']}{'y' if found['many'] == 'ies' else ''}"
 
 
 def phrase(event: Event) -> str:
@@ -227,6 +237,7 @@ def phrase(event: Event) -> str:
     labels = event.data.get("labels") or {}
     about = " of ".join(str(labels[key]) for key in ("feature", "model") if key in labels)
     verb = VERBS.get(event.data.get("name", ""), "drifts")
+    known = COUNTED.sub(lambda found: _counted(found, event.data.get(found["field"])), known)
     return known.format_map(_Lenient(fields, name=name, subject=name, about=about, verb=verb))
 
 
