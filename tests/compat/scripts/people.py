@@ -47,4 +47,4 @@ def refused(call: Callable[[], object]) -> MlflowException:
 
 def approve(name: str, version: str) -> None:
     """The second person says yes."""
-    assert "completed" in mlbox("model", "approve", f"{name}@{version}", "-m", "looks right")
+    assert "is in Production" in mlbox("model", "approve", f"{name}@{version}", "-m", "looks right")
