@@ -92,6 +92,21 @@ class Tx:
         """Execute one statement for each row; how many rows that changed."""
         return self._connection.executemany(sql, rows).rowcount
 
+    def part(self, fn: Callable[[Tx], T]) -> T | Exception:
+        """Run a part of this write: what came of it, or why it alone was taken back."""
+        events, head = len(self.events), self.head
+        self._connection.execute("SAVEPOINT part")
+        try:
+            done: T | Exception = fn(self)
+        except Exception as err:
+            if not self._connection.in_transaction:  # SQLite took back the whole of it
+                raise
+            self._connection.execute("ROLLBACK TO part")
+            del self.events[events:]
+            self.head, done = head, err
+        self._connection.execute("RELEASE part")
+        return done
+
     def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
         """The first row, or None."""
         row: Row | None = self._connection.execute(sql, parameters).fetchone()
@@ -190,38 +205,10 @@ class Database:
         joined: Tx | None = getattr(self._local, "joined", None)
         return fn(joined) if joined is not None else self.submit(fn).result()
 
-    def write_each(
-        self, fns: Sequence[Callable[[Tx], T]], *, refusals: tuple[type[Exception], ...] = ()
-    ) -> list[T | Exception]:
-        """Run writes with one fsync: what came of each, or why it was taken back. `refusals` one raises before it writes.
-
-        They are run as one, which costs less; where something else is wrong with one, each again for itself.
-        """
-
-        def as_one(tx: Tx) -> list[T | Exception]:
-            found: list[T | Exception] = []
-            for fn in fns:
-                try:
-                    found.append(fn(tx))
-                except refusals as err:
-                    found.append(err)
-            return found
-
-        try:
-            return self.write(as_one)
-        except Exception:  # of which write it is, and whether all have it, is seen from each
-            return self._each_for_itself(fns)
-
-    def _each_for_itself(self, fns: Sequence[Callable[[Tx], T]]) -> list[T | Exception]:
-        futures = [self.submit(fn) for fn in fns]
-        errors = [future.exception() for future in futures]
-        for error in errors:
-            if error is not None and not isinstance(error, Exception):
-                raise error
-        return [
-            error if isinstance(error, Exception) else future.result()
-            for future, error in zip(futures, errors, strict=True)
-        ]
+    def write_each(self, fns: Sequence[Callable[[Tx], T]]) -> list[T | Exception]:
+        """Run writes as one, which costs less: what came of each, or why it was taken back."""
+        done = self.write(lambda tx: [tx.part(fn) for fn in fns])
+        return [self._explain(one) if isinstance(one, Exception) else one for one in done]
 
     def together(self, fn: Callable[[Tx], T], *, keep: bool = True) -> T:
         """Run a function whose writes to this file are one, and whose reads see them; without `keep` all is taken back.

@@ -8,6 +8,7 @@ import pytest
 from mlbox.errors import NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import Event
+from mlbox.store import audit
 from mlbox.store.db import Database, Tx
 
 
@@ -66,6 +67,30 @@ def test_a_failing_write_takes_back_only_itself(access_db: Database) -> None:
         bad.result()
     assert good.result() + good2.result() == "xy"
     assert [row["subject"] for row in access_db.all("SELECT subject FROM event ORDER BY id")] == ["x", "y"]
+
+
+def test_of_writes_that_are_one_a_failing_one_is_taken_back_whole(access_db: Database, bus: EventBus) -> None:
+    seen: list[str] = []
+
+    def fail(tx: Tx) -> str:
+        add_event(tx, "lost")
+        raise NotFound("no such thing")
+
+    def broken(tx: Tx) -> str:
+        add_event(tx, "lost, too")
+        tx.run("INSERT INTO nowhere VALUES (1)")
+        return "never"
+
+    with bus.listening(lambda event: seen.append(event.subject)):
+        x, lost, odd, y = access_db.write_each(
+            [lambda tx: add_event(tx, "x"), fail, broken, lambda tx: add_event(tx, "y")]
+        )
+    assert (x, y, seen) == ("x", "y", ["x", "y"])
+    assert isinstance(lost, NotFound)
+    assert isinstance(odd, Unavailable)
+    access_db.write(lambda tx: add_event(tx, "z"))
+    assert [row["subject"] for row in access_db.all("SELECT subject FROM event ORDER BY seq")] == ["x", "y", "z"]
+    assert audit.verify_room(access_db.path.parent, "access").problem == ""
 
 
 def test_events_are_published_after_the_commit_and_not_for_a_failed_write(access_db: Database, bus: EventBus) -> None:

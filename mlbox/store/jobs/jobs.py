@@ -155,7 +155,7 @@ class Jobs(JobReader):
             return lambda tx: write(tx, job_id)
 
         moved = []
-        for done in self._db.write_each([of(job_id) for job_id in job_ids], refusals=(Conflict, NotFound)):
+        for done in self._db.write_each([of(job_id) for job_id in job_ids]):
             if isinstance(done, Job):
                 moved.append(done)
             elif not isinstance(done, Conflict | NotFound):

@@ -251,7 +251,7 @@ class Runs:
     def set_statuses(self, statuses: Mapping[str, RunStatus]) -> None:
         """The same of many runs with one fsync; one that is gone, or was ended by hand, is left as it is."""
         moves = [self._to_status(*item) for item in statuses.items()]
-        for error in self._db.write_each(moves, refusals=(Conflict, NotFound)):
+        for error in self._db.write_each(moves):
             if error is not None and not isinstance(error, Conflict | NotFound):
                 raise error
 
