@@ -181,17 +181,22 @@ def server(make_server: Callable[..., Server]) -> Server:
     return make_server()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 8 MB of its own."""
-    mount = tmp_path / "small"
+@contextlib.contextmanager
+def disk_of(mount: Path, mib: int) -> Iterator[Path]:
+    """A disk of its own, of so many MiB, at a new folder."""
     mount.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", mount], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "none", mount], capture_output=True).returncode:
         pytest.skip("this user may not mount")
     try:
         yield mount
     finally:
-        subprocess.run(["umount", mount], check=True)
+        subprocess.run(["umount", "-l", mount], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    with disk_of(tmp_path / "small", 8) as mount:
+        yield mount
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +13,7 @@ from mlbox.records import Job
 from mlbox.scheduler.disk import HELPLESS_SECONDS, DiskGuard
 from mlbox.scheduler.launcher import ref_of
 from mlbox.store.jobs.remains import Cleaning
-from tests.conftest import wait_for
+from tests.conftest import disk_of, wait_for
 from tests.scheduler.test_scheduler import House
 
 MIB = 1 << 20
@@ -49,16 +48,11 @@ class Small(House):
 
 @pytest.fixture
 def house(tmp_path: Path) -> Iterator[Small]:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "none", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this user may not mount")
-    built = Small(disk)
-    built.scheduler.start()
-    yield built
-    built.close()
-    subprocess.run(["umount", "-l", disk], check=True)
+    with disk_of(tmp_path / "disk", DISK_MIB) as disk:
+        built = Small(disk)
+        built.scheduler.start()
+        yield built
+        built.close()
 
 
 def test_a_job_that_fills_the_disk_is_ended_and_others_go_on(house: Small) -> None:
