@@ -22,7 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from mlbox import __version__
 from mlbox.errors import Unavailable
-from mlbox.records import DriftResult
+from mlbox.serve.monitoring.monitor import DriftGauge
 from mlbox.serve.predictions.batches import Batch
 from mlbox.web import metrics_box, metrics_inference, metrics_triton, metrics_values
 from mlbox.web.box import Box
@@ -305,7 +305,7 @@ class _Drift(_Checks):
         return self._box.monitor.last_checks(models)
 
     def found(self, model: str) -> list[list[_Ranked]]:
-        ranked = [(max(one.statistic or 0, _missing(one)), one) for one in self._box.monitor.latest(model)]
+        ranked = [(max(one.statistic or 0, _missing(one)), one) for one in self._box.monitor.gauges(model)]
         return [
             [(rank, _of(one), one.statistic) for rank, one in ranked if one.statistic is not None],
             [(rank, _of(one), _missing(one)) for rank, one in ranked if one.current_rows],
@@ -411,11 +411,11 @@ class _BoxCollector:
         return [_gauge("mlbox_alerts_firing", [((name,), n) for name, n in sorted(firing.items())])]
 
 
-def _of(result: DriftResult) -> tuple[str, ...]:
+def _of(result: DriftGauge) -> tuple[str, ...]:
     return result.model, result.feature
 
 
-def _missing(result: DriftResult) -> float:
+def _missing(result: DriftGauge) -> float:
     return result.current_missing / result.current_rows if result.current_rows else 0.0
 
 

@@ -18,7 +18,7 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -64,7 +64,18 @@ MOST_WINDOWS = 32
 """Models whose windows are kept in memory; of another one it is read from the log again."""
 LOOKED_BACK = 10_000
 """Checks of a feature that are looked at for how long it has been suspected."""
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
+
+
+class DriftGauge(msgspec.Struct, frozen=True, gc=False):
+    """Of a result, what a scrape tells. To read thousands of these leaves the garbage collector nothing to look at."""
+
+    model: str
+    feature: str
+    statistic: float | None
+    current_rows: int
+    current_missing: int
 
 
 class Monitor:
@@ -224,12 +235,19 @@ class Monitor:
 
     def latest(self, model: str) -> list[DriftResult]:
         """The results of a model's last check, by feature; none before the first."""
+        return self._latest(model, DriftResult)
+
+    def gauges(self, model: str) -> list[DriftGauge]:
+        """What a scrape tells of them."""
+        return self._latest(model, DriftGauge)
+
+    def _latest(self, model: str, kind: type[T]) -> list[T]:
         rows = self._db.all(
             "SELECT result FROM drift WHERE model = :model AND visible('model', :model) AND check_id ="
             " (SELECT check_id FROM drift WHERE model = :model ORDER BY check_id DESC LIMIT 1) ORDER BY feature",
             {"model": model},
         )
-        return [msgspec.json.decode(row["result"], type=DriftResult) for row in rows]
+        return [msgspec.json.decode(row["result"], type=kind) for row in rows]
 
     def checks(self, model: str, most: int) -> list[list[DriftResult]]:
         """The results of so many of a model's checks, spread over the time of all that are kept, oldest first, by feature."""
