@@ -288,14 +288,27 @@ class _Checks:
 
     def render(self, encode: Callable[[Any], bytes]) -> bytes:
         """The families, of many features those that are worst; raises Unavailable."""
-        lines: list[list[tuple[float, bytes]]] = [[] for _ in self.families]
+        kept = [_Worst() for _ in self.families]
         for version in unhurried(self._box.registry.in_stage("Production"), 1):
-            for kept, name, samples in zip(lines, self.families, self.found(version.model), strict=True):
-                text = _lines(encode, _gauge(name, [(labels, value) for _, labels, value in samples]))
-                kept += zip([rank for rank, _, _ in samples], text, strict=True)
+            for worst, name, samples in zip(kept, self.families, self.found(version.model), strict=True):
+                worst.ranks += [rank for rank, _, _ in samples]
+                worst.lines += _lines(encode, _gauge(name, [(labels, value) for _, labels, value in samples]))
         heads = [encode(_Page([_gauge(name, [])])).removesuffix(EOF) for name in self.families]
-        worst = [some if len(some) <= MOST_FEATURES else heapq.nlargest(MOST_FEATURES, some) for some in lines]
-        return b"".join(head + b"".join([line for _, line in some]) for head, some in zip(heads, worst, strict=True))
+        return b"".join(part for head, worst in zip(heads, kept, strict=True) for part in (head, *worst.of(MOST_FEATURES)))
+
+
+class _Worst:
+    """Lines and how bad each is, side by side: thousands of pairs would be the garbage collector's to look at."""
+
+    def __init__(self) -> None:
+        self.ranks: list[float] = []
+        self.lines: list[bytes] = []
+
+    def of(self, most: int) -> list[bytes]:
+        """So many at most, in their order where that is all of them, else the worst first."""
+        if len(self.lines) <= most:
+            return self.lines
+        return [self.lines[place] for place in heapq.nlargest(most, range(len(self.lines)), key=self.ranks.__getitem__)]
 
 
 class _Drift(_Checks):
