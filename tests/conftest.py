@@ -24,7 +24,7 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.events import EventBus
 from mlbox.store import migrations
 from mlbox.store.db import Database
-from tests import zygote
+from tests import schemas, zygote
 
 # How long an example takes says what else the machine does. CI has a profile of its own, without deadlines too.
 settings.register_profile("default", settings.default, deadline=None)
@@ -32,6 +32,8 @@ settings.register_profile("default", settings.default, deadline=None)
 # Five seconds, httpx's own, are not enough for some answer on a machine that does much else.
 for _phase in ("connect", "read", "write", "pool"):
     setattr(DEFAULT_TIMEOUT_CONFIG, _phase, 60.0)
+
+schemas.copied()
 
 # Each server, job and command of the tests is a new process, which would compile all that it imports.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

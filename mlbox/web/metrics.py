@@ -294,7 +294,9 @@ class _Checks:
                 worst.ranks += [rank for rank, _, _ in samples]
                 worst.lines += _lines(encode, _gauge(name, [(labels, value) for _, labels, value in samples]))
         heads = [encode(_Page([_gauge(name, [])])).removesuffix(EOF) for name in self.families]
-        return b"".join(part for head, worst in zip(heads, kept, strict=True) for part in (head, *worst.of(MOST_FEATURES)))
+        return b"".join(
+            part for head, worst in zip(heads, kept, strict=True) for part in (head, *worst.of(MOST_FEATURES))
+        )
 
 
 class _Worst:
