@@ -115,6 +115,19 @@ class Commands(TyperGroup):
         return name, load(name) if name else command, rest
 
 
+VERBS = {
+    "add": "create",
+    "delete": "rm",
+    "describe": "show",
+    "get": "show",
+    "info": "show",
+    "list": "ls",
+    "new": "create",
+    "remove": "rm",
+}
+"""What people type who know other programs, and what it is called here."""
+
+
 def load(name: str) -> Any:
     """A command of the table as the object that parses its arguments."""
     entry = COMMANDS[name]
@@ -185,9 +198,18 @@ def _usage(err: typer.TyperException) -> int:
         print(err.format_message(), file=sys.stderr)
         return err.exit_code
     line = err.format_message().rstrip().replace("Value error, ", "")
+    if context and (word := _meant(line, context.command)):
+        line = f"{line.partition(' Did you mean')[0]} Did you mean '{word}'?"
     stop = "" if line.endswith((".", "?", "!")) else "."
     hint = f" See `{context.command_path} --help`." if context else ""
     return _fail(f"{line}{stop}{hint}", err.exit_code)
+
+
+def _meant(line: str, group: Any) -> str | None:
+    """Our verb for one that other programs have, where a group has it."""
+    given = line.removeprefix("No such command '").partition("'")[0]
+    word = VERBS.get(given)
+    return word if line.startswith("No such command") and word in getattr(group, "commands", ()) else None
 
 
 def _bug(err: Exception) -> int:

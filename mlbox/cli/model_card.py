@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, read_pairs, show_one
+from mlbox.cli.output import Output, OutputOption, note, read_pairs, show_one
 from mlbox.cli.refs import Ref, split
 from mlbox.errors import InvalidInput, said
 from mlbox.records import Card, Governance
@@ -27,7 +27,7 @@ def card(
         typer.Option("--set", metavar="PART=TEXT", help="Write a part anew; @FILE reads its text from a file."),
     ] = None,
 ) -> None:
-    """Print a version's model card in Markdown with Hugging Face's YAML; with --set, write parts of it first.
+    """Print a version's model card in Markdown with Hugging Face's YAML; with --set, write parts of it instead.
 
     Parts: license, intended_use, out_of_scope, limitations, ethics, contact. They are the model's; each change is audited.
     """
@@ -36,6 +36,8 @@ def card(
     with connect() as client:
         if parts:
             client.post(f"/api/v1/models/{model}/card", Card, parts)
+            note(f"Written: {', '.join(parts)}. `mlbox model card {ref}` shows the whole card.")
+            return
         typer.echo(client.request("GET", f"/api/v1/models/{model}/versions/{version}/card").decode(), nl=False)
 
 

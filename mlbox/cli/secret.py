@@ -40,7 +40,8 @@ def set_(
     value = _read(from_file) if from_file is not None else _ask()
     with connect() as client:
         client.post("/api/v1/secrets", Secret, {"name": name, "team": team, "value": value})
-    note(f"Jobs of {team} may have it: `mlbox submit --secret {name} -- COMMAND`.")
+    of_team = "" if team == "everyone" else f"--team {team} "
+    note(f"Jobs of {team} may have it: `mlbox submit {of_team}--secret {name} -- COMMAND`.")
 
 
 @app.command("ls", epilog="Example: mlbox secret ls -o json")

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, note, show, show_one
+from mlbox.cli.output import Output, OutputOption, Row, note, show, show_one
 from mlbox.records import NewToken, Principal, Role, Token
 
 app = typer.Typer(no_args_is_help=True, help="Bearer tokens.")
 
-COLUMNS = ("id", "user", "name", "role", "expires_at", "used_at", "created_at")
-"""The role is the most that a token may do; its user may do less."""
+COLUMNS = ("name", "user", "may", "expires_at", "used_at", "created_at", "id")
 
 
 @app.command("ls", epilog="Example: mlbox token ls -o json")
 def ls(output: OutputOption = Output.table) -> None:
-    """List tokens, without their secrets: your own, or everyone's as an admin; the role is the most that one may do."""
+    """List tokens, without their secrets: your own, or everyone's as an admin; each may do no more than its user."""
     with connect() as client:
-        show(client.get("/api/v1/tokens", list[Token], limit=1000), COLUMNS, output)
+        found = client.get("/api/v1/tokens", list[Token], limit=1000)
+    rows: list[Row] = list(found)
+    if output is Output.table:
+        rows = [
+            msgspec.structs.asdict(one) | {"may": _most(one), "expires_at": one.expires_at or "never"} for one in found
+        ]
+    show(rows, COLUMNS, output, key=("id",))
+
+
+def _most(token: Token) -> str:
+    """The highest role is no ceiling: its user decides."""
+    return "what its user may" if token.role == "admin" else f"at most {token.role}"
 
 
 @app.command(epilog="Example: mlbox token create --name ci --role viewer --expires 30d -o id")

@@ -188,6 +188,7 @@ from mlbox.records.rollout import (
 from mlbox.records.serving import Bench, BenchFigure, ServingConfig
 from mlbox.records.shadow import DIFFERENCES, Paired, ShadowFigures
 from mlbox.records.tracking import (
+    DEFAULT_EXPERIMENT,
     MAX_KEY,
     MAX_STEP,
     DatasetInput,
@@ -204,6 +205,7 @@ from mlbox.records.tracking import (
 )
 
 __all__ = [
+    "DEFAULT_EXPERIMENT",
     "DIFFERENCES",
     "FILE_FORMATS",
     "MAX_KEY",

@@ -189,6 +189,11 @@ class CronTrigger(Record, frozen=True, kw_only=True):
     name: str
     """The dataset's, or the model's."""
 
+    @property
+    def ref(self) -> str:
+        """As `mlbox cron add --on` takes it."""
+        return f"{self.kind}:{self.name}"
+
 
 class CronSpec(Record, frozen=True, kw_only=True):
     """A job that is submitted again and again: by time, or when something happens."""

@@ -28,11 +28,15 @@ def check_point(key: str, step: int) -> None:
         raise InvalidInput(f"The step {step} does not fit 64 bits.", hint="Count in steps.", field="metrics.step")
 
 
+DEFAULT_EXPERIMENT = "Default"
+"""Where a run goes whose experiment nobody names: MLflow's experiment 0, so that its clients and ours meet in one."""
+
+
 class Experiment(Record, frozen=True, kw_only=True):
     """A named group of runs."""
 
     id: str
-    """A number; the experiment `Default` is 0."""
+    """A number; the one of the default experiment is 0."""
     name: str
     created_at: datetime
     updated_at: datetime | None = None

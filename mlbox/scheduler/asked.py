@@ -93,7 +93,7 @@ def check_size(spec: JobSpec, supply: Supply, rules: State) -> None:
     if wants.wants_gpu and not supply.gpus:
         missing = f" ({supply.no_gpus})" if supply.no_gpus else ""
         raise InvalidInput(
-            f"The job asks for {wants.count} GPUs and this box has none{missing}.",
+            f"The job asks for {wants.count} GPU{'' if wants.count == 1 else 's'} and this box has none{missing}.",
             hint="Submit without --gpus, or install NVIDIA's driver and restart the server.",
             field="gpus",
         )

@@ -19,7 +19,17 @@ import msgspec
 from mlbox.clock import Clock
 from mlbox.ids import new_id
 from mlbox.loop import Loop
-from mlbox.records import Gpu, Job, JobPlan, JobSpec, JobState, Outlook, QueueEntry, StopCause
+from mlbox.records import (
+    DEFAULT_EXPERIMENT,
+    Gpu,
+    Job,
+    JobPlan,
+    JobSpec,
+    JobState,
+    Outlook,
+    QueueEntry,
+    StopCause,
+)
 from mlbox.scheduler.accounts import Accounts
 from mlbox.scheduler.asked import check, check_size, settle
 from mlbox.scheduler.attempts import Attempts
@@ -58,7 +68,7 @@ _log = logging.getLogger(__name__)
 
 def default_experiment(team: str) -> str:
     """Where the runs of a team's jobs go when nothing else is said."""
-    return "default" if team == EVERYONE else f"{team}.default"
+    return DEFAULT_EXPERIMENT if team == EVERYONE else f"{team}.default"
 
 
 class Scheduler:

@@ -19,6 +19,7 @@ from mlbox.client import BYTES, Client
 from mlbox.errors import InvalidInput, TimedOut, Unavailable
 from mlbox.ids import new_id
 from mlbox.records import (
+    DEFAULT_EXPERIMENT,
     BusinessSeries,
     Cron,
     CronSpec,
@@ -84,7 +85,7 @@ class Box:
 
     def run(
         self,
-        experiment: str = "default",
+        experiment: str = DEFAULT_EXPERIMENT,
         *,
         name: str = "",
         params: Mapping[str, Any] = {},

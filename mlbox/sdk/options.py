@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, TypedDict, get_type_hints
 
 import msgspec
 
-from mlbox.errors import InvalidInput, said, suggest
+from mlbox.errors import InvalidInput, said, suggest, unknown_names
 from mlbox.records import DivergenceRule, JobSpec, Priority
+
+_FILES = "docs/how-to/submit.md says what a job file may have, repeat-jobs.md its rules."
 
 
 class JobOptions(TypedDict, total=False):
@@ -97,11 +99,15 @@ def _convert(value: Any, kind: Any, key: str) -> Any:
     if kind == str | Path:
         kind = str
     try:
-        return msgspec.convert(value, kind)
+        found = msgspec.convert(value, kind)
     except msgspec.ValidationError as err:
-        raise InvalidInput(
-            f"{key} is of the wrong kind: {err}.", hint="See the reference of job files.", field=key
-        ) from err
+        what, _, place = str(err).partition(" - at `$")
+        where = f"{key}{place.rstrip('`')}"
+        raise InvalidInput(f"{where} cannot be used: {what[:1].lower()}{what[1:]}.", hint=_FILES, field=key) from err
+    for odd, known in unknown_names(value, msgspec.to_builtins(found), key):
+        name = odd.rpartition(".")[2]
+        raise InvalidInput(f"There is no {odd}.", hint=suggest(name, known, otherwise=_FILES), field=key)
+    return found
 
 
 def words(command: str | Sequence[str]) -> tuple[str, ...]:

@@ -104,7 +104,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_depth: Annotated[int, Meta(ge=4, le=500, description="Deepest nesting of JSON in a request's body.")] = 64
     max_name: Annotated[int, Meta(ge=8, le=256, description="Longest name of anything, in characters.")] = 256
     max_page: Annotated[
-        int, Meta(ge=1, le=10000, description="Most rows in one page of a list: the largest `limit` of a request.")
+        int, Meta(ge=1, le=10000, description="Most rows in one page of a list, of which many take 1000 at most.")
     ] = 10000
     max_url: Annotated[int, Meta(ge=256, description="Longest path and query of a request in bytes.")] = 8192
     max_header: Annotated[int, Meta(ge=1024, description="Largest headers of a request in bytes, all together.")] = (

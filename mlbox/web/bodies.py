@@ -1,8 +1,9 @@
 """A JSON body as what its handler declares, and in words what was wrong with it: which field, what it is, what it should be.
 
 Decoding is strict: a text is no number, and "2027" is no time (msgspec's lax mode takes it for seconds since 1970). A name
-that the declaration does not have is left out, as it may come from a newer client; one that is close to a name it has is
-misspelt, and refused: what it asks for would be left out in silence.
+that the declaration does not have, at any depth, is refused: what it asks for would be left out in silence. One that is close
+to none and asks for nothing (null, false, 0 or empty) is left out, as a newer client sends the defaults of fields that this
+box does not have.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ HINT = "See /api/v1/schema."
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at (?P<key>`key` in )?`\$(?P<path>.*)`)?$", re.DOTALL)
 _STEP = re.compile(r"\.(?P<name>[^.\[]+)|\[(?P<index>\d+|\.\.\.)\]")
 _MISSING = re.compile(r"Object missing required field `(.+)`")
+_UNKNOWN = "Object contains unknown field"
 _EXPECTED = re.compile(r"Expected (.+?)(?:, got .*)?$", re.DOTALL)
 _WORDS = {
     "int": "an integer",
@@ -42,11 +44,13 @@ def decoded(body: bytes, kind: Any, *, spelling: bool = True) -> Any:
     try:
         value = _decoder(kind).decode(body)
     except msgspec.ValidationError as err:
+        if _UNKNOWN in str(err) and (shape := _shape(kind)) is not None:
+            _check_names(msgspec.Raw(body), shape, ())
         raise explained(str(err), _plain(body), kind) from err
     except msgspec.DecodeError as err:
         raise _no_json(err) from err
-    if spelling and isinstance(value, msgspec.Struct):
-        _check_names(body, type(value))
+    if spelling and (shape := _shape(kind)) is not None:
+        _check_names(msgspec.Raw(body), shape, ())
     return value
 
 
@@ -66,21 +70,77 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind)
 
 
+class _Shape:
+    """Which names may stand in a value of some type, and where below it names are to be checked."""
+
+    __slots__ = ("each", "fields")
+
+    def __init__(self) -> None:
+        self.fields: dict[str, _Shape | None] = {}
+        """Of an object whose names are declared."""
+        self.each: _Shape | None = None
+        """Of every item of a list, or value of a map."""
+
+
 @functools.cache
-def _names(body: type[msgspec.Struct]) -> frozenset[str]:
-    tag = body.__struct_config__.tag_field
-    return frozenset((*body.__struct_encode_fields__, *([tag] if tag else [])))
+def _shape(kind: Any) -> _Shape | None:
+    """The shape of a type; None where it says nothing of names."""
+    return _shape_of(inspect.type_info(kind), {})
+
+
+def _shape_of(kind: inspect.Type, seen: dict[Any, _Shape]) -> _Shape | None:
+    if isinstance(kind, inspect.Metadata):
+        return _shape_of(kind.type, seen)
+    if isinstance(kind, inspect.UnionType):
+        return _joined([found for part in kind.types if (found := _shape_of(part, seen)) is not None])
+    if isinstance(kind, inspect.StructType):
+        if kind.cls not in seen:  # else it holds itself
+            seen[kind.cls] = shape = _Shape()
+            shape.fields = {field.encode_name: _shape_of(field.type, seen) for field in kind.fields}
+            if kind.tag_field:
+                shape.fields[kind.tag_field] = None
+        return seen[kind.cls]
+    inner = getattr(kind, "item_type", None) or getattr(kind, "value_type", None)
+    if inner is None or (each := _shape_of(inner, seen)) is None:
+        return None
+    shape = _Shape()
+    shape.each = each
+    return shape
+
+
+def _joined(shapes: list[_Shape]) -> _Shape | None:
+    """What any of a union's types may have."""
+    if len(shapes) < 2:
+        return shapes[0] if shapes else None
+    joined = _Shape()
+    for shape in shapes:
+        joined.fields |= shape.fields
+        joined.each = joined.each or shape.each
+    return joined
 
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_items = msgspec.json.Decoder(list[msgspec.Raw])
+_ASKS_NOTHING = frozenset((b"null", b"false", b"0", b'""', b"[]", b"{}"))
 
 
-def _check_names(body: bytes, kind: type[msgspec.Struct]) -> None:
-    known = _names(kind)
-    given = _members.decode(body)
-    for name in sorted(given.keys() - known):
-        if hint := suggest(name, known - given.keys(), otherwise=""):
-            raise InvalidInput(f"There is no field {name[:80]!r} here.", hint=hint, field=name[:80])
+def _check_names(raw: msgspec.Raw, shape: _Shape, path: Path) -> None:
+    """Raise InvalidInput for the first name that the type of a value does not have; parts without declared names are skipped."""
+    first = bytes(raw)[:1]
+    if first == b"[" and shape.each is not None:
+        for place, item in enumerate(_items.decode(raw)):
+            _check_names(item, shape.each, (*path, place))
+    elif first == b"{":
+        given = _members.decode(raw)
+        for name, part in given.items():
+            if shape.fields and name not in shape.fields:
+                hint = suggest(name, shape.fields.keys() - given.keys(), otherwise="")
+                if hint or bytes(part) not in _ASKS_NOTHING:
+                    where = ".".join(map(str, (*path, name[:80])))
+                    raise InvalidInput(f"There is no field {where!r} here.", hint=hint or HINT, field=where)
+            below = shape.fields.get(name, shape.each)
+            if below is not None:
+                _check_names(part, below, (*path, name))
 
 
 def explained(message: str, given: Any, kind: Any, *, place: str = "") -> InvalidInput:

@@ -41,7 +41,7 @@ def check_request(settings: Settings) -> Callable[[Connection, BaseRouteHandler]
         if connection.scope["path_params"]:
             _check_numbers(connection.path_params)
         if connection.scope["query_string"]:
-            _check_page(connection.scope["query_string"], most_rows)
+            _check_page(connection.scope["query_string"], handler, most_rows)
         if connection.scope["method"] not in SAFE_METHODS and isinstance(handler, HTTPRouteHandler):  # type: ignore[typeddict-item]
             check_type(connection.headers, handler)
 
@@ -143,13 +143,18 @@ def _check_numbers(parameters: dict[str, Any]) -> None:
             raise NotFound(f"There is no {name} with a number past 64 bits.", hint="Check the address.", field=name)
 
 
-def _check_page(query: bytes, most: int) -> None:
+def _check_page(query: bytes, handler: BaseRouteHandler, most: int) -> None:
     if b"limit" not in query:
         return
+    hint = "Read page by page with `after`; the setting max_page says how many rows one may have."
+    own = handler.parsed_fn_signature.parameters.get("limit")
+    declared = getattr(own.kwarg_definition, "le", None) if own is not None else None
+    if declared is not None and declared <= most:
+        most, hint = int(declared), "Read page by page with `after`."
     for name, value in parse_qsl(query.decode("latin-1")):
         if name == "limit" and value.strip().isdigit() and (len(value.strip()) > 18 or int(value) > most):
             raise InvalidInput(
                 f"A page of {value[:20]} rows is more than {most:,}.",
-                hint="Read page by page with `after`; the setting max_page says how many rows one may have.",
+                hint=hint,
                 field="limit",
             )

@@ -33,8 +33,11 @@ def test_a_service_and_its_token(box_cli: Callable, server: Server) -> None:
     assert token.expires_at is not None
     assert (token.role, (token.expires_at - token.created_at).days) == ("viewer", 30)
     assert token.used_at is not None
-    header = box_cli("token", "ls").out.splitlines()[0].lower()
-    assert [word for word in ("role", "expires", "used") if word not in header] == []
+    header, *rows = box_cli("token", "ls").out.splitlines()
+    assert header.split()[:2] == ["name", "user"]
+    assert [row for row in rows if row.startswith("ci ") and "at most viewer" in row and token.id in row]
+    assert [row for row in rows if row.startswith("admin-token ") and "what its user may  never" in row]
+    assert token.id in box_cli("token", "ls", "-o", "id").out.split()
     refused = box_cli("user", "link", "bot")
     assert (refused.code, "is a service" in refused.line) == (4, True)
     wrong = box_cli("token", "create", "--name", "x", "--expires", "soon")

@@ -38,6 +38,8 @@ def test_a_secret_from_stdin_reaches_a_job_and_no_output(box_cli: Callable, serv
     assert row["used_at"] is not None
     job = box_cli("ps", "-a", "-o", "id").out.strip()
     assert box_cli("logs", job).out == "both ***HF_TOKEN***\n"
+    misspelt = box_cli("submit", "--workdir", str(code), "--secret", "HF_TOKN", "--", "true")
+    assert (misspelt.code, "Did you mean HF_TOKEN?" in misspelt.line) == (3, True)
     assert VALUE not in ran.out + ran.err + box_cli("job", "show", job, "-o", "json").out + server.log
     assert box_cli("secret", "rotate-key").err == "1 secret encrypted under a new key.\n"
     assert box_cli("secret", "rm", "HF_TOKEN").code == 0
@@ -46,6 +48,12 @@ def test_a_secret_from_stdin_reaches_a_job_and_no_output(box_cli: Callable, serv
         3,
         "There is no secret 'HF_TOKEN' in the team everyone. `mlbox secret ls` lists them.",
     )
+
+
+def test_a_teams_secret_is_asked_for_with_the_team(box_cli: Callable) -> None:
+    assert box_cli("team", "create", "vision").code == 0
+    ran = box_cli("secret", "set", "KEY", "--team", "vision", stdin=f"{VALUE}\n")
+    assert ran.err == "Jobs of vision may have it: `mlbox submit --team vision --secret KEY -- COMMAND`.\n"
 
 
 def test_a_file_is_taken_as_it_is(box_cli: Callable, home: Path) -> None:

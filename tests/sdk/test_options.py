@@ -67,12 +67,13 @@ def test_without_more_the_files_own_folder_is_the_code(tmp_path: Path) -> None:
     [
         ("gpu = 1", "gpu", "Did you mean gpus"),
         ("zzz = 1", "zzz", "It knows command, name"),
-        ("gpus = 'all'", "gpus", "Expected `float`, got `str`"),
-        ("priority = 'highest'", "priority", "Invalid enum value"),
+        ("gpus = 'all'", "gpus", "gpus cannot be used: expected `float`, got `str`"),
+        ("priority = 'highest'", "priority", "invalid enum value"),
         ("command = 1", "command", "got `int`"),
         ("command = 'a \"b'", "command", "Close the quote"),
         ("gpus = ", "file", "cannot be read"),
-        ("[[rules]]\nkind = 'odd'", "rules", "Invalid enum value"),
+        ("[[rules]]\nkind = 'odd'", "rules", "rules[0].kind cannot be used: invalid enum value 'odd'."),
+        ("[[rules]]\nkind = 'nonfinite'\nactoin = 'stop'", "rules", "no rules[0].actoin. Did you mean action?"),
     ],
 )
 def test_a_wrong_job_file_is_refused_with_the_key(tmp_path: Path, content: str, field: str, says: str) -> None:

@@ -404,6 +404,9 @@ def test_a_service_names_versions_and_keeps_them(house: House) -> None:
     assert (service.ref, service.features) == ("checkout@v1", (REF,))
     assert store.apply_service("checkout", [REF], actor="ann") == service
     assert store.resolve(["checkout"]) == (REF,)
+    assert store.resolve(["spend:amount", "checkout"]) == (REF,)
+    with pytest.raises(InvalidInput, match="is named twice"):
+        store.resolve(["spend:amount", REF])
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,15 @@ class Whole(msgspec.Struct):
     since: datetime | None = None
     password: str = ""
     gpus: float | None = None
+    free: dict[str, Any] = {}
+
+
+class Nested(msgspec.Struct):
+    child: Nested | None = None
+
+
+class Closed(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
 
 
 @pytest.mark.parametrize(
@@ -79,9 +88,39 @@ def test_a_list_has_places_and_what_is_no_json_is_told_so_wherever_it_breaks() -
         assert refused.value.field == field
 
 
-def test_a_name_unlike_any_is_left_out_as_it_may_be_of_a_newer_client() -> None:
-    assert bodies.decoded(b'{"name": "a", "frobnicate": 1}', Whole) == Whole("a")
+@pytest.mark.parametrize(
+    ("body", "kind", "field", "hint"),
+    [
+        ({"name": "a", "frobnicate": 1}, Whole, "frobnicate", "See /api/v1/schema."),
+        (
+            {"name": "a", "parts": [{"size": 1}, {"size": 1, "color": "red"}]},
+            Whole,
+            "parts.1.color",
+            "Did you mean colour?",
+        ),
+        ([{"size": 1, "weight": 2}], list[Part], "0.weight", "See /api/v1/schema."),
+        ({"x": {"size": 1, "siz": 2}}, dict[str, Part], "x.siz", "See /api/v1/schema."),
+        ({"size": 1, "colr": "red"}, Part | None, "colr", "Did you mean colour?"),
+        ({"child": {"child": {"frob": {}, "chidl": None}}}, Nested, "child.child.chidl", "Did you mean child?"),
+        ({"name": "a", "nme": 1}, Closed, "nme", "See /api/v1/schema."),
+    ],
+)
+def test_a_name_that_there_is_not_is_refused_at_any_depth(body: Any, kind: Any, field: str, hint: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        bodies.decoded(json.dumps(body).encode(), kind)
+    assert refused.value.field == field
+    assert refused.value.hint == hint
+
+
+def test_a_name_that_asks_for_nothing_is_left_out_as_it_may_be_a_newer_clients_default() -> None:
+    for nothing in (None, False, 0, "", [], {}):
+        assert bodies.decoded(json.dumps({"name": "a", "frobnicate": nothing}).encode(), Whole) == Whole("a")
     assert bodies.decoded(b'{"name": "a", "gpu": 1}', Whole, spelling=False) == Whole("a")
+
+
+def test_names_of_users_are_theirs() -> None:
+    body = {"name": "a", "sizes": {"naem": 1}, "free": {"nmae": {"colr": 1}}}
+    assert bodies.decoded(json.dumps(body).encode(), Whole).free == {"nmae": {"colr": 1}}
 
 
 JSON = st.recursive(
@@ -111,6 +150,10 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_the_server_says_so_of_bodies_and_addresses(box: Server) -> None:
+    columns = [{"name": "a", "dtype": "STRING"}, {"name": "at", "dtype": "TIMESTAMP"}]
+    made = {"/api/v1/sources": {"name": "s", "event_time": "at", "columns": columns}, "/api/v1/models": {"name": "m"}}
+    for path, content in made.items():
+        box.http.post(path, json=content).raise_for_status()
     for ask, field, told in (
         (
             ("POST", "/api/v1/jobs", '{"command": ["a"], "priority": "hi"}'),
@@ -120,8 +163,17 @@ def test_the_server_says_so_of_bodies_and_addresses(box: Server) -> None:
         (("POST", "/api/v1/datasets", '{"name": "d", "event_from": "2027"}'), "event_from", "a time such as"),
         (("POST", "/api/v1/jobs", '{"command": '), "body", "is not JSON"),
         (("POST", "/api/v1/jobs", ""), "body", "The body is missing"),
+        (
+            ("PUT", "/api/v1/sources/s/expectations", '[{"column": "a", "max_nul": 0}]'),
+            "0.max_nul",
+            "There is no field",
+        ),
+        (("POST", "/api/v1/models/m/predict", '{"entities": [{"c": 1}], "verson": 2}'), "verson", "There is no field"),
+        (("POST", "/api/v1/features/online", '{"features": ["a:b"], "entties": []}'), "entties", "There is no field"),
         (("GET", "/api/v1/jobs?limit=x", ""), "limit", 'limit is "x", and should be an integer'),
         (("GET", "/api/v1/jobs?state=odd", ""), "state", 'state is "odd", and should be one of failed, '),
+        (("GET", "/api/v1/jobs?limit=5000", ""), "limit", "A page of 5000 rows is more than 1,000."),
+        (("GET", "/api/v1/jobs?limit=50000", ""), "limit", "A page of 50000 rows is more than 1,000."),
         (("GET", "/api/v1/search", ""), "q", "The parameter q is missing"),
     ):
         method, path, body = ask

@@ -42,7 +42,7 @@ class ViewJobs:
         if at_work is not None and at_work.ended_at is None:
             raise Conflict(
                 f"{view.ref} is being computed by the job {at_work.id}.",
-                hint=f"Wait for it, or stop it: mlbox job stop {at_work.id}.",
+                hint=f"`mlbox wait {at_work.id}` waits for it, `mlbox stop {at_work.id}` ends it.",
                 field="view",
             )
         job_id = new_id()

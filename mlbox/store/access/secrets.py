@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from mlbox.clock import from_us
-from mlbox.errors import InvalidInput, NotAuthorised, NotFound, Unavailable
+from mlbox.errors import InvalidInput, NotAuthorised, NotFound, Unavailable, suggest
 from mlbox.events import EventBus
 from mlbox.masking import SHORTEST, lines_of
 from mlbox.records import Event, Job, Secret
@@ -231,7 +231,8 @@ class Secrets:
             (team, EVERYONE, name, EVERYONE),
         )
         if not rows:
-            raise _missing(team, name)
+            known = self._db.all(f"SELECT name FROM secret WHERE team IN (?, ?) AND {_VISIBLE}", (team, EVERYONE))
+            raise _missing(team, name, [row["name"] for row in known])
         return rows[0]
 
     def _row(self, team: str, name: str) -> Row:
@@ -321,10 +322,11 @@ def _check_value(value: str) -> None:
         )
 
 
-def _missing(team: str, name: str) -> NotFound:
+def _missing(team: str, name: str, known: Iterable[str] = ()) -> NotFound:
+    """`known` are names that whoever asks may know of."""
     return NotFound(
         f"There is no secret {name[:128]!r} in the team {team[:80]}.",
-        hint="`mlbox secret ls` lists them.",
+        hint=suggest(name, known, otherwise="`mlbox secret ls` lists them."),
         field="secret",
     )
 

@@ -297,10 +297,11 @@ class Catalog:
         return _service(row)
 
     def resolve(self, refs: Sequence[str]) -> tuple[str, ...]:
-        """Full references `view@vN:feature`; a reference without a colon is a service and stands for its features."""
+        """Full references `view@vN:feature`, each once; one without a colon is a service and stands for its features."""
         if not refs:
             raise InvalidInput("No feature is named.", hint="Name view:feature, or a service.", field="features")
         full: list[str] = []
+        own: list[str] = []
         for ref in refs:
             if ":" not in ref:
                 full.extend(self.service(ref).features)
@@ -312,11 +313,10 @@ class Catalog:
                 raise InvalidInput(
                     f"The view {view.ref} has no feature {feature!r}.", hint=suggest(feature, names), field="features"
                 )
-            full.append(f"{view.ref}:{feature}")
-        if len(set(full)) < len(full):
-            twice = next(ref for ref in full if full.count(ref) > 1)
-            raise InvalidInput(f"{twice} is named twice.", hint="Name each feature once.", field="features")
-        return tuple(full)
+            own.append(f"{view.ref}:{feature}")
+            full.append(own[-1])
+        check_once(own)
+        return tuple(dict.fromkeys(full))
 
     def _missing(self, noun: str, name: str, names_sql: str) -> NotFound:
         names = [row["name"] for row in self._db.all(names_sql)]
@@ -325,6 +325,13 @@ class Catalog:
         if version is not None and bare in names:
             hint = f"There is {bare}, and no version {version} of it."
         return NotFound(f"There is no {noun} {name[:200]!r}.", hint=hint, field=noun)
+
+
+def check_once(features: Sequence[str]) -> None:
+    """Raise InvalidInput for a feature that is named twice; that a service has it as well is no matter."""
+    twice = next((ref for ref in features if features.count(ref) > 1), None)
+    if twice is not None:
+        raise InvalidInput(f"{twice} is named twice.", hint="Name each feature once.", field="features")
 
 
 def _position(ref: str | None) -> tuple[str, int]:

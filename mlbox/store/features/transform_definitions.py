@@ -15,7 +15,7 @@ from mlbox.clock import from_us
 from mlbox.errors import AlreadyExists, InvalidInput, suggest
 from mlbox.records import Column, DType, Transform, TransformInput, TransformSpec, ViewSpec, check_name
 from mlbox.store.db import Row, Tx
-from mlbox.store.features.catalog import ALL
+from mlbox.store.features.catalog import ALL, check_once
 from mlbox.store.features.quality import Screened
 from mlbox.store.features.transforms import compile_transform
 
@@ -159,12 +159,13 @@ class TransformDefinitions(Screened):
         if all(given is None for given in full):
             return super().resolve(refs)
         found: list[str] = []
+        own: list[str] = []
         for ref, of_transform in zip(refs, full, strict=True):
-            found.extend((of_transform,) if of_transform else self._resolve([ref]))
-        twice = next((ref for ref in found if found.count(ref) > 1), None)
-        if twice is not None:
-            raise InvalidInput(f"{twice} is named twice.", hint="Name each feature once.", field="features")
-        return tuple(found)
+            these = (of_transform,) if of_transform else self._resolve([ref])
+            found.extend(these)
+            own.extend(these if ":" in ref else ())
+        check_once(own)
+        return tuple(dict.fromkeys(found))
 
 
 def _output_of(ref: str, known: Mapping[str, Transform]) -> str | None:

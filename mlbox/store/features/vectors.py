@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlbox.clock import from_us, parse_time, to_us
-from mlbox.errors import InvalidInput, suggest
+from mlbox.errors import InvalidInput
 from mlbox.records import Column, DType, FeatureView, OnlineRow, Status
 from mlbox.store.casting import arrow_type
 
@@ -215,7 +215,7 @@ def _key_value(view: FeatureView, key: Column, entity: Mapping[str, Any], index:
     if key.name not in entity:
         raise InvalidInput(
             f"Entity {index} has no {key.name!r}, which {view.ref} is looked up by.",
-            hint=suggest(key.name, entity),
+            hint=f"It has {', '.join(map(repr, list(entity)[:10]))}." if entity else f"Name its {key.name}.",
             field=field,
         )
     value: Any = entity[key.name]

@@ -220,3 +220,17 @@ def m008_series_summaries(db: Database) -> None:
         );
         """,
     )
+
+
+@migration(tracking)
+def m009_default_experiment(db: Database) -> None:
+    """The experiment that every box has began with its first run, or now, and not in 1970."""
+    run_script(
+        db,
+        """
+        UPDATE experiment SET created_us = coalesce(
+          (SELECT min(started_us) FROM run WHERE experiment_id = '0'), unixepoch() * 1000000
+        ) WHERE id = '0' AND created_us = 0;
+        UPDATE experiment SET updated_us = created_us WHERE id = '0' AND updated_us = 0;
+        """,
+    )

@@ -16,7 +16,7 @@ from mlbox.web.box import Box
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
 
 
-class NewSilence(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewSilence(Record, frozen=True, kw_only=True):
     """What is to be silent, for how long, and why."""
 
     labels: dict[str, str]
@@ -35,7 +35,7 @@ class RulesInForce(Record, frozen=True, kw_only=True):
     """What is wrong with what is written, while the rules before it stay in force; empty where all is right."""
 
 
-class NewRules(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewRules(Record, frozen=True, kw_only=True):
     """What the page says of rules and channels, over the file."""
 
     text: str = ""

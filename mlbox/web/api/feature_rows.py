@@ -67,7 +67,7 @@ class Materializing(Record, frozen=True, kw_only=True):
     parts: int
 
 
-class OnlineRequest(Record, frozen=True, kw_only=True):
+class OnlineRequest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Features, by reference or service, of entities, each a map of its join keys."""
 
     features: tuple[str, ...]
@@ -125,7 +125,7 @@ async def freshness(box: Box, ref: str) -> Freshness:
     return await box.call(box.features.freshness, ref)
 
 
-@post("/api/v1/features/online", status_code=200, action="view.read", any_names=True)
+@post("/api/v1/features/online", status_code=200, action="view.read")
 async def online(box: Box, request: Request[Any, Any, Any], data: OnlineRequest) -> list[OnlineRow] | Response[bytes]:
     """The latest values of each entity, as of domain time; with `Accept: application/vnd.apache.arrow.stream` as a table."""
     as_arrow = ARROW in request.headers.get("accept", "")

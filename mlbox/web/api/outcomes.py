@@ -13,7 +13,7 @@ from mlbox.records import BusinessNumber, BusinessSeries, PostedNumbers, Princip
 from mlbox.web.box import Box
 
 
-class NewNumbers(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewNumbers(Record, frozen=True, kw_only=True):
     """What came of a model's predictions."""
 
     model: str

@@ -21,7 +21,7 @@ from mlbox.web.fast.routes import Alike, Call, Fast, Reply
 from mlbox.web.provenance import lineage_of
 
 
-class PredictRequest(Record, frozen=True, kw_only=True):
+class PredictRequest(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Rows by their entities' ids, whose features the server looks up, or by features."""
 
     entities: tuple[dict[str, Any], ...] = ()
@@ -82,7 +82,7 @@ def default_key(entity: dict[str, Any]) -> str:
     return repr(sorted(entity.items(), key=lambda item: item[0])) if entity else new_id()
 
 
-@post("/api/v1/models/{model:str}/predict", status_code=200, action="model.predict", any_names=True)
+@post("/api/v1/models/{model:str}/predict", status_code=200, action="model.predict")
 async def predict(box: Box, principal: Principal, model: str, data: PredictRequest) -> list[Answer]:
     """Score rows, in their order."""
     return await box.call(answers_of, box.models, model, data, principal.name)

@@ -34,7 +34,7 @@ Given = Annotated[
 ]
 
 
-class NewHold(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewHold(Record, frozen=True, kw_only=True):
     """Which predictions are to be held, and why."""
 
     model: str | None = None
@@ -47,7 +47,7 @@ class NewHold(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Real time; until it is released where it is left out."""
 
 
-class NewErasure(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewErasure(Record, frozen=True, kw_only=True):
     """Of whom no prediction is to stay."""
 
     entity: dict[str, Any]
@@ -56,7 +56,7 @@ class NewErasure(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Every model's where it is left out."""
 
 
-class Days(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Days(Record, frozen=True, kw_only=True):
     """How long a model's predictions are kept."""
 
     days: Annotated[float, msgspec.Meta(ge=1, le=36500)] | None
@@ -66,7 +66,7 @@ class Days(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
-class NewSampling(Record, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class NewSampling(Record, frozen=True, kw_only=True):
     """Which of a model's predictions are kept."""
 
     share: Share = 1.0
