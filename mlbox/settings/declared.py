@@ -90,6 +90,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Folder for `mlbox backup create`, better on another disk; default: backups, in the data directory."
         ),
     ] = ""
+    standby: Annotated[
+        str,
+        Meta(
+            pattern="^(on|off)$",
+            description="Serve and begin nothing: no job or cron runs, and no mail, alert, webhook or lineage event is sent; to"
+            " look into a restored backup.",
+        ),
+    ] = "off"
     max_upload: Annotated[int, Meta(ge=1024, description="Largest upload of rows in bytes, streamed.")] = 1024 * MIB
     max_dataset: Annotated[int, Meta(ge=1024, description="Largest upload of a dataset's rows in bytes, streamed.")] = (
         262144 * MIB

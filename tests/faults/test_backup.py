@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -142,6 +143,25 @@ def test_the_restored_folder_serves_what_was_acknowledged_before(
     assert _state(seen.server, seen.running) == "running"
     events = seen.server.http.get("/api/v1/audit", params={"type": "box.backed_up"}).json()
     assert len(events) == 2
+
+
+def test_on_standby_a_restored_box_answers_and_begins_nothing(
+    seen: Seen, tmp_path: Path, make_server: Callable[..., Server]
+) -> None:
+    new = tmp_path / "restored"
+    backup.restore(seen.path, new)
+    (new / "admin-token").write_text(seen.server.token)
+    server = make_server("--standby", "on", data_dir=new)
+    assert "On standby: no job or cron runs" in server.log
+    assert server.http.get("/readyz").status_code == 200
+    assert _state(server, seen.running) == "running"  # as it was; nobody looked for it
+    waits = _submit(server, "echo", "later")
+    server.stop()
+    begun = datetime.now(UTC)
+    again = make_server(data_dir=new)
+    wait_for(lambda: _state(again, waits) == "succeeded", what="the job to run once it is no standby any more")
+    (attempt,) = again.http.get(f"/api/v1/jobs/{waits}").json()["attempts"]
+    assert attempt["started_at"] > begun.isoformat()
 
 
 def test_backups_are_listed_verified_and_share_what_did_not_change(seen: Seen) -> None:

@@ -55,20 +55,27 @@ class Box(Scheduling):
             self.search = Search(self._databases)
             self.adoption = Adoption(self._databases)
             self.access.bootstrap(self.data_dir.root)
-            self.scheduler.start()
-            with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
-                self.promoter.resume()
-                self.replays.resume()
-            self.sampler.start()
-            self.sweeper.start()
-            self.disk_guard.start()
-            self.divergence.start(self.jobs)
-            self.crons.start()
-            self.courier.start()
-            with contextlib.suppress(Unavailable):
-                self.lineage.start()
-            self.notifier.start()
+            if settings.standby == "off":
+                self._begin()
             self._stack = opening.pop_all()
+
+    def _begin(self) -> None:
+        """Take up what the box does by itself: run jobs, submit crons, tell people and programs."""
+        self.scheduler.start()
+        with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
+            self.promoter.resume()
+            self.replays.resume()
+        self.sampler.start()
+        self.sweeper.start()
+        self.disk_guard.start()
+        self.divergence.start(self.jobs)
+        self.crons.start()
+        self.courier.start()
+        with contextlib.suppress(Unavailable):
+            self.lineage.start()
+        self.notifier.start()
+        self.refresher.beside.append(self.view_jobs.look)
+        self.deliverer.start()
 
     def _open_retention(self, opening: contextlib.ExitStack) -> None:
         self.retention = Retention(
@@ -89,7 +96,6 @@ class Box(Scheduling):
         self.webhooks = Webhooks(self._databases["registry"], self.secrets)
         self.deliverer = Deliverer(self.webhooks, self._outgoing, self._account, self.clock, self.bus)
         opening.callback(self.deliverer.close)
-        self.deliverer.start()
 
     def back_up(self, *, actor: str) -> Backup:
         """Copy all that is kept, and note it in the audit log."""

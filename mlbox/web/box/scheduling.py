@@ -242,4 +242,3 @@ class Scheduling(Serving):
     def _open_view_jobs(self) -> None:
         self.view_runs = ViewRuns(self._databases["features"], self.features, self.clock)
         self.view_jobs = ViewJobs(self.features, self.view_runs, self.admission.submit_as, self.scheduler.job)
-        self.refresher.beside.append(self.view_jobs.look)
