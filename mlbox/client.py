@@ -195,6 +195,8 @@ class Client:
             hint = (
                 f"If its certificate is signed by an authority of your own, name that one's file: --ca or {context.CA}."
             )
+        elif isinstance(err, httpx.RemoteProtocolError) and self.url.startswith("http:"):
+            hint += " If it has a certificate, its address begins with https."
         return Unavailable(f"No answer from {self.url}: {said}.", hint=hint)
 
     def _checked(self, answer: httpx.Response) -> httpx.Response:

@@ -116,14 +116,14 @@ class Commands(TyperGroup):
 
 
 VERBS = {
-    "add": "create",
-    "delete": "rm",
-    "describe": "show",
-    "get": "show",
-    "info": "show",
-    "list": "ls",
-    "new": "create",
-    "remove": "rm",
+    "add": ("create",),
+    "delete": ("rm", "revoke", "disable"),
+    "describe": ("show",),
+    "get": ("show",),
+    "info": ("show",),
+    "list": ("ls",),
+    "new": ("create",),
+    "remove": ("rm", "revoke", "disable"),
 }
 """What people type who know other programs, and what it is called here."""
 
@@ -208,8 +208,9 @@ def _usage(err: typer.TyperException) -> int:
 def _meant(line: str, group: Any) -> str | None:
     """Our verb for one that other programs have, where a group has it."""
     given = line.removeprefix("No such command '").partition("'")[0]
-    word = VERBS.get(given)
-    return word if line.startswith("No such command") and word in getattr(group, "commands", ()) else None
+    if not line.startswith("No such command"):
+        return None
+    return next((word for word in VERBS.get(given, ()) if word in getattr(group, "commands", ())), None)
 
 
 def _bug(err: Exception) -> int:

@@ -258,14 +258,19 @@ class Box:
         event_time: str = "event_time",
         known: Literal["then", "latest"] = "then",
     ) -> pa.Table:
-        """Rows (an Arrow table, or a pandas frame) with features as they were known at each row's time, in their order.
+        """Rows (an Arrow table, a pandas frame, or dicts) with features as they were known at each row's time, in their order.
 
         `rows` has a column for each join key and the moments that are asked about. What was unknown or expired is null. With
         `known="latest"` counts what is known by now.
         """
         import pyarrow as pa
 
-        table = rows if isinstance(rows, pa.Table) else pa.Table.from_pandas(rows, preserve_index=False)
+        if isinstance(rows, pa.Table):
+            table = rows
+        elif isinstance(rows, Sequence):
+            table = pa.Table.from_pylist([dict(row) for row in rows])
+        else:
+            table = pa.Table.from_pandas(rows, preserve_index=False)
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, table.schema) as writer:
             writer.write_table(table)

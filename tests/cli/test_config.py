@@ -42,6 +42,7 @@ def test_what_serve_would_refuse_config_refuses_in_the_same_words(cli: Callable)
         (("servr",), "No such command 'servr'. Did you mean 'serve'"),
         (("model", "frobnicate"), "No such command 'frobnicate'. See `mlbox model --help`."),
         (("run", "list"), "No such command 'list'. Did you mean 'ls'? See `mlbox run --help`."),
+        (("user", "delete", "x"), "No such command 'delete'. Did you mean 'disable'? See `mlbox user --help`."),
         (("token", "get", "x"), "No such command 'get'. See `mlbox token --help`."),
         (("user", "create"), "Missing argument 'name'. See `mlbox user create --help`."),
         (("user", "create", "ann", "--role", "king"), "'king' is not one of"),

@@ -131,6 +131,12 @@ def test_the_client_trusts_the_authority_that_it_is_told_of(
         client.get("/api/v1/whoami", Principal)
 
 
+def test_who_asks_without_tls_is_told_of_it(box: Server) -> None:
+    plain = box.url.replace("https:", "http:")
+    with Client(plain, box.token) as client, pytest.raises(Unavailable, match="its address begins with https"):
+        client.get("/api/v1/whoami", Principal)
+
+
 def test_login_stores_the_authority_with_the_box(box: Server, files: Files, tmp_path: Path) -> None:
     env = {k: v for k, v in os.environ.items() if not k.startswith("MLBOX_")} | {"XDG_CONFIG_HOME": str(tmp_path / "c")}
     login = ["login", box.url, "--token", box.token]

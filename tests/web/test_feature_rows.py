@@ -157,6 +157,7 @@ def test_history_comes_with_the_rows_in_their_order(box: Server) -> None:
         found = connected.historical(["last:amount"], spine(), event_time="at")
         assert found.column_names == ["note", "who", "at", "last@v1:amount"]
         assert found["last@v1:amount"].to_pylist() == [None, 2.0]
+        assert connected.historical(["last:amount"], spine().to_pylist(), event_time="at").equals(found)
         latest = connected.historical(["last:amount"], spine().to_pandas(), event_time="at", known="latest")
         assert latest["last@v1:amount"].to_pylist() == [1.0, 2.0]
         with pytest.raises(InvalidInput, match="who") as caught:

@@ -294,7 +294,7 @@ def _given(column: Column, rows: Sequence[Mapping[str, Any]], field: str) -> Val
         if column.name not in row:
             raise InvalidInput(
                 f"Row {number} has no {column.name!r}, which a transform takes with the request.",
-                hint=suggest(column.name, row) if row else "Send it; it may be null.",
+                hint="Send it beside the keys; it may be null.",
                 field=place,
             )
         values.append(given_value(row[column.name], column, place))
