@@ -13,6 +13,7 @@ Invariants
 from __future__ import annotations
 
 import hashlib
+import itertools
 import queue
 import sqlite3
 import threading
@@ -35,8 +36,10 @@ from mlbox.store import asking, audit
 T = TypeVar("T")
 Row = sqlite3.Row
 _MAX_GROUP = 256
+_AT_ONCE = 8
 _PLACES = ",".join("?" * (len(audit.COLUMNS) + 2))
 _INSERT_EVENT = f"INSERT INTO event ({', '.join(audit.COLUMNS)}, previous, hash) VALUES ({_PLACES})"
+_INSERT_EVENTS = _INSERT_EVENT + f",({_PLACES})" * (_AT_ONCE - 1)
 
 _Write = tuple[Callable[["Tx"], Any], "Future[Any]", "str | None"]
 """A function, who waits for it, and the token by which it was asked for."""
@@ -79,6 +82,8 @@ class Tx:
         self._token_id = token_id
         self._clock = clock
         self.events: list[Event] = []
+        self._unwritten: list[tuple[Any, ...]] = []
+        """Of these the last, as rows without what ties them to the one before: several are written at once, which costs half."""
         self.head: audit.Head | None = None
         """The end of the audit chain, where this write made it longer."""
         self.now_us = to_us(clock.real())
@@ -86,14 +91,23 @@ class Tx:
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
         """Execute one statement."""
+        self._write_events_for(sql)
         return self._connection.execute(sql, parameters)
 
     def many(self, sql: str, rows: Sequence[Sequence[Any]]) -> int:
         """Execute one statement for each row; how many rows that changed."""
+        self._write_events_for(sql)
         return self._connection.executemany(sql, rows).rowcount
+
+    def parts(self, fns: Sequence[Callable[[Tx], T]]) -> list[T | Exception]:
+        """Run parts of this write: what came of each, or why it alone was taken back."""
+        if len(fns) > 1 and not isinstance(done := self.part(lambda tx: [fn(tx) for fn in fns]), Exception):
+            return list(done)
+        return [self.part(fn) for fn in fns]
 
     def part(self, fn: Callable[[Tx], T]) -> T | Exception:
         """Run a part of this write: what came of it, or why it alone was taken back."""
+        self.write_events()
         events, head = len(self.events), self.head
         self._connection.execute("SAVEPOINT part")
         try:
@@ -103,17 +117,20 @@ class Tx:
                 raise
             self._connection.execute("ROLLBACK TO part")
             del self.events[events:]
+            self._unwritten.clear()
             self.head, done = head, err
         self._connection.execute("RELEASE part")
         return done
 
     def one(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> Row | None:
         """The first row, or None."""
+        self._write_events_for(sql)
         row: Row | None = self._connection.execute(sql, parameters).fetchone()
         return row
 
     def all(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> list[Row]:
         """All rows."""
+        self._write_events_for(sql)
         return self._connection.execute(sql, parameters).fetchall()
 
     def emit(self, type: str, subject: str, actor: str, **data: Any) -> Event:
@@ -127,14 +144,34 @@ class Tx:
             domain_at=from_us(self.domain_us),
             data=data,
         )
-        last = self.head or self._last or self._end_of_chain()
-        seq, previous = last.seq + 1, last.hash
         text = msgspec.json.encode(data).decode()
-        values = (seq, event.id, type, subject, actor, self._token_id, self.now_us, self.domain_us, text)
-        self.head = audit.Head(seq, audit.link(previous, values))
-        self.run(_INSERT_EVENT, (*values, previous, self.head.hash))
+        self._unwritten.append((event.id, type, subject, actor, self._token_id, self.now_us, self.domain_us, text))
         self.events.append(event)
         return event
+
+    def write_events(self) -> None:
+        """Put what was emitted at the end of the audit chain: in the end, or before a part begins or somebody reads events."""
+        unwritten, self._unwritten = self._unwritten, []
+        if not unwritten:
+            return
+        seq, previous = self.head or self._last or self._end_of_chain()
+        rows = []
+        for values in unwritten:
+            seq += 1
+            row = (seq, *values)
+            digest = audit.link(previous, row)
+            rows.append((*row, previous, digest))
+            previous = digest
+        self.head = audit.Head(seq, previous)
+        whole = len(rows) - len(rows) % _AT_ONCE
+        for at in range(0, whole, _AT_ONCE):
+            self._connection.execute(_INSERT_EVENTS, [*itertools.chain(*rows[at : at + _AT_ONCE])])
+        for row in rows[whole:]:
+            self._connection.execute(_INSERT_EVENT, row)
+
+    def _write_events_for(self, sql: str) -> None:
+        if self._unwritten and "event" in sql:
+            self.write_events()
 
     def _end_of_chain(self) -> audit.Head:
         row = self.one("SELECT seq, hash FROM event ORDER BY seq DESC LIMIT 1")
@@ -205,10 +242,15 @@ class Database:
         joined: Tx | None = getattr(self._local, "joined", None)
         return fn(joined) if joined is not None else self.submit(fn).result()
 
-    def write_each(self, fns: Sequence[Callable[[Tx], T]]) -> list[T | Exception]:
-        """Run writes as one, which costs less: what came of each, or why it was taken back."""
-        done = self.write(lambda tx: [tx.part(fn) for fn in fns])
-        return [self._explain(one) if isinstance(one, Exception) else one for one in done]
+    def write_each(self, fns: Sequence[Callable[[Tx], T] | Exception]) -> list[T | Exception]:
+        """Run writes as one, which costs less: what came of each, or why it was taken back, or could not even be tried.
+
+        One may be run twice: where another fails, all are taken back, and each is run for itself.
+        """
+        writes = [fn for fn in fns if not isinstance(fn, Exception)]
+        done = iter(self.write(lambda tx: tx.parts(writes)) if writes else ())
+        outcomes = [fn if isinstance(fn, Exception) else next(done) for fn in fns]
+        return [self._explain(one) if isinstance(one, Exception) else one for one in outcomes]
 
     def together(self, fn: Callable[[Tx], T], *, keep: bool = True) -> T:
         """Run a function whose writes to this file are one, and whose reads see them; without `keep` all is taken back.
@@ -296,6 +338,7 @@ class Database:
         self._writer.execute("SAVEPOINT one")
         try:
             value = fn(tx)
+            tx.write_events()
         except Exception as err:
             if not self._writer.in_transaction:  # SQLite took back the whole transaction (disk full, I/O error)
                 raise sqlite3.OperationalError(str(err)) from err
@@ -317,7 +360,9 @@ class Database:
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def _reader(self) -> sqlite3.Connection:
-        if self.is_joined:
+        joined: Tx | None = getattr(self._local, "joined", None)
+        if joined is not None:
+            joined.write_events()
             return self._writer
         connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
         if connection is None:

@@ -93,6 +93,41 @@ def test_of_writes_that_are_one_a_failing_one_is_taken_back_whole(access_db: Dat
     assert audit.verify_room(access_db.path.parent, "access").problem == ""
 
 
+def test_the_events_of_one_write_are_a_chain_however_many_they_are(access_db: Database) -> None:
+    """They are written together: of a part that fails none stays, and who reads them in the same write finds them."""
+    found: list[int] = []
+
+    def emit(tx: Tx, count: int) -> None:
+        for number in range(count):
+            tx.emit("test.happened", f"test:{count}", "ann", number=number)
+
+    def count(tx: Tx) -> int:
+        row = tx.one("SELECT count(*) AS n FROM event")
+        assert row is not None
+        return int(row["n"])
+
+    def fail(tx: Tx) -> None:
+        emit(tx, 20)
+        found.append(count(tx))
+        raise NotFound("no such thing")
+
+    def walk(tx: Tx) -> None:
+        emit(tx, 3)
+        assert isinstance(tx.part(fail), NotFound)
+        found.append(count(tx))
+        tx.part(lambda tx: emit(tx, 17))
+        emit(tx, 1)
+
+    access_db.write(walk)
+    assert found == [23, 3], "what was emitted before the part stays, and is there for it"
+    assert len(access_db.events()) == 21
+    access_db.together(lambda tx: (emit(tx, 2), found.append(len(access_db.events()))))
+    assert found[-1] == 23, "reads see what is to be one write"
+    emitted = [(row["subject"], row["data"]) for row in access_db.all("SELECT subject, data FROM event ORDER BY seq")]
+    assert emitted == [(f"test:{n}", f'{{"number":{number}}}') for n in (3, 17, 1, 2) for number in range(n)]
+    assert audit.verify_room(access_db.path.parent, "access").problem == ""
+
+
 def test_events_are_published_after_the_commit_and_not_for_a_failed_write(access_db: Database, bus: EventBus) -> None:
     seen: list[tuple[str, int]] = []
 
