@@ -6,6 +6,7 @@ import pytest
 
 from mlbox.clock import ManualClock
 from mlbox.errors import AlreadyExists, NotAuthenticated
+from mlbox.events import EventBus
 from mlbox.store.access.access import Access
 from mlbox.store.access.tokens import make_secret
 from mlbox.store.db import Database
@@ -57,6 +58,24 @@ def test_a_jobs_token_ends_with_the_job(access: Access) -> None:
     access.revoke_job_tokens(["j1"])
     with pytest.raises(NotAuthenticated, match="revoked"):
         access.authenticate(secret)
+
+
+def test_jobs_that_begin_and_end_have_nobody_else_looked_up_again(
+    access_db: Database, clock: ManualClock, bus: EventBus
+) -> None:
+    access = Access(access_db, clock, bus=bus)
+    access.create_user("ann", "member", actor="admin")
+    _, own = access.create_token("ann", "ci", actor="ann")
+    access.authenticate(own, credential=b"own")
+    secrets = access.create_job_tokens({"j1": "ann", "j2": "ann"}, timedelta(days=1))
+    for job, secret in secrets.items():
+        access.authenticate(secret, credential=job.encode())
+    access.revoke_job_tokens(["j1"])
+    assert access.recall(b"j1") is None, "what has ended opens nothing more, from the next request on"
+    assert access.recall(b"j2") is not None
+    assert access.recall(b"own") is not None
+    access.disable("ann", actor="admin")
+    assert (access.recall(b"own"), access.recall(b"j2")) == (None, None)
 
 
 def test_a_login_link_works_once_and_not_for_ever(access: Access, clock: ManualClock) -> None:

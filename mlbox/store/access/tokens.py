@@ -3,10 +3,11 @@
 A token is `mlb_`, 43 random characters and a 6-digit checksum (CRC-32), so that a scanner can tell one without asking and a
 typing error is told from a revoked token. Of it, as of every secret, only the SHA-256 is stored; it is shown once.
 
-A credential is looked up in SQLite once a minute at most: what was verified is kept in memory under a keyed hash, never as it was
-sent. Every change of tokens, accounts or teams drops all of it (`changed`), so that what was revoked is refused by the very next
-request. The look-up that follows puts its result into the table that it found when it began: one that read the state before the
-change writes into a table that nobody reads any more.
+A credential is looked up in SQLite once a minute at most: what was verified is kept in memory under a keyed hash, never as it
+was sent. Every change of tokens, accounts or teams drops all of it (`changed`), so that what was revoked is refused by the very
+next request; only jobs, which begin and end all the time, drop no more than what their own tokens opened. The look-up that
+follows puts its result into the table that it found when it began: one that read the state before the change writes into a
+table that nobody reads any more.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
+import threading
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from mlbox.clock import Clock, from_us, to_us
@@ -73,6 +75,7 @@ class Tokens(Accounts):
         super().__init__(db, clock, passwords)
         self._key = secrets.token_bytes(32)
         self._verified: Verified = {}
+        self._dropping = threading.Lock()
         if bus is not None:
             bus.subscribe(self._on_event)
 
@@ -80,11 +83,17 @@ class Tokens(Accounts):
 
     def changed(self) -> None:
         """Forget every verified credential: called after each change of tokens, accounts or teams."""
-        self._verified = {}
+        with self._dropping:
+            self._verified = {}
+
+    def _drop_jobs(self, job_ids: Collection[str]) -> None:
+        with self._dropping:  # what is dropped meanwhile is not to come back
+            kept = list(self._verified.items())
+            self._verified = {key: one for key, one in kept if one[0].job_id not in job_ids}
 
     def _on_event(self, event: Event) -> None:
-        """Events come after the commit and before whoever made the change has an answer."""
-        if event.type.startswith(("team.", "user.", "token.")):
+        """Events come after the commit and before whoever made the change has an answer. A new token closes nothing."""
+        if event.type.startswith(("team.", "user.", "token.")) and event.type != "token.created":
             self.changed()
 
     @property
@@ -205,17 +214,20 @@ class Tokens(Accounts):
                 tx.emit("token.created", f"user:{user}", "mlbox", **about)
                 made[job_id] = secret
 
-        self._write(write)
+        self._db.write(write)
         return made
 
-    def revoke_job_tokens(self, job_ids: Iterable[str]) -> None:
+    def revoke_job_tokens(self, job_ids: Collection[str]) -> None:
         """End the tokens of jobs that have ended."""
-        self._write(
-            lambda tx: tx.many(
-                "UPDATE token SET revoked_us = ? WHERE job_id = ? AND revoked_us IS NULL",
-                [(tx.now_us, job_id) for job_id in job_ids],
+        try:
+            self._db.write(
+                lambda tx: tx.many(
+                    "UPDATE token SET revoked_us = ? WHERE job_id = ? AND revoked_us IS NULL",
+                    [(tx.now_us, job_id) for job_id in job_ids],
+                )
             )
-        )
+        finally:
+            self._drop_jobs(job_ids)
 
     def authenticate(self, secret: str, *, credential: bytes | None = None, user: str = "") -> Principal:
         """The holder of a bearer token; raises NotAuthenticated with the reason.
