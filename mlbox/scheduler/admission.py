@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from mlbox.errors import NotAuthorised, NotFound
+from mlbox.outcomes import each
 from mlbox.records import DatasetVersion, Job, JobPlan, JobSpec, Principal, Rerun
 from mlbox.scheduler.divergence import check_rules
 from mlbox.scheduler.scheduler import Scheduler, default_experiment
@@ -42,6 +44,15 @@ class Admission:
     def submit(self, spec: JobSpec, *, principal: Principal, job_id: str | None = None) -> Job:
         """Queue a job; raises NotAuthorised, NotFound for a dataset or secret, InvalidInput for what can never run."""
         return self._scheduler.submit(self.resolve(spec, principal), user=principal.name, job_id=job_id)
+
+    def submit_each(self, asked: Sequence[tuple[JobSpec, Principal]]) -> list[Job | Exception]:
+        """Queue the jobs of many who ask at the same time, those of each together: each job, or why it is not queued."""
+        jobs: list[Job | Exception] = []
+        for principal, group in itertools.groupby(asked, key=lambda one: one[1]):
+            with asking(principal):
+                specs = each(lambda one: self.resolve(*one), group)
+                jobs += self._scheduler.submit_each(specs, user=principal.name)
+        return jobs
 
     def submit_as(self, user: str, spec: JobSpec, *, job_id: str) -> Job:
         """As `submit`, in a user's name; raises NotAuthorised where the user may not sign in any more."""

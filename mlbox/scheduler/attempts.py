@@ -70,13 +70,24 @@ class Attempts:
         self._roster = roster
         self._retries = retries
         self._heard = heard
+        self._running: dict[str, tuple[Job, Running]] = {}
+        """The active jobs as the policy saw them last."""
 
     def supply(self) -> Supply:
         return self._executor.capacity(
             [device for job in self._roster.active.values() for device in job.attempts[-1].devices]
         )
 
-    def running(self, job: Job) -> Running:
+    def running(self) -> list[Running]:
+        """What is active, as the policy sees it."""
+        known, jobs = self._running, self._roster.active.values()
+        self._running = {
+            job.id: found if (found := known.get(job.id)) and found[0] is job else (job, self._as_running(job))
+            for job in jobs
+        }
+        return [self._as_running(job) if job.spec.checkpoints else self._running[job.id][1] for job in jobs]
+
+    def _as_running(self, job: Job) -> Running:
         saved = None
         if job.spec.checkpoints:
             seen = self._executor.state(ref_of(job))
@@ -166,7 +177,7 @@ class Attempts:
                 began[job.id] = seen.number
         if began:
             self._tracker.set_statuses({self._roster.active[id].run_id or "": "RUNNING" for id in began})
-            self._roster.put(self._jobs.started(began))
+            self._roster.put(self._jobs.started(began, [self._roster.active[id] for id in began]))
         ends |= self._never_to_start(absent)
         self._launch([job for job in absent if job.id not in ends])
         self._finish(ends)
@@ -199,7 +210,7 @@ class Attempts:
         self.end_runs(over, jobs)  # first the runs: whoever sees a job ended finds its run ended
         self._access.revoke_job_tokens(ends)
         after = self._jobs.end_attempts(
-            {id: End(_state_after(end), end.exit_code, end.reason, retries.get(id)) for id, end in ends.items()}
+            {id: End(_state_after(end), end.exit_code, end.reason, retries.get(id)) for id, end in ends.items()}, jobs
         )
         self._roster.put(after)
         self.end_runs({job.id: job.state for job in after if job.ended_at and job.state != outcomes[job.id]}, after)

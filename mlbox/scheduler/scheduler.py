@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import replace as dataclass_replace
 from datetime import datetime, timedelta
 
-import msgspec
+from msgspec.structs import replace
 
 from mlbox.clock import Clock
 from mlbox.ids import new_id
 from mlbox.loop import Loop
+from mlbox.outcomes import each, only
 from mlbox.records import (
     DEFAULT_EXPERIMENT,
     Gpu,
@@ -49,6 +50,7 @@ from mlbox.store.asking import asking
 from mlbox.store.jobs.jobs import Jobs
 from mlbox.store.jobs.sharing import Sharing
 from mlbox.store.jobs.states import ACTIVE, WAITING
+from mlbox.store.tracking.runs import NewRun
 from mlbox.store.tracking.tracking import Tracker
 
 AGAIN_SECONDS = 1.0
@@ -114,14 +116,35 @@ class Scheduler:
 
     def submit(self, spec: JobSpec, *, user: str, job_id: str | None = None) -> Job:
         """Queue a job, with a run of its own; raises InvalidInput for what this box can never run."""
-        spec = self.check(spec)
-        self._jobs.check_name(spec)
-        job_id = job_id or new_id()
-        run = self._start_run(spec, user, job_id)
-        job = Job(
-            id=job_id, user=user, spec=spec, state="queued", created_at=self._clock.real(), run_id=run, reason="waits"
+        return only(self.submit_each([spec], user=user, job_id=job_id))
+
+    def submit_each(
+        self, specs: Sequence[JobSpec | Exception], *, user: str, job_id: str | None = None
+    ) -> list[Job | Exception]:
+        """As `submit`, of many with one fsync of each store: each job, or why it is not queued. A `job_id` is the first one's."""
+        now, ids = self._clock.real(), iter([job_id] if job_id else ())
+
+        def make(spec: JobSpec) -> Job:
+            spec = self.check(spec)
+            self._jobs.check_name(spec)
+            id = next(ids, None) or new_id()
+            return Job(id=id, user=user, spec=spec, state="queued", created_at=now, reason="waits")
+
+        made = each(make, specs)
+        runs = self._tracker.begin_runs(each(_run_of, made))
+        jobs = self._jobs.add_each(
+            [
+                job if isinstance(job, Exception) else run if isinstance(run, Exception) else replace(job, run_id=run)
+                for job, run in zip(made, runs, strict=True)
+            ]
         )
-        return self._told(self._jobs.add(job), hurry=spec.priority == "urgent")
+        self._told([job for job in jobs if isinstance(job, Job)])
+        without = [
+            run for run, job in zip(runs, jobs, strict=True) if isinstance(run, str) and isinstance(job, Exception)
+        ]
+        if without:
+            self._tracker.set_statuses(dict.fromkeys(without, "KILLED"))
+        return jobs
 
     def plan(self, spec: JobSpec, *, user: str) -> JobPlan:
         """What would come of submitting a job now; raises as `submit` does, and changes nothing."""
@@ -191,13 +214,15 @@ class Scheduler:
             self._attempts.end_runs({job.id: "stopped"}, [job])
         elif job.state == "stopping":  # here and now, so that it starts no more if it has not
             self._executor.stop(ref_of(job))
-        return self._told(job, hurry=True)
+        self._told([job], hurry=True)
+        return job
 
     def retry(self, job_id: str, *, actor: str) -> Job:
         """Queue an ended job again, as a new attempt with a new run; raises Conflict for one that has not ended."""
-        job = self._jobs.get(job_id)
-        run_id = self._start_run(job.spec, job.user, job_id)
-        return self._told(self._jobs.queue_again(job_id, actor=actor, run_id=run_id))
+        run_id = only(self._tracker.begin_runs([_run_of(self._jobs.get(job_id))]))
+        job = self._jobs.queue_again(job_id, actor=actor, run_id=run_id)
+        self._told([job])
+        return job
 
     def differences(self, job: Job) -> list[str]:
         """What is not now as it was when a job last ran."""
@@ -225,7 +250,7 @@ class Scheduler:
         built = self._builds.waiting
         any_wait = any(job.state in WAITING for job in jobs)
         return [
-            msgspec.structs.replace(job, reason=built[job.id]) if job.id in built else job
+            replace(job, reason=built[job.id]) if job.id in built else job
             for job in (with_reasons(jobs, self._last, self._jobs) if any_wait else jobs)
         ]
 
@@ -244,24 +269,12 @@ class Scheduler:
         """How many jobs are in each state."""
         return self._jobs.counts()
 
-    def _told(self, job: Job, *, hurry: bool = False) -> Job:
-        """A job that was written: the loop is to know."""
-        self._roster.job_changed(job.id)
-        self._loop.wake(hurry=hurry)
-        return job
-
-    def _start_run(self, spec: JobSpec, user: str, job_id: str) -> str:
-        return self._tracker.begin_run(
-            experiment=spec.experiment or default_experiment(spec.team),
-            user=user,
-            name=spec.name,
-            job_id=job_id,
-            datasets=tuple(dict.fromkeys(spec.datasets)),
-            git_commit=spec.git_commit,
-            params=spec.hyperparameters,
-            tags=spec.tags,
-            status="SCHEDULED",
-        )
+    def _told(self, jobs: Sequence[Job], *, hurry: bool = False) -> None:
+        """Jobs that were written: the loop is to know."""
+        for job in jobs:
+            self._roster.job_changed(job.id)
+        if jobs:
+            self._loop.wake(hurry=hurry or any(job.spec.priority == "urgent" for job in jobs))
 
     def check(self, spec: JobSpec) -> JobSpec:
         """The spec with nothing left open; raises InvalidInput for what this box can never run."""
@@ -319,7 +332,7 @@ class Scheduler:
         decision = self._last.decision
         self._attempts.begin(decision.starts, state)
         self._attempts.preempt(decision.preemptions)
-        self._accounts.hold([self._attempts.running(job) for job in self._roster.active.values()])
+        self._accounts.hold(self._attempts.running())
         took = time.monotonic() - began
         if (
             took > LONG_SECONDS
@@ -339,7 +352,7 @@ class Scheduler:
             State(
                 self._attempts.supply().box,
                 waiting=tuple(job for job in self._roster.waiting.values() if job.id not in self._builds.waiting),
-                running=tuple(map(self._attempts.running, self._roster.active.values())),
+                running=tuple(self._attempts.running()),
                 teams=teams,
                 queued=queued,
             )
@@ -347,7 +360,7 @@ class Scheduler:
 
     def _rules_of(self, state: State) -> State:
         book = self._rulebook
-        return replace(state, queues=book.queues, quotas=book.quotas, shares=book.shares, rules=self._rules)
+        return dataclass_replace(state, queues=book.queues, quotas=book.quotas, shares=book.shares, rules=self._rules)
 
     def close(self) -> None:
         """Stop scheduling; running jobs go on."""
@@ -355,8 +368,23 @@ class Scheduler:
         self._executor.close()
 
 
+def _run_of(job: Job) -> NewRun:
+    spec = job.spec
+    return NewRun(
+        experiment=spec.experiment or default_experiment(spec.team),
+        user=job.user,
+        name=spec.name,
+        job_id=job.id,
+        datasets=tuple(dict.fromkeys(spec.datasets)),
+        git_commit=spec.git_commit,
+        params=spec.hyperparameters,
+        tags=spec.tags,
+        status="SCHEDULED",
+    )
+
+
 def _with(state: State, job: Job) -> State:
     """What a decision was taken on, and a job that may be newer."""
     if job.state not in WAITING or any(other.id == job.id for other in state.waiting):
         return state
-    return replace(state, waiting=(*state.waiting, waiting(job, state.box)))
+    return dataclass_replace(state, waiting=(*state.waiting, waiting(job, state.box)))

@@ -39,6 +39,8 @@ class Life(RuleBasedStateMachine):
         assert self.jobs.add(job) == self.job
         self.before: JobState = "queued"
         self.stopped_by_user = False
+        self.seen = self.job
+        """As the scheduler knows it, which is not told at once of what people do."""
 
     @property
     def job(self) -> Job:
@@ -50,22 +52,23 @@ class Life(RuleBasedStateMachine):
         grant = Grant([0], ["GPU-0"], 1.0, ["k"], {"cpu": "one"})
         moved = self.jobs.begin_attempts({"j": grant, "none": Grant()})
         assert moved == [self.job]
+        self.seen = self.job
         assert self.job.state == "starting"
 
-    @rule()
-    def runs(self) -> None:
+    @rule(seen=st.booleans())
+    def runs(self, seen: bool) -> None:
         was = self.job.state
         if was in ACTIVE:
-            (job,) = self.jobs.started({"j": 1})
+            (self.seen,) = (job,) = self.jobs.started({"j": 1}, [self.seen] * seen)
             assert job == self.job
             assert job.state == ("running" if was == "starting" else was)
 
     @precondition(lambda self: self.job.state in ACTIVE)
-    @rule(state=st.sampled_from(ENDS), again=st.booleans())
-    def ends(self, state: JobState, again: bool) -> None:
+    @rule(state=st.sampled_from(ENDS), again=st.booleans(), seen=st.booleans())
+    def ends(self, state: JobState, again: bool, seen: bool) -> None:
         was = self.job
         retry_at = self.clock.real() if again and state == "failed" else None
-        (after,) = self.jobs.end_attempts({"j": End(state, 0, "so", retry_at)})
+        (self.seen,) = (after,) = self.jobs.end_attempts({"j": End(state, 0, "so", retry_at)}, [self.seen] * seen)
         assert after == self.job
         if self.stopped_by_user:
             assert after.state == "stopped"

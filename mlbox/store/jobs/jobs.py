@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from mlbox.clock import from_us, to_us
 from mlbox.errors import Conflict, NotFound
+from mlbox.outcomes import each, only
 from mlbox.records import Attempt, Job, JobState, StopCause
 from mlbox.store.db import Tx
 from mlbox.store.jobs import notices as job_notices
@@ -52,9 +53,15 @@ class Jobs(JobReader):
     """All jobs, and each move from state to state: written in one transaction with its cause."""
 
     def add(self, job: Job) -> Job:
-        """A new job, queued."""
+        """A new job, queued; raises AlreadyExists for a name that another of its team's has."""
+        return only(self.add_each([job]))
 
-        def write(tx: Tx) -> int:
+    def add_each(self, jobs: Sequence[Job | Exception]) -> list[Job | Exception]:
+        """As `add`, of many with one fsync: each job, or why it is not queued."""
+        return self._db.write_each(each(self._adding, jobs))
+
+    def _adding(self, job: Job) -> Callable[[Tx], Job]:
+        def write(tx: Tx) -> Job:
             check_free(tx.one, job.spec)
             tx.run(
                 "INSERT INTO job (id, user, team, spec, state, created_us, run_id, reason) VALUES (?,?,?,?,?,?,?,?)",
@@ -64,9 +71,9 @@ class Jobs(JobReader):
                 ),
             )
             tx.emit("job.submitted", f"job:{job.id}", job.user, name=job.spec.name, run=job.run_id)
-            return tx.now_us
+            return replace(job, created_at=from_us(tx.now_us))
 
-        return replace(job, created_at=from_us(self._db.write(write)))
+        return write
 
     def begin_attempts(self, starts: Mapping[str, Grant]) -> list[Job]:
         """queued or preempted -> starting, with the row of a new attempt and what it is charged for; those that could.
@@ -107,39 +114,33 @@ class Jobs(JobReader):
 
         return self._each(starts, write)
 
-    def started(self, numbers: Mapping[str, int | None]) -> list[Job]:
-        """starting -> running; their attempts have these process ids. Any other state stays as it is."""
+    def started(self, numbers: Mapping[str, int | None], seen: Collection[Job] = ()) -> list[Job]:
+        """starting -> running; their attempts have these process ids. Any other state stays as it is.
 
-        def write(tx: Tx, job_id: str) -> Job:
-            job = _load(tx, job_id, *MOVES)
-            tx.run(
-                "UPDATE attempt SET pid = ? WHERE job_id = ? AND number = ?",
-                (numbers[job_id], job_id, len(job.attempts)),
-            )
-            job = _with_attempt(job, pid=numbers[job_id])
+        What was `seen` of these jobs is not read again, unless they have changed since.
+        """
+
+        def write(tx: Tx, job: Job) -> Job:
+            job = _with_attempt(tx, job, pid=numbers[job.id])
             return _move(tx, job, "running", "mlbox", "") if job.state == "starting" else job
 
-        return self._each(numbers, write)
+        moving = [job for job in seen if job.state == "starting"]  # of others nothing changes that would tell of more
+        return self._each_seen(numbers, moving, write, *MOVES)
 
-    def end_attempts(self, ends: Mapping[str, End]) -> list[Job]:
-        """End the present attempts; each job ends with its own, or is queued for another try at a moment.
+    def end_attempts(self, ends: Mapping[str, End], seen: Collection[Job] = ()) -> list[Job]:
+        """End the present attempts; each job ends with its own, or is queued for another try at a moment. `seen` as above.
 
         A job that was asked to stop in the meantime is stopped, however its attempt ended. One that gives way to another is
         preempted, and waits to go on, unless it came to its own good end first.
         """
 
-        def write(tx: Tx, job_id: str) -> Job:
-            job = _load(tx, job_id, *ACTIVE)
-            end = ends[job_id]
+        def write(tx: Tx, job: Job) -> Job:
+            end = ends[job.id]
             outcome = outcome_of(job, end.state)
-            tx.run(
-                "UPDATE attempt SET ended_us = ?, exit_code = ?, reason = ?, outcome = ? WHERE job_id = ? AND number = ?",
-                (tx.now_us, end.exit_code, end.reason, outcome, job_id, len(job.attempts)),
-            )
             now = from_us(tx.now_us)
-            job = _with_attempt(job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
+            job = _with_attempt(tx, job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
             if outcome == "preempted":
-                return _move(tx, replace(job, stop_cause=None), "preempted", "mlbox", job.reason, stop_cause=None)
+                return replace(_move(tx, job, "preempted", "mlbox", job.reason, stop_cause=None), stop_cause=None)
             if outcome != "stopped" and end.retry_at is not None:
                 again = replace(job, not_before=end.retry_at)
                 reason = f"{end.reason}; tried again"
@@ -148,7 +149,22 @@ class Jobs(JobReader):
             reason = job.reason if outcome == "stopped" else end.reason
             return _move(tx, job, outcome, "mlbox", reason, ended_us=tx.now_us, exit_code=end.exit_code)
 
-        return self._each(ends, write)
+        return self._each_seen(ends, seen, write, *ACTIVE)
+
+    def _each_seen(
+        self, job_ids: Collection[str], seen: Collection[Job], write: Callable[[Tx, Job], Job], *expected: JobState
+    ) -> list[Job]:
+        known = {job.id: job for job in seen}
+
+        def as_seen(tx: Tx, job_id: str) -> Job:
+            return write(tx, known.get(job_id) or _load(tx, job_id, *expected))
+
+        def as_it_is(tx: Tx, job_id: str) -> Job:
+            return write(tx, _load(tx, job_id, *expected))
+
+        moved = self._each(job_ids, as_seen)
+        changed = known.keys() - {job.id for job in moved}
+        return moved + self._each(changed, as_it_is) if changed else moved
 
     def _each(self, job_ids: Collection[str], write: Callable[[Tx, str], Job]) -> list[Job]:
         def of(job_id: str) -> Callable[[Tx], Job]:
@@ -236,12 +252,17 @@ def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
 
 
 def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str, **columns: Any) -> Job:
-    """Take a job to another state, with what else changes of its row; as it is then, but for these columns."""
+    """Take a job to another state, with what else changes of its row; as it is then, but for these columns.
+
+    Raises Conflict where it is not as it was seen: in another state, or with another cause to stop.
+    """
     assert state in MOVES[job.state], (job.state, state)
     waits = state in WAITING
     if waits:
         columns["queued_us"] = tx.now_us
-    tx.run(_update(tuple(columns)), (state, reason, *columns.values(), job.id))
+    moved = tx.run(_update(tuple(columns)), (state, reason, *columns.values(), job.id, job.state, job.stop_cause))
+    if not moved.rowcount:
+        raise _changed()
     tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
     job_notices.tell(tx, job, state, reason)
     return replace(job, state=state, reason=reason, queued_at=from_us(tx.now_us) if waits else job.queued_at)
@@ -249,9 +270,23 @@ def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str, **columns:
 
 @cache
 def _update(columns: tuple[str, ...]) -> str:
-    return f"UPDATE job SET state = ?, reason = ?{''.join(f', {name} = ?' for name in columns)} WHERE id = ?"
+    changes = "".join(f", {name} = ?" for name in columns)
+    return f"UPDATE job SET state = ?, reason = ?{changes} WHERE id = ? AND state = ? AND stop_cause IS ?"
 
 
-def _with_attempt(job: Job, **changes: Any) -> Job:
-    """A job whose present attempt is another one."""
+def _with_attempt(tx: Tx, job: Job, **changes: Any) -> Job:
+    """Change the present attempt of a job, which has not ended; the job with it. Raises Conflict where it has another one."""
+    values = (to_us(value) if isinstance(value, datetime) else value for value in changes.values())
+    if not tx.run(_update_attempt(tuple(changes)), (*values, job.id, len(job.attempts))).rowcount:
+        raise _changed()
     return replace(job, attempts=(*job.attempts[:-1], replace(job.attempts[-1], **changes)))
+
+
+@cache
+def _update_attempt(fields: tuple[str, ...]) -> str:
+    columns = ", ".join(f"{name.replace('_at', '_us')} = ?" for name in fields)
+    return f"UPDATE attempt SET {columns} WHERE job_id = ? AND number = ? AND ended_us IS NULL"
+
+
+def _changed() -> Conflict:
+    return Conflict("The job has changed in the meantime.", hint="`mlbox ps` shows it.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 
 from mlbox.clock import Clock, from_us, to_us
 from mlbox.errors import Conflict, InvalidInput, NotFound
 from mlbox.ids import new_id
+from mlbox.outcomes import each
 from mlbox.records import (
     MAX_KEY,
     DatasetInput,
@@ -43,8 +44,31 @@ _READING = (
     " ON dataset.id = run_dataset.dataset WHERE dataset.name = ?"
 )
 _EXPERIMENT = "(SELECT name FROM experiment WHERE experiment.id = run.experiment_id)"
+_MOVE_RUN = (
+    "UPDATE run SET status = ?, ended_us = ? WHERE id = ? AND status <> ?"
+    f" AND status NOT IN ({', '.join(map(repr, ENDED))}) RETURNING user"
+)
 _VISIBLE = f"visible('experiment', {_EXPERIMENT})"
 """A run is as private as its experiment."""
+
+
+class NewRun(NamedTuple):
+    """A run that is to begin. With the id of a run of its user it is that run.
+
+    Of the dataset versions that it reads the first is what its models are said to be trained on.
+    """
+
+    experiment: str
+    user: str
+    name: str = ""
+    job_id: str | None = None
+    datasets: Sequence[str] = ()
+    git_commit: str | None = None
+    params: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
+    status: RunStatus = "RUNNING"
+    run_id: str | None = None
+    started: datetime | None = None
 
 
 class Runs:
@@ -87,60 +111,45 @@ class Runs:
     # -- runs -------------------------------------------------------------------------------------------------------
 
     def start_run(self, **given: Any) -> Run:
-        """As `begin_run`: the run."""
-        return self.run(self.begin_run(**given))
+        """Begin a run in an experiment, which is made if it is new; as `NewRun`."""
+        return self.run(self._db.write(self._beginning(NewRun(**given))))
 
-    def begin_run(
-        self,
-        *,
-        experiment: str,
-        user: str,
-        name: str = "",
-        job_id: str | None = None,
-        datasets: Sequence[str] = (),
-        git_commit: str | None = None,
-        params: Mapping[str, str] = {},
-        tags: Mapping[str, str] = {},
-        status: RunStatus = "RUNNING",
-        run_id: str | None = None,
-        started: datetime | None = None,
-    ) -> str:
-        """Begin a run in an experiment, which is made if it is new; its id. With the id of a run of its user it is that run.
+    def begin_runs(self, runs: Sequence[NewRun | Exception]) -> list[str | Exception]:
+        """The same of many runs with one fsync: the id of each, or why it was not begun."""
+        return self._db.write_each(each(self._beginning, runs))
 
-        Of the dataset versions that it reads the first is what its models are said to be trained on.
-        """
-        check_experiment_name(experiment)
-        if datasets:
-            self._db.privacy.shelter("experiment", experiment, [("dataset", ref.partition("@")[0]) for ref in datasets])
-        read = [data for ref in datasets if (data := self.input_of(ref)) is not None]
-        dataset = datasets[0] if datasets else None
-        check_pairs(params, "params")
-        check_pairs(tags, "tags", most=MAX_TAG)
-        check_text(name, MAX_KEY, "name")
-        check_text(git_commit or "", MAX_KEY, "git_commit")
-        run_id = new_id() if run_id is None else _check_id(run_id)
-        begun = None if started is None else to_us(started)
+    def _beginning(self, new: NewRun) -> Callable[[Tx], str]:
+        check_experiment_name(new.experiment)
+        if new.datasets:
+            parts = [("dataset", ref.partition("@")[0]) for ref in new.datasets]
+            self._db.privacy.shelter("experiment", new.experiment, parts)
+        read = [data for ref in new.datasets if (data := self.input_of(ref)) is not None]
+        dataset = new.datasets[0] if new.datasets else None
+        check_pairs(new.params, "params")
+        check_pairs(new.tags, "tags", most=MAX_TAG)
+        check_text(new.name, MAX_KEY, "name")
+        check_text(new.git_commit or "", MAX_KEY, "git_commit")
+        run_id = new_id() if new.run_id is None else _check_id(new.run_id)
+        begun = None if new.started is None else to_us(new.started)
 
-        def write(tx: Tx) -> None:
-            group = self.groups.id_within(tx, experiment, actor=user)
-            known = tx.one("SELECT user, experiment_id FROM run WHERE id = ?", (run_id,))
-            if known is not None:
-                if (known["user"], known["experiment_id"]) != (user, group):
-                    raise Conflict("The run's id is taken.", hint="Leave it out.", field="id")
-                return
+        def write(tx: Tx) -> str:
+            group = self.groups.id_within(tx, new.experiment, actor=new.user)
+            if new.run_id is not None and _is_there(tx, run_id, user=new.user, group=group):
+                return run_id
+            plain = (new.job_id, dataset, new.git_commit)
             tx.run(
                 "INSERT INTO run (id, experiment_id, name, user, status, started_us, job_id, dataset, git_commit)"
                 " VALUES (?,?,?,?,?,?,?,?,?)",
-                (run_id, group, name, user, status, begun or tx.now_us, job_id, dataset, git_commit),
+                (run_id, group, new.name, new.user, new.status, begun or tx.now_us, *plain),
             )
-            tx.many("INSERT INTO param VALUES (?,?,?)", [(run_id, k, v) for k, v in params.items()])
-            tx.many("INSERT INTO tag VALUES (?,?,?)", [(run_id, k, v) for k, v in tags.items()])
+            _write_pairs(tx, run_id, new)
             for data in read:
                 write_input(tx, run_id, group, data)
-            tx.emit("run.started", f"run:{run_id}", user, experiment=experiment, job=job_id, dataset=dataset)
+            about = {"experiment": new.experiment, "job": new.job_id, "dataset": dataset}
+            tx.emit("run.started", f"run:{run_id}", new.user, **about)
+            return run_id
 
-        self._db.write(write)
-        return run_id
+        return write
 
     def run(self, run_id: str) -> Run:
         """One run; raises NotFound."""
@@ -262,18 +271,16 @@ class Runs:
             )
 
         def write(tx: Tx) -> None:
-            row = _row_of(tx, run_id)
-            if row["status"] == status:
-                return
-            if row["status"] in ENDED:
-                raise Conflict(
-                    f"The run ended as {row['status']} and cannot become {status}.",
-                    hint="Start another run.",
-                    field="status",
-                )
             ended = tx.now_us if status in ENDED else None
-            tx.run("UPDATE run SET status = ?, ended_us = ? WHERE id = ?", (status, ended, run_id))
-            tx.emit(f"run.{status.lower()}", f"run:{run_id}", row["user"])
+            moved = tx.one(_MOVE_RUN, (status, ended, run_id, status))
+            if moved is not None:
+                tx.emit(f"run.{status.lower()}", f"run:{run_id}", moved["user"])
+                return
+            now = _row_of(tx, run_id)["status"]
+            if now != status:
+                raise Conflict(
+                    f"The run ended as {now} and cannot become {status}.", hint="Start another run.", field="status"
+                )
 
         return write
 
@@ -282,6 +289,19 @@ class Runs:
         if status not in ENDED:
             raise InvalidInput(f"A run does not end as {status!r}.", hint=f"One of {', '.join(ENDED)}.", field="status")
         return self.set_status(run_id, status)
+
+
+def _is_there(tx: Tx, run_id: str, *, user: str, group: str) -> bool:
+    known = tx.one("SELECT user, experiment_id FROM run WHERE id = ?", (run_id,))
+    if known is not None and (known["user"], known["experiment_id"]) != (user, group):
+        raise Conflict("The run's id is taken.", hint="Leave it out.", field="id")
+    return known is not None
+
+
+def _write_pairs(tx: Tx, run_id: str, new: NewRun) -> None:
+    for table, pairs in (("param", new.params), ("tag", new.tags)):
+        if pairs:
+            tx.many(f"INSERT INTO {table} VALUES (?,?,?)", [(run_id, k, v) for k, v in pairs.items()])
 
 
 def _check_id(run_id: str) -> str:

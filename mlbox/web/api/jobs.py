@@ -50,7 +50,7 @@ async def put_snapshot(request: Request[Any, Any, Any], box: Box, principal: Pri
 @post("/api/v1/jobs", action="job.submit")
 async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
     """Queue a job."""
-    return await box.call(box.admission.submit, data, principal=principal)
+    return await box.submit((data, principal))
 
 
 @post("/api/v1/job-plan", status_code=200, action="job.submit")

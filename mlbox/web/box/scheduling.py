@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 
 from mlbox.errors import Unavailable
-from mlbox.records import Principal
+from mlbox.records import Job, JobSpec, Principal
 from mlbox.scheduler.admission import Admission
 from mlbox.scheduler.crons import CronRunner
 from mlbox.scheduler.disk import DiskGuard
@@ -45,6 +45,7 @@ from mlbox.store.jobs.timeline import Timeline
 from mlbox.store.keyfile import FOLDER, KeyFile
 from mlbox.store.outbox import Outbox
 from mlbox.web.box.gates import JobsOfGates
+from mlbox.web.box.gathered import Gathered
 from mlbox.web.box.serving import Serving
 
 GIB = 1024 * MIB
@@ -161,6 +162,9 @@ class Scheduling(Serving):
     def _open_admission(self, opening: contextlib.ExitStack) -> None:
         self.admission = Admission(
             self.scheduler, self.sharing, self.teams, self.secrets, self.datasets.version, self._account
+        )
+        self.submit: Gathered[tuple[JobSpec, Principal], Job] = Gathered(
+            lambda asked: self.call(self.admission.submit_each, asked)
         )
         self.crons = CronRunner(
             Crons(self._databases["jobs"]),
