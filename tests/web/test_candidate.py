@@ -82,6 +82,14 @@ def test_a_candidate_is_judged_by_what_it_does_to_each_segment_and_by_late_label
         assert (worse.state, worse.statistic) == ("worse", None), "the champion was never wrong"
         shown = page.get("/endpoints/delay").text
         assert "share that was wrong 1 over 200 labels" in shown
+        own = page.get("/models/delay/2").text
+        assert "share that was wrong 1 over 200 labels" in own, "the version's own page says it, too"
+        assert {"/roll-back", "/pause", "/advance"} <= set(re.findall(r"promotions/\w+(/[\w-]+)", own))
+        assert "Version 2 as a canary" not in page.get("/models/delay/1").text
+        box.access.create_user("vic", "viewer", actor="admin")
+        viewer = Site(box, "vic").get("/models/delay/2").text
+        assert "share that was wrong 1 over 200 labels" in viewer
+        assert "/roll-back" not in viewer
         said = re.findall(r'<span class="badge (\w+)">.*?</svg>([\w ]+)</span>', shown)
         assert {("bad", "worse"), ("wait", "undecided")} <= set(said), "what each guard says"
         box.rollouts.tick()

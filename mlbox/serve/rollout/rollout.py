@@ -125,6 +125,11 @@ class Rollouts:
         serving = sorted(self._champions.items())
         return [self._endpoint(model, champion) for model, champion in serving if self._registry.visible(model)]
 
+    def endpoint(self, model: str) -> Endpoint | None:
+        """What serves under one model's name; None where nothing does."""
+        champion = self._champions.get(model)
+        return self._endpoint(model, champion) if champion is not None and self._registry.visible(model) else None
+
     def _endpoint(self, model: str, champion: int) -> Endpoint:
         promotion = self._candidates.get(model)
         if promotion is None:

@@ -165,7 +165,7 @@ def _model(view: View, name: str, after: str | None, at: str | None) -> dict[str
         "serving": serving,
         "serving_fields": serving_fields(serving),
         "promotions": [drawn_of(box, p) for p in box.promotions.page(model=name, limit=PROMOTIONS)],
-        "endpoint": part(lambda: next((e for e in box.rollouts.endpoints() if e.model == name), None)),
+        "endpoint": part(partial(box.rollouts.endpoint, name)),
         "drift": part(lambda: worst_first(box, name)),
         "performance": {name: part(lambda: box.performance.measure(name))},
         "history": history,
@@ -237,8 +237,10 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
     promotions = box.promotions.of(name, number)
     underway = any(p.state in OPEN for p in promotions)
     replay = next(iter(box.replays.of(name, number)), None)
+    endpoint = box.rollouts.endpoint(name)
     return {
         "version": version,
+        "candidacy": endpoint if endpoint and endpoint.candidate == number else None,
         "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],
         "last_replay": replay,
         "bins": score_bins(replay.figures if replay else ()),
