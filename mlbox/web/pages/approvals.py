@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from litestar import Response, get
@@ -10,7 +11,11 @@ from mlbox.records import ModelVersion, Promotion
 from mlbox.serve.rollout.shadow import figures_of
 from mlbox.store.registry.promotion_notices import subject_of
 from mlbox.web.pages.models import Step, drawn_of, score_bins, steps
-from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page
+from mlbox.web.pages.view import PAGE_SIZE, Place, View, from_place, keyset, next_page
+
+OPENED = 3
+"""Versions that wait, whose gates and whose decision are on the page itself."""
+LAST = datetime.max.replace(tzinfo=UTC)
 
 
 class Waiting(NamedTuple):
@@ -32,24 +37,38 @@ def _own_part(version: ModelVersion, promotion: Promotion, name: str) -> str:
     return " and ".join(deed for deed, who in deeds.items() if who == name)
 
 
-def _fetch(view: View, after: str | None) -> dict[str, Any]:
+def _waiting(view: View) -> list[Waiting]:
+    """What waits: first what this person may decide, then by how soon the wait ends."""
     box, who = view.box, view.principal
     assert who is not None
-    waiting = []
+    found = []
     for promotion in box.promotions.open():
         if promotion.state == "waiting_approval":
             version = box.registry.version(promotion.model, promotion.version)
             own = _own_part(version, promotion, who.name)
-            waiting.append(Waiting(promotion, version, steps(promotion), own))
-    found = box.promotions.page(limit=PAGE_SIZE + 1, before=after)
+            found.append(Waiting(promotion, version, steps(promotion), own))
+    return sorted(found, key=lambda one: (bool(one.own), one.promotion.decide_by or LAST, one.promotion.id))
+
+
+def _fetch(view: View, after: str | None, place: int) -> dict[str, Any]:
+    waiting = _waiting(view)
+    others, following = from_place(waiting[OPENED:], place)
+    found = view.box.promotions.page(limit=PAGE_SIZE + 1, before=after)
     shown, last = keyset(found, PAGE_SIZE, lambda promotion: promotion.id)
-    return {"waiting": waiting, "promotions": shown, "next": next_page(view, last)}
+    return {
+        "waiting": waiting[:OPENED],
+        "others": others,
+        "count": len(waiting),
+        "next_of_others": next_page(view, following, "others"),
+        "promotions": shown,
+        "next": next_page(view, last),
+    }
 
 
 @get("/approvals", include_in_schema=False, action="model.read")
-async def approvals(view: View, after: str | None = None) -> Response[bytes]:
-    """What waits, then every promotion, newest first."""
-    return await view.page("approvals.html", lambda: _fetch(view, after))
+async def approvals(view: View, after: str | None = None, others: Place = 0) -> Response[bytes]:
+    """What waits, the first few to be decided here and the others by name, then every promotion, newest first."""
+    return await view.page("approvals.html", lambda: _fetch(view, after, others))
 
 
 def _dossier(view: View, promotion_id: str) -> dict[str, Any]:

@@ -10,27 +10,35 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Endpoint
 from mlbox.serve.inference.statistics import Totals
 from mlbox.web.box import Box
-from mlbox.web.pages.overview import served
+from mlbox.web.pages.overview import Served, served
 from mlbox.web.pages.traffic import SPANS, traffic_of
 from mlbox.web.pages.trial import trial_of
-from mlbox.web.pages.view import View, part
+from mlbox.web.pages.view import Place, View, from_place, next_page, part
 
 PREDICTIONS = 50
 MOST_SIZES = 4
 
 
-def _list(box: Box) -> dict[str, Any]:
-    return {"served": part(lambda: served(box))}
+def _urgency(row: Served) -> tuple[bool, float, int, str]:
+    """To be sorted by: what somebody decides about, then what fails, then what is asked most."""
+    waits = row.endpoint is not None and row.endpoint.candidate is not None
+    return not waits, -row.errors / max(row.predictions, 1), -row.predictions, row.version.model
+
+
+def _list(view: View, after: int) -> dict[str, Any]:
+    every = part(lambda: sorted(served(view.box), key=_urgency))
+    shown, last = from_place(every.value or (), after)
+    return {"served": every, "shown": shown, "next": next_page(view, last)}
 
 
 @get("/endpoints", include_in_schema=False, action="model.read")
-async def endpoints(view: View) -> Response[bytes]:
-    """All endpoints."""
-    return await view.page("endpoints.html", lambda: _list(view.box))
+async def endpoints(view: View, after: Place = 0) -> Response[bytes]:
+    """All endpoints: those with a candidate first, then by how much fails, then by traffic."""
+    return await view.page("endpoints.html", lambda: _list(view, after))
 
 
 def _find(box: Box, name: str) -> Endpoint:
-    found = next((endpoint for endpoint in box.rollouts.endpoints() if endpoint.model == name), None)
+    found = box.rollouts.endpoint(name)
     if found is None:
         raise NotFound(
             f"Nothing serves under the name {name[:80]!r}.", hint="A version in Production does.", field="model"

@@ -21,24 +21,31 @@ from mlbox.web.pages import heatmap
 from mlbox.web.pages.models import worst_first
 from mlbox.web.pages.overview import firing
 from mlbox.web.pages.performance_picture import pictures
-from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
+from mlbox.web.pages.view import PAGE_SIZE, Place, View, from_place, keyset, next_page, part
 
 State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
 HISTORY = 500
+FLEET = 20
+"""Models whose health is shown at first."""
 BINS = 24
 VERSIONS = 6
 """Lines that a picture tells apart."""
 STATES: tuple[AlertState, ...] = ("pending", "firing", "resolved")
 
 
-def _list(view: View, state: str | None, after: str | None) -> dict[str, Any]:
+def _list(view: View, state: str | None, after: str | None, place: int) -> dict[str, Any]:
     box = view.box
+    fleet = part(box.health.fleet)
+    ranked, following = from_place(fleet.value or (), place, FLEET)
     wanted = _state(state)
     found = box.monitor.alerts(state=wanted, limit=PAGE_SIZE + 1, after=after)
     shown, last = keyset(found, PAGE_SIZE, lambda alert: alert.id)
     return {
-        "fleet": part(box.health.fleet),
+        "fleet": fleet,
+        "ranked": ranked,
+        "next_of_fleet": next_page(view, following, "fleet"),
+        "silenceable": view.may_somewhere("member"),
         "groups": part(lambda: firing(box)),
         "alerts": shown,
         "next": next_page(view, last),
@@ -57,9 +64,9 @@ def _state(text: str | None) -> AlertState | None:
 
 
 @get("/monitoring", include_in_schema=False, action="monitor.read")
-async def monitoring(view: View, state_: State = None, after: str | None = None) -> Response[bytes]:
+async def monitoring(view: View, state_: State = None, after: str | None = None, fleet: Place = 0) -> Response[bytes]:
     """Every model that serves, the worst first, and the alerts."""
-    return await view.page("monitoring.html", lambda: _list(view, state_, after))
+    return await view.page("monitoring.html", lambda: _list(view, state_, after, fleet))
 
 
 def _model(view: View, model: str) -> dict[str, Any]:

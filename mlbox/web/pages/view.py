@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import gzip
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 import jinja2
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.params import Parameter
 
 from mlbox import __version__
 from mlbox.errors import MlboxError
@@ -29,6 +30,8 @@ from mlbox.web.pages.static import static_url
 
 T = TypeVar("T")
 PAGE_SIZE = 50
+Place = Annotated[int, Parameter(ge=0, le=2**31 - 1)]
+"""A place in a list."""
 THEMES = ("light", "dark")
 GZIP_LEVEL = 4
 """A seventh of a page's size, for a millisecond or two."""
@@ -203,14 +206,20 @@ class Node(NamedTuple):
     """It stands beside the one before, not after it."""
 
 
-def next_page(view: View, last: str | None) -> str | None:
-    """The address of the page that follows, with the same filters; None at the end."""
+def next_page(view: View, last: str | None, name: str = "after") -> str | None:
+    """The address of the page that follows, with the same filters; None at the end. `name` tells a page's lists apart."""
     if last is None:
         return None
-    kept = {name: text for name, text in view.query.items() if name != "after" and text}
-    return f"{view.path}?{urlencode({**kept, 'after': last})}"
+    kept = {one: text for one, text in view.query.items() if one != name and text}
+    return f"{view.path}?{urlencode({**kept, name: last})}"
 
 
 def keyset(items: list[T], limit: int, key: Callable[[T], str]) -> tuple[list[T], str | None]:
     """A page of a list that was asked for one more than `limit`, and where the next one begins."""
     return items[:limit], key(items[limit - 1]) if len(items) > limit else None
+
+
+def from_place(items: Sequence[T], place: int, limit: int = PAGE_SIZE) -> tuple[Sequence[T], str | None]:
+    """A page of a list that is sorted by what changes, from a place in it, and the place of the next one."""
+    end = place + limit
+    return items[place:end], str(end) if len(items) > end else None

@@ -9,7 +9,7 @@ async function rowsOf(address) {
   if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
   const page = new DOMParser().parseFromString(await answer.text(), "text/html");
   const rows = [...page.querySelectorAll("#rows > tr")].map((row) => document.importNode(row, true));
-  return { rows, more: page.querySelector("#pager [data-more]") !== null };
+  return { rows, more: page.querySelector("#rows-pager [data-more]") !== null };
 }
 
 /** The rows beneath a row that are within it. @param {HTMLTableRowElement} row */

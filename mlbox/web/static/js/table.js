@@ -52,14 +52,15 @@ class Table extends HTMLElement {
   async whole(say) {
     const table = this.querySelector("table");
     const rows = [...table.tBodies].flatMap((body) => [...body.rows]);
-    if (table.querySelector("#rows")) {
-      for (let next = document.querySelector("#pager [data-more]"); next; ) {
+    const { id } = table.querySelector("tbody[id]") ?? {};
+    if (id) {
+      for (let next = document.querySelector(`#${id}-pager [data-more]`); next; ) {
         say(`${rows.length.toLocaleString("en")} rows…`);
         const answer = await fetch(next.getAttribute("href"), { headers: { accept: "text/html" } });
         if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
         const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-        rows.push(...page.querySelectorAll("#rows > tr"));
-        next = page.querySelector("#pager [data-more]");
+        rows.push(...page.querySelectorAll(`#${id} > tr`));
+        next = page.querySelector(`#${id}-pager [data-more]`);
       }
     }
     return csv(sheet(headsOf(table), rows.map(valuesOf)));

@@ -1,0 +1,91 @@
+"""Pages of a box that has much: what matters first stands first, and a list goes on where the page ends."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from mlbox.web.box import Box
+from mlbox.web.pages.approvals import OPENED
+from mlbox.web.pages.monitoring import FLEET
+from tests.web.monitored import in_production, register
+from tests.web.site import Site, open_box
+
+MODELS = [f"m{number:02d}" for number in range(52)]
+WAITING = 55
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
+    """52 models in Production, one with a candidate, and 55 versions that wait for someone."""
+    made = open_box(tmp_path_factory.mktemp("many") / "data", rollout_seconds=3600)
+    for model in MODELS:
+        in_production(made, model)
+    register(made, "m50")
+    for name in ("carl", "bea"):
+        made.access.create_user(name, "approver", actor="admin")
+    made.access.create_user("vic", "viewer", actor="admin")
+    for number in range(WAITING):
+        made.advance(made.clock.now() + timedelta(minutes=1), actor="admin")
+        register(made, f"w{number:02d}")
+    yield made
+    made.close()
+
+
+def rows(text: str, name: str = "rows") -> list[str]:
+    """The rows of a page's list."""
+    found = re.search(rf'<tbody id="{name}">(.*?)</tbody>', text, re.DOTALL)
+    return re.findall(r"<tr>.*?</tr>", found[1], re.DOTALL) if found else []
+
+
+def more(text: str, name: str = "rows") -> str:
+    """Where a page's list goes on; empty at its end."""
+    found = re.search(rf'id="{name}-pager">(?:<a [^>]*href="([^"]*)")?', text)
+    assert found, "the list has no end"
+    return html.unescape(found[1] or "")
+
+
+def test_endpoints_begin_with_what_somebody_decides_about_and_go_on(box: Box) -> None:
+    site = Site(box)
+    first = site.get("/endpoints").text
+    assert "/endpoints/m50" in rows(first)[0]
+    assert "shadow" in rows(first)[1], "its candidate is beside it"
+    assert len(rows(first)) == 51, "50 models and a candidate"
+    second = site.get(more(first)).text
+    assert len(rows(second)) == 2
+    assert not more(second)
+    listed = {link for text in (first, second) for link in re.findall(r'href="/endpoints/(\w+)"', text)}
+    assert listed == set(MODELS)
+
+
+def test_the_fleet_goes_on_beside_the_alerts(box: Box) -> None:
+    site = Site(box)
+    text, found = site.get("/monitoring?state=firing").text, 0
+    while address := more(text, "fleet-rows"):
+        assert "state=firing" in address
+        assert len(rows(text, "fleet-rows")) == FLEET
+        found += FLEET
+        text = site.get(address).text
+    assert found + len(rows(text, "fleet-rows")) == len(MODELS)
+
+
+def test_a_few_that_wait_are_decided_on_the_page_and_the_others_are_named(box: Box) -> None:
+    text = Site(box, "bea").get("/approvals").text
+    assert text.count("/approve") == OPENED
+    assert re.findall(r'id="wait-\w+"><a href="/models/(\w+)/1"', text) == ["w00", "w01", "w02"], "what ends soonest"
+    listed = rows(text, "others-rows")
+    assert len(listed) == 50
+    assert "w03/1" in listed[0]
+    assert "Decide about w03/1" in listed[0]
+    rest = Site(box, "bea").get(more(text, "others-rows")).text
+    assert [re.findall(r'title="(\w+)/1"', row)[0] for row in rows(rest, "others-rows")] == ["w53", "w54"]
+
+
+def test_a_viewer_looks_and_does_not_decide(box: Box) -> None:
+    viewer = Site(box, "vic").get("/approvals").text
+    assert "Decide about" not in viewer
+    assert "Look at w03/1" in viewer
