@@ -12,7 +12,7 @@ import pytest
 from mlbox.web.box import Box
 from mlbox.web.pages.approvals import OPENED
 from mlbox.web.pages.monitoring import FLEET
-from tests.web.monitored import in_production, register
+from tests.web.monitored import in_production, register, served
 from tests.web.site import Site, open_box
 
 MODELS = [f"m{number:02d}" for number in range(52)]
@@ -89,3 +89,35 @@ def test_a_viewer_looks_and_does_not_decide(box: Box) -> None:
     viewer = Site(box, "vic").get("/approvals").text
     assert "Decide about" not in viewer
     assert "Look at w03/1" in viewer
+
+
+def test_silences_that_hold_are_shown_and_those_that_ended_on_demand(box: Box) -> None:
+    for number in range(22):
+        box.silences.add({"model": f"m{number:02d}"}, hold=timedelta(hours=2), reason=f"held {number}.", actor="ann")
+    box.silences.add({"model": "m00"}, hold=timedelta(seconds=1), reason="ended long ago", actor="ann")
+    box.advance(box.clock.now() + timedelta(minutes=1), actor="admin")
+    site = Site(box)
+    first = site.get("/alerts").text
+    assert len(rows(first)) == 20
+    assert len(rows(site.get(more(first)).text)) == 2
+    assert "ended long ago" not in first
+    all_of_them = site.get("/alerts?ended=true").text
+    assert "ended long ago" in rows(all_of_them)[0]
+    assert "ended=true" in more(all_of_them)
+
+
+def test_what_fires_of_a_model_is_one_press_from_its_silence(box: Box) -> None:
+    for model, warm in (("m01", 9.0), ("m02", 20.0)):
+        served(box, [warm] * 200, model=model)
+        box.predictions.flush()
+        box.monitor.check(model)
+    address = "/alerts?model=m01#silences"
+    assert address in Site(box, "carl").get("/monitoring").text
+    assert address in Site(box, "carl").get("/monitoring/m01").text
+    assert address not in Site(box, "vic").get("/monitoring").text
+    assert address not in Site(box, "vic").get("/monitoring/m01").text
+    for model in ("m01", "m02"):
+        page = Site(box, "carl").get(f"/alerts?model={model}").text
+        offered = re.search(r'name="labels"[^>]*><option [^>]*>(.*?)</option>', page)
+        assert offered
+        assert offered[1] == f"everything of {model}", "what somebody came for is chosen"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
-from mlbox.clock import from_us
+from mlbox.clock import from_us, to_us
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.ids import new_id
 from mlbox.records import Alert, Silence
@@ -73,11 +73,12 @@ class Silences:
         self._db.write(write)
         return self.get(silence_id)
 
-    def page(self, *, limit: int = 100, after: str | None = None) -> list[Silence]:
-        """All, newest first."""
+    def page(self, *, limit: int = 100, after: str | None = None, at: datetime | None = None) -> list[Silence]:
+        """All, or those that have not ended at a moment of domain time, newest first."""
         rows = self._db.all(
-            "SELECT * FROM silence WHERE id < ? AND visible('model', labels ->> 'model') ORDER BY id DESC LIMIT ?",
-            (after or "~", limit),
+            "SELECT * FROM silence WHERE id < ? AND expires_us > ? AND visible('model', labels ->> 'model')"
+            " ORDER BY id DESC LIMIT ?",
+            (after or "~", to_us(at) if at else -1, limit),
         )
         return [_silence(row) for row in rows]
 
