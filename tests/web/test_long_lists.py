@@ -91,6 +91,19 @@ def test_a_viewer_looks_and_does_not_decide(box: Box) -> None:
     assert "Look at w03/1" in viewer
 
 
+def test_models_are_found_by_a_part_of_their_name_and_by_stage(box: Box) -> None:
+    site = Site(box)
+    found = rows(site.get("/models?name=M5").text)
+    assert [re.findall(r'href="/models/(\w+)"', row)[0] for row in found] == ["m50", "m51"]
+    staged = rows(site.get("/models?stage=Staging&name=m").text)
+    assert [re.findall(r'href="/models/(\w+)"', row)[0] for row in staged] == ["m50"]
+    first = site.get("/models?stage=Production").text
+    assert "stage=Production" in more(first), "the filter is kept"
+    assert len(rows(first)) + len(rows(site.get(more(first)).text)) == len(MODELS)
+    assert "No such model" in site.get("/models?name=nothing").text
+    assert len(rows(site.get("/models?name=%25").text)) == 0, "it is no pattern"
+
+
 def test_silences_that_hold_are_shown_and_those_that_ended_on_demand(box: Box) -> None:
     for number in range(22):
         box.silences.add({"model": f"m{number:02d}"}, hold=timedelta(hours=2), reason=f"held {number}.", actor="ann")

@@ -130,10 +130,17 @@ class Registry:
         tx.emit("model.created", f"model:{name}", owner)
         return model_id
 
-    def models(self, *, limit: int = 100, after: str | None = None) -> list[Model]:
-        """Models by name, from the one after `after`."""
+    def models(
+        self, *, limit: int = 100, after: str | None = None, part: str = "", stage: Stage | None = None
+    ) -> list[Model]:
+        """Models by name, from the one after `after`: those with a part in their name, and with a version in a stage."""
+        staged = (
+            "EXISTS (SELECT 1 FROM model_version WHERE model_id = model.id AND stage = :stage AND deleted_us IS NULL)"
+        )
         rows = self._db.all(
-            f"{_MODEL_SQL} WHERE name > ? AND visible('model', name) ORDER BY name LIMIT ?", (after or "", limit)
+            f"{_MODEL_SQL} WHERE name > :after AND visible('model', name) AND instr(lower(name), lower(:part))"
+            f"{f' AND {staged}' if stage else ''} ORDER BY name LIMIT :limit",
+            {"after": after or "", "part": part, "stage": stage, "limit": limit},
         )
         return [_model(row) for row in rows]
 

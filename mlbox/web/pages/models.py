@@ -20,6 +20,7 @@ from mlbox.web.pages import tenures
 from mlbox.web.pages.serving_fields import serving_fields
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
+STAGES: tuple[Stage, ...] = ("Production", "Staging", "Archived")
 PROMOTIONS = 10
 Number = Annotated[int | None, Parameter(ge=1, le=2**31 - 1)]
 HISTORY = 50
@@ -34,16 +35,17 @@ class Step(NamedTuple):
     state: str
 
 
-def _list(view: View, after: str | None) -> dict[str, Any]:
-    found = view.box.registry.models(limit=PAGE_SIZE + 1, after=after)
+def _list(view: View, after: str | None, name: str, stage: str | None) -> dict[str, Any]:
+    wanted = next((known for known in STAGES if known == stage), None)
+    found = view.box.registry.models(limit=PAGE_SIZE + 1, after=after, part=name.strip(), stage=wanted)
     shown, last = keyset(found, PAGE_SIZE, lambda model: model.name)
-    return {"models": shown, "next": next_page(view, last)}
+    return {"models": shown, "next": next_page(view, last), "name": name, "stage": wanted or "", "stages": STAGES}
 
 
 @get("/models", include_in_schema=False, action="model.read")
-async def models(view: View, after: str | None = None) -> Response[bytes]:
-    """All models by name."""
-    return await view.page("models.html", lambda: _list(view, after))
+async def models(view: View, after: str | None = None, name: str = "", stage: str | None = None) -> Response[bytes]:
+    """Models by name: all, or those with a part in their name, and with a version in a stage."""
+    return await view.page("models.html", lambda: _list(view, after, name, stage))
 
 
 # -- the way to Production, drawn ---------------------------------------------------------------------------------------
