@@ -134,3 +134,14 @@ def test_what_fires_of_a_model_is_one_press_from_its_silence(box: Box) -> None:
         offered = re.search(r'name="labels"[^>]*><option [^>]*>(.*?)</option>', page)
         assert offered
         assert offered[1] == f"everything of {model}", "what somebody came for is chosen"
+
+
+def test_tokens_are_listed_by_their_user(box: Box) -> None:
+    for number in range(3):
+        box.access.create_token("bea", f"of bea {number}", actor="admin")
+        box.access.create_token("carl", f"of carl {number}", actor="admin")
+    text = Site(box).get("/admin?user=bea").text
+    assert len(rows(text)) == 3
+    assert all("of bea" in row for row in rows(text))
+    assert '/admin?user=bea#tokens"' in Site(box).get("/admin").text
+    assert "of carl" not in Site(box, "bea").get("/admin?user=carl").text, "nobody sees another's"

@@ -23,15 +23,16 @@ def _stores(box: Box) -> list[tuple[str, str]]:
     return found
 
 
-def _fetch(view: View, after: str | None) -> dict[str, Any]:
+def _fetch(view: View, after: str | None, user: str | None) -> dict[str, Any]:
     access, who = view.box.access, view.principal
     assert who is not None
-    whose = None if view.may("admin") else who.name
+    whose = (user or None) if view.may("admin") else who.name
     found = access.tokens(whose, limit=PAGE_SIZE + 1, after=after)
     shown, last = keyset(found, PAGE_SIZE, lambda token: token.id)
     return {
         "users": access.users(),
         "tokens": shown,
+        "whose": whose or "",
         "next": next_page(view, last),
         "roles": ROLES,
         "stores": _stores(view.box),
@@ -41,9 +42,9 @@ def _fetch(view: View, after: str | None) -> dict[str, Any]:
 
 
 @get("/admin", include_in_schema=False, action="box.read")
-async def admin(view: View, after: str | None = None) -> Response[bytes]:
-    """Users and tokens; an admin sees everyone's tokens, others their own."""
-    return await view.page("admin.html", lambda: _fetch(view, after))
+async def admin(view: View, after: str | None = None, user: str | None = None) -> Response[bytes]:
+    """Users and tokens; an admin sees everyone's tokens or a user's, others their own."""
+    return await view.page("admin.html", lambda: _fetch(view, after, user))
 
 
 handlers: list[Any] = [admin]
