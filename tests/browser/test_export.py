@@ -118,3 +118,22 @@ def size(image: Path) -> tuple[int, int]:
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = struct.unpack(">II", content[16:24])
     return width, height
+
+
+def test_a_row_of_a_long_table_is_found_and_the_table_stays_whole(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor]
+) -> None:
+    visitor = visit(filled[0])
+    visitor.sign_in()
+    visitor.visit("/admin/settings")
+    shown = visitor.page.locator("mlbox-table[aria-label=Settings] tbody > tr:visible")
+    every = shown.count()
+    find = visitor.page.get_by_label("Find a row of Settings")
+    find.fill("DRIFT window")
+    expect(shown).to_have_count(1)
+    expect(shown).to_contain_text("drift_window")
+    assert len(table(visitor, "Settings")) == every, "what is taken along is all of it"
+    find.fill("")
+    expect(shown).to_have_count(every)
+    visitor.visit("/admin")
+    assert visitor.page.get_by_label("Find a row of Users").count() == 0, "few are read"

@@ -145,3 +145,19 @@ def test_tokens_are_listed_by_their_user(box: Box) -> None:
     assert all("of bea" in row for row in rows(text))
     assert '/admin?user=bea#tokens"' in Site(box).get("/admin").text
     assert "of carl" not in Site(box, "bea").get("/admin?user=carl").text, "nobody sees another's"
+
+
+def test_of_many_teams_ones_own_are_open_and_the_others_a_press_away(box: Box) -> None:
+    for number in range(8):
+        box.teams.create(f"team{number}", actor="admin")
+    box.teams.add_member("team3", "bea", "member", actor="admin")
+    box.teams.add_member("team5", "carl", "admin", actor="admin")
+    site = Site(box, "bea")
+    text = site.get("/teams").text
+    assert 'aria-label="Members of team3"' in text
+    assert 'aria-label="Members of team5"' not in text
+    assert re.findall(r'href="/teams\?team=(\w+)"', text) == ["everyone", *(f"team{n}" for n in range(8) if n != 3)]
+    chosen = site.get("/teams?team=team5").text
+    assert 'aria-label="Members of team5"' in chosen
+    assert 'aria-label="Members of team3"' not in chosen
+    assert site.get("/teams?team=none").status_code == 404

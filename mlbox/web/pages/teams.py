@@ -10,15 +10,23 @@ from mlbox.store.access.roles import ACTIONS, ROLES
 from mlbox.store.access.teams import EVERYONE, KINDS
 from mlbox.web.pages.view import View
 
+FEW = 6
+"""Teams that are shown with all their members at once."""
 
-def _fetch(view: View) -> dict[str, Any]:
+
+def _fetch(view: View, chosen: str | None) -> dict[str, Any]:
     teams, who = view.box.teams, view.principal
     assert who is not None
+    known, own = teams.teams(), teams.memberships(who.name)
+    opened = [team for team in known if (team.name == chosen if chosen else len(known) <= FEW or team.name in own)]
+    if chosen and not opened:
+        opened = [teams.team(chosen)]
     private: dict[str, list[tuple[str, str]]] = {}
     for kind, name in teams.private():
         private.setdefault(teams.team_of(name), []).append((kind, name))
     return {
-        "teams": teams.teams(),
+        "teams": opened,
+        "others": [team for team in known if team not in opened],
         "everyone": EVERYONE,
         "mine": {EVERYONE: who.role, **teams.roles_of(who)},
         "private": private,
@@ -31,9 +39,9 @@ def _fetch(view: View) -> dict[str, Any]:
 
 
 @get("/teams", include_in_schema=False, action="team.read")
-async def teams(view: View) -> Response[bytes]:
-    """Every team with its members; who may, changes them here."""
-    return await view.page("teams.html", lambda: _fetch(view))
+async def teams(view: View, team: str | None = None) -> Response[bytes]:
+    """Teams with their members, whom who may changes here: one's own and the one that was chosen, the others by name."""
+    return await view.page("teams.html", lambda: _fetch(view, team))
 
 
 handlers: list[Any] = [teams]

@@ -71,7 +71,7 @@ class Live extends HTMLElement {
     const active = document.activeElement;
     const typing = this.contains(active) && active.matches("input, select, textarea");
     const selecting = !document.getSelection().isCollapsed;
-    return !document.hidden && !typing && !selecting && !this.querySelector("[data-more-shown], details[open], [data-fold][aria-expanded=true], input:checked");
+    return !document.hidden && !typing && !selecting && !this.querySelector("[data-more-shown], details[open], [data-fold][aria-expanded=true], input:checked, .find-rows:not(:placeholder-shown)");
   }
 
   read() {

@@ -1,5 +1,6 @@
 // <mlbox-table>: a table that is taken along as CSV: whole, with all that "Show more" would bring, and every value as it is and
 // not as it is written: a cell's data-value, a time's moment. What stands under a value goes into a column of its own.
+// A long one that is all here (class tall) has a field to find its rows by.
 import { csv, exportBar } from "./export.js";
 
 const said = (element) => element.textContent.replace(/\s+/g, " ").trim();
@@ -39,9 +40,26 @@ function sheet(heads, rows) {
   return heads.length ? [head, ...body] : body;
 }
 
+const MANY = 12; // rows that nobody wants to read through
+
+// A field whose words choose among the rows that are here.
+function finder(table) {
+  const field = document.createElement("input");
+  Object.assign(field, { type: "search", className: "find-rows", placeholder: "Find a row", autocomplete: "off", ariaLabel: `Find a row of ${table.ariaLabel}` });
+  field.addEventListener("input", () => {
+    const words = field.value.toLowerCase().split(/\s+/);
+    for (const row of table.querySelectorAll("tbody > tr")) {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every((word) => text.includes(word));
+    }
+  });
+  return field;
+}
+
 class Table extends HTMLElement {
   connectedCallback() {
     this.bar = exportBar(this.ariaLabel, { CSV: (say) => this.whole(say) });
+    if (this.matches(".tall") && this.querySelectorAll("tbody > tr").length > MANY) this.bar.prepend(finder(this));
     this.append(this.bar);
   }
 
