@@ -15,6 +15,8 @@ from mlbox.web.pages.view import PAGE_SIZE, Place, View, from_place, keyset, nex
 
 OPENED = 3
 """Versions that wait, whose gates and whose decision are on the page itself."""
+NAMED = 20
+"""Of the others, how many a page names."""
 LAST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -52,7 +54,7 @@ def _waiting(view: View) -> list[Waiting]:
 
 def _fetch(view: View, after: str | None, place: int) -> dict[str, Any]:
     waiting = _waiting(view)
-    others, following = from_place(waiting[OPENED:], place)
+    others, following = from_place(waiting[OPENED:], place, NAMED)
     found = view.box.promotions.page(limit=PAGE_SIZE + 1, before=after)
     shown, last = keyset(found, PAGE_SIZE, lambda promotion: promotion.id)
     return {
