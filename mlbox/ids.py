@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from datetime import datetime
 
 _lock = threading.Lock()
 _last = 0
@@ -35,6 +36,11 @@ def go_on_after(known: str) -> None:
     with _lock:
         if (time.time_ns() << 12) // 1_000_000 < stamp < _END:
             _last = max(_last, stamp + _HOUR)
+
+
+def first_of(moment: datetime) -> str:
+    """What is not above any id that is made from a moment on, and above every one from before its millisecond."""
+    return f"{max(0, int(moment.timestamp() * 1000)):012x}"
 
 
 def new_ids(count: int) -> list[str]:

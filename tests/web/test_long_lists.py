@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import pytest
 
+from mlbox.ids import first_of
 from mlbox.web.box import Box
 from mlbox.web.pages.approvals import NAMED, OPENED
 from mlbox.web.pages.monitoring import FLEET
@@ -164,3 +165,17 @@ def test_of_many_teams_ones_own_are_open_and_the_others_a_press_away(box: Box) -
     assert 'aria-label="Members of team5"' in chosen
     assert 'aria-label="Members of team3"' not in chosen
     assert site.get("/teams?team=none").status_code == 404
+
+
+def test_the_audit_log_is_read_from_a_day_back(box: Box) -> None:
+    site = Site(box)
+    newest = box.events(limit=1)[0]
+    assert first_of(newest.at - timedelta(milliseconds=2)) < newest.id < first_of(newest.at + timedelta(milliseconds=2))
+    assert len(rows(site.get("/audit?until=2099-01-01").text)) == 50
+    assert "No such event" in site.get("/audit?until=2020-02-29").text
+    first = site.get(f"/audit?until={newest.at.date()}&actor=bea").text
+    assert "until=" in more(first), "it holds for what follows"
+    assert len(rows(site.get(more(first)).text)) > 0
+    refused = site.get("/audit?until=2026-02-30")
+    assert refused.status_code == 400
+    assert "is not a day" in refused.text

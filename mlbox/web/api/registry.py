@@ -49,15 +49,15 @@ async def history(box: Box, model: str, at: str | None = None) -> list[Tenure]:
     return await box.call(box.history.of, model, start=start, end=end)
 
 
-def span_of(at: str) -> tuple[datetime, datetime]:
+def span_of(at: str, *, field: str = "at") -> tuple[datetime, datetime]:
     """The moment, or the day in UTC, that a text names."""
     if len(at) == len("2026-03-03"):
         try:
             day = datetime.strptime(at, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError as err:
-            raise InvalidInput(f"{at!r} is not a day.", hint="Write it like 2026-03-03.", field="at") from err
+            raise InvalidInput(f"{at!r} is not a day.", hint="Write it like 2026-03-03.", field=field) from err
         return day, datetime.combine(day.date(), time.max, UTC)
-    moment = parse_time(at, field="at")
+    moment = parse_time(at, field=field)
     return moment, moment
 
 
