@@ -179,3 +179,13 @@ def test_the_audit_log_is_read_from_a_day_back(box: Box) -> None:
     refused = site.get("/audit?until=2026-02-30")
     assert refused.status_code == 400
     assert "is not a day" in refused.text
+
+
+def test_an_admin_is_offered_nothing_that_is_refused_to_everyone(box: Box) -> None:
+    site = Site(box)
+    serves, waits = site.get("/models/m00").text, site.get("/models/w00").text
+    assert ("/rename" in serves, "Delete the model" in serves) == (False, False), "it is in Production"
+    assert ("/rename" in waits, "Delete the model" in waits) == (True, True)
+    queues = set(re.findall(r'aria-label="Remove the queue ([\w-]+)"', site.get("/admin/settings").text))
+    assert queues == {queue.name for queue in box.sharing.set_queues()} - {"default"}
+    assert queues, "others are removed here"

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from litestar import Response, get
 
 from mlbox.settings import Origin, describe, env_name, text_of
+from mlbox.store.jobs.sharing import DEFAULT
 from mlbox.web.pages.view import View, part
 from mlbox.web.redaction import redact
 
@@ -88,6 +89,7 @@ def _fetch(view: View) -> dict[str, Any]:
         "root": root,
         "quotas": part(box.sharing.quotas),
         "queues": part(box.sharing.set_queues),
+        "default_queue": DEFAULT,
         "weights": part(box.sharing.weights),
         "teams": [team.name for team in box.teams.teams()],
     }
