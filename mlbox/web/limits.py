@@ -130,7 +130,7 @@ def check_type(headers: Mapping[str, str], handler: HTTPRouteHandler) -> None:
     if given in allowed or (not allowed and given not in FORMS):
         return
     said = f"The body is of the type {given[:80]!r}" if given else "The body has no type"
-    want = " or ".join(allowed) if allowed else "application/octet-stream"
+    want = " or ".join(filter(None, allowed)) if allowed else "application/octet-stream"
     raise WrongType(f"{said}, and this takes {want}.", hint=f"Send Content-Type: {want}.", field="content-type")
 
 

@@ -37,9 +37,15 @@ def open_inference(err: MlboxError) -> dict[str, Any]:
 def in_tritons_words(err: MlboxError) -> str:
     """An error's words, which for a model that there is not are those that Triton's clients look for."""
     if not (isinstance(err, NotFound) and err.model):
-        return str(err)
+        return _in_sentences(err)
     version = "" if err.version is None else f" version {err.version!s:.40}"
     return f"Request for unknown model: {err.model!r:.200}{version} is not found. {err.hint}"
+
+
+def _in_sentences(err: MlboxError) -> str:
+    """Message and hint: Triton's own messages end without a stop."""
+    stop = "." if err.hint and not err.message.endswith((".", "?", "!")) else ""
+    return f"{err.message}{stop} {err.hint}".rstrip()
 
 
 SHAPES: list[tuple[str, Callable[[MlboxError], Any]]] = [("/v2", open_inference)]

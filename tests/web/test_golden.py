@@ -138,6 +138,14 @@ REFUSED: list[tuple[str, str, Any, int, int, str]] = [
     ("POST", "models/gbdt_ort/versions/9/infer", x(), 404, 404, "9"),
     ("GET", "models/nope", None, 404, 404, "nope"),
     ("POST", INFER, {"inputs": [*x()["inputs"], tensor(1.0, name="Y")]}, 400, 400, "unexpected inference input 'Y'"),
+    (
+        "POST",
+        INFER,
+        {"inputs": [tensor(1.0, name="Y")]},
+        400,
+        400,
+        "unexpected inference input 'Y' for model 'gbdt_ort'. It",
+    ),
     ("POST", INFER, x() | {"outputs": [{"name": "zzz"}]}, 400, 400, "unexpected inference output 'zzz'"),
     ("POST", INFER, x(*[0] * WIDTH, datatype="INT32"), 400, 400, "inference input 'X' data-type is 'INT32'"),
     (

@@ -370,7 +370,9 @@ def given_of(running: Running) -> Given:
 
 
 def _checked_rows(rows: int, model: str, name: str) -> int:
-    if not 1 <= rows <= MAX_ROWS:
+    if not rows:
+        raise InvalidInput(f"The input {name!r:.80} for {model!r} has no rows.", hint="Send at least one.", field=name)
+    if rows > MAX_ROWS:
         raise InvalidInput(
             f"inference request batch-size must be <= {MAX_ROWS} for {model!r}, and is {rows}",
             hint="Split the request.",

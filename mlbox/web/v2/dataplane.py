@@ -63,7 +63,7 @@ def begin(
     specs = models.targets.inputs(target)
     own = [spec.name for spec in specs]
     strange = [tensor.name for tensor in tensors if tensor.name not in own]
-    if strange and (len(strange) == len(tensors) or _are_ids(models, model, version, strange)):
+    if strange and _are_rows(models, model, version, strange, specs, beside_own=len(strange) < len(tensors)):
         return _by_ids(models, model, version, asked, tensors, keys, caller, specs)
     for output in asked.outputs:
         wire.check_sent("output", output.name, output.parameters)
@@ -102,9 +102,34 @@ def _by_ids(
     return models.ask_rows(model, rows, caller, version)
 
 
-def _are_ids(models: ModelServer, model: str, version: int | None, names: Sequence[str]) -> bool:
-    """Whether these are ids, beside the model's own tensor of features."""
-    return {column.name for column in models.form(model, version).keys}.issuperset(names)
+def _are_rows(
+    models: ModelServer,
+    model: str,
+    version: int | None,
+    names: Sequence[str],
+    specs: Sequence[TensorSpec],
+    *,
+    beside_own: bool,
+) -> bool:
+    """Whether these, which the model does not take, are ids or features: only ids beside its own tensor of features.
+
+    Raises InvalidInput, with what may be sent, where they are neither and the model has both.
+    """
+    form = models.form(model, version)
+    keys = {column.name for column in form.keys}
+    if beside_own:
+        return keys.issuperset(names)
+    if keys and (keys | form.columns.places.keys()).isdisjoint(names):
+        raise InvalidInput(
+            f"unexpected inference input {names[0]!r:.80} for model {model!r}",
+            hint=f"Send {_own(specs)}, or one id for each row of {', '.join(map(repr, sorted(keys)))}.",
+            field=names[0][:200],
+        )
+    return bool(form.columns.names)
+
+
+def _own(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"{spec.name!r} [{','.join(map(str, spec.shape))}]" for spec in specs)
 
 
 def _rows(
@@ -122,7 +147,6 @@ def _rows(
             hint="Send one id for each row.",
             field=tensors[0].name[:200],
         )
-    own = ", ".join(f"{spec.name!r} [{','.join(map(str, spec.shape))}]" for spec in specs)
     seen: set[str] = set()
     for tensor in tensors:
         if tensor.data.shape not in ((count,), (count, 1)) or tensor.name in seen:
@@ -131,7 +155,7 @@ def _rows(
                 f" got {list(tensor.data.shape)!s:.80}"
                 if tensor.name not in seen
                 else f"The input {tensor.name!r:.80} is named twice.",
-                hint=f"Send {own}, or one id for each row and join key.",
+                hint=f"Send {_own(specs)}, or one id for each row and join key.",
                 field=tensor.name[:200],
             )
         seen.add(tensor.name)
