@@ -164,3 +164,19 @@ def picky(most: int = 2) -> onnx.ModelProto:
         ],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def filling() -> onnx.ModelProto:
+    """Takes a number and gives it back, after filling so many float32 in memory."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+            helper.make_node("ReduceSum", ["zeros"], ["nothing"], keepdims=1),
+            helper.make_node("Cast", ["nothing"], ["zero"], to=TensorProto.INT64),
+            helper.make_node("Add", ["size", "zero"], ["same"]),
+        ],
+        "filling",
+        [helper.make_tensor_value_info("size", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("same", TensorProto.INT64, [1])],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

@@ -178,7 +178,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 64
     models_memory_gb: Annotated[
         float,
-        Meta(ge=0, description="Most memory in GiB that models in memory may take; 0 means what running jobs leave."),
+        Meta(
+            ge=0,
+            description="Most memory in GiB that models in memory may take, and as much again what they compute at a time; 0"
+            " means what running jobs leave, and half of the box's memory.",
+        ),
     ] = 0
     gpus: Annotated[
         str,

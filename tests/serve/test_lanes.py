@@ -153,7 +153,7 @@ def test_what_fails_in_a_batch_fails_alone() -> None:
     session.gate.set()
     assert first.result(60).outputs[0].tolist() == [10.0]
     assert [waiting[n].result(60).outputs[0].tolist() for n in (0, 2)] == [[10.0], [20.0]]
-    with pytest.raises(Unavailable, match="m/1 failed on this input"):
+    with pytest.raises(InvalidInput, match="m/1 does not take these values: indices element out of data bounds"):
         waiting[1].result(60)
     assert (place.totals.success.count, place.totals.fail.count, place.totals.reasons) == (3, 1, {"model": 1})
     place.close()
@@ -333,6 +333,18 @@ def test_a_quick_model_runs_where_it_is_asked() -> None:
     asked = work([[1.0, 2.0]])
     assert len(scores(place.lane.run(asked))) == 1
     assert asked.future is None
+    place.close()
+
+
+def test_a_model_that_was_not_quick_after_all_runs_in_its_own_thread_from_then_on() -> None:
+    place = Place(Session(counting(), providers=CPU))
+    place.lane.speed = QUICK
+    for turns, quick in ((1, True), (1_000_000, False)):
+        asked = work([turns], np.int64)
+        assert place.lane.run(asked).outputs[0].tolist() == [turns]
+        assert (asked.future, place.lane.quick(1)) == (None, quick)
+    place.lane.run(asked := work([1], np.int64))
+    assert asked.future is not None
     place.close()
 
 

@@ -49,6 +49,8 @@ class ModelCheck(Record, frozen=True, kw_only=True):
     """Bytes by which the process grew when it was loaded and run."""
     joins: bool
     """Whether rows are answered alike alone and together, so that requests may be joined."""
+    branches: bool = False
+    """Whether it loops or branches, so that how long a run takes depends on the values that it is given."""
 
 
 class Comparison(Record, frozen=True, kw_only=True):

@@ -17,7 +17,7 @@ import resource
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 MEMORY_BYTES = 16 * 1024**3
 CPU_SECONDS = 300
@@ -26,6 +26,19 @@ LEAST_MEMORY = 1024**2
 """What the smallest model is said to take."""
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 """Where onnxruntime itself has the operators; what is in others comes in libraries, which are never loaded."""
+
+
+BRANCHING = frozenset({"Loop", "If"})
+"""Operators with which values, and not shapes alone, decide how long a run takes."""
+
+
+class Contents(NamedTuple):
+    """What the file of a model says before it is loaded."""
+
+    external: set[str]
+    """The files beside it in which it keeps weights."""
+    branches: bool
+    """Whether it has one of `BRANCHING`."""
 
 
 class ExternalData(Exception):
@@ -84,13 +97,14 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     before = _memory()
-    session, external, size = _load(Path(task["model"]))
+    session, contents, size = _load(Path(task["model"]))
     feeds = _trial(session, task.get("width") or 1)
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
         "size": size,
-        "external": sorted(external),
+        "external": sorted(contents.external),
+        "branches": contents.branches,
         "memory": max(_memory() - before, LEAST_MEMORY),
         "joins": session.batched and _rows_stand_alone(session, feeds),
     }
@@ -110,15 +124,15 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def _load(path: Path) -> tuple[Any, set[str], int]:
-    """A model in memory, the files beside it in which it keeps weights, and how many bytes all of that has on disk."""
+def _load(path: Path) -> tuple[Any, Contents, int]:
+    """A model in memory, what its file says, and how many bytes that and the files beside it have on disk."""
     from mlbox.serve.inference.runtime import CPU, Session
     from mlbox.store.registry.model_folders import own_files
 
     content = path.read_bytes()
-    external = _check_file(content, own_files(path))
-    size = len(content) + sum(path.with_name(name).stat().st_size for name in external)
-    return Session(path if external else content, providers=CPU), external, size
+    found = _check_file(content, own_files(path))
+    size = len(content) + sum(path.with_name(name).stat().st_size for name in found.external)
+    return Session(path if found.external else content, providers=CPU), found, size
 
 
 def _replayed(session: Any, job: dict[str, Any]) -> list[str]:
@@ -134,8 +148,8 @@ def _replayed(session: Any, job: dict[str, Any]) -> list[str]:
     return [one.error for one in asked]
 
 
-def _check_file(content: bytes, beside: frozenset[str]) -> set[str]:
-    """The files beside it in which an ONNX model keeps weights; raises InvalidInput for any others, and for custom operators.
+def _check_file(content: bytes, beside: frozenset[str]) -> Contents:
+    """What an ONNX model says; raises InvalidInput for weights in files that are not beside it, and for custom operators.
 
     Every tensor counts, wherever it is in the model, and a file is named as it lies there: not by a path that leads to it too.
     """
@@ -153,10 +167,14 @@ def _check_file(content: bytes, beside: frozenset[str]) -> set[str]:
         raise InvalidInput("The ONNX model has no nodes.", hint="Export it again.", field="artifact")
     own = {function.domain for function in model.functions}
     external: set[str] = set()
+    branches = False
     for message in _messages(model):
         if isinstance(message, onnx.TensorProto) and (message.external_data or message.data_location):
             external.add({entry.key: entry.value for entry in message.external_data}.get("location", ""))
-        if isinstance(message, onnx.NodeProto) and message.domain not in KNOWN_DOMAINS | own:
+        if not isinstance(message, onnx.NodeProto):
+            continue
+        branches = branches or message.op_type in BRANCHING
+        if message.domain not in KNOWN_DOMAINS | own:
             raise InvalidInput(
                 f"The model has the custom operator {message.op_type!r:.80} of {message.domain!r:.80}.",
                 hint="Export with standard operators.",
@@ -164,7 +182,7 @@ def _check_file(content: bytes, beside: frozenset[str]) -> set[str]:
             )
     if external - beside:
         raise ExternalData(external, min(external - beside))
-    return external
+    return Contents(external, branches)
 
 
 def _messages(root: Any) -> Iterator[Any]:

@@ -240,8 +240,15 @@ class Execution:
         )
 
     def rehearsed(self, begun: Begun, route: Route, places: Sequence[int], answered: Sequence[Part]) -> Batch:
-        """What the log takes of a version that answers beside a request, for nobody; a sample has both or neither."""
-        running = self._work(begun, route, places)
+        """What the log takes of a version that answers beside a request, for nobody; a sample has both or neither.
+
+        What it does not take, though the champion did, is an error of its own.
+        """
+        try:
+            running = self._work(begun, route, places)
+        except InvalidInput:
+            self._log.record_error(begun.ask.target.model, route.version, route.role, rows=len(places))
+            raise
         if not running.keys and self._log.samples(running.loaded.version.model):
             ids = {place: own for part in answered for place, own in zip(part.running.places, part.ids, strict=True)}
             running = running._replace(keys=[ids[place] for place in places])

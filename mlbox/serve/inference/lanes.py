@@ -28,7 +28,7 @@ from mlbox.serve.inference.runtime import Session
 from mlbox.serve.inference.statistics import Statistics
 from mlbox.serve.inference.warmup import Speed
 from mlbox.serve.inference.watch import Watch
-from mlbox.serve.inference.work import Apart, NotByRow, Ran, Work, check_rows_of, feeds_of, split
+from mlbox.serve.inference.work import Apart, NotByRow, Ran, Unfit, Work, check_rows_of, failure_of, feeds_of, split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,6 +37,8 @@ QUICK_SECONDS = 200e-6
 """A run that takes less is cheaper where it was asked for than in another thread."""
 WORTH_SECONDS = 50e-6
 """Of a model of which a row takes longer, another run costs next to nothing beside it, and a run of many rows is no quicker."""
+UNFORESEEN_SECONDS = 0.5
+"""A run where it was asked that takes longer shows that the model is not quick after all."""
 MOST_RETRY_SECONDS = 60
 _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
@@ -253,6 +255,7 @@ class Lane:
                 found.append(ran)
                 end = time.perf_counter()
                 runs.append((size, end - began))
+                self._doubt(end - began)
                 began = end
         except Exception as err:
             if isinstance(err, NotByRow):
@@ -265,6 +268,12 @@ class Lane:
         for rows, took in runs:
             self._usual_seconds += _SMOOTHING * (took / rows - self._usual_seconds)
         self._statistics.answered_rows(*self._name, [(rows, int(took * 1e9)) for rows, took in runs])
+
+    def _doubt(self, took: float) -> None:
+        """After a run where it was asked that took so many seconds: the next is in the lane's thread, if that was too many."""
+        if took > UNFORESEEN_SECONDS:
+            _log.warning("A run of %s took %.1f s where it was asked; from now on it runs by itself.", self._ref, took)
+            self.speed = None
 
     def _join_no_more(self) -> None:
         _log.warning("%s does not answer row by row; its requests are joined no more.", self._ref)
@@ -316,6 +325,8 @@ class Lane:
         scores, outputs = self._session.answer(feeds_of(works), wanted, options)
         took = time.perf_counter() - began
         rans = [Ran(scores, outputs)] if len(works) == 1 else split(works, wanted, scores, outputs)
+        if options is None:
+            self._doubt(took)
         self._count(
             took,
             rows=sum([work.rows or 1 for work in works]),
@@ -333,19 +344,16 @@ class Lane:
         )
 
     def _fail(self, work: Work, err: Exception) -> None:
-        if self._settle(work, self._failure(err)):
+        told = failure_of(self._ref, err)
+        if self._settle(work, told):
             reason = "crash" if isinstance(err, Died) else "model"
             self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
             if isinstance(err, Unavailable):
                 _log.warning("%s did not run: %s", self._ref, err)
+            elif isinstance(told, Unfit):
+                _log.warning("%s", told)
             else:
                 _log.error("%s failed.", self._ref, exc_info=err)
-
-    def _failure(self, err: Exception) -> Unavailable:
-        if isinstance(err, Unavailable):  # it did not run, and that says why
-            return err
-        what = "ended the process that ran it, twice," if isinstance(err, Died) else "failed"
-        return Unavailable(f"{self._ref} {what} on this input.", hint="The server's log has the details.")
 
     def _settle(self, work: Work, outcome: Ran | MlboxError) -> bool:
         """Answer a work, unless it is answered."""

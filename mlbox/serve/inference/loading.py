@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
@@ -120,6 +120,7 @@ class Loader:
         most: int,
         workers: Workers | None = None,
         devices: Devices | None = None,
+        arena: int = 0,
         check: Callable[[str, int], None] = lambda model, version: None,
     ) -> None:
         self._registry = registry
@@ -137,6 +138,7 @@ class Loader:
         self._devices = devices or Devices()
         self._copies = max(1, workers.count) if workers else 1
         """Of each model in memory: one in every worker."""
+        self._arena = arena // self._copies
         self._loads = ThreadPoolExecutor(LOADS_AT_ONCE, thread_name_prefix="mlbox-load")
         self._check = check
         """Raises why a version may not be loaded."""
@@ -235,9 +237,14 @@ class Loader:
         return choose(self._devices.numbers, held)
 
     def _session(self, version: ModelVersion, path: Path, device: int) -> Session:
+        facts: dict[str, Any] = {
+            "threads": self._threads,
+            "providers": self._devices.providers,
+            "device": device,
+            "arena": self._arena,
+        }
         if self._workers is None:
-            return Session(path, threads=self._threads, providers=self._devices.providers, device=device)
-        facts = {"threads": self._threads, "providers": self._devices.providers, "device": device}
+            return Session(path, **facts)
         return self._workers.open(version.model, version.version, path, facts)
 
     def _make_room(self, version: ModelVersion, need: int) -> None:
@@ -263,6 +270,8 @@ class Loader:
     def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck, device: int) -> Loaded:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
         speed = warm(session, inputs_of(version, session.inputs), self._recorded(version.model))
+        if check.branches:  # then its timing says nothing of the next request, which must hold up nobody else
+            speed = None
         config = self.config(version.model)
         lane = Lane(
             version.ref,

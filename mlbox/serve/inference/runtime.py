@@ -7,6 +7,7 @@ positive class). Everything that watches a model in production watches that scor
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from msgspec.structs import replace
 
 from mlbox.errors import InvalidInput
 from mlbox.records import TensorSpec
+from mlbox.serve.inference.arena import is_full, share, shrinking
 from mlbox.serve.inference.binding import configured, device_of, run_bound
 from mlbox.serve.inference.tensors import FLOATS, are_batched
 
@@ -56,8 +58,15 @@ class Session:
     """Whether it runs in another process, which is far from the thread that asks."""
 
     def __init__(
-        self, model: Path | bytes, *, threads: int = 1, providers: Sequence[str] = PROVIDERS, device: int = 0
+        self,
+        model: Path | bytes,
+        *,
+        threads: int = 1,
+        providers: Sequence[str] = PROVIDERS,
+        device: int = 0,
+        arena: int = 0,
     ) -> None:
+        """`arena` is how many bytes the runs of all sessions of this process may take together; 0 sets no limit."""
         import onnxruntime as ort
 
         options = ort.SessionOptions()
@@ -65,6 +74,8 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if arena:
+            share(options, arena)
         there = configured(providers, ort.get_available_providers(), device)
         source = model if isinstance(model, bytes) else str(model)
         self._session: Any = ort.InferenceSession(source, sess_options=options, providers=there)
@@ -112,6 +123,16 @@ class Session:
         Whoever gives it `options` may end the run from another thread; then it raises.
         """
         names = list(wanted or self.output_types)
+        try:
+            return self._once(feeds, names, options)
+        except Exception as err:
+            if not is_full(err):
+                raise
+        with contextlib.suppress(Exception):  # its end makes room, whatever becomes of it
+            return self._once(feeds, names, shrinking(options))
+        return self._once(feeds, names, options)
+
+    def _once(self, feeds: Mapping[str, np.ndarray], names: list[str], options: Any) -> list[np.ndarray]:
         if self._bits:
             return self._run_bits(feeds, names, options)
         if self._device is not None:

@@ -72,6 +72,7 @@ class ModelServer:
         most_loaded: int = 64,
         workers: Workers | None = None,
         devices: Devices | None = None,
+        arena: int = 0,
         quarantine: Quarantine | None = None,
     ) -> None:
         self._registry = registry
@@ -91,6 +92,7 @@ class ModelServer:
             most=most_loaded,
             workers=workers,
             devices=devices,
+            arena=arena,
             check=quarantine.check if quarantine else lambda model, version: None,
         )
         self.targets = Targets(registry, routes, self._loader, features)
@@ -297,11 +299,8 @@ class ModelServer:
                 batch = self._execution.rehearsed(begun, route, places, parts)
             self._predictions.put([batch])
             beside, (beside_ms,) = batch.scores, batch.by_request
-        except Unavailable as err:  # counted where it was found
-            _log.warning("The shadow %s/%s failed: %s", model, route.version, err)
-        except MlboxError as err:  # the champion answered these rows, so it is the shadow that cannot
+        except MlboxError as err:  # counted where it was found
             _log.warning("The shadow %s/%s cannot answer what the champion can: %s", model, route.version, err)
-            self._predictions.record_error(model, route.version, route.role, rows=len(places))
         self._routes.paired(model, route.version, Beside(given, answered, took, beside, beside_ms))
 
     # -- what serves ------------------------------------------------------------------------------------------------

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mlbox.errors import MlboxError, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, Unavailable
+from mlbox.serve.inference.arena import is_full
+from mlbox.serve.inference.remote import Died
 from mlbox.serve.inference.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -30,6 +33,32 @@ class Apart(Unavailable):
 
 class NotByRow(Exception):
     """A model that was given joined rows answered with another number of them."""
+
+
+class Unfit(InvalidInput):
+    """The model ran, and refused the values that it was given; that is counted against its version."""
+
+
+_REFUSED = re.compile(r"\[ONNXRuntimeError\] : 2 : INVALID_ARGUMENT : .*?Status Message: (.*)", re.DOTALL)
+"""What onnxruntime says where an operator refuses a value, such as an index past the end of a table."""
+
+
+def failure_of(ref: str, err: Exception) -> MlboxError:
+    """What a request is answered with on which a version failed."""
+    if isinstance(err, Unavailable):  # it did not run, and that says why
+        return err
+    if isinstance(err, InvalidInput):  # of what it gave for this
+        return Unfit(f"{ref} failed on this input: {err.message}", hint=err.hint)
+    if refused := _REFUSED.match(str(err)):
+        words = refused[1].strip()
+        return Unfit(f"{ref} does not take these values: {words:.300}.", hint="Send values that the model knows.")
+    if is_full(err):
+        return Unavailable(
+            f"{ref} wants more memory for this input than runs may take.",
+            hint="Send fewer rows at a time, or raise models_memory_gb.",
+        )
+    what = "ended the process that ran it, twice," if isinstance(err, Died) else "failed"
+    return Unavailable(f"{ref} {what} on this input.", hint="The server's log has the details.")
 
 
 class Work:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
+import psutil
 
 from mlbox.errors import NotFound, Unavailable
 from mlbox.serve.alerts.failing import FAILING, Failing
@@ -154,6 +155,7 @@ class Serving(Data):
             devices=Devices.of(self.settings.infer_gpus, tensorrt=self.settings.tensorrt == "on"),
             most_loaded=self.settings.max_models,
             workers=self.workers if self.settings.workers else None,
+            arena=self._arena(),
             quarantine=Quarantine(self.quarantines, self.workers, self.clock),
         )
         self.models.targets.check_staging = self._check_staging
@@ -165,6 +167,12 @@ class Serving(Data):
         self.gate_runs = GateRuns(db)
         self._open_replays(opening)
         self.rollouts.start()
+
+    def _arena(self) -> int:
+        """Bytes that the runs of models may take beside the models themselves: as much as these, or half of the box's memory."""
+        settings = self.settings
+        half = (settings.memory_gb * 2**30 or psutil.virtual_memory().total) / 2
+        return int(settings.models_memory_gb * 2**30 or half)
 
     def _open_replays(self, opening: contextlib.ExitStack) -> None:
         self.replays = Replays(
