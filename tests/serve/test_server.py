@@ -22,7 +22,7 @@ from mlbox.serve.inference.devices import Devices
 from mlbox.serve.inference.execution import Ask
 from mlbox.serve.inference.server import ModelServer, PredictRow
 from mlbox.serve.inference.singles import Singles
-from mlbox.serve.inference.tab import MOST
+from mlbox.serve.inference.tab import MOST, MOST_BYTES
 from mlbox.serve.inference.targets import Target
 from mlbox.serve.inference.tensors import Tensor
 from mlbox.serve.inference.warmup import Speed
@@ -491,6 +491,22 @@ def test_what_was_answered_is_counted_and_logged_together_before_anybody_reads_o
     server.answer_rows(singles, np.ones((1, 2), np.float32))
     server.close()
     assert len(told) == 4
+
+
+def test_answers_to_large_requests_wait_for_few_others(serving: House) -> None:
+    """What they were asked with is kept as long as they wait."""
+    serving.serve_one(1.0, 1.0)
+    target, server, later = in_memory(serving), serving.server, list[Callable[[], None]]()
+    singles = Singles(target, "ann", "input", "FP32")
+    server.tab.soon = later.append
+    told: list[Batch] = []
+    serving.log.on_prediction(told.append)
+    half = MOST_BYTES // 2
+    for size in (half - 8, half, 8):
+        entry = singles.run(np.ones((1, 2), np.float32))
+        assert entry.size == 8
+        server.tab.add(entry._replace(size=size))
+    assert ([len(batch.ids) for batch in told], len(later)) == ([3], 1)
 
 
 def test_requests_that_are_each_asked_about_do_not_run_as_one(serving: House) -> None:

@@ -244,6 +244,36 @@ def test_the_rules_are_those_of_http(site: Site, rpc: Rpc) -> None:
     assert rpc.refused("ServerLive", metadata=(*rpc.auth, *rpc.auth))[0] == Code.INVALID_ARGUMENT
 
 
+def test_calls_of_one_caller_that_say_the_same_are_each_counted_logged_and_asked_about(site: Site, rpc: Rpc) -> None:
+    site.user("tom", "member")
+    made = ok(site.http.post("/api/v1/tokens", json={"user": "tom", "name": "calls"}))
+    metadata = (("authorization", f"Bearer {made['secret']}"), ("user", "tom"))
+    asked = [
+        pb.ModelInferRequest(
+            model_name="score", inputs=[given_input(1, 1)], raw_input_contents=[np.float32(n).tobytes()]
+        )
+        for n in range(5)
+    ]
+    found = [rpc("ModelInfer", one, metadata=metadata) for one in asked]
+    assert [values(one).ravel()[-1] for one in found] == pytest.approx([sigmoid(n) for n in range(5)], rel=1e-5)
+    ids = {one.parameters["prediction_id"].string_param for one in found}
+    rows = ok(site.http.get("/api/v1/predictions?model=score&limit=100"))
+    assert (len(ids), {row["caller"] for row in rows if row["id"] in ids}) == (5, {"tom"})
+    assert ids <= {row["id"] for row in rows}
+
+    def lines() -> list[str]:
+        return [one for one in site.server.log.splitlines() if made["id"] in one and "ModelInfer" in one]
+
+    wait_for(lambda: len(lines()) == 5, what="a line for each")
+    assert len({re.findall('"request_id":"([^"]+)"', one)[0] for one in lines()}) == 5
+    ok(site.http.put("/api/v1/teams/everyone/members/tom", json={"role": "viewer"}))
+    assert rpc.refused("ModelInfer", asked[0], metadata=metadata)[0] == Code.PERMISSION_DENIED
+    ok(site.http.put("/api/v1/teams/everyone/members/tom", json={"role": "member"}))
+    assert rpc("ModelInfer", asked[0], metadata=metadata).model_name == "score"
+    ok(site.http.delete(f"/api/v1/tokens/{made['id']}"))
+    assert rpc.refused("ModelInfer", asked[0], metadata=metadata)[0] == Code.UNAUTHENTICATED
+
+
 def test_a_model_that_is_private_to_others_is_absent(site: Site, rpc: Rpc) -> None:
     site.post("/api/v1/teams", {"name": "lab"})
     site.post("/api/v1/models", {"name": "lab.secret"})

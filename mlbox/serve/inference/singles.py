@@ -49,7 +49,7 @@ class Singles:
         loaded.used = time.perf_counter()
         ran, runs = loaded.lane.run_rows({self._name: data}, self._wanted, rows)
         work.ids = new_ids(rows)
-        return Entry(shown(running, ran), runs)
+        return Entry(shown(running, ran), runs, data.nbytes)
 
     def begun(self, entry: Entry) -> Begun:
         """The request that these rows are, for who answers it as well."""

@@ -61,23 +61,25 @@ class Row(Crowd[bytes]):
         """What a call is answered with; None, and nothing has happened, where something is wrong with it."""
         if not self._fits:
             return None
-        self._rows.append(content)
-        return self.replies()[0]
+        try:
+            return self._filled(self._ran(content))
+        except MlboxError:
+            return None
 
-    def _inferred(self, rows: list[bytes]) -> Inferred:
+    def _ran(self, content: bytes) -> Inferred:
         import numpy as np
 
         known = self._known
         if self._singles is None:
             self._singles = Singles(self._target, self._caller, known.name, known.dtype, known.outputs)
-        data = np.frombuffer(rows[0], NUMPY[known.dtype], offset=len(known.before)).reshape(known.shape)
+        data = np.ndarray(known.shape, NUMPY[known.dtype], content, len(known.before))
         return self._models.answer_rows(self._singles, data)
 
-    def _written(self, found: Inferred) -> list[bytes | None]:
+    def _filled(self, found: Inferred) -> bytes:
         shapes = [tensor.data.shape for tensor in found.outputs]
         if self._template is None or self._template.shapes != shapes:
             self._template = Template.of(self._target.model, found)
-        return [self._template.filled(found)]
+        return self._template.filled(found)
 
 
 class Template(NamedTuple):

@@ -5,6 +5,7 @@ Messages come in as bytes and are read here, because grpc answers INTERNAL for w
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import time
@@ -33,6 +34,8 @@ from mlbox.web.v2 import models
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
 INFER, STREAM = "ModelInfer", "ModelStreamInfer"
+INFER_PATH = f"/{SERVICE}/{INFER}"
+REQUEST_ID = "x-request-id"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -56,6 +59,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 Metadata = Sequence[tuple[str, Any]]
+Unary = Callable[[bytes | AsyncIterator[bytes], Any], Awaitable[bytes]]
 
 
 class RpcServer:
@@ -81,9 +85,10 @@ class RpcServer:
             "Check": grpc.unary_unary_rpc_method_handler(self._check),
             "Watch": grpc.unary_stream_rpc_method_handler(self._watch),
         }
+        usual = functools.partial(self._usual, every[INFER])
         self._server.add_generic_rpc_handlers(
             (
-                _Service(whole, asked_first, self._recall),
+                _Service(whole, asked_first, self._key, self._box.access.recall_key, usual),
                 grpc.method_handlers_generic_handler(HEALTH, health),
             )
         )
@@ -112,7 +117,7 @@ class RpcServer:
 
     # -- calls ----------------------------------------------------------------------------------------------------------
 
-    def _unary(self, name: str, call: calls.Call) -> Callable[[bytes | AsyncIterator[bytes], Any], Awaitable[bytes]]:
+    def _unary(self, name: str, call: calls.Call) -> Unary:
         """A call with its message, or with what it is read from once it is known who asks."""
 
         async def work(content: bytes, principal: Principal) -> bytes:
@@ -130,7 +135,8 @@ class RpcServer:
             try:
                 principal = line.principal = await self._admit(line.metadata, context)
                 message = content if isinstance(content, bytes) else await anext(content, b"")
-                return self._known(call, message, principal) or await work(message, principal)
+                known = self._known(message, principal) if name == INFER else None
+                return known or await work(message, principal)
             except Exception as err:
                 raise await line.refuse(err) from None
             finally:
@@ -138,11 +144,35 @@ class RpcServer:
 
         return answer
 
-    def _known(self, call: calls.Call, content: bytes, principal: Principal) -> bytes | None:
-        """The answer to a call that says the same as one before, if that can be had here."""
-        if call is not calls.CALLS[INFER] or principal.job_id is not None:
+    def _usual(self, infer: Unary, key: bytes) -> Unary:
+        """Inference for whoever has this credential, without what only calls need that are not like one before.
+
+        What is not answered so is answered by `infer`, as if nothing had been tried.
+        """
+        recall, log, path = self._box.access.recall_key, self._log, INFER_PATH
+
+        async def answer(content: bytes | AsyncIterator[bytes], context: Any) -> bytes:
+            assert isinstance(content, bytes)
+            began, start, found = time.time(), time.perf_counter(), None
+            principal = recall(key)
+            if principal is not None:
+                set_asking(principal)
+                with contextlib.suppress(MlboxError):  # which the call is told of below
+                    found = self._known(content, principal)
+            if found is None:
+                return await infer(content, context)
+            status = 0 if context.cancelled() else 200
+            seconds, peer = time.perf_counter() - start, _peer(context.peer())
+            log.note(Request(began, seconds, log.new_id(), status, "gRPC", path, b"", peer, principal))
+            return found
+
+        return answer
+
+    def _known(self, content: bytes, principal: Principal) -> bytes | None:
+        """The answer to inference that says the same as one before, if that can be had here."""
+        if principal.job_id is not None:
             return None
-        self._box.teams.require(principal, call.action)
+        self._box.teams.require(principal, calls.CALLS[INFER].action)
         return self._alike.answer(content, principal)
 
     async def _stream(self, contents: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
@@ -173,13 +203,15 @@ class RpcServer:
         return principal
 
     def _recall(self, credential: bytes) -> Principal | None:
-        access = self._box.access
+        return self._box.access.recall_key(self._key(credential))
+
+    def _key(self, credential: bytes) -> bytes:
         key = self._keys.get(credential)
         if key is None:
             if len(self._keys) >= MOST_KEYS:
                 self._keys.clear()
-            key = self._keys[credential] = access.key_of(credential)
-        return access.recall_key(key)
+            key = self._keys[credential] = self._box.access.key_of(credential)
+        return key
 
     # -- health -----------------------------------------------------------------------------------------------------------
 
@@ -215,20 +247,40 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The handler of each call: the quicker one, which begins with the message, for credentials that are known already.
 
     grpc takes in a message before it calls that one. Whoever is not known yet is asked who he is before any of it is read.
+    Inference with the same metadata as before has a handler of its own, made by `usual` of the credential's key.
     """
 
     def __init__(
-        self, whole: Mapping[str, Any], asked_first: Mapping[str, Any], recall: Callable[[bytes], Principal | None]
+        self,
+        whole: Mapping[str, Any],
+        asked_first: Mapping[str, Any],
+        key: Callable[[bytes], bytes],
+        recall: Callable[[bytes], Principal | None],
+        usual: Callable[[bytes], Unary],
     ) -> None:
         self._whole = {f"/{SERVICE}/{name}": handler for name, handler in whole.items()}
         self._asked_first = {f"/{SERVICE}/{name}": handler for name, handler in asked_first.items()}
+        self._key = key
         self._recall = recall
+        self._make = usual
+        self._usual: dict[Metadata, tuple[bytes, Any]] = {}
+        """By the metadata of a call of inference, the credential's key and the handler."""
 
     def service(self, details: Any) -> Any:
         """The handler of a call; None for one that there is not."""
-        given = _credentials(details.invocation_metadata or ())
-        known = len(given) == 1 and self._recall(given[0]) is not None
-        return (self._whole if known else self._asked_first).get(details.method)
+        metadata: Metadata = details.invocation_metadata or ()
+        method = details.method
+        if method == INFER_PATH and (usual := self._usual.get(metadata)) and self._recall(usual[0]) is not None:
+            return usual[1]
+        given = _credentials(metadata)
+        key = self._key(given[0]) if len(given) == 1 else b""
+        if not key or self._recall(key) is None:
+            return self._asked_first.get(method)
+        if method == INFER_PATH and all(name != REQUEST_ID for name, _ in metadata):
+            if len(self._usual) >= MOST_KEYS:
+                self._usual.clear()
+            self._usual[metadata] = key, grpc.unary_unary_rpc_method_handler(self._make(key))
+        return self._whole.get(method)
 
 
 class _Line:
@@ -240,7 +292,7 @@ class _Line:
         self._context = context
         self._began, self._start = time.time(), time.perf_counter()
         self.metadata: Metadata = context.invocation_metadata() or ()
-        self._id = log.begin([(n.encode(), v.encode()) for n, v in self.metadata if n == "x-request-id"])
+        self._id = log.begin([(n.encode(), v.encode()) for n, v in self.metadata if n == REQUEST_ID])
         self._status = 0
         self.principal: Principal | None = None
 
@@ -248,7 +300,7 @@ class _Line:
         """Tell the client, which ends the call; what is returned is never raised."""
         ours = as_mlbox_error(err)
         self._status = ours.status
-        trailing = [("x-request-id", self._id), *((n.decode(), v.decode()) for n, v in retry_after(ours))]
+        trailing = [(REQUEST_ID, self._id), *((n.decode(), v.decode()) for n, v in retry_after(ours))]
         code = CODES.get(ours.status, grpc.StatusCode.INTERNAL)
         await self._context.abort(code, in_tritons_words(ours)[:MOST_DETAILS], tuple(trailing))
         return ours
