@@ -429,6 +429,13 @@ ODD: dict[str, Talk] = {
     "deep": ask(*((path, b"[" * 100 + b"]" * 100) for path in (INFER, FEAST, ONLINE, PREDICT))),
     "endlessly deep": ask(*((path, b"[" * 9999) for path in (INFER, FEAST, ONLINE, PREDICT))),
     "another type": raw(lambda wire: wire.request(FEAST, ASKED).replace(b"application/json", b"text/csv")),
+    "the type that curl names": raw(
+        lambda wire: b"".join(
+            wire.request(path, body).replace(b"application/json", b"application/x-www-form-urlencoded")
+            for path, body in ((INFER, TENSOR), (INFER, b"[" * 9999), (FEAST, ASKED))
+        ),
+        3,
+    ),
     "no type": raw(
         lambda wire: b"".join(
             wire.request(path, body).replace(b"Content-Type: application/json\r\n", b"")

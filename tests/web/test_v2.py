@@ -61,6 +61,15 @@ def test_rows_are_scored_flat_or_nested_with_null_for_missing(site: Site) -> Non
     assert ok(site.infer(tensor(None)))["outputs"][0]["data"] == [None]
 
 
+def test_a_body_that_curl_sends_without_a_type_is_read(site: Site) -> None:
+    body = json.dumps({"inputs": [tensor(1.0)]})
+    for path in ("score", "score/versions/1"):
+        answer = site.http.post(
+            f"/v2/models/{path}/infer", content=body, headers={"content-type": "application/x-www-form-urlencoded"}
+        )
+        assert ok(answer)["outputs"][0]["data"] == pytest.approx([sigmoid(1)], rel=1e-5)
+
+
 def test_ids_are_looked_up_over_both_protocols(site: Site) -> None:
     ids = tensor("u3", "u4", shape=[2], datatype="BYTES", name="who")
     over_v2 = ok(site.infer(ids))["outputs"][0]["data"]

@@ -23,7 +23,11 @@ from mlbox.web.v2.models import problem
 @post(
     ["/v2/models/{model:str}/infer", "/v2/models/{model:str}/versions/{version:int}/infer"],
     status_code=200,
-    accepts=("application/octet-stream", ""),  # tritonclient names no type
+    accepts=(
+        "application/octet-stream",
+        "",
+        "application/x-www-form-urlencoded",
+    ),  # tritonclient names none, curl -d that
     encodings=("gzip", "deflate"),
     exception_handlers={Exception: problem},
     action="model.predict",

@@ -109,7 +109,7 @@ def decode(body: bytes, head: str | None, inputs: Callable[[], Sequence[TensorSp
     length = _head_length(head, len(body))
     text, binary = (body, memoryview(b"")) if length is None else (body[:length], memoryview(body)[length:])
     try:
-        asked = read(text)
+        asked = _read(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         raise InvalidInput(f"The request cannot be read: {err}.", hint="Send Open Inference Protocol v2 JSON.") from err
     if not asked.inputs:
@@ -135,6 +135,35 @@ def decode(body: bytes, head: str | None, inputs: Callable[[], Sequence[TensorSp
             field=HEADER,
         )
     return asked, tensors
+
+
+def _read(text: bytes) -> Request:
+    """What JSON says, with null for what is left out: so do clients that are made of typed records."""
+    try:
+        return read(text)
+    except msgspec.ValidationError as err:
+        if "got `null`" not in str(err):
+            raise
+        given = msgspec.json.decode(text)
+        return read(msgspec.json.encode(_stripped(given)))
+
+
+def _stripped(given: Any) -> Any:
+    """A request without what is null of it, or of a tensor's parameters."""
+    if not isinstance(given, dict):
+        return given
+    found = {name: value for name, value in given.items() if value is not None}
+    for name in ("inputs", "outputs"):
+        tensors = found.get(name)
+        if isinstance(tensors, list):
+            found[name] = [_without_parameters(one) for one in tensors]
+    return found
+
+
+def _without_parameters(tensor: Any) -> Any:
+    if not isinstance(tensor, dict) or tensor.get("parameters", ()) is not None:
+        return tensor
+    return {name: value for name, value in tensor.items() if name != "parameters"}
 
 
 def _raw(specs: Sequence[TensorSpec], body: bytes) -> Tensor:
