@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from mlbox.client import Client
-from mlbox.errors import MlboxError, TimedOut, Unavailable
+from mlbox.errors import InvalidInput, MlboxError, TimedOut, Unavailable
 from mlbox.records import ModelVersion, Run, RunArtifact, RunStatus, check_point, html_table
 from mlbox.sdk import surroundings
 from mlbox.sdk.delivery import Delivery
@@ -304,7 +304,15 @@ def _say(what: str) -> None:
 def _point(key: str, value: float, step: int, at: datetime) -> dict[str, Any]:
     """A point as the API takes it, checked here, where whoever logs it hears of it."""
     check_point(key, step)
-    return {"key": key, "value": _json(value), "step": step, "at": at}
+    try:
+        number = _json(value)
+    except (TypeError, ValueError) as err:
+        raise InvalidInput(
+            f"The metric {key} is {repr(value)[:60]}, and should be a number.",
+            hint="Log texts as params or tags.",
+            field="metrics.value",
+        ) from err
+    return {"key": key, "value": number, "step": step, "at": at}
 
 
 def _json(value: float) -> float | str:

@@ -53,8 +53,9 @@ def test_the_same_rows_in_another_format_are_the_same_version(box: Server) -> No
         (b"x" * 2_000_001, {"format": "csv"}, 413, "body"),
         (as_parquet(ROWS), {"about": json.dumps({"split": {"by": "hash", "keys": ["no"], "parts": []}})}, 400, "split.parts"),
         (as_parquet(ROWS), {"about": json.dumps({"parents": ["no@v1"]})}, 404, "dataset"),
+        (as_parquet(ROWS), {"about": json.dumps({"splt": {"by": "hash"}})}, 400, "about"),
     ],
-    ids=["hash", "cut", "empty", "large", "split", "parent"],
+    ids=["hash", "cut", "empty", "large", "split", "parent", "misspelt"],
 )  # fmt: skip
 def test_what_is_refused_leaves_nothing(
     box: Server, body: bytes, query: dict[str, str], status: int, field: str

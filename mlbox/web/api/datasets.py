@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-import msgspec
 from litestar import Request, Response, delete, get, post
 from litestar.params import Parameter, QueryParameter
 
@@ -13,6 +12,7 @@ from mlbox.records import DatasetDiff, DatasetVersion, Principal, Record, Verifi
 from mlbox.store.datasets.datasets import DatasetFrom, DatasetSpec
 from mlbox.store.datasets.diff import diff
 from mlbox.store.sandbox.ingest import Upload, check_format
+from mlbox.web import bodies
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
 from mlbox.web.uploads import receive_upload
@@ -50,9 +50,9 @@ async def create_from_rows(
     """
     box.teams.require(principal, "dataset.create", name=name)
     try:
-        given = msgspec.json.decode(about, type=DatasetFrom)
-    except msgspec.MsgspecError as err:
-        raise InvalidInput(f"`about` does not fit: {err}.", hint='{"description": "..."}', field="about") from err
+        given = bodies.decoded(about.encode(), DatasetFrom)
+    except InvalidInput as err:
+        raise InvalidInput(f"`about` does not fit: {err.message}", hint=err.hint, field="about") from err
     check_format(format_)
     room, most = await box.call(box.quota.room, name), box.settings.max_dataset
     fits = (most, "max_dataset") if room is None or room > most else (room, "upload_quota")
