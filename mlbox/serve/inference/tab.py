@@ -2,7 +2,7 @@
 
 Requests of a row each are answered as they come, and put down here. What follows for the statistics, the log and whoever watches
 is worked out for as many as came within ten milliseconds, as if they were one request of many rows: of one alone it takes longer
-than all else but its run.
+than to answer it.
 """
 
 from __future__ import annotations
