@@ -262,7 +262,9 @@ def test_the_history_says_what_changed(box: Box, site: Site) -> None:
         "another time for which values count",
         "another SQL",
     )
-    assert "-SELECT who, amount, 1 AS old," in newest.diff
+    assert newest.diff and ("minus", "-SELECT who, amount, 1 AS old,") in newest.diff.lines
+    assert oldest.diff is None
+    assert '<span class="minus">-SELECT who, amount, 1 AS old,' in site.get("/features/changing").text
     assert "Version 2 is the latest" in words_of(site, "/features/changing@v1")
     assert "Version 2 is the latest" not in words_of(site, "/features/changing")
     assert "were not computed yet" in words_of(site, "/features/changing")
@@ -298,5 +300,5 @@ def test_a_thousand_views_come_in_pages(tmp_path_factory: pytest.TempPathFactory
 
 def test_a_view_of_which_nothing_is_known_has_a_page(box: Box, site: Site) -> None:
     view: FeatureView = box.features.view("spend")
-    assert changes([view])[0].diff == ""
+    assert changes([view])[0].diff is None
     assert ask(site, "views/changing/profile", ViewProfile).built is False

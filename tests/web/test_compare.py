@@ -237,13 +237,13 @@ def test_two_runs_show_in_what_their_code_differs(site: Site, coded: list[str], 
         in site.get(f"/runs/compare?run={coded[0]},{coded[1]}").text
     )
     newest_first = code(coded[1], coded[0])
-    assert '<span class="removed">-rate = 1\n</span>' in newest_first, "from the older to the newer"
-    assert '<span class="added">+rate = &#39;&lt;script&gt;' in newest_first
+    assert '<span class="minus">-rate = 1\n</span>' in newest_first, "from the older to the newer"
+    assert '<span class="plus">+rate = &#39;&lt;script&gt;' in newest_first
     assert "1 file changed" in newest_first
     assert "to the byte" in code(coded[1], coded[2])
     assert "cannot be read as a tar.gz" in code(coded[0], coded[3])
     assert "There is no code of run 0 to compare" in code(runs[0], coded[0])
     three = code(*coded[:3], more=f"&first={coded[1]}&second={coded[0]}")
-    assert '<span class="added">+rate = 1\n</span>' in three
+    assert '<span class="plus">+rate = 1\n</span>' in three
     assert three.count("<select") == 2
     assert site.get(f"/runs/compare/code?run={coded[0]},{coded[1]}&first=odd").status_code == 400

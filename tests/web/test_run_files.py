@@ -144,8 +144,8 @@ def test_a_run_of_a_job_shows_its_code_its_log_and_runs_again(box: Box, site: Si
     job = box.scheduler.submit(spec, user="ada")
     wait_for(lambda: box.scheduler.job(job.id).ended_at, what="the job to end")
     text = site.get(f"/runs/{job.run_id}").text
-    assert '<span class="removed">-x = 1\n</span>' in text
-    assert '<span class="added">+x = &#39;&lt;script&gt;' in text
+    assert '<span class="minus">-x = 1\n</span>' in text
+    assert '<span class="plus">+x = &#39;&lt;script&gt;' in text
     assert f'action="/api/v1/jobs/{job.id}/rerun"' in text
     assert f'hx-get="/jobs/{job.id}"' in text
     assert 'id="output"' in site.get(f"/jobs/{job.id}").text
@@ -155,7 +155,7 @@ def test_a_run_of_a_job_shows_its_code_its_log_and_runs_again(box: Box, site: Si
 
 def test_a_patch_is_told_apart_line_by_line() -> None:
     kinds = [kind for kind, _ in diff(b"diff --git\n+++ b\n@@ 1 @@\n+a\n-b\n c").lines]
-    assert kinds == ["file", "file", "hunk", "added", "removed", ""]
+    assert kinds == ["file", "file", "at", "plus", "minus", ""]
 
 
 def test_nested_runs_lead_to_each_other(box: Box, site: Site) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from mlbox.records import Column, Distribution, FeatureLineage, FeatureView, LineageNode, Trained
+from mlbox.web.pages.file_view import Diff, diff
 
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 44, 30, 12, 2
 MOST_IN_COLUMN = 8
@@ -205,8 +206,8 @@ class Change(NamedTuple):
 
     view: FeatureView
     words: tuple[str, ...]
-    diff: str
-    """Of the SQL; empty where it is the same."""
+    diff: Diff | None
+    """Of the SQL; None where it is the same."""
 
 
 def changes(versions: Sequence[FeatureView]) -> list[Change]:
@@ -218,18 +219,19 @@ def changes(versions: Sequence[FeatureView]) -> list[Change]:
 
 def _change(view: FeatureView, before: FeatureView | None) -> Change:
     if before is None:
-        return Change(view, ("first version",), "")
+        return Change(view, ("first version",), None)
     words = [*_columns_changed("feature", before.features, view.features)]
     words += _columns_changed("join key", before.join_keys, view.join_keys)
     if before.sources != view.sources:
         words.append(f"reads {', '.join(view.sources)} instead of {', '.join(before.sources)}")
     if before.ttl_seconds != view.ttl_seconds:
         words.append("another time for which values count")
-    diff = ""
+    changed = None
     if before.sql != view.sql:
         words.append("another SQL")
-        diff = "\n".join(list(difflib.unified_diff(before.sql.split("\n"), view.sql.split("\n"), lineterm="", n=2))[2:])
-    return Change(view, tuple(words), diff)
+        lines = difflib.unified_diff(before.sql.split("\n"), view.sql.split("\n"), lineterm="", n=2)
+        changed = diff("\n".join(list(lines)[2:]).encode())
+    return Change(view, tuple(words), changed)
 
 
 def _columns_changed(noun: str, before: Sequence[Column], after: Sequence[Column]) -> list[str]:

@@ -191,7 +191,7 @@ def _lead(token: Any, run_id: str, folder: PurePosixPath) -> None:
 
 # -- diffs --------------------------------------------------------------------------------------------------------------
 
-_DIFF = {"+": "added", "-": "removed", "@": "hunk"}
+_DIFF = {"+": "plus", "-": "minus", "@": "at"}
 
 
 class Diff(NamedTuple):

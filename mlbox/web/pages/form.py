@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote
@@ -202,6 +203,11 @@ def raw(value: float | timedelta | None, unit: str = "") -> Markup:
     return Markup(' data-value="{}"').format(plain) + (Markup(' data-unit="{}"').format(unit) if unit else Markup(""))
 
 
+def shell(command: Sequence[str]) -> str:
+    """A command as a shell takes it: what is copied from a page runs as it did."""
+    return shlex.join(command)
+
+
 FILTERS = {
     f.__name__: f
     for f in (
@@ -225,5 +231,6 @@ FILTERS = {
         head,
         shape,
         home,
+        shell,
     )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, get_args
 
 from litestar import Response, get
@@ -17,6 +18,10 @@ from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 State = Annotated[str | None, QueryParameter(name="state")]
 """Litestar keeps the plain name for itself."""
 MOST_HELD_UP = 20
+NEXT, MOST_NEXT = 8, 500
+"""Jobs of the queue that are shown beside all jobs, and by themselves."""
+MACHINE = {"os": "OS", "cpu": "CPU", "cpus": "CPUs", "gpus": "GPUs", "mlbox": "mlbox"}
+"""What an attempt ran on, where its name does not only begin with a capital."""
 OPEN: tuple[JobState, ...] = (*WAITING, *ACTIVE)
 
 
@@ -26,19 +31,30 @@ def _list(view: View, state: str | None, user: str | None, after: str | None) ->
     wanted = _state(state)
     found = scheduler.jobs(state=wanted, user=user or None, limit=PAGE_SIZE + 1, after=after)
     shown, last = keyset(found, PAGE_SIZE, lambda job: job.id)
+    counts = scheduler.counts()
     return {
         "jobs": shown,
+        **_queue(view, counts, wanted, user),
         "next": next_page(view, last),
         "states": get_args(JobState),
         "state": wanted,
         "user": user or "",
         "may_submit": view.may_somewhere("member"),
-        "counts": scheduler.counts(),
+        "counts": counts,
         "others": others,
         "hidden": hidden,
-        "line": part(scheduler.line),
         "gpus": part(lambda: [(gpu, [scheduler.job(id) for id in gpu.jobs]) for gpu in scheduler.gpus()]),
     }
+
+
+def _queue(view: View, counts: Mapping[JobState, int], state: JobState | None, user: str | None) -> dict[str, Any]:
+    """Who is next: the first of all, or, where only jobs that wait are asked for, everyone."""
+    whole = state == "queued"
+    if not (whole or state is None) or (user and not whole):
+        return {"line": (), "waiting": 0, "whole": False}
+    found = part(lambda: view.box.scheduler.line(limit=MOST_NEXT if whole else NEXT)).value or []
+    line = [(place, job) for place, job in enumerate(found, 1) if not user or job.user == user]
+    return {"line": line, "waiting": sum(counts[one] for one in WAITING), "whole": whole}
 
 
 def _state(text: str | None) -> JobState | None:
@@ -67,8 +83,11 @@ def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
     shown = attempt or (job.attempts[-1].number if job.attempts else None)
     run_id = job.run_id
     run = part(lambda: view.box.tracker.run(run_id)).value if run_id else None
+    ran_on = job.attempts[-1].ran_on if job.attempts else {}
     return {
         "job": job,
+        "lead": "" if outlook.words and job.state == "queued" else job.reason,
+        "machine": [(MACHINE.get(name, name.capitalize()), value) for name, value in ran_on.items()],
         "usage": [one for one in curve_sets(view.box, [run]) if one.system] if run is not None else [],
         "diff": code_diff(view.box, job),
         "active": job.state in OPEN,
@@ -77,6 +96,7 @@ def _job(view: View, job_id: str, attempt: int | None) -> dict[str, Any]:
         "attempt": shown,
         "may_stop": may_act and job.state in OPEN and job.state != "stopping",
         "may_retry": may_act and job.state not in OPEN,
+        "may_rerun": job.state not in OPEN and view.may_somewhere("member"),
         "may_submit": view.may_somewhere("member"),
     }
 

@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 from litestar import Response, get
 
-from mlbox.records import AlertGroup, Endpoint, ModelVersion
+from mlbox.records import AlertGroup, Endpoint, Event, ModelVersion
 from mlbox.serve.alerts.alert_groups import grouped
 from mlbox.web.box import Box
 from mlbox.web.pages.phrases import without_echo
 from mlbox.web.pages.view import View, part
 
 RECENT = 12
-READ = 100
+READ = 200
 """Events that are read to show so many: those of one kind in a row show as one."""
 SHOWN = 12
 """Models in Production, and promotions, that are shown."""
@@ -68,9 +68,17 @@ def _fetch(box: Box) -> dict[str, Any]:
         "gpus": part(lambda: box.scheduler.gpus()),
         "line": part(lambda: box.scheduler.line(limit=LINE)).value or [],
         "runs": part(lambda: box.tracker.runs(limit=RUNS)),
-        "events": part(lambda: without_echo(box.events(limit=READ), RECENT)),
+        "events": part(lambda: _happened(box)),
         "is_new": _is_new(box),
     }
+
+
+def _happened(box: Box) -> list[tuple[Event, int]]:
+    """The newest events that say something of their own."""
+    events = box.events(limit=READ)
+    runs = {event.subject.removeprefix("run:") for event in events if event.subject.startswith("run:")}
+    known = part(lambda: box.tracker.by_ids([*runs])).value or ()
+    return without_echo(events, RECENT, runs={run.id for run in known if run.job_id})
 
 
 def _is_new(box: Box) -> bool:

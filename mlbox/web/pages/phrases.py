@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import quote
 
@@ -241,10 +241,20 @@ def phrase(event: Event) -> str:
     return known.format_map(_Lenient(fields, name=name, subject=name, about=about, verb=verb))
 
 
-def without_echo(events: Iterable[Event], limit: int) -> list[tuple[Event, int]]:
-    """The first events, those of one kind by one actor in a row as one, with how many they were."""
+OF_A_JOB = {"job.starting", "run.running", "run.started", "run.finished", "run.failed", "run.killed", "token.created"}
+"""What a job's own events say as well."""
+
+
+def without_echo(events: Iterable[Event], limit: int, *, runs: Collection[str]) -> list[tuple[Event, int]]:
+    """The first events, those of one kind by one actor in a row as one, with how many they were; `runs` are those of jobs.
+
+    What a job does to its run, and the token that it gets, is left out: its own events tell of it.
+    """
     found: list[tuple[Event, int]] = []
     for event in events:
+        noun, _, name = event.subject.partition(":")
+        if event.type in OF_A_JOB and (noun == "job" or event.data.get("job") or (noun == "run" and name in runs)):
+            continue
         if found and (found[-1][0].type, found[-1][0].actor) == (event.type, event.actor):
             found[-1] = (found[-1][0], found[-1][1] + 1)
         elif len(found) == limit:
