@@ -315,6 +315,7 @@ def many_charts(report: Report, visitor: Visitor, store: Store) -> None:
     report.tell(f"a page of {charts} charts, usable", took, "ms")
     report.tell("of them drawn at once", drawn, "charts")
     report.at_most("of them drawn though nobody sees them, two screens down", unseen, 0, "charts")
+    page.get_by_role("button", name=f"All {charts} charts").click()
     for chart in page.locator("mlbox-curves").all():
         chart.scroll_into_view_if_needed()
         chart.locator("canvas").wait_for()

@@ -216,6 +216,12 @@ def test_charts_are_made_when_they_are_seen(made: Made, visitor: Visitor) -> Non
     expect(page.locator("mlbox-curves canvas").first).to_be_visible()
     assert len(asked) < CHARTS / 2
     last = page.locator("figure[data-key=m39] mlbox-curves")
+    expect(page.locator("figure:visible")).to_have_count(12)
+    expect(last).to_be_hidden()
+    assert found(page) == []
+    page.get_by_role("button", name=f"All {CHARTS} charts").click()
+    page.wait_for_url("**charts=all")
+    expect(page.locator("figure:visible")).to_have_count(CHARTS)
     last.scroll_into_view_if_needed()
     expect(last.locator("canvas")).to_be_visible()
     assert len(asked) < CHARTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from mlbox.records import Metric
 from mlbox.web.box import Box
+from mlbox.web.pages.form import natural
 from mlbox.web.pages.run_columns import Column, column, less_is_better
 from tests.web.site import NASTY, START, Page, Site, open_box
 
@@ -187,6 +189,53 @@ def test_groups_count_and_sum_up_and_unfold(site: Site) -> None:
     for button in Page(odd).all("button"):
         if "data-fold" in button:
             assert site.get(button["data-fold"]).status_code == 200
+
+
+def widths(answer: Any) -> tuple[list[str], set[int]]:
+    """What the columns are called, and how many cells a row has."""
+    found = re.search(r"<thead><tr>(.*?)</tr></thead>", answer.text, re.S)
+    heads = re.findall(r'<th scope="col".*?</th>', found[1], re.S) if found else []
+    rows = re.findall(r'<tr><td class="check">(.*?)</tr>', answer.text, re.S)
+    return [re.sub(r"<[^>]*>", "", head) for head in heads], {row.count("<td") + 1 for row in rows}
+
+
+def test_what_folds_out_of_a_row_and_the_next_page_have_the_tables_own_columns(
+    site: Site, box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever else those runs have in common: rows of another width would stand under the wrong heads."""
+    for n in range(4):
+        one = box.tracker.start_run(experiment="mixed", user="ada", name=f"one {n}", started=START + timedelta(hours=n))
+        key = "f1" if n % 2 else "rmse"
+        box.tracker.log(one.id, metrics=[Metric(key=key, value=n, step=0, at=START)], tags={"kind": key})
+    monkeypatch.setattr("mlbox.web.pages.run_table.PAGE", 1)
+    first = table(site, experiment="mixed")
+    heads, cells = widths(first)
+    assert "f1" in heads and cells == {len(heads)}
+    second = site.get(next(a["href"] for a in Page(first).all("a") if "data-more" in a))
+    assert names(second) == ["one 2"]
+    assert widths(second) == (heads, cells)
+    monkeypatch.undo()
+    for asked in ({"experiment": "nested"}, {"experiment": "mixed", "group": "tags.kind"}):
+        answer = table(site, **asked)
+        heads, cells = widths(answer)
+        folds = [a["data-fold"] for a in Page(answer).all("button") if "data-fold" in a]
+        assert folds and cells == {len(heads)}
+        for fold in folds:
+            assert widths(site.get(fold))[1] == cells
+        assert "auc" in heads or asked["experiment"] == "mixed", "what the runs within have"
+
+
+def test_groups_are_in_the_order_of_their_size_and_no_head_says_otherwise(site: Site) -> None:
+    answer = table(site, experiment="sweep", group="params.net")
+    assert not [a for a in Page(answer).all("th") if "aria-sort" in a]
+    assert not [a for a in Page(answer).all("a") if a.get("class") == "sort"]
+
+
+def test_names_are_in_the_order_in_which_people_count(site: Site, box: Box) -> None:
+    run = box.tracker.start_run(experiment="layers", user="ada", params={f"layer.{n}": "1" for n in (10, 9, 1)})
+    text = site.get(f"/runs/{run.id}").text
+    assert text.index("layer.1<") < text.index("layer.9<") < text.index("layer.10<")
+    assert sorted(["b2", "b10", "a", "2", "b", "10" * 30], key=natural) == ["2", "10" * 30, "a", "b", "b2", "b10"]
 
 
 def test_groups_are_paged_without_gaps(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

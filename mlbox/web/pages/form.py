@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from markupsafe import Markup
 from mlbox.records import AlertGroup
 from mlbox.records.distances import distance
 
+T = TypeVar("T")
 NARROW = "\u202f"
 """Between a number and its unit: a space that does not break."""
 
@@ -208,6 +210,19 @@ def shell(command: Sequence[str]) -> str:
     return shlex.join(command)
 
 
+_DIGITS = re.compile(r"([0-9]{1,18})")
+
+
+def natural(name: str) -> list[str | int]:
+    """What names are ordered by where people read them: `layer.2` comes before `layer.10`."""
+    return [int(part) if at % 2 else part for at, part in enumerate(_DIGITS.split(name))]
+
+
+def ordered(pairs: Mapping[str, T]) -> list[tuple[str, T]]:
+    """Pairs by their names, in natural order."""
+    return sorted(pairs.items(), key=lambda pair: natural(pair[0]))
+
+
 FILTERS = {
     f.__name__: f
     for f in (
@@ -232,5 +247,6 @@ FILTERS = {
         shape,
         home,
         shell,
+        ordered,
     )
 }

@@ -10,6 +10,7 @@ from mlbox.clock import to_us
 from mlbox.records import Run
 from mlbox.store.tracking.runs import ENDED
 from mlbox.web.box import Box
+from mlbox.web.pages.form import natural
 
 SYSTEM = "system/"
 
@@ -41,7 +42,7 @@ def curve_sets(box: Box, runs: Sequence[Run]) -> list[CurveSet]:
         for run, name in zip(runs, titles(runs), strict=True)
     ]
     live = any(run.status not in ENDED for run in runs)
-    keys = [key for key, count in counts.items() if count.most > 1]
+    keys = sorted((key for key, count in counts.items() if count.most > 1), key=natural)
     sets = []
     for name, system in (("Metrics", False), ("System", True)):
         charts = [_curve(runs, key) for key in keys if key.startswith(SYSTEM) == system]

@@ -198,6 +198,8 @@ def _attribute(key: str, run: Run, experiment: str, now: datetime) -> Cell:
         at = run.started_at if key == "start_time" else run.ended_at
         return Cell("time", at=at) if at else NONE
     if key == "duration":
+        if run.status == "SCHEDULED":
+            return NONE
         took = (run.ended_at or now) - run.started_at
         return Cell("number", form.span(took), form.raw(took, "s"))
     if key == "git_commit":

@@ -15,6 +15,7 @@ from mlbox.records import Run
 from mlbox.serve.sweeps.importance import LEAST_RUNS, SOLID_RUNS, WEAK, importance
 from mlbox.web.box import Box
 from mlbox.web.pages import scatter
+from mlbox.web.pages.form import natural
 from mlbox.web.pages.run_charts import curve_sets, titles
 from mlbox.web.pages.run_columns import Column, column, less_is_better
 from mlbox.web.pages.view import View
@@ -67,7 +68,7 @@ async def compare(view: View, run_ids: Ids = None, show: str = "") -> Response[b
 
 def rows(runs: Sequence[Run], field: str) -> list[tuple[str, list[Any], bool]]:
     """A row for each name: its value in each run, and whether they differ."""
-    names = sorted({name for run in runs for name in getattr(run, field)})
+    names = sorted({name for run in runs for name in getattr(run, field)}, key=natural)
     found = [(name, [getattr(run, field).get(name) for run in runs]) for name in names]
     return [(name, values, len({_plain(value) for value in values}) > 1) for name, values in found]
 

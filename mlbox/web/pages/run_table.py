@@ -43,6 +43,8 @@ class State(NamedTuple):
     flat: bool = False
     column: tuple[str, ...] = ()
     pin: tuple[str, ...] = ()
+    shown: tuple[str, ...] = ()
+    """The columns of the table that a page or what folds out of a row goes into, where nobody chose them."""
 
     def fields(self) -> list[tuple[str, str]]:
         """As fields of a form."""
@@ -65,7 +67,7 @@ class State(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A column's head, and where its order is to be had."""
+    """A column's head, and where its order is to be had, if at all."""
 
     label: str
     title: str
@@ -81,8 +83,9 @@ class Line(NamedTuple):
     about: str
     run: Run | None
     cells: tuple[Cell, ...]
+    href: str
     fold: str = ""
-    """The address of the runs that are within."""
+    """The address of the runs that are within, in the columns of this table."""
     within: int = 0
 
 
@@ -175,6 +178,7 @@ class _Table:
         self._names = {one.id: one.name for one in experiments}
         self._now: datetime = view.box.clock.real()
         self._chosen = chosen
+        self._given = chosen or columns(state.shown)
         self._pinned = {(one.entity, one.key) for one in pinned}
 
     def read(self, place: list[Any] | None) -> dict[str, Any]:
@@ -192,14 +196,22 @@ class _Table:
             roots=roots,
         )
         runs: list[Run] = page.found
-        shown = self._arranged(self._chosen or common(runs))
         nested = self._search.children([run.id for run in runs]) if runs else {}
+        shown = self._arranged(self._given or common([*runs, *(self._some() if roots and nested else ())]))
         lines = [
             self._line(run, shown, nested.get(run.id, 0) if roots or state.filter.startswith(_NESTED) else 0)
             for run in runs
         ]
         count = self._search.count(self._ids, state.filter, roots=roots, most=MOST_COUNTED)
-        return {"lines": lines, "heads": self._heads(shown), "next": self._next(page.next), "count": count}
+        return {"lines": lines, "heads": self._heads(shown), "next": self._next(page.next, shown), "count": count}
+
+    def _some(self) -> list[Run]:
+        """The newest runs, also those within others: of a sweep they are what has metrics."""
+        return self._search.runs(self._ids, self._state.filter, limit=PAGE).found
+
+    def _alike(self, address: str, shown: Sequence[Column]) -> str:
+        """An address whose rows have the columns of this table, whatever its own runs have in common."""
+        return address if self._chosen else f"{address}&{urlencode([('shown', one.id) for one in shown])}"
 
     def _arranged(self, shown: Sequence[Column]) -> list[Column]:
         """Columns as they stand: those that stay in sight first."""
@@ -210,13 +222,15 @@ class _Table:
         experiment = self._names.get(run.experiment_id, "")
         cells = [cell(one, run, experiment, self._now) for one in shown]
         filter = f"{_NESTED} = {quoted_text(run.id)}"
-        fold = self._state.address(filter=filter, experiments=()) if within else ""
+        fold = self._alike(self._state.address(filter=filter, experiments=()), shown) if within else ""
         about = f"{experiment} · {run.user}"
-        return Line(run.name or run.id[-8:], about, run, self._dressed(shown, cells), fold, within)
+        return Line(
+            run.name or run.id[-8:], about, run, self._dressed(shown, cells), f"/runs/{run.id}", fold, within
+        )
 
     def _groups(self, place: list[Any] | None) -> dict[str, Any]:
         state, by = self._state, grouping(self._state.group)
-        shown = self._arranged(self._chosen or common(self._search.runs(self._ids, state.filter, limit=PAGE).found))
+        shown = self._arranged(self._given or common(self._some()))
         metrics = [one for one in shown if one.entity == "metric"][:MOST_METRICS]
         if place is not None and (len(place) != 2 or not isinstance(place[0], int)):
             raise wrong_page()
@@ -232,8 +246,8 @@ class _Table:
         last = found[PAGE - 1] if len(found) > PAGE else None
         return {
             "lines": lines,
-            "heads": self._heads(shown),
-            "next": self._next([last.runs, last.value] if last else None),
+            "heads": [head._replace(href="", sorted="none") for head in self._heads(shown)],
+            "next": self._next([last.runs, last.value] if last else None, shown),
             "count": self._search.count(self._ids, state.filter, most=MOST_COUNTED),
         }
 
@@ -243,8 +257,10 @@ class _Table:
         said = "none" if group.value in (None, "") else str(group.value)
         clause = f"{by.plain} IS NULL" if group.value is None else f"{by.plain} = {quoted_text(group.value)}"
         narrowed = f"{self._state.filter} AND {clause}" if self._state.filter.strip() else clause
-        fold = self._state.address(filter=narrowed, group="", flat=True)
-        return Line(said, f"{by.label} · {group.runs:,} runs", None, self._dressed(shown, cells), fold, group.runs)
+        href = self._state.address(filter=narrowed, group="", flat=True)
+        about = f"{by.label} · {group.runs:,} runs"
+        fold = self._alike(href, shown)
+        return Line(said, about, None, self._dressed(shown, cells), href, fold, group.runs)
 
     # -- how it looks -----------------------------------------------------------------------------------------------
 
@@ -268,10 +284,11 @@ class _Table:
         of = f", {one.extreme} of the run" if one.of != "last" else ""
         return Head(one.label, f"{one.plain}{of}", self._state.address(order=order), now, self._css(one, at))
 
-    def _next(self, after: list[Any] | None) -> str | None:
+    def _next(self, after: list[Any] | None, shown: Sequence[Column]) -> str | None:
         if after is None:
             return None
-        return f"/runs?{urlencode([*self._state.fields(), ('after', msgspec.json.encode(after).decode())])}"
+        place = msgspec.json.encode(after).decode()
+        return self._alike(f"/runs?{urlencode([*self._state.fields(), ('after', place)])}", shown)
 
 
 _NESTED = f"tags.{PARENT}"

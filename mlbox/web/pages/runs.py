@@ -26,7 +26,11 @@ Texts = Annotated[list[str] | None, QueryParameter()]
 
 
 def _state(
-    view: View, experiment: Sequence[str] | None, column: Sequence[str] | None, pin: Sequence[str] | None
+    view: View,
+    experiment: Sequence[str] | None,
+    column: Sequence[str] | None,
+    pin: Sequence[str] | None,
+    shown: Sequence[str] | None = None,
 ) -> run_table.State:
     said = view.query
     return run_table.State(
@@ -37,15 +41,21 @@ def _state(
         flat=bool(said.get("flat")),
         column=tuple(text for text in column or () if text),
         pin=tuple(text for text in pin or () if text),
+        shown=tuple(text for text in shown or () if text),
     )
 
 
 @get("/runs", include_in_schema=False, action="run.read")
 async def runs(
-    view: View, experiment: Texts = None, column: Texts = None, pin: Texts = None, after: str | None = None
+    view: View,
+    experiment: Texts = None,
+    column: Texts = None,
+    pin: Texts = None,
+    shown: Texts = None,
+    after: str | None = None,
 ) -> Response[bytes]:
     """All runs, newest first, or as the address says."""
-    state = _state(view, experiment, column, pin)
+    state = _state(view, experiment, column, pin, shown)
     own = await view.box.call(_own, view, state)
     if own:
         return Redirect(f"/runs?{urlencode([('experiment', one) for one in state.experiments])}&{own}")

@@ -11,6 +11,7 @@ import { length, moment, ordered, places, short, smooth } from "./lines.js";
 const PALETTE = 6;
 const NAMED = 10; // lines that a legend names; of more, the nearest one is told
 const LOOK_MS = 600; // so that a point is on the screen within a second of its log call
+const FIRST = 12; // charts that show at once; a run may have hundreds
 const HEIGHT = 200;
 const WHOLE = Array.from({ length: 16 }, (_, power) => [1, 2, 5].map((n) => n * 10 ** power)).flat();
 const SPANS = [...[0.001, 0.01, 0.1, 1].flatMap((n) => [n, 2 * n, 5 * n]), 10, 15, 30, ...[60, 3600].flatMap((n) => [1, 2, 5, 10, 15, 30].map((m) => m * n)), ...WHOLE.map((n) => n * 86400)];
@@ -243,6 +244,9 @@ class CurveSet extends HTMLElement {
     this.runs = /** @type {RunOf[]} */ (JSON.parse(this.dataset.runs));
     this.ids = this.runs.map((run) => run.id).join(",");
     this.form = this.querySelector("form.ways");
+    this.rest = Object.assign(document.createElement("button"), { type: "button", className: "button small rest", hidden: true });
+    this.rest.addEventListener("click", () => this.unfold());
+    this.append(this.rest);
     this.way = this.read();
     this.form.addEventListener("input", () => this.changed());
     this.form.addEventListener("submit", (event) => event.preventDefault());
@@ -289,11 +293,27 @@ class CurveSet extends HTMLElement {
     return this.wayOf();
   }
 
-  // Only the charts whose names have what is typed.
+  // Only the charts whose names have what is typed, and of many the first ones.
   narrow() {
     const words = this.form.elements.only?.value.trim().toLowerCase() ?? "";
-    for (const figure of this.querySelectorAll("[data-key]")) figure.hidden = !figure.dataset.key.toLowerCase().includes(words);
+    const whole = new URLSearchParams(location.search).has("charts");
+    const found = [...this.querySelectorAll("[data-key]")].filter((figure) => {
+      figure.hidden = !figure.dataset.key.toLowerCase().includes(words);
+      return !figure.hidden;
+    });
+    this.rest.hidden = whole || found.length <= FIRST;
+    this.rest.textContent = `All ${found.length.toLocaleString("en")} charts`;
+    if (!this.rest.hidden) for (const figure of found.slice(FIRST)) figure.hidden = true;
     return words;
+  }
+
+  unfold() {
+    const said = new URLSearchParams(location.search);
+    said.set("charts", "all");
+    history.replaceState(null, "", `${location.pathname}?${said}${location.hash}`);
+    const next = this.querySelector("[data-key][hidden]");
+    for (const set of document.querySelectorAll("mlbox-curveset")) set.narrow();
+    next?.querySelector("button, a")?.focus();
   }
 
   wayOf() {
@@ -352,7 +372,10 @@ class CurveSet extends HTMLElement {
   heard(key, count) {
     if (key.startsWith("system/") !== "system" in this.dataset) return;
     const figure = [...this.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
-    if (!figure && count > 1) this.querySelector(".charts").append(this.figure(key));
+    if (!figure && count > 1) {
+      this.querySelector(".charts").append(this.figure(key));
+      this.narrow();
+    }
     else if (figure && this.points?.[key] !== count) figure.querySelector("mlbox-curves").stale();
   }
 
