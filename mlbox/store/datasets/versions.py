@@ -86,6 +86,16 @@ class DatasetVersions:
         )
         return [_dataset(row) for row in rows]
 
+    def newest(self, part: str = "", *, limit: int = 100, after: str | None = None) -> list[tuple[DatasetVersion, int]]:
+        """The latest version of each dataset whose name has a part, and how many it has; newest first, from below `after`."""
+        rows = self._db.all(
+            f"SELECT record, {_TAGS}, versions FROM dataset JOIN (SELECT name AS of, max(version) AS last, count(*) AS versions"
+            f" FROM dataset WHERE instr(lower(name), lower(:part)) AND visible('dataset', name) AND {_KEPT} GROUP BY name)"
+            " ON name = of AND version = last WHERE id < :after ORDER BY id DESC LIMIT :limit",
+            {"part": part, "after": after or "~", "limit": limit},
+        )
+        return [(_dataset(row), row["versions"]) for row in rows]
+
     def file_of(self, ref: str, file: str) -> DataFile:
         """One of a version's files; raises NotFound."""
         version = self.version(ref)

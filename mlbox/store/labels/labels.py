@@ -71,9 +71,12 @@ class LabelSets:
         self._db.write(write)
         return self.label_set(wanted.name)
 
-    def sets(self) -> list[LabelSet]:
-        """All label sets by name, with their number of rows."""
-        rows = self._db.all("SELECT * FROM label_set WHERE visible('label', name) ORDER BY name")
+    def sets(self, *, limit: int | None = None, after: str = "") -> list[LabelSet]:
+        """Label sets by name, from behind the name `after`, with their number of rows."""
+        rows = self._db.all(
+            "SELECT * FROM label_set WHERE name > ? AND visible('label', name) ORDER BY name LIMIT ?",
+            (after, -1 if limit is None else limit),
+        )
         return [self._counted(_label_set(row)) for row in rows]
 
     def label_set(self, name: str) -> LabelSet:

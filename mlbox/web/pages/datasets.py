@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 from litestar import Response, get
+from litestar.params import Parameter
 
 from mlbox.records import DatasetVersion
 from mlbox.store.datasets.diff import diff
@@ -14,22 +15,31 @@ from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 RUNS_SHOWN = 200
 
 
-def _list(view: View, name: str | None, after: str | None) -> dict[str, Any]:
-    found = view.box.datasets.versions(name, limit=PAGE_SIZE + 1, after=after)
-    shown, last = keyset(found, PAGE_SIZE, lambda version: version.id)
-    return {"versions": shown, "next": next_page(view, last), "name": name}
+def _list(view: View, name: str | None, part: str, after: str | None) -> dict[str, Any]:
+    found: list[tuple[DatasetVersion, int]]
+    if name:
+        found = [(version, 1) for version in view.box.datasets.versions(name, limit=PAGE_SIZE + 1, after=after)]
+    else:
+        found = view.box.datasets.newest(part, limit=PAGE_SIZE + 1, after=after)
+    shown, last = keyset(found, PAGE_SIZE, lambda one: one[0].id)
+    return {"found": shown, "next": next_page(view, last), "name": name, "part": part}
 
 
 @get("/datasets", include_in_schema=False, action="dataset.read")
-async def datasets(view: View, name: str | None = None, after: str | None = None) -> Response[bytes]:
-    """All versions, newest first."""
-    return await view.page("datasets.html", lambda: _list(view, name, after))
+async def datasets(
+    view: View,
+    name: str | None = None,
+    q: Annotated[str, Parameter(max_length=1000)] = "",
+    after: str | None = None,
+) -> Response[bytes]:
+    """The latest version of each dataset, or all versions of one, newest first."""
+    return await view.page("datasets.html", lambda: _list(view, name, q.strip(), after))
 
 
 def _nodes(found: DatasetVersion) -> list[Node]:
     nodes = [Node("feature view", ref, f"/features/{ref}", beside=place > 0) for place, ref in enumerate(found.views)]
     if found.label_set:
-        nodes.append(Node("labels", found.label_set, "/labels", beside=bool(nodes)))
+        nodes.append(Node("labels", found.label_set, f"/labels/{found.label_set}", beside=bool(nodes)))
     return [*nodes, Node("dataset", found.ref, None, here=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -11,7 +12,7 @@ from litestar.params import Parameter
 from mlbox.errors import InvalidInput
 from mlbox.records import FeatureView, LabelItem, LabelSet
 from mlbox.web.box import Box
-from mlbox.web.pages.view import View, part
+from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
 
 SKIPPED = 1000
 """So far one can skip; then the first comes again."""
@@ -25,14 +26,18 @@ def _known(box: Box, name: str) -> tuple[int, int] | None:
     return part(lambda: (box.labels.known(name, at=now), box.labels.unresolved(name, at=now))).value
 
 
-def _all(box: Box) -> dict[str, Any]:
-    return {"sets": part(lambda: [(found, _known(box, found.name)) for found in box.labels.sets()])}
+def _all(view: View, after: str) -> dict[str, Any]:
+    box = view.box
+    found = part(lambda: keyset(box.labels.sets(limit=PAGE_SIZE + 1, after=after), PAGE_SIZE, lambda one: one.name))
+    shown, last = found.value or ([], None)
+    known = [_known(box, one.name) if one.rows else (0, 0) for one in shown]
+    return {"sets": list(zip(shown, known, strict=True)), "error": found.error, "next": next_page(view, last)}
 
 
 @get("/labels", include_in_schema=False, action="label.read")
-async def labels(view: View) -> Response[bytes]:
-    """All label sets."""
-    return await view.page("labels.html", lambda: _all(view.box))
+async def labels(view: View, after: str = "") -> Response[bytes]:
+    """All label sets, by name."""
+    return await view.page("labels.html", lambda: _all(view, after))
 
 
 def _one(view: View, name: str) -> dict[str, Any]:
@@ -88,27 +93,36 @@ def _choices(found: LabelSet, item: LabelItem | None) -> list[Any]:
     return [*found.classes] or [*said]
 
 
-def _beside(box: Box, found: LabelSet, item: LabelItem) -> list[Beside]:
-    """What was known of the item at its time, from the views that are asked with its keys."""
-    import pyarrow as pa
-
-    keys = {key.name: key.dtype for key in found.keys}
+def _beside(box: Box, labels: LabelSet, item: LabelItem) -> list[Beside]:
+    """What was known of the item at its time, from the views that are asked with its keys; what was, first."""
+    keys = {key.name: key.dtype for key in labels.keys}
     latest: dict[str, FeatureView] = {}
     for one in box.features.views():
         asked = {key.name: key.dtype for key in one.join_keys}
         if asked.items() <= keys.items() and one.version > (latest[one.name].version if one.name in latest else 0):
             latest[one.name] = one
-    shown: list[Beside] = []
-    for one in list(latest.values())[:VIEWS_BESIDE]:
-        columns = {key.name: [item.keys[key.name]] for key in one.join_keys}
-        spine = pa.table({**columns, "event_time": pa.array([item.event_time], pa.timestamp("us", "UTC"))})
-        refs = [f"{one.ref}:{feature.name}" for feature in one.features]
-        try:
-            (row,) = box.features.historical(refs, spine, event_time="event_time").to_pylist()
-        except InvalidInput:  # its SQL fails on today's data: the view's own page says so
-            continue
-        shown += [Beside(ref, row[ref], feature.unit) for ref, feature in zip(refs, one.features, strict=True)]
-    return shown
+    views = list(latest.values())[:VIEWS_BESIDE]
+    values = _values(box, item, views)
+    units = {f"{one.ref}:{feature.name}": feature.unit for one in views for feature in one.features}
+    found = [Beside(ref, values[ref], unit) for ref, unit in units.items() if ref in values]
+    return sorted(found, key=lambda one: one.value is None)
+
+
+def _values(box: Box, item: LabelItem, views: Sequence[FeatureView]) -> dict[str, Any]:
+    """The features of views as they were known at an item's time, without those whose SQL fails on today's data."""
+    import pyarrow as pa
+
+    names = dict.fromkeys(key.name for one in views for key in one.join_keys)
+    columns = {name: [item.keys[name]] for name in names}
+    spine = pa.table({**columns, "event_time": pa.array([item.event_time], pa.timestamp("us", "UTC"))})
+    refs = [f"{one.ref}:{feature.name}" for one in views for feature in one.features]
+    if not refs:
+        return {}
+    try:
+        (row,) = box.features.historical(refs, spine, event_time="event_time").to_pylist()
+    except InvalidInput:  # the view's own page says so
+        return {ref: value for one in views for ref, value in _values(box, item, [one]).items()} if len(views) > 1 else {}
+    return {ref: row[ref] for ref in refs}
 
 
 @get("/labels/{name:str}/review", include_in_schema=False, action="label.read")
