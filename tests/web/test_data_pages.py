@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pyarrow as pa
 import pytest
@@ -76,6 +77,22 @@ def test_the_latest_version_is_the_latest_that_was_not_deleted(site: Site, box: 
         assert rows(site, "/datasets?q=flights_1", "/datasets/") == ["/datasets/flights_1@v2"]
     finally:
         box.datasets.restore("flights_1@v3", within=timedelta(days=9), actor="admin")
+
+
+def test_a_search_leads_to_all_that_it_found(site: Site, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mlbox.web.pages.search.MOST_EACH", 2)
+    for name in ("it's late \"1\"", "Late 2", "it's late 3", "other"):
+        box.tracker.start_run(experiment="late", user="ada", name=name)
+
+    def behind(words: str, at: str) -> str | None:
+        links = Page(site.get(f"/search?{urlencode({'q': words})}")).links
+        return next((link for link in links if link.startswith(at)), None)
+
+    assert rows(site, behind("flights", "/datasets?q") or "", "/datasets/") == rows(site, "/datasets", "/datasets/")
+    found = site.get(behind("late", "/runs?filter") or "").text
+    assert all(name in found for name in ("Late 2", "it&#39;s late 3", "it&#39;s late &#34;1&#34;"))
+    assert ">other<" not in found
+    assert behind("flights_1", "/datasets?q") is None, "nothing was left out"
 
 
 def test_label_sets_come_in_pages(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

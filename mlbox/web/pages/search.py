@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 from litestar import Response, get
 from litestar.params import Parameter
 
+from mlbox.store.tracking.run_words import quoted_text
 from mlbox.web.box import Box
 from mlbox.web.pages.view import View
 
@@ -27,12 +29,24 @@ KINDS = {
 """What a kind's hits are shown under: words and icon."""
 
 
+def _all_of(kind: str, words: list[str]) -> str | None:
+    """The address of a list that finds all of a kind; None where there is none."""
+    if kind in ("view", "transform"):
+        return f"/features?{urlencode({'q': ' '.join(words)})}"
+    if kind == "dataset" and len(words) == 1:
+        return f"/datasets?{urlencode({'q': words[0]})}"
+    if kind == "run":
+        clauses = [f"attributes.run_name ILIKE {quoted_text(f'%{word}%')}" for word in words]
+        return f"/runs?{urlencode({'filter': ' AND '.join(clauses)})}"
+    return None
+
+
 def _fetch(box: Box, text: str) -> dict[str, Any]:
     if not text.strip():
         return {"words": "", "groups": [], "down": (), "most": MOST_EACH}
     found = box.search.find(text, limit=MOST_EACH + 1)
     groups = itertools.groupby(found.hits, lambda hit: hit.kind)
-    shown = [(*KINDS[kind], list(hits)) for kind, hits in groups]
+    shown = [(*KINDS[kind], list(hits), _all_of(kind, text.split())) for kind, hits in groups]
     return {"words": text, "groups": shown, "down": found.down, "most": MOST_EACH}
 
 

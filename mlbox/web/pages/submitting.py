@@ -16,7 +16,7 @@ from mlbox.web.pages.view import View, part
 LOOKED_BACK = 200
 """Jobs among which the form looks for code that was sent before."""
 MOST_CODES = 30
-MOST_DATASETS = 200
+MOST_DATASETS = MOST_EXPERIMENTS = 200
 CODE = ("snapshot", "workdir", "environment", "git_commit", "git_diff")
 """The fields of a job that say what its code is."""
 OVERLAPS = {"skip": "leave the new one out", "queue": "queue the new one", "replace": "stop the last one"}
@@ -69,6 +69,7 @@ def job_form(view: View, spec: JobSpec) -> dict[str, Any]:
         "priorities": get_args(Priority),
         "codes": codes(box.scheduler.jobs(limit=LOOKED_BACK), spec),
         "known": part(lambda: [one.ref for one in box.datasets.versions(limit=MOST_DATASETS)]).value or [],
+        "experiments": part(lambda: [one.name for one in box.tracker.experiments()][:MOST_EXPERIMENTS]).value or [],
         "rest": _rest(spec),
     }
 

@@ -17,8 +17,8 @@ from mlbox.web.pages.view import View
 SPANS = {1: "hour", 6: "6 hours", 24: "24 hours", 168: "7 days"}
 TICKS_MINUTES = (1, 2, 5, 10, 30, 60, 180, 360, 1440)
 MOST_TICKS = 14
-LEFT, WIDTH, LANE, GAP, TOP = 120, 1100, 22, 8, 26
-"""Pixels: names on the left, the whole, a lane with its distance, between devices, the axis."""
+LEFT, RIGHT, WIDTH, LANE, GAP, TOP = 120, 18, 1100, 22, 8, 26
+"""Pixels: names on the left, half of a tick's words on the right, the whole, a lane with its distance, between devices, the axis."""
 MOST_LANES = 12
 LETTER = 7
 NO_GPU = "no GPU"
@@ -96,7 +96,7 @@ def draw(attempts: Sequence[AttemptSpan], gpus: Sequence[Gpu], since: datetime, 
 
 def _x(moment: datetime, since: datetime, until: datetime) -> float:
     share = (moment - since) / (until - since)
-    return round(LEFT + (WIDTH - LEFT) * min(max(share, 0.0), 1.0), 1)
+    return round(LEFT + (WIDTH - LEFT - RIGHT) * min(max(share, 0.0), 1.0), 1)
 
 
 def _bar(one: AttemptSpan, device: str, y: int, since: datetime, until: datetime) -> Bar:

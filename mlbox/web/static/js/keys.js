@@ -1,5 +1,5 @@
 // <mlbox-keys>: a key presses the button inside it that carries it as data-key, or goes to the field, unless somebody is writing.
-// On every page, j and k go along the rows of its lists, whose link Enter follows, and ? shows the keys there are.
+// On every page, j and k go along the rows of its lists, whose link Enter follows, x chooses the row, and ? shows the keys there are.
 const isWriting = (event) =>
   event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog");
 
@@ -37,6 +37,16 @@ document.addEventListener("keydown", (event) => {
   all[next].querySelector("a[href]").focus();
 });
 
+const CHOICE = "td.check input[type=checkbox]";
+
+document.addEventListener("keydown", (event) => {
+  if (event.key !== "x" || isWriting(event)) return;
+  const box = document.activeElement.closest("main tbody > tr")?.querySelector(CHOICE);
+  if (!box) return;
+  event.preventDefault();
+  box.click();
+});
+
 function nameOf(element) {
   return element.ariaLabel || element.title || element.textContent.trim();
 }
@@ -51,6 +61,7 @@ function showKeys() {
   list.className = "kv";
   const all = [...document.querySelectorAll("[data-key]")].map((one) => [one.dataset.key, nameOf(one)]);
   const along = rows().length ? Object.entries(ALONG).map(([key, [what]]) => [key, what]) : [];
+  if (document.querySelector(`main ${CHOICE}`)) along.push(["x", "Choose the row"]);
   for (const [key, what] of [...all, ...along.filter(([key]) => !all.some(([own]) => own === key)), ["?", "Show the keys"], ["Esc", "Close this"]]) {
     const term = document.createElement("dt");
     term.append(Object.assign(document.createElement("kbd"), { textContent: key }));
