@@ -208,6 +208,20 @@ def test_groups_and_parents_unfold_and_what_is_within_is_compared(visitor: Visit
     expect(rows).to_have_count(1)
 
 
+def test_rows_are_chosen_by_keys_alone(visitor: Visitor) -> None:
+    visitor.visit("/runs?experiment=sweep")
+    page = visitor.page
+    compare = page.get_by_role("button", name="Compare")
+    for key in ("x", "j", "x", "j", "x"):
+        page.keyboard.press(key)
+    expect(page.get_by_text("2 of 60 runs")).to_be_visible()
+    expect(compare).to_be_enabled()
+    page.keyboard.press("x")
+    expect(compare).to_be_disabled()
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_contain_text("Choose the row")
+
+
 def test_charts_are_made_when_they_are_seen(made: Made, visitor: Visitor) -> None:
     asked: list[str] = []
     visitor.page.on("request", lambda request: asked.append(request.url) if "/api/v1/curves?" in request.url else None)
