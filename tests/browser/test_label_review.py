@@ -143,3 +143,17 @@ def test_a_viewer_sees_it_and_is_offered_no_key(tied: Server, visit: Callable[..
     visitor.visit("/labels/many/review")
     expect(visitor.page.get_by_text("Settling takes the role member")).to_be_visible()
     assert visitor.page.locator("main [data-key]").count() == 0
+
+
+def test_a_label_that_is_left_empty_is_not_sent(tied: Server, visit: Callable[..., Visitor]) -> None:
+    visitor = visit(tied)
+    visitor.sign_in()
+    visitor.visit("/labels/none")
+    page = visitor.page
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.method == "POST" else None)
+    panel = page.get_by_role("region", name="Add one label")
+    panel.get_by_role("button", name="Add").click()
+    expect(panel.locator("#refused")).to_have_text("Fill this in.")
+    expect(panel.get_by_label("who")).to_be_focused()
+    assert sent == []

@@ -262,7 +262,8 @@ def test_the_history_says_what_changed(box: Box, site: Site) -> None:
         "another time for which values count",
         "another SQL",
     )
-    assert newest.diff and ("minus", "-SELECT who, amount, 1 AS old,") in newest.diff.lines
+    assert newest.diff is not None
+    assert ("minus", "-SELECT who, amount, 1 AS old,") in newest.diff.lines
     assert oldest.diff is None
     assert '<span class="minus">-SELECT who, amount, 1 AS old,' in site.get("/features/changing").text
     assert "Version 2 is the latest" in words_of(site, "/features/changing@v1")

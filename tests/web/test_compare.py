@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import math
+import re
 import tarfile
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
@@ -247,3 +248,15 @@ def test_two_runs_show_in_what_their_code_differs(site: Site, coded: list[str], 
     assert '<span class="plus">+rate = 1\n</span>' in three
     assert three.count("<select") == 2
     assert site.get(f"/runs/compare/code?run={coded[0]},{coded[1]}&first=odd").status_code == 400
+
+
+def test_the_best_of_each_metric_is_told(site: Site, box: Box) -> None:
+    made = []
+    for n, (auc, loss) in enumerate(((0.5, 0.25), (0.75, 0.5), (0.75, math.nan))):
+        run = box.tracker.start_run(experiment="best", user="ada", name=f"best {n}")
+        values = {"auc": auc, "loss": loss, "same": 1.0, "system/memory": float(n)}
+        box.tracker.log(run.id, metrics=[Metric(key=k, value=v, step=0, at=START) for k, v in values.items()])
+        made.append(run.id)
+    text = site.get(f"/runs/compare?run={','.join(made)}&show=all").text
+    assert re.findall(r'class="num best" data-value="([\d.]+)"', text) == ["0.75", "0.75", "0.25"]
+    assert text.count('hidden"> (best)') == 3

@@ -81,7 +81,7 @@ def test_the_latest_version_is_the_latest_that_was_not_deleted(site: Site, box: 
 
 def test_a_search_leads_to_all_that_it_found(site: Site, box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlbox.web.pages.search.MOST_EACH", 2)
-    for name in ("it's late \"1\"", "Late 2", "it's late 3", "other"):
+    for name in ('it\'s late "1"', "Late 2", "it's late 3", "other"):
         box.tracker.start_run(experiment="late", user="ada", name=name)
 
     def behind(words: str, at: str) -> str | None:

@@ -57,7 +57,10 @@ def by_name(site: Site, name: str) -> Job:
 
 def test_a_job_shows_a_command_that_a_shell_takes_and_says_once_what_it_waits_for(site: Site) -> None:
     running = site.get(f"/jobs/{by_name(site, 'holder').id}").text
-    assert "sh -c &#39;echo &#39;&#34;&#39;&#34;&#39;a  b&#39;&#34;&#39;&#34;&#39; &gt; /dev/null; sleep 600&#39;" in running
+    assert (
+        "sh -c &#39;echo &#39;&#34;&#39;&#34;&#39;a  b&#39;&#34;&#39;&#34;&#39; &gt; /dev/null; sleep 600&#39;"
+        in running
+    )
     assert "<dt>OS</dt>" in running
     assert "<dt>Team</dt><dd>everyone</dd>" in running
     assert "/rerun" not in running

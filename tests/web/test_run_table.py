@@ -210,7 +210,8 @@ def test_what_folds_out_of_a_row_and_the_next_page_have_the_tables_own_columns(
     monkeypatch.setattr("mlbox.web.pages.run_table.PAGE", 1)
     first = table(site, experiment="mixed")
     heads, cells = widths(first)
-    assert "f1" in heads and cells == {len(heads)}
+    assert "f1" in heads
+    assert cells == {len(heads)}
     second = site.get(next(a["href"] for a in Page(first).all("a") if "data-more" in a))
     assert names(second) == ["one 2"]
     assert widths(second) == (heads, cells)
@@ -219,7 +220,8 @@ def test_what_folds_out_of_a_row_and_the_next_page_have_the_tables_own_columns(
         answer = table(site, **asked)
         heads, cells = widths(answer)
         folds = [a["data-fold"] for a in Page(answer).all("button") if "data-fold" in a]
-        assert folds and cells == {len(heads)}
+        assert folds
+        assert cells == {len(heads)}
         for fold in folds:
             assert widths(site.get(fold))[1] == cells
         assert "auc" in heads or asked["experiment"] == "mixed", "what the runs within have"

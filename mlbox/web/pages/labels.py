@@ -121,7 +121,9 @@ def _values(box: Box, item: LabelItem, views: Sequence[FeatureView]) -> dict[str
     try:
         (row,) = box.features.historical(refs, spine, event_time="event_time").to_pylist()
     except InvalidInput:  # the view's own page says so
-        return {ref: value for one in views for ref, value in _values(box, item, [one]).items()} if len(views) > 1 else {}
+        return (
+            {ref: value for one in views for ref, value in _values(box, item, [one]).items()} if len(views) > 1 else {}
+        )
     return {ref: row[ref] for ref in refs}
 
 

@@ -11,12 +11,12 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Run
+from mlbox.records import Metric, Run
 from mlbox.serve.sweeps.importance import LEAST_RUNS, SOLID_RUNS, WEAK, importance
 from mlbox.web.box import Box
 from mlbox.web.pages import scatter
 from mlbox.web.pages.form import natural
-from mlbox.web.pages.run_charts import curve_sets, titles
+from mlbox.web.pages.run_charts import SYSTEM, curve_sets, titles
 from mlbox.web.pages.run_columns import Column, column, less_is_better
 from mlbox.web.pages.view import View
 
@@ -48,7 +48,9 @@ def _compare(view: View, ids: Sequence[str] | None, everything: bool) -> dict[st
         "runs": found,
         "together": together,
         "titles": titles(found),
-        "tables": [(name, [row for row in all if everything or row[2]], len(all)) for name, all in tables],
+        "tables": [
+            (name, [(*row, best(*row[:2])) for row in all if everything or row[2]], len(all)) for name, all in tables
+        ],
         "everything": everything,
         "other_way": f"/runs/compare?{here}{'' if everything else '&show=all'}",
         "kept": said,
@@ -71,6 +73,14 @@ def rows(runs: Sequence[Run], field: str) -> list[tuple[str, list[Any], bool]]:
     names = sorted({name for run in runs for name in getattr(run, field)}, key=natural)
     found = [(name, [getattr(run, field).get(name) for run in runs]) for name in names]
     return [(name, values, len({_plain(value) for value in values}) > 1) for name, values in found]
+
+
+def best(name: str, values: Sequence[Any]) -> float | None:
+    """The best of a metric's last values, as its name says what is better; None where there is nothing to choose."""
+    found = [value.value for value in values if isinstance(value, Metric) and math.isfinite(value.value)]
+    if len(found) < 2 or len(set(found)) < 2 or name.startswith(SYSTEM):
+        return None
+    return min(found) if less_is_better(name) else max(found)
 
 
 def _plain(value: Any) -> str:

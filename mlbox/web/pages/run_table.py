@@ -224,9 +224,7 @@ class _Table:
         filter = f"{_NESTED} = {quoted_text(run.id)}"
         fold = self._alike(self._state.address(filter=filter, experiments=()), shown) if within else ""
         about = f"{experiment} · {run.user}"
-        return Line(
-            run.name or run.id[-8:], about, run, self._dressed(shown, cells), f"/runs/{run.id}", fold, within
-        )
+        return Line(run.name or run.id[-8:], about, run, self._dressed(shown, cells), f"/runs/{run.id}", fold, within)
 
     def _groups(self, place: list[Any] | None) -> dict[str, Any]:
         state, by = self._state, grouping(self._state.group)

@@ -18,7 +18,7 @@ SPANS = {1: "hour", 6: "6 hours", 24: "24 hours", 168: "7 days"}
 TICKS_MINUTES = (1, 2, 5, 10, 30, 60, 180, 360, 1440)
 MOST_TICKS = 14
 LEFT, RIGHT, WIDTH, LANE, GAP, TOP = 120, 18, 1100, 22, 8, 26
-"""Pixels: names on the left, half of a tick's words on the right, the whole, a lane with its distance, between devices, the axis."""
+"""Pixels: names on the left, half a tick on the right, the whole, a lane with its distance, between devices, the axis."""
 MOST_LANES = 12
 LETTER = 7
 NO_GPU = "no GPU"

@@ -28,6 +28,8 @@ const root = (name) => name.split(/[.[]/)[0];
 export class Submit extends Form {
   async values(submitter) {
     this.unmark();
+    const blank = [...this.form.elements].find((one) => one.required && one.type !== "file" && !one.value);
+    if (blank) throw new Refusal("Fill this in.", blank.name);
     const whole = {};
     const files = new Map();
     for (const [name, value] of new FormData(this.form, submitter)) {
