@@ -59,7 +59,7 @@ FEATURE = "spend@v1:amount"
 def open_box(folder: Path, **settings: Any) -> Box:
     """A box in replay mode."""
     return Box(
-        Settings(data_dir=str(folder), replay_clock=START.isoformat(), gpus="none", **settings),
+        Settings(data_dir=str(folder), replay_clock=START.isoformat(), **{"gpus": "none", **settings}),
         url="http://localhost",
     )
 

@@ -18,13 +18,13 @@ TRICKY = ("sh", "-c", "echo 'a  b' > /dev/null; sleep 600")
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A box with one CPU, a job that holds it, and more jobs that wait than a page shows beside others."""
-    box = open_box(tmp_path_factory.mktemp("jobs") / "data", cpus=1)
+    """A box with one GPU, a job that holds it, and more jobs that wait than a page shows beside others."""
+    box = open_box(tmp_path_factory.mktemp("jobs") / "data", gpus="virtual:A100=80")
     box.access.create_user("ada", "member", actor="admin")
-    held = box.scheduler.submit(JobSpec(command=TRICKY, name="holder", cpus=1), user="admin")
+    held = box.scheduler.submit(JobSpec(command=TRICKY, name="holder", gpus=1), user="admin")
     wait_for(lambda: box.scheduler.job(held.id).state == "running", what="the holder")
     for number in range(WAITING):
-        spec = JobSpec(command=("true",), name=f"waits-{number}", cpus=1)
+        spec = JobSpec(command=("true",), name=f"waits-{number}", gpus=1)
         box.scheduler.submit(spec, user="ada" if number % 2 else "admin")
     wait_for(lambda: len(box.scheduler.line()) == WAITING, what="all to be looked at")
     yield Site(box)
@@ -80,6 +80,10 @@ def test_an_ended_job_is_run_again_or_as_a_new_one_by_who_may(site: Site) -> Non
     box.access.create_user("vera", "viewer", actor="admin")
     seen = Page(Site(box, user="vera").get(f"/jobs/{last.id}"))
     assert not actions & {form.get("action") for form in seen.all("form")}
+
+
+def test_the_overview_names_who_holds_a_gpu(site: Site) -> None:
+    assert f'held by <a href="/jobs/{by_name(site, "holder").id}">holder</a>' in site.get("/").text
 
 
 def test_what_happened_leaves_out_what_a_job_says_itself(site: Site) -> None:

@@ -302,6 +302,9 @@ def test_gpus_show_who_holds_them(empty: Site, monkeypatch: pytest.MonkeyPatch) 
     text = empty.get("/jobs").text
     for said in ("H200", "free", "taken", "process 7 (game)", "GPU 2 (virtual)", "another team&#39;s job"):
         assert said in text, said
+    text = empty.get("/").text
+    for said in ("H200", "taken", "process 7 (game)", "held by another team’s job"):
+        assert said in text, said
 
 
 # -- tokens and weight --------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from litestar import Response, get
 from litestar.params import QueryParameter
 
 from mlbox.errors import InvalidInput
-from mlbox.records import Job, JobState, Outlook
+from mlbox.records import Gpu, Job, JobState, Outlook
 from mlbox.store.jobs.states import ACTIVE, WAITING
+from mlbox.web.box import Box
 from mlbox.web.pages.file_view import code_diff
 from mlbox.web.pages.run_charts import curve_sets
 from mlbox.web.pages.view import PAGE_SIZE, View, keyset, next_page, part
@@ -43,8 +44,13 @@ def _list(view: View, state: str | None, user: str | None, after: str | None) ->
         "counts": counts,
         "others": others,
         "hidden": hidden,
-        "gpus": part(lambda: [(gpu, [scheduler.job(id) for id in gpu.jobs]) for gpu in scheduler.gpus()]),
+        "gpus": part(lambda: held_gpus(view.box)),
     }
+
+
+def held_gpus(box: Box) -> list[tuple[Gpu, list[Job]]]:
+    """Each GPU with the jobs on it that whoever asks may know of."""
+    return [(gpu, [box.scheduler.job(id) for id in gpu.jobs]) for gpu in box.scheduler.gpus()]
 
 
 def _queue(view: View, counts: Mapping[JobState, int], state: JobState | None, user: str | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from litestar import Response, get
 from mlbox.records import AlertGroup, Endpoint, Event, ModelVersion
 from mlbox.serve.alerts.alert_groups import grouped
 from mlbox.web.box import Box
+from mlbox.web.pages.jobs import held_gpus
 from mlbox.web.pages.phrases import without_echo
 from mlbox.web.pages.view import View, part
 
@@ -65,7 +66,7 @@ def _fetch(box: Box) -> dict[str, Any]:
         "promotions": promotions,
         "waiting": sum(p.state == "waiting_approval" for p in promotions.value or ()),
         "health": {one.model: one for one in fleet},
-        "gpus": part(lambda: box.scheduler.gpus()),
+        "gpus": part(lambda: held_gpus(box)),
         "line": part(lambda: box.scheduler.line(limit=LINE)).value or [],
         "runs": part(lambda: box.tracker.runs(limit=RUNS)),
         "events": part(lambda: _happened(box)),
