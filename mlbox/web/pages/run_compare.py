@@ -77,7 +77,8 @@ def rows(runs: Sequence[Run], field: str) -> list[tuple[str, list[Any], bool]]:
 
 def best(name: str, values: Sequence[Any]) -> float | None:
     """The best of a metric's last values, as its name says what is better; None where there is nothing to choose."""
-    found = [value.value for value in values if isinstance(value, Metric) and math.isfinite(value.value)]
+    known = (metric.value for metric in values if isinstance(metric, Metric))
+    found = [value for value in known if value is not None and math.isfinite(value)]
     if len(found) < 2 or len(set(found)) < 2 or name.startswith(SYSTEM):
         return None
     return min(found) if less_is_better(name) else max(found)
