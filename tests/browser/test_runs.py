@@ -239,7 +239,7 @@ def test_charts_are_made_when_they_are_seen(made: Made, visitor: Visitor) -> Non
     last.scroll_into_view_if_needed()
     expect(last.locator("canvas")).to_be_visible()
     assert len(asked) < CHARTS
-    page.get_by_role("searchbox", name="of").fill("m07")
+    page.get_by_role("searchbox", name="of", exact=True).fill("m07")
     expect(page.locator("figure:visible")).to_have_count(1)
     page.wait_for_url("**only=m07")
 
