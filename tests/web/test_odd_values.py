@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mlbox.settings import Settings
 from mlbox.web.box import Box
-from tests.conftest import Server
+from mlbox.web.rpc import inference_pb2 as pb
+from mlbox.web.rpc.server import SERVICE
+from tests.conftest import Server, wait_for
 from tests.models import counting, filling, picky
 from tests.web.served import ok, tensor
 from tests.web.test_golden import echo, serve
+from tests.web.test_rpc import place_of
 
 MIB = 2**18
 """Numbers that fill one."""
@@ -34,7 +39,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             ("echo", echo("FP32")),
         ):
             serve(box, name, model)
-    made = Server(folder, "--models-memory-gb", "0.25", *request.param)
+    made = Server(folder, "--models-memory-gb", "0.25", "--grpc-port", "0", *request.param)
     yield made
     made.stop()
 
@@ -45,16 +50,34 @@ def ask(server: Server, model: str, *values: Any, datatype: str = "FP32", **more
     return server.http.post(f"/v2/models/{model}/infer", json=body)
 
 
-def failures(server: Server, model: str) -> float:
+def failures(server: Server, model: str, reason: str = "model") -> float:
     families = text_string_to_metric_families(server.http.get("/metrics").text)
     samples = [one for family in families for one in family.samples if one.name == "mlbox_inference_failures_total"]
-    return sum(one.value for one in samples if one.labels["model_name"] == model)
+    return sum(one.value for one in samples if (one.labels["model_name"], one.labels["reason"]) == (model, reason))
 
 
 def test_a_model_that_loops_is_held_to_its_timeout_though_it_was_quick_when_it_was_timed(server: Server) -> None:
     assert ok(ask(server, "counting", 1.0))["outputs"][0]["shape"] == [1, 1]
     answer = ask(server, "counting", 2e7, parameters={"timeout": 300_000})  # which would take it half a minute
     assert (answer.status_code, "did not answer within 300 ms" in answer.json()["error"]) == (504, True)
+    assert ok(ask(server, "counting", 1.0))
+
+
+def test_a_run_ends_when_the_deadline_of_its_call_is_over(server: Server) -> None:
+    """Nobody waits for it then, and what comes next need not either."""
+    before = failures(server, "counting", "timeout")
+    asked = pb.ModelInferRequest(
+        model_name="counting",
+        inputs=[pb.ModelInferRequest.InferInputTensor(name="input", datatype="FP32", shape=[1, 1])],
+        raw_input_contents=[struct.pack("<f", 2e7)],
+    )
+    token = (("authorization", f"Bearer {server.token}"),)
+    with grpc.insecure_channel(place_of(server)) as channel:
+        call = channel.unary_unary(f"/{SERVICE}/ModelInfer").future(
+            asked.SerializeToString(), metadata=token, timeout=0.5
+        )
+        assert call.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    wait_for(lambda: failures(server, "counting", "timeout") == before + 1, what="the run to be given up", seconds=10)
     assert ok(ask(server, "counting", 1.0))
 
 

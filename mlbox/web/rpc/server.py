@@ -30,6 +30,7 @@ from mlbox.web.problems import as_mlbox_error, in_tritons_words, retry_after
 from mlbox.web.rpc import calls, health_pb2, wire
 from mlbox.web.rpc.alike import Alike
 from mlbox.web.v2 import models
+from mlbox.web.v2.queueing import left_ms
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -120,7 +121,10 @@ class RpcServer:
     def _unary(self, name: str, call: calls.Call) -> Unary:
         """A call with its message, or with what it is read from once it is known who asks."""
 
-        async def work(content: bytes, principal: Principal) -> bytes:
+        async def work(content: bytes, principal: Principal, context: Any) -> bytes:
+            seconds = context.time_remaining()
+            if seconds is not None:
+                left_ms.set(max(0.0, seconds) * 1000)
             self._box.models.tab.settle()  # what was answered is counted before anything else is asked
             asked = wire.read(call.request, content)
             named = {"model": getattr(asked, call.names)} if call.names else {}
@@ -136,7 +140,7 @@ class RpcServer:
                 principal = line.principal = await self._admit(line.metadata, context)
                 message = content if isinstance(content, bytes) else await anext(content, b"")
                 known = self._known(message, principal) if name == INFER else None
-                return known or await work(message, principal)
+                return known or await work(message, principal, context)
             except Exception as err:
                 raise await line.refuse(err) from None
             finally:

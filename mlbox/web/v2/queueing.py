@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, TypedDict
 
 from mlbox.errors import InvalidInput
@@ -21,15 +22,21 @@ class Queueing(TypedDict):
     timeout_ms: float
 
 
+left_ms: ContextVar[float] = ContextVar("left_ms", default=math.inf)
+"""How long whoever asks goes on waiting, in milliseconds, where the wire says so."""
 _DEFAULT: Queueing = {"priority": 0, "timeout_ms": math.inf}
 
 
 def queueing(parameters: Mapping[str, Any]) -> Queueing:
-    """The parameters `priority`, 1 for the first and 0 for the default, and `timeout`, in microseconds and 0 for the default."""
+    """The parameters `priority`, 1 for the first and 0 for the default, and `timeout`, in microseconds and 0 for the default.
+
+    No request waits longer than whoever asked.
+    """
+    left = left_ms.get()
     if not parameters:
-        return _DEFAULT
+        return _DEFAULT if left == math.inf else {"priority": 0, "timeout_ms": left}
     timeout = _number(parameters, "timeout")
-    return {"priority": _number(parameters, "priority"), "timeout_ms": timeout / 1000 if timeout else math.inf}
+    return {"priority": _number(parameters, "priority"), "timeout_ms": min(timeout / 1000 or math.inf, left)}
 
 
 def _number(parameters: Mapping[str, Any], name: str) -> int:
