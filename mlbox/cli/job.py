@@ -109,7 +109,8 @@ def _facts(job: Job, outlook: Outlook) -> dict[str, Any]:
     waits = {
         "waits_for": outlook.words,
         "expected_at": outlook.expected_at,
-        "held_up": ", ".join(outlook.held_up) or (outlook.held_up_in_all or None),
+        "held_up": ", ".join(outlook.names.get(id, id[-jobtable.SHORT_ID :]) for id in outlook.held_up)
+        or (outlook.held_up_in_all or None),
     }
     return {
         "id": job.id,

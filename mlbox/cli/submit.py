@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mlbox.cli.divergence import METAVAR, read_rules
 from mlbox.cli.follow import follow
 from mlbox.cli.jobtable import SHORT_ID, rows
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
@@ -85,6 +86,14 @@ def submit(
     notify: Annotated[
         list[str] | None, typer.Option(help="Address that is told of its end; may be given again.")
     ] = None,
+    rule: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar=METAVAR,
+            help="When it diverges: nonfinite, no_better METRIC STEPS or above METRIC BOUND; with stop it is ended. May be given"
+            " again; none for no rules.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="MLBOX_SEED for it; drawn, and kept, when not given.")] = None,
     follow_log: FollowOption = False,
     dry_run: Annotated[
@@ -120,6 +129,7 @@ def submit(
         "datasets": dataset,
         "secrets": secret,
         "notify": notify,
+        "rules": read_rules(rule) if rule else None,
         "env": read_pairs(env or (), name="env"),
         "hyperparameters": read_pairs(param or (), name="param"),
         "tags": read_pairs(tag or (), name="tag"),

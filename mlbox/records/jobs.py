@@ -269,6 +269,8 @@ class Outlook(Record, frozen=True, kw_only=True):
     """When it starts at the latest; None where nobody knows."""
     held_up: tuple[str, ...] = ()
     """The jobs that wait for what it holds, first in line first: those that may be known."""
+    names: dict[str, str] = {}
+    """What those of them are called, by id, that have a name."""
     held_up_in_all: int = 0
 
 

@@ -42,8 +42,12 @@ def outlook_of(job: Job, explainer: Explainer, jobs: Jobs) -> Outlook:
         return Outlook(words=told.words, expected_at=told.expected_at)
     if job.state in ACTIVE and any(other.id == job.id for other in state.running):
         waits = explainer.waiting_for(job.id)
-        seen = jobs.visible_jobs(waits[:MOST_NAMED])
-        return Outlook(held_up=tuple(other for other in waits if other in seen), held_up_in_all=len(waits))
+        seen = jobs.visible_names(waits[:MOST_NAMED])
+        return Outlook(
+            held_up=tuple(other for other in waits if other in seen),
+            names={other: name for other, name in seen.items() if name},
+            held_up_in_all=len(waits),
+        )
     return Outlook()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -117,9 +119,29 @@ def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[
     assert plan["words"].startswith("0 CPUs free, you ask 1; held by job ")
     waiting = box("submit", "--memory", "1", "--name", "after", "-o", "id", "--", "true").out.strip()
     assert re.search("^waits for +0 CPUs free, you ask 1", box("show", "after").out, flags=re.M)
-    assert waiting in box("show", holder).out
-    box("stop", holder, waiting)
-    assert set(box("ps", "-a", "-o", "id").out.split()) == {*before.split(), holder, waiting}
+    nameless = box("submit", "--memory", "1", "-o", "id", "--", "true").out.strip()
+    shown = f"^held up +after, {nameless[-8:]}$"
+    wait_for(lambda: re.search(shown, box("show", holder).out, flags=re.M), what="who waits, by name")
+    box("stop", holder, waiting, nameless)
+    assert set(box("ps", "-a", "-o", "id").out.split()) == {*before.split(), holder, waiting, nameless}
+
+
+def test_rules_are_said_as_in_a_job_file(box: Callable[..., Ran], home: Path) -> None:
+    (home / "job.toml").write_text('command = "true"\n[[rules]]\nkind = "nonfinite"\nmetric = "loss"\n')
+
+    def rules(*arguments: str) -> list[dict[str, Any]]:
+        plan = msgspec.json.decode(box("submit", *SMALL, "--dry-run", "-o", "json", *arguments).out)
+        found: list[dict[str, Any]] = plan["spec"]["rules"]
+        return found
+
+    told = [("--rule", "nonfinite stop"), ("--rule", "no_better auc 50 higher"), ("--rule", "above grad_norm 1e3")]
+    one, two, three = rules(*itertools.chain(*told), "job.toml")
+    assert (one["kind"], one.get("metric", ""), one["action"]) == ("nonfinite", "", "stop")
+    assert (two["metric"], two["steps"], two["higher_is_better"]) == ("auc", 50, True)
+    assert two.get("action", "notify") == "notify"
+    assert (three["metric"], three["bound"]) == ("grad_norm", 1000.0)
+    assert [rule["metric"] for rule in rules("job.toml")] == ["loss"]
+    assert rules("--rule", "none", "job.toml") == []
 
 
 def test_bad_input_is_refused_in_words_before_anything_is_sent(
@@ -142,6 +164,12 @@ def test_bad_input_is_refused_in_words_before_anything_is_sent(
         (("--mane", "a", "--", "true"), "No such option: --mane. Did you mean --image or --name?"),
         (("--env", "A", "--", "true"), "'A' is not KEY=VALUE"),
         (("--retry-on", "300", "--", "true"), "Exit codes are 1 to 255."),
+        (
+            ("--rule", "no_better loss soon", "--", "true"),
+            "'no_better loss soon' is no rule. Write it like 'nonfinite stop'",
+        ),
+        (("--rule", "above loss 1 higher", "--", "true"), "is no rule."),
+        (("--rule", "no_better loss 0", "--", "true"), "A rule `no_better` needs steps, and has 0."),
         (("--dry-run", "-o", "id", "--", "true"), "A dry run makes no job, so there is no id."),
     ]:
         ran = box("submit", *arguments)

@@ -129,11 +129,15 @@ class JobReader:
 
     def visible_jobs(self, job_ids: Collection[str]) -> set[str]:
         """Those of these jobs that whoever asks may know of."""
+        return set(self.visible_names(job_ids))
+
+    def visible_names(self, job_ids: Collection[str]) -> dict[str, str]:
+        """The names, empty where there is none, of those of these jobs that whoever asks may know of."""
         wanted = to_json(sorted(job_ids))  # in one value: there may be more of them than an SQL statement takes
         rows = self._db.all(
-            f"SELECT id FROM job WHERE id IN (SELECT value FROM json_each(?)) AND {_VISIBLE}", (wanted,)
+            f"SELECT id, name FROM job WHERE id IN (SELECT value FROM json_each(?)) AND {_VISIBLE}", (wanted,)
         )
-        return {row["id"] for row in rows}
+        return {row["id"]: row["name"] or "" for row in rows}
 
     def check_name(self, spec: JobSpec) -> None:
         """Raises AlreadyExists where another of the team's jobs has the name and has not ended."""
