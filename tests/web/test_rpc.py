@@ -302,6 +302,8 @@ def test_a_model_that_is_private_to_others_is_absent(site: Site, rpc: Rpc) -> No
         ([given_input(-1, 1)], [b"1234"], "'input' has the shape [-1, 1]"),
         ([given_input(2**62, 2**62)], [b"1234"], "4 bytes for the shape"),
         ([given_input()], [b"1234"], "'input' has the shape []"),
+        ([given_input(10_001, 1)], [bytes(40_004)], "batch-size must be <= 10000"),
+        ([given_input(0, 1)], [b""], "'input' for 'score' has no rows"),
         ([given_input(1, 1, fp64_contents=[1.0])], [], "'FP32' and its values in fp64_contents"),
         ([given_input(1, 1, datatype="FP64", fp64_contents=[1.0])], [], "data-type is 'FP64'"),
         ([given_input(1, 1, datatype="FP16", fp32_contents=[1.0])], [], "raw_input_contents"),
