@@ -31,10 +31,16 @@ def test_every_event_is_told_in_words() -> None:
     assert types <= set(PHRASES), types - set(PHRASES)
 
 
-def test_what_is_counted_is_one_or_many_and_no_digest_fills_a_line() -> None:
-    def told(kind: str, **data: object) -> str:
-        return phrase(Event(id="1", type=kind, subject="x:x", actor="ann", at=START, domain_at=START, data=data))
+def told(kind: str, **data: object) -> str:
+    return phrase(Event(id="1", type=kind, subject="x:x", actor="ann", at=START, domain_at=START, data=data))
 
+
+def test_a_deed_without_a_reason_ends_without_a_colon() -> None:
+    assert told("promotion.rolled_back", reason="") == "rolled x back"
+    assert told("promotion.rolled_back", reason="it fails") == "rolled x back: it fails"
+
+
+def test_what_is_counted_is_one_or_many_and_no_digest_fills_a_line() -> None:
     key = f"hmac-sha256:{'0123456789abcdef' * 4}"
     assert told("predictions.erased", predictions=1, key=key) == "removed 1 prediction about hmac-sha256:0123456789ab…"
     assert told("predictions.aged", predictions=2).startswith("removed 2 predictions ")

@@ -238,7 +238,7 @@ def phrase(event: Event) -> str:
     about = " of ".join(str(labels[key]) for key in ("feature", "model") if key in labels)
     verb = VERBS.get(event.data.get("name", ""), "drifts")
     known = COUNTED.sub(lambda found: _counted(found, event.data.get(found["field"])), known)
-    return known.format_map(_Lenient(fields, name=name, subject=name, about=about, verb=verb))
+    return known.format_map(_Lenient(fields, name=name, subject=name, about=about, verb=verb)).removesuffix(": ")
 
 
 OF_A_JOB = {"job.starting", "run.running", "run.started", "run.finished", "run.failed", "run.killed", "token.created"}
