@@ -140,6 +140,18 @@ def test_what_fires_of_a_model_is_one_press_from_its_silence(box: Box) -> None:
         assert offered[1] == f"everything of {model}", "what somebody came for is chosen"
 
 
+def test_a_report_is_taken_from_the_page_of_its_model(box: Box) -> None:
+    served(box, [9.0] * 200, model="m03")
+    box.predictions.flush()
+    viewer = Site(box, "vic")
+    found = re.search(r'href="([^"]*/report[^"]*)" download>Report of', viewer.get("/monitoring/m03").text)
+    assert found
+    report = viewer.get(html.unescape(found[1]))
+    assert report.status_code == 200
+    assert "<svg" in report.text
+    assert "/report" not in viewer.get("/monitoring/w00").text, "it is not in Production"
+
+
 def test_tokens_are_listed_by_their_user(box: Box) -> None:
     for number in range(3):
         box.access.create_token("bea", f"of bea {number}", actor="admin")

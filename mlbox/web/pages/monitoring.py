@@ -29,6 +29,8 @@ HISTORY = 500
 FLEET = 20
 """Models whose health is shown at first."""
 BINS = 24
+REPORT = 7 * 86400
+"""Seconds that a report taken from the page is about."""
 VERSIONS = 6
 """Lines that a picture tells apart."""
 STATES: tuple[AlertState, ...] = ("pending", "firing", "resolved")
@@ -88,6 +90,7 @@ def _model(view: View, model: str) -> dict[str, Any]:
         "concept": part(functools.partial(box.concept.measure, model)),
         "skew": {model: part(functools.partial(box.skew.latest, model))},
         "business": part(lambda: charts(box.business.series(model))),
+        "report_seconds": REPORT,
         "skew_limit": box.settings.skew_limit,
         "thresholds": (float(INVESTIGATE), float(ALERT)),
     }
