@@ -16,6 +16,8 @@ from mlbox.errors import InvalidInput
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+FIRST_US = (datetime.min.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
+LAST_US = (datetime.max.replace(tzinfo=UTC) - EPOCH) // MICROSECOND
 _FINER = re.compile(r"[.,]\d{6}(\d+)")
 
 
@@ -23,7 +25,10 @@ def to_us(moment: datetime) -> int:
     """Microseconds since the epoch; a naive moment is refused, because it names no instant."""
     if moment.tzinfo is None:
         raise InvalidInput(f"The time {moment.isoformat()} has no time zone.", hint="Write it with an offset or a Z.")
-    return (moment - EPOCH) // MICROSECOND
+    us = (moment - EPOCH) // MICROSECOND
+    if not FIRST_US <= us <= LAST_US:
+        raise _outside(moment.isoformat(), "time")
+    return us
 
 
 def from_us(us: int) -> datetime:
@@ -39,7 +44,18 @@ def parse_time(text: str, *, field: str = "time", up: bool = False) -> datetime:
         raise InvalidInput(f"{text!r} is not a time.", hint="Write it like 2013-01-01T00:00Z.", field=field) from err
     if moment.tzinfo is None:
         raise InvalidInput(f"The time {text!r} has no time zone.", hint="Add an offset or a Z.", field=field)
-    return moment.astimezone(UTC) + (MICROSECOND if up and is_finer(text) else timedelta())
+    try:
+        return moment.astimezone(UTC) + (MICROSECOND if up and is_finer(text) else timedelta())
+    except OverflowError as err:
+        raise _outside(text, field) from err
+
+
+def _outside(text: str, field: str) -> InvalidInput:
+    return InvalidInput(
+        f"The time {text} lies outside the years 1 to 9999 of UTC.",
+        hint="Write an earlier or a later one.",
+        field=field,
+    )
 
 
 def is_finer(text: str) -> bool:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeVar
 
 from mlbox.errors import MlboxError
 from mlbox.events import EventBus
 from mlbox.records import Event
 
 AGAIN_SECONDS = 60.0
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -72,10 +74,15 @@ class Loop:
             self._wake.wait(self._once())
 
     def _once(self) -> float:
-        try:
-            return self._work()
-        except MlboxError as err:
-            _log.warning("%s: %s", self._failed, err)
-        except Exception:
-            _log.exception("%s.", self._failed)
-        return self._again
+        return attempt(self._work, self._failed, otherwise=self._again)
+
+
+def attempt(work: Callable[[], T], failed: str, *, otherwise: T) -> T:
+    """What the work gives. Whatever is wrong with it is logged after `failed`, and the thread that asks lives on."""
+    try:
+        return work()
+    except MlboxError as err:
+        _log.warning("%s: %s", failed, err)
+    except Exception:
+        _log.exception("%s.", failed)
+    return otherwise

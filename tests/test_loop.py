@@ -10,7 +10,7 @@ import pytest
 
 from mlbox.errors import Unavailable
 from mlbox.events import EventBus
-from mlbox.loop import Loop
+from mlbox.loop import Loop, attempt
 from mlbox.records import Event
 from tests.conftest import wait_for
 
@@ -108,3 +108,15 @@ def test_a_rest_ends_for_who_is_in_a_hurry_and_with_the_loop() -> None:
     assert began.acquire(timeout=60)
     loop.close()
     assert rested.acquire(timeout=60)
+
+
+@pytest.mark.parametrize("fault", [Unavailable("The store is down."), ValueError("a fault")])
+def test_an_attempt_that_fails_is_logged_and_gives_what_stands_for_it(
+    fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work() -> int:
+        raise fault
+
+    assert attempt(work, "It failed", otherwise=7) == 7
+    assert attempt(lambda: 3, "It failed", otherwise=7) == 3
+    assert [record.message.startswith("It failed") for record in caplog.records] == [True]

@@ -21,6 +21,7 @@ import msgspec
 
 from mlbox.clock import Clock, to_us
 from mlbox.errors import MlboxError
+from mlbox.loop import attempt
 from mlbox.records import Collected
 from mlbox.store.artifacts import Artifacts
 from mlbox.store.bin import Bin
@@ -232,10 +233,7 @@ class Retention(Bin):
         wait = min(self._every, FIRST_SECONDS)
         while not self._stopping.wait(wait):
             wait = self._every
-            try:
-                self.collect(actor="system")
-            except MlboxError as err:
-                _log.warning("What was deleted could not be removed: %s", err)
+            attempt(lambda: self.collect(actor="system"), "What was deleted could not be removed", otherwise=None)
 
     def close(self) -> None:
         """Stop."""

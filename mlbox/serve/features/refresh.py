@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from mlbox.errors import MlboxError
 from mlbox.events import EventBus
+from mlbox.loop import attempt
 from mlbox.records import Event, FeatureView
 from mlbox.serve.features.landing import Landing
 from mlbox.store.db import Database, Tx
@@ -66,12 +67,7 @@ class Refresher:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self._changed.clear()
-            try:
-                self.run()
-            except MlboxError as err:  # a store is down: look again later
-                _log.warning("The schedules of feature views could not be followed: %s", err)
-            except Exception:  # whatever is wrong with one of them, the thread lives on
-                _log.exception("The schedules of feature views could not be followed.")
+            attempt(self.run, "The schedules of feature views could not be followed", otherwise=[])
             if not self._stopping.wait(min(1.0, self._every)):  # many pushes are one refresh
                 self._changed.wait(self._every)
 

@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from mlbox.clock import Clock, from_us, to_us
-from mlbox.errors import InvalidInput, MlboxError, NotFound, Unavailable
+from mlbox.errors import InvalidInput, NotFound, Unavailable
 from mlbox.ids import new_id
+from mlbox.loop import attempt
 from mlbox.records import (
     Alert,
     AlertState,
@@ -292,10 +293,7 @@ class Monitor:
 
     def _loop(self) -> None:
         while not self._stopping.wait(self._every):
-            try:
-                self.check_all()
-            except MlboxError as err:
-                _log.warning("The models to check could not be listed: %s", err)
+            attempt(self.check_all, "The models to check could not be listed", otherwise=None)
 
     def check_all(self) -> None:
         """Check every model in Production; one that cannot be checked is logged and keeps no other from it."""

@@ -7,7 +7,6 @@ began (`evidence.py`). `Rollouts` answers the router's question, looks at the ev
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,6 +17,7 @@ import msgspec
 from mlbox.clock import Clock
 from mlbox.errors import Conflict, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
+from mlbox.loop import attempt
 from mlbox.records import CanaryHold, Endpoint, Event, LabelledLoss, Promotion, Samples, ServeRole, ShadowFigures
 from mlbox.serve.predictions.log import PredictionLog
 from mlbox.serve.predictions.routing import Beside, Route, bucket
@@ -28,7 +28,6 @@ from mlbox.store.registry.promotions import Promotions
 from mlbox.store.registry.registry import Registry
 from mlbox.store.registry.rollout_log import RolloutLog
 
-_log = logging.getLogger(__name__)
 KEEP_SECONDS = 60.0
 """How often a candidate's evidence is written down: what a kill -9 may lose of it."""
 
@@ -274,19 +273,15 @@ class Rollouts:
             self._wake.wait(self._every)
             self._wake.clear()
             if not self._stopping:
-                self._tick_safely()
+                attempt(self._turn, "The candidates could not be judged", otherwise=None)
 
-    def _tick_safely(self) -> None:
-        """A store that is down must not end the judging: the next tick tries again."""
-        try:
-            self.tick()
-            for look in self.beside:
-                look()
-            if time.monotonic() - self._last_kept >= KEEP_SECONDS:
-                self.keep()
-                self._promotions.remind(self._clock.real())
-        except MlboxError as err:
-            _log.warning("The candidates could not be judged: %s", err)
+    def _turn(self) -> None:
+        self.tick()
+        for look in self.beside:
+            look()
+        if time.monotonic() - self._last_kept >= KEEP_SECONDS:
+            self.keep()
+            self._promotions.remind(self._clock.real())
 
     def keep(self) -> None:
         """Write the evidence of all candidates down, so that a restart goes on from it."""
