@@ -13,6 +13,7 @@ from mlbox.records import Event
 
 AGAIN_SECONDS = 60.0
 T = TypeVar("T")
+U = TypeVar("U")
 _log = logging.getLogger(__name__)
 
 
@@ -77,7 +78,7 @@ class Loop:
         return attempt(self._work, self._failed, otherwise=self._again)
 
 
-def attempt(work: Callable[[], T], failed: str, *, otherwise: T) -> T:
+def attempt(work: Callable[[], T], failed: str, *, otherwise: U) -> T | U:
     """What the work gives. Whatever is wrong with it is logged after `failed`, and the thread that asks lives on."""
     try:
         return work()

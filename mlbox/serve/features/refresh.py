@@ -67,7 +67,7 @@ class Refresher:
     def _loop(self) -> None:
         while not self._stopping.is_set():
             self._changed.clear()
-            attempt(self.run, "The schedules of feature views could not be followed", otherwise=[])
+            attempt(self.run, "The schedules of feature views could not be followed", otherwise=None)
             if not self._stopping.wait(min(1.0, self._every)):  # many pushes are one refresh
                 self._changed.wait(self._every)
 
