@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import struct
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import expect
@@ -111,6 +113,20 @@ def test_the_timeline_is_an_image_and_its_attempts(
     rows = table(visitor, "Timeline")
     assert filled[1].job in {row["job"] for row in rows}
     assert {row["outcome"] for row in rows} == {"succeeded"}
+
+
+def test_the_timeline_has_the_hours_of_who_looks_at_it_and_utc_for_who_points_at_them(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor]
+) -> None:
+    visitor = visit(filled[0], timezone_id="Asia/Kolkata")
+    visitor.sign_in()
+    visitor.visit("/timeline")
+    expect(visitor.page.get_by_text("hours are those of Asia/")).to_be_visible()
+    tick = visitor.page.locator("svg.gantt text[data-at]").first
+    shown = tick.evaluate("tick => tick.firstChild.textContent")
+    at = datetime.fromisoformat(tick.get_attribute("data-at") or "")
+    assert shown == f"{at.astimezone(ZoneInfo('Asia/Kolkata')):%H:%M}"
+    assert tick.locator("title").text_content() == f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def size(image: Path) -> tuple[int, int]:

@@ -76,7 +76,7 @@ def test_what_has_no_lane_is_counted() -> None:
 
 
 def test_the_axis_has_whole_hours() -> None:
-    assert [text for _, text in draw([], [], SINCE, UNTIL).ticks] == [
+    assert [tick.text for tick in draw([], [], SINCE, UNTIL).ticks] == [
         *("12:30", "13:00", "13:30", "14:00", "14:30", "15:00"),
         *("15:30", "16:00", "16:30", "17:00", "17:30"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from litestar import Response, get
 
@@ -40,6 +40,15 @@ class Bar(NamedTuple):
     """What it stands for, in the order of COLUMNS."""
 
 
+class Tick(NamedTuple):
+    """A whole hour, or whatever the axis counts in, as UTC has it: the page writes it by the viewer's clock."""
+
+    x: float
+    text: str
+    at: str
+    by: Literal["day", "minute"]
+
+
 class Device(NamedTuple):
     """A device's name and where its lanes begin and end."""
 
@@ -58,7 +67,7 @@ class Drawing(NamedTuple):
     left: int
     devices: tuple[Device, ...]
     bars: tuple[Bar, ...]
-    ticks: tuple[tuple[float, str], ...]
+    ticks: tuple[Tick, ...]
     columns: tuple[str, ...]
 
 
@@ -112,14 +121,15 @@ def _bar(one: AttemptSpan, device: str, y: int, since: datetime, until: datetime
     return Bar(x, y, width, kind(one.outcome), text, title, f"/jobs/{one.job}" if one.job else None, cells)
 
 
-def _ticks(since: datetime, until: datetime) -> tuple[tuple[float, str], ...]:
+def _ticks(since: datetime, until: datetime) -> tuple[Tick, ...]:
     whole = (until - since) / timedelta(minutes=1)
     step = timedelta(minutes=next((each for each in TICKS_MINUTES if whole / each <= MOST_TICKS), TICKS_MINUTES[-1]))
     zero = datetime(since.year, since.month, since.day, tzinfo=UTC)
     at = zero + step * ((since - zero) // step + 1)
     found = []
+    by: Literal["day", "minute"] = "day" if step >= timedelta(days=1) else "minute"
     while at < until:
-        found.append((_x(at, since, until), at.strftime("%d %b" if step >= timedelta(days=1) else "%H:%M")))
+        found.append(Tick(_x(at, since, until), at.strftime("%d %b" if by == "day" else "%H:%M"), at.isoformat(), by))
         at += step
     return tuple(found)
 

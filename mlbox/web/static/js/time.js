@@ -37,3 +37,20 @@ class Here extends HTMLElement {
 }
 
 customElements.define("mlbox-here", Here);
+
+// <mlbox-hours>: the axis of a picture by the viewer's own clock; who points at a tick reads UTC.
+const FORMS = { day: { day: "2-digit", month: "short" }, minute: { hour: "2-digit", minute: "2-digit", hourCycle: "h23" } };
+
+class Hours extends HTMLElement {
+  connectedCallback() {
+    for (const tick of this.querySelectorAll("text[data-at]")) {
+      const utc = document.createElementNS("http://www.w3.org/2000/svg", "title");
+      utc.textContent = `${tick.dataset.at.slice(0, 16).replace("T", " ")} UTC`;
+      tick.replaceChildren(new Date(tick.dataset.at).toLocaleString("en-GB", FORMS[tick.dataset.by]), utc);
+    }
+    const { timeZone } = Intl.DateTimeFormat().resolvedOptions();
+    this.querySelector("[data-zone]").textContent = `hours are those of ${timeZone}`;
+  }
+}
+
+customElements.define("mlbox-hours", Hours);
