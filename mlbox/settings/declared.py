@@ -94,8 +94,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern="^(on|off)$",
-            description="Serve and begin nothing: no job or cron runs, and no mail, alert, webhook or lineage event is sent; to"
-            " look into a restored backup.",
+            description="Serve and begin nothing: no job, cron or view runs, no model is checked or judged, nothing old is"
+            " removed, and no mail, alert, webhook or lineage event is sent; to look into a restored backup.",
         ),
     ] = "off"
     max_upload: Annotated[int, Meta(ge=1024, description="Largest upload of rows in bytes, streamed.")] = 1024 * MIB

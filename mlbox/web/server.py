@@ -229,7 +229,7 @@ def _announce(box: Box, url: str) -> None:
         )
         print(f"The admin's token is in {box.data_dir.root / 'admin-token'}", file=sys.stderr)
     if box.settings.standby == "on":
-        print("On standby: no job or cron runs, and nothing is sent to anybody.", file=sys.stderr)
+        print("On standby: nothing runs here by itself, and nothing is sent to anybody.", file=sys.stderr)
     if box.clock.replay:
         print(f"Replay mode: domain time stands at {box.clock.now().isoformat()}", file=sys.stderr)
     sys.stderr.flush()

@@ -152,7 +152,8 @@ def test_on_standby_a_restored_box_answers_and_begins_nothing(
     backup.restore(seen.path, new)
     (new / "admin-token").write_text(seen.server.token)
     server = make_server("--standby", "on", data_dir=new)
-    assert "On standby: no job or cron runs" in server.log
+    assert "On standby: nothing runs here by itself" in server.log
+    assert "Standby:" in server.http.get("/", headers={"Accept": "text/html"}).text
     assert server.http.get("/readyz").status_code == 200
     assert _state(server, seen.running) == "running"  # as it was; nobody looked for it
     waits = _submit(server, "echo", "later")

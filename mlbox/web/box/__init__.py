@@ -60,7 +60,10 @@ class Box(Scheduling):
             self._stack = opening.pop_all()
 
     def _begin(self) -> None:
-        """Take up what the box does by itself: run jobs, submit crons, tell people and programs."""
+        """Take up what the box does by itself: run jobs, judge and check models, remove what is old, tell people and programs."""
+        self.rollouts.start()
+        self.monitor.start()
+        self.retention.start()
         self.scheduler.start()
         with contextlib.suppress(Unavailable):  # /readyz says that the registry is down
             self.promoter.resume()
@@ -75,6 +78,7 @@ class Box(Scheduling):
             self.lineage.start()
         self.notifier.start()
         self.refresher.beside.append(self.view_jobs.look)
+        self.refresher.start()
         self.deliverer.start()
 
     def _open_retention(self, opening: contextlib.ExitStack) -> None:
@@ -90,7 +94,6 @@ class Box(Scheduling):
             aging=lambda dry_run: self.keeping.expire(dry_run=dry_run),
         )
         opening.callback(self.retention.close)
-        self.retention.start()
 
     def _open_webhooks(self, opening: contextlib.ExitStack) -> None:
         self.webhooks = Webhooks(self._databases["registry"], self.secrets)

@@ -166,7 +166,6 @@ class Serving(Data):
         )
         self.gate_runs = GateRuns(db)
         self._open_replays(opening)
-        self.rollouts.start()
 
     def _arena(self) -> int:
         """Bytes that the runs of models may take beside the models themselves: as much as these, or half of the box's memory."""
@@ -313,8 +312,6 @@ class Serving(Data):
             rules=rules,
         )
         opening.callback(self.refresher.close)
-        self.refresher.start()
-        self.monitor.start()
         self.silences, self.alert_outbox = Silences(db), Outbox(db)
         address = self.settings.public_url.rstrip("/") or self.url
         self.notifier = Notifier(db, rules, self.clock, self.bus, url=address, refresh=rules.refresh)

@@ -156,6 +156,7 @@ class View:
             "position": self.box.bus.position,
             "view": self,
             "replay": clock.replay,
+            "standby": self.box.settings.standby == "on",
             "domain_now": clock.now(),
             "real_now": clock.real(),
             "tallies": self._tallies() if self.principal else {},
