@@ -144,7 +144,7 @@ def test_a_report_is_taken_from_the_page_of_its_model(box: Box) -> None:
     served(box, [9.0] * 200, model="m03")
     box.predictions.flush()
     viewer = Site(box, "vic")
-    found = re.search(r'href="([^"]*/report[^"]*)" download>Report of', viewer.get("/monitoring/m03").text)
+    found = re.search(r'href="([^"]*/report[^"]*)" download>Report, last', viewer.get("/monitoring/m03").text)
     assert found
     report = viewer.get(html.unescape(found[1]))
     assert report.status_code == 200

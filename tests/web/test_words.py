@@ -31,13 +31,17 @@ def test_every_event_is_told_in_words() -> None:
     assert types <= set(PHRASES), types - set(PHRASES)
 
 
-def told(kind: str, **data: object) -> str:
-    return phrase(Event(id="1", type=kind, subject="x:x", actor="ann", at=START, domain_at=START, data=data))
+def told(kind: str, subject: str = "x:x", /, **data: object) -> str:
+    return phrase(Event(id="1", type=kind, subject=subject, actor="ann", at=START, domain_at=START, data=data))
 
 
 def test_a_deed_without_a_reason_ends_without_a_colon() -> None:
     assert told("promotion.rolled_back", reason="") == "rolled x back"
     assert told("promotion.rolled_back", reason="it fails") == "rolled x back: it fails"
+
+
+def test_a_star_is_all_there_are() -> None:
+    assert told("view.materialized", "view:*", rows=199) == "brought 199 entities of all views up to date online"
 
 
 def test_what_is_counted_is_one_or_many_and_no_digest_fills_a_line() -> None:

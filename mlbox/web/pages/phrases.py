@@ -229,6 +229,8 @@ def phrase(event: Event) -> str:
     noun, _, name = event.subject.partition(":")
     if noun in {"job", "run", "cron"}:
         name = str(event.data.get("name") or name[-8:])
+    elif name == "*":
+        name = f"all {noun}s"
     known = PHRASES.get(event.type)
     if known is None:
         noun_of_type, _, verb = event.type.partition(".")
