@@ -26,18 +26,37 @@ class _Http:
         self._host, _, port = place.rpartition(":")
         self._port = int(port)
         self._line = f"\r\nAuthorization: Bearer {token}".encode()
+        self._open: set[asyncio.Task[None]] = set()
+        """The loop itself forgets a task that nobody holds."""
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._open.add(task)
+        task.add_done_callback(self._open.discard)
+
+    async def close(self) -> None:
+        """End what clients left open."""
+        left = list(self._open)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         theirs, ours = await asyncio.open_connection(self._host, self._port, limit=MOST)
         back = asyncio.create_task(_copy(theirs, writer))
-        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-            while True:
-                head = await reader.readuntil(END)
-                first, _, rest = head.partition(b"\r\n")
-                ours.write(first + self._line + b"\r\n" + rest + await reader.readexactly(_length(rest)))
-                await ours.drain()
-        ours.close()
-        await back
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    head = await reader.readuntil(END)
+                    first, _, rest = head.partition(b"\r\n")
+                    ours.write(first + self._line + b"\r\n" + rest + await reader.readexactly(_length(rest)))
+                    await ours.drain()
+            ours.close()
+            await back
+        finally:
+            back.cancel()
+            ours.close()
+            writer.close()
 
 
 def _length(head: bytes) -> int:
@@ -98,11 +117,13 @@ class Proxy:
             server.add_generic_rpc_handlers((_Rpc(channel, token),))
             self.rpc = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
             await server.start()
-            door = await asyncio.start_server(_Http(http, token).serve, "127.0.0.1", 0, limit=MOST)
+            clients = _Http(http, token)
+            door = await asyncio.start_server(clients.accept, "127.0.0.1", 0, limit=MOST)
             self.http = f"127.0.0.1:{door.sockets[0].getsockname()[1]}"
             self._ready.set()
             await over.wait()
             door.close()
+            await clients.close()
             await server.stop(None)
 
     def __enter__(self) -> Proxy:
