@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench.harness import Report, median, options
-from bench.startup import is_ready, serving
+from bench.startup import is_ready, serving, wait_until_loaded
 from bench.tracking import free_port, running
 
 SIDE = Path(__file__).with_name("inference_side.py")
@@ -93,6 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
             while not is_ready(url):
                 time.sleep(0.05)
             token = (folder / "data" / "admin-token").read_text().strip()
+            wait_until_loaded(url, token, models)
             bare = stack.enter_context(_bare(folder, models["gbm"]))
             kinds = _kinds(folder, url, token, process.pid, bare)
             _raw(report, models)

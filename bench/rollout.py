@@ -10,7 +10,6 @@ with a shadow: each is asked in turn, at a steady pace over one connection. The 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import shutil
@@ -18,7 +17,6 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +29,7 @@ import numpy as np
 
 from bench.harness import Report, interleave, median, options
 from bench.inference import Kind, boosted, load, script
-from bench.startup import is_ready, serving
+from bench.startup import is_ready, serving, wait_until_loaded
 from mlbox.records import Guard, LabelledLoss, Promotion, PromotionPolicy, RampStep, Samples, Segment, Side
 from mlbox.serve.inference.background import Background
 from mlbox.serve.predictions.batches import Batch
@@ -325,7 +323,7 @@ def shadowing(report: Report, rounds: int, length: float) -> None:
             while not is_ready(url):
                 time.sleep(0.05)
             token = (folder / "data" / "admin-token").read_text().strip()
-            wait_until_loaded(url, token)
+            wait_until_loaded(url, token, [*EQUAL, SHADOWED])
             kinds = [paced(folder, model, url, token, process.pid) for model in (*EQUAL, SHADOWED)]
             seen = interleave(rounds, *(lambda one=kind: load(one, 1, length, held=False) for kind in kinds))
             ran = shadow_rows(url, token)
@@ -383,16 +381,6 @@ def ask(url: str, token: str) -> Any:
     asked = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
     with urllib.request.urlopen(asked) as answer:
         return msgspec.json.decode(answer.read() or b"null")
-
-
-def wait_until_loaded(url: str, token: str) -> None:
-    """Until each model answers."""
-    for model in (*EQUAL, SHADOWED):
-        while True:
-            with contextlib.suppress(urllib.error.HTTPError):
-                ask(f"{url}/v2/models/{model}/ready", token)
-                break
-            time.sleep(0.05)
 
 
 def shadow_rows(url: str, token: str) -> float:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from bench.harness import Report, median, options
 from bench.inference import TREES, WIDTH, boosted, cpu_ns, listens, prepare
-from bench.startup import is_ready, serving
+from bench.startup import is_ready, serving, wait_until_loaded
 from bench.tracking import free_port, running
 
 SIDE = Path(__file__).with_name("rpc_side.py")
@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         while not (is_ready(url) and listens(port) and listens(our_port)):
             time.sleep(0.05)
         token = (folder / "data" / "admin-token").read_text().strip()
+        wait_until_loaded(url, token, ["gbm", "small"])
         both = [
             Served("bare grpc.aio handler", f"127.0.0.1:{port}", side.pid, token),
             Served("mlbox", f"127.0.0.1:{our_port}", process.pid, token),

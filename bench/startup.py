@@ -14,7 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +113,16 @@ def is_ready(url: str) -> bool:
             return bool(answer.status == 200)
     except (urllib.error.URLError, ConnectionError):
         return False
+
+
+def wait_until_loaded(url: str, token: str, models: Iterable[str]) -> None:
+    """Until each of these models answers."""
+    for model in models:
+        asked = urllib.request.Request(f"{url}/v2/models/{model}/ready", headers={"Authorization": f"Bearer {token}"})
+        while True:
+            with contextlib.suppress(urllib.error.HTTPError), urllib.request.urlopen(asked, timeout=60):
+                break
+            time.sleep(0.05)
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
