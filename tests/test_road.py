@@ -141,10 +141,12 @@ def summer_and_winter_drift(road: Road) -> None:
 
 
 def outcomes_meet_their_predictions(road: Road) -> None:
-    live = max(road.live_performance(), key=lambda one: one.labelled)
-    assert 0.8 < live.coverage < 1, "all that landed have a label, and those that were cancelled have none"
-    assert (live.metrics["auc"] or 0) > 0.5
-    assert live.maturity[3].share == pytest.approx(live.coverage, abs=0.05), "they are told of within a month"
+    found = sorted(road.live_performance(), key=lambda one: one.labelled)
+    assert all(one.coverage > 0.8 for one in found), "all that landed have a label"
+    assert any(one.coverage < 1 for one in found), "those that were cancelled have none"
+    assert (found[-1].metrics["auc"] or 0) > 0.5
+    old = [one for one in found if one.maturity[3].share is not None]  # the last version may have come within a month
+    assert old[-1].maturity[3].share == pytest.approx(old[-1].coverage, abs=0.05), "they are told of within a month"
     months = road.live_performance(every_seconds=28 * 86_400)
     assert len({month.start for month in months}) > 3, "it is told over time"
     assert any("auc" in month.estimated for month in months), "and what the scores let expect beside it"
