@@ -35,8 +35,9 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 2
 """How long a request in flight may take to finish once the server was told to stop."""
-GC_THRESHOLD = 20_000
-"""Objects made, and not freed, between two looks of the garbage collector at the young ones."""
+GC_THRESHOLD = 5_000
+"""Objects made, and not freed, between two looks of the garbage collector at the young ones: each look takes a millisecond or
+two, for which nothing else runs."""
 SPARE_FILES = 1024
 """Open files besides connections: stores, models, uploads, pipes to jobs."""
 Listener = tuple[socket.socket, ssl.SSLContext | None]
