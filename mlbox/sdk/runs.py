@@ -306,7 +306,7 @@ def _point(key: str, value: float, step: int, at: datetime) -> dict[str, Any]:
     check_point(key, step)
     try:
         number = _json(value)
-    except (TypeError, ValueError) as err:
+    except (TypeError, ValueError, OverflowError) as err:
         raise InvalidInput(
             f"The metric {key} is {repr(value)[:60]}, and should be a number.",
             hint="Log texts as params or tags.",

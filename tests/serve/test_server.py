@@ -467,13 +467,21 @@ def test_rows_that_are_requests_of_their_own_are_logged_and_counted_as_such(serv
     assert (serving.log.traffic("score", 1, "champion").count, len(logged)) == (6, 6)
 
 
+def answering_later(serving: House) -> tuple[ModelServer, Singles, list[Callable[[], None]], list[Batch]]:
+    """A server of single rows, whose calls for later and logged batches are kept here."""
+    singles, later, told = (
+        Singles(in_memory(serving), "ann", "input", "FP32"),
+        list[Callable[[], None]](),
+        list[Batch](),
+    )
+    serving.server.tab.soon = later.append
+    serving.log.on_prediction(told.append)
+    return serving.server, singles, later, told
+
+
 def test_what_was_answered_is_counted_and_logged_together_before_anybody_reads_of_it(serving: House) -> None:
     serving.serve_one(1.0, 1.0)
-    target, server, later = in_memory(serving), serving.server, list[Callable[[], None]]()
-    singles = Singles(target, "ann", "input", "FP32")
-    server.tab.soon = later.append
-    told: list[Batch] = []
-    serving.log.on_prediction(told.append)
+    server, singles, later, told = answering_later(serving)
     answered = serving.clock.now()
     ids = [server.answer_rows(singles, np.full((1, 2), n, np.float32)).ids[0] for n in range(3)]
     assert (told, len(later)) == ([], 1), "they wait, for one call"
@@ -496,11 +504,7 @@ def test_what_was_answered_is_counted_and_logged_together_before_anybody_reads_o
 def test_answers_to_large_requests_wait_for_few_others(serving: House) -> None:
     """What they were asked with is kept as long as they wait."""
     serving.serve_one(1.0, 1.0)
-    target, server, later = in_memory(serving), serving.server, list[Callable[[], None]]()
-    singles = Singles(target, "ann", "input", "FP32")
-    server.tab.soon = later.append
-    told: list[Batch] = []
-    serving.log.on_prediction(told.append)
+    server, singles, later, told = answering_later(serving)
     half = MOST_BYTES // 2
     for size in (half - 8, half, 8):
         entry = singles.run(np.ones((1, 2), np.float32))
