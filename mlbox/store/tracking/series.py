@@ -161,21 +161,14 @@ def moments(db: Database, run_id: str, key: str, steps: Sequence[int]) -> dict[i
     return {row["step"]: row["at_us"] for row in rows}
 
 
-class Count(NamedTuple):
-    """Points of a metric: of all runs together, and of the one that has most."""
-
-    all: int
-    most: int
-
-
-def counts(db: Database, run_ids: Sequence[str]) -> dict[str, Count]:
-    """How many points these runs logged of each metric, by name."""
+def counts(db: Database, run_ids: Sequence[str]) -> dict[str, int]:
+    """How many points these runs logged of each metric that is a curve: more than a single point in one of them."""
     rows = db.all(
-        f"SELECT key, sum(points) AS points, max(points) AS most FROM series WHERE run_id IN ({','.join('?' * len(run_ids))})"
-        " GROUP BY key ORDER BY key",
+        f"SELECT key, sum(points) AS points FROM series WHERE run_id IN ({','.join('?' * len(run_ids))})"
+        " GROUP BY key HAVING max(points) > 1 ORDER BY key",
         run_ids,
     )
-    return {row["key"]: Count(row["points"], row["most"]) for row in rows}
+    return {row["key"]: row["points"] for row in rows}
 
 
 def _span(db: Database, series: int, first: int, last: int) -> tuple[int, int]:

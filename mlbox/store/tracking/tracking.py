@@ -143,8 +143,8 @@ class Tracker(Runs):
         at = series.moments(self._db, run_id, key, sorted({step for step, _ in found.points}))
         return found, tuple(at[step] // 1000 for step, _ in found.points)
 
-    def points(self, run_ids: Sequence[str]) -> dict[str, series.Count]:
-        """How many points runs that may be read logged of each metric, by name."""
+    def points(self, run_ids: Sequence[str]) -> dict[str, int]:
+        """How many points runs that may be read logged of each metric that is more than a single point, by name."""
         return series.counts(self._db, run_ids)
 
     def sampled(

@@ -47,7 +47,7 @@ class Lines(Record, frozen=True, kw_only=True):
 
 
 class Growth(Record, frozen=True, kw_only=True):
-    """How many points the runs logged of each metric, and how many of them may log more."""
+    """How many points the runs logged of each metric that is a curve, and how many of them may log more."""
 
     points: dict[str, int]
     live: int
@@ -96,9 +96,7 @@ async def growth(box: Box, runs: Ids) -> Growth:
     def read() -> Growth:
         found = _runs(box, runs)
         points = box.tracker.points([run.id for run in found])
-        return Growth(
-            points={key: count.all for key, count in points.items()}, live=sum(run.status not in ENDED for run in found)
-        )
+        return Growth(points=points, live=sum(run.status not in ENDED for run in found))
 
     return await box.call(read)
 

@@ -36,13 +36,12 @@ class CurveSet(NamedTuple):
 
 def curve_sets(box: Box, runs: Sequence[Run]) -> list[CurveSet]:
     """The metrics of some runs and what the machine measured meanwhile, those that are more than a single point."""
-    counts = box.tracker.points([run.id for run in runs])
     drawn = [
         {"id": run.id, "label": name, "began": to_us(run.started_at) // 1000}
         for run, name in zip(runs, titles(runs), strict=True)
     ]
     live = any(run.status not in ENDED for run in runs)
-    keys = sorted((key for key, count in counts.items() if count.most > 1), key=natural)
+    keys = sorted(box.tracker.points([run.id for run in runs]), key=natural)
     sets = []
     for name, system in (("Metrics", False), ("System", True)):
         charts = [_curve(runs, key) for key in keys if key.startswith(SYSTEM) == system]

@@ -372,11 +372,10 @@ class CurveSet extends HTMLElement {
   heard(key, count) {
     if (key.startsWith("system/") !== "system" in this.dataset) return;
     const figure = [...this.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key);
-    if (!figure && count > 1) {
+    if (!figure) {
       this.querySelector(".charts").append(this.figure(key));
       this.narrow();
-    }
-    else if (figure && this.points?.[key] !== count) figure.querySelector("mlbox-curves").stale();
+    } else if (this.points?.[key] !== count) figure.querySelector("mlbox-curves").stale();
   }
 
   figure(key) {
