@@ -174,6 +174,7 @@ from mlbox.records.registry import (
 from mlbox.records.replay import Replay, ReplayRule, ReplaySpec, ReplayState
 from mlbox.records.rollout import (
     CanaryHold,
+    CoursePoint,
     Finding,
     Guard,
     GuardKind,
@@ -246,6 +247,7 @@ __all__ = [
     "ComparisonOutcome",
     "Computation",
     "ConceptResult",
+    "CoursePoint",
     "Cron",
     "CronSpec",
     "CronTrigger",

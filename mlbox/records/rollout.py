@@ -150,6 +150,18 @@ class RolloutDecision(Record, frozen=True, kw_only=True):
     """Of the person who decided."""
 
 
+class CoursePoint(Record, frozen=True, kw_only=True):
+    """What the guards of a canary said once its present step had seen so much."""
+
+    step: int
+    predictions: int
+    """Rows that the candidate answered since the step began."""
+    at: datetime
+    """Domain time."""
+    findings: tuple[Finding, ...]
+    """Over all traffic."""
+
+
 class Recomputed(Record, frozen=True, kw_only=True):
     """A decision, and what the rule says of the same inputs now."""
 

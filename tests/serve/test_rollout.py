@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -239,6 +240,33 @@ def test_a_restart_goes_on_from_the_evidence_that_was_there(house: House) -> Non
     house.rollouts.tick()
     assert house.promotions.get(promotion.id).percent == 25
     assert house.rollouts.standing(house.promotions.get(promotion.id)).action == "wait"  # and the next step begins anew
+
+
+def test_a_canarys_course_is_kept_as_its_evidence_grows(house: House) -> None:
+    promotion = house.canary()
+    house.rollouts.tick()
+    assert house.kept.course(promotion.id) == []
+    for _ in range(30):
+        house.well(100)
+        house.rollouts.tick()
+    course = house.kept.course(promotion.id)
+    seen = [point.predictions for point in course]
+    assert seen[:3] == [100, 200, 300]
+    assert all(1.1 <= later / earlier < 1.2 or later < 1100 for earlier, later in pairwise(seen)), "a tenth more each"
+    errors = [point.findings[0] for point in course]
+    widths = [one.high - one.low for one in errors if one.high is not None and one.low is not None]
+    assert len(widths) == len(course)
+    assert widths == sorted(widths, reverse=True), "what may be true tightens"
+    house.rollouts.close()
+    house.open()
+    house.rollouts.tick()
+    assert house.kept.course(promotion.id) == course, "a restart goes on where it was"
+    house.later(1)
+    house.rollouts.tick()
+    assert house.kept.course(promotion.id)[-1].predictions == 3000, "and what it was advanced by is its last point"
+    house.well(100)
+    house.rollouts.tick()
+    assert [(p.step, p.predictions) for p in house.kept.course(promotion.id)][-2:] == [(0, 3000), (1, 100)]
 
 
 def test_a_pause_counts_for_no_hold_and_is_still_guarded(house: House) -> None:

@@ -98,5 +98,11 @@ def test_a_candidate_is_judged_by_what_it_does_to_each_segment_and_by_late_label
         made = box.rollout_log.of(promotion.id)[-1]
         assert made.samples.labels["labels errors"].candidate_loss == 200
         assert recompute(made, promotion.policy).same
+        (point,) = page.get(f"/api/v1/promotions/{promotion.id}/course").json()
+        assert (point["step"], point["predictions"]) == (0, 200)
+        assert [one["guard"] for one in point["findings"]] == ["errors", "labels errors"], "no segment's"
+        for way in (f"/approvals/{promotion.id}", "/models/delay/2"):
+            assert "labels errors over the predictions of this step" in page.get(way).text, "also when it has ended"
+        assert "Guards as they tighten" not in page.get("/models/delay/1").text
     finally:
         box.close()

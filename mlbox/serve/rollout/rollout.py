@@ -18,18 +18,32 @@ from mlbox.clock import Clock
 from mlbox.errors import Conflict, MlboxError, NotFound, Refused, Unavailable
 from mlbox.events import EventBus
 from mlbox.loop import attempt
-from mlbox.records import CanaryHold, Endpoint, Event, LabelledLoss, Promotion, Samples, ServeRole, ShadowFigures
+from mlbox.records import (
+    CanaryHold,
+    CoursePoint,
+    Endpoint,
+    Event,
+    LabelledLoss,
+    Promotion,
+    Samples,
+    ServeRole,
+    ShadowFigures,
+)
 from mlbox.serve.predictions.log import PredictionLog
 from mlbox.serve.predictions.routing import Beside, Route, bucket
 from mlbox.serve.rollout.evidence import Evidence
 from mlbox.serve.rollout.shadow import figures_of
-from mlbox.serve.rollout.verdict import Verdict, decided, verdict
+from mlbox.serve.rollout.verdict import FEW_RUNS, Verdict, decided, verdict
 from mlbox.store.registry.promotions import Promotions
 from mlbox.store.registry.registry import Registry
 from mlbox.store.registry.rollout_log import RolloutLog
 
 KEEP_SECONDS = 60.0
 """How often a candidate's evidence is written down: what a kill -9 may lose of it."""
+
+
+GROWTH = 1.1
+"""How much the evidence grows between two points of its course: 25 of them for ten times the predictions."""
 
 
 def choose(key: str, champion: int, promotion: Promotion | None) -> Route:
@@ -76,6 +90,8 @@ class Rollouts:
         """How often what is below was read anew."""
         self._champions: dict[str, int] = {}
         self._candidates: dict[str, Promotion] = {}
+        self._noted: dict[str, tuple[int, int]] = {}
+        """By promotion, the step and the predictions of the last point of its course."""
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -174,6 +190,8 @@ class Rollouts:
             self._champions = {v.model: v.version for v in self._registry.in_stage("Production") if v.servable}
             self._candidates = {p.model: p for p in self._promotions.open() if p.state in ("shadow", "canary")}
             self._evidence.watch(self._candidates, self._kept.kept)
+            ids = {promotion.id for promotion in self._candidates.values()}
+            self._noted = {held: last for held, last in self._noted.items() if held in ids}
             self.generation += 1
 
     # -- deciding ---------------------------------------------------------------------------------------------------
@@ -223,7 +241,26 @@ class Rollouts:
                 self._promotions.next_step(promotion.id, found.reason, decision=decision)
         except Conflict:
             return Verdict(action="wait", reason="someone else moved it first")
+        with contextlib.suppress(Unavailable):  # a picture lacks a point then
+            self._note(promotion, samples, found, now)
         return found
+
+    def _note(self, promotion: Promotion, samples: Samples, found: Verdict, now: datetime) -> None:
+        """A point of a canary's course, where its evidence has grown enough or decided; fewer runs say too little for one."""
+        seen = samples.candidate.rows
+        if samples.state != "canary" or seen < FEW_RUNS:
+            return
+        if promotion.id not in self._noted:
+            self._noted[promotion.id] = max(
+                ((p.step, p.predictions) for p in self._kept.course(promotion.id)), default=(-1, 0)
+            )
+        step, last = self._noted[promotion.id]
+        decides = found.action in ("advance", "roll_back")
+        if samples.step == step and seen < last * GROWTH and not (decides and seen > last):
+            return
+        findings = tuple(one for one in found.findings if not one.segment)
+        self._kept.note(promotion.id, CoursePoint(step=samples.step, predictions=seen, at=now, findings=findings))
+        self._noted[promotion.id] = (samples.step, seen)
 
     # -- people -----------------------------------------------------------------------------------------------------
 

@@ -167,3 +167,17 @@ def m016_replays(db: Database) -> None:
         CREATE INDEX replay_open ON replay (id) WHERE state IN ('waiting', 'running');
         """,
     )
+
+
+@migration(registry)
+def m017_course(db: Database) -> None:
+    """What a canary's guards said while its evidence grew, to be looked at as a picture."""
+    run_script(
+        db,
+        """
+        CREATE TABLE rollout_course (
+          promotion_id TEXT NOT NULL REFERENCES promotion (id), step INTEGER NOT NULL, predictions INTEGER NOT NULL,
+          point TEXT NOT NULL, PRIMARY KEY (promotion_id, step, predictions)
+        ) STRICT, WITHOUT ROWID;
+        """,
+    )

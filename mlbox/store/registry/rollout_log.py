@@ -1,10 +1,10 @@
-"""What was decided about candidates' traffic, from what, and the evidence that a running step has gathered."""
+"""What was decided about candidates' traffic, from what, and the evidence that a running step has gathered and gathers."""
 
 from __future__ import annotations
 
 import msgspec
 
-from mlbox.records import Promotion, RolloutDecision, Samples
+from mlbox.records import CoursePoint, Promotion, RolloutDecision, Samples
 from mlbox.store.db import Database
 from mlbox.store.registry.promotions import Promotions
 
@@ -21,6 +21,19 @@ class RolloutLog:
         self._promotions.get(promotion_id)
         rows = self._db.all("SELECT decision FROM rollout_decision WHERE promotion_id = ? ORDER BY id", (promotion_id,))
         return [msgspec.json.decode(row["decision"], type=RolloutDecision) for row in rows]
+
+    def note(self, promotion_id: str, point: CoursePoint) -> None:
+        """Keep what the guards say of a canary at this much evidence."""
+        row = (promotion_id, point.step, point.predictions, point.to_json().decode())
+        self._db.write(lambda tx: tx.run("INSERT OR REPLACE INTO rollout_course VALUES (?,?,?,?)", row))
+
+    def course(self, promotion_id: str) -> list[CoursePoint]:
+        """What the guards said of a canary while its evidence grew, step by step; raises NotFound."""
+        self._promotions.get(promotion_id)
+        rows = self._db.all(
+            "SELECT point FROM rollout_course WHERE promotion_id = ? ORDER BY step, predictions", (promotion_id,)
+        )
+        return [msgspec.json.decode(row["point"], type=CoursePoint) for row in rows]
 
     def keep(self, samples: dict[str, Samples]) -> None:
         """Keep the evidence so far, by promotion: a restart goes on from it."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import get, post
 
-from mlbox.records import ModelVersion, Principal, Promotion, Recomputed, RolloutDecision, ShadowFigures
+from mlbox.records import CoursePoint, ModelVersion, Principal, Promotion, Recomputed, RolloutDecision, ShadowFigures
 from mlbox.serve.rollout.verdict import recompute
 from mlbox.web.api.models import Comment
 from mlbox.web.box import Box
@@ -59,10 +59,16 @@ def _recomputed(box: Box, promotion_id: str) -> list[Recomputed]:
     return [recompute(decision, policy) for decision in box.rollout_log.of(promotion_id)]
 
 
+@get("/api/v1/promotions/{promotion_id:str}/course", action="model.read")
+async def course(box: Box, promotion_id: str) -> list[CoursePoint]:
+    """What a canary's guards said while its evidence grew, step by step: one point for each tenth that it grew by."""
+    return await box.call(box.rollout_log.course, promotion_id)
+
+
 @get("/api/v1/promotions/{promotion_id:str}/shadow", action="model.read")
 async def shadow(box: Box, promotion_id: str) -> list[ShadowFigures]:
     """What a shadow does beside the champion, or did as it ended: on all requests, then by segment, the largest first."""
     return list(await box.call(lambda: box.rollouts.shadow(box.promotions.get(promotion_id))))
 
 
-handlers: list[Any] = [reinstate, pause, resume, freeze, advance, decisions, recomputed, shadow]
+handlers: list[Any] = [reinstate, pause, resume, freeze, advance, decisions, recomputed, course, shadow]

@@ -10,6 +10,7 @@ from litestar import Response, get
 from mlbox.records import ModelVersion, Promotion
 from mlbox.serve.rollout.shadow import figures_of
 from mlbox.store.registry.promotion_notices import subject_of
+from mlbox.web.pages.guard_pictures import guard_pictures
 from mlbox.web.pages.models import Step, drawn_of, score_bins, steps
 from mlbox.web.pages.view import PAGE_SIZE, Place, View, from_place, keyset, next_page
 
@@ -92,6 +93,7 @@ def _dossier(view: View, promotion_id: str) -> dict[str, Any]:
         "bins": score_bins(figures),
         "replay_bins": score_bins(replayed),
         "figures": figures,
+        "course": guard_pictures(box, found.promotion),
     }
 
 

@@ -10,6 +10,7 @@ from mlbox.errors import InvalidInput, NotFound
 from mlbox.records import Endpoint
 from mlbox.serve.inference.statistics import Totals
 from mlbox.web.box import Box
+from mlbox.web.pages.guard_pictures import guard_pictures
 from mlbox.web.pages.overview import Served, served
 from mlbox.web.pages.traffic import SPANS, traffic_of
 from mlbox.web.pages.trial import trial_of
@@ -79,6 +80,7 @@ def _endpoint(view: View, name: str, hours: int) -> dict[str, Any]:
     return {
         "endpoint": found,
         "version": box.registry.version(name, found.champion),
+        "course": guard_pictures(box, box.promotions.get(found.promotion)) if found.promotion else None,
         "predictions": predictions,
         "traffic": _traffic(box, name),
         "over_time": part(lambda: traffic_of(box, name, hours)),

@@ -17,6 +17,7 @@ from mlbox.store.registry.promotions import HOW_TO_SERVE
 from mlbox.web.api.registry import span_of
 from mlbox.web.box import Box
 from mlbox.web.pages import tenures
+from mlbox.web.pages.guard_pictures import guard_pictures
 from mlbox.web.pages.serving_fields import serving_fields
 from mlbox.web.pages.view import PAGE_SIZE, Node, View, keyset, next_page, part
 
@@ -244,6 +245,7 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
         "version": version,
         "candidacy": endpoint if endpoint and endpoint.candidate == number else None,
         "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],
+        "course": guard_pictures(box, promotions[0]) if promotions else None,
         "last_replay": replay,
         "bins": score_bins(replay.figures if replay else ()),
         "may_replay": view.may("member", name=name) and version.servable,

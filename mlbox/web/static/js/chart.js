@@ -1,5 +1,5 @@
 // <mlbox-chart data-chart='{"x": "step", "series": [{"label", "points": [[x, y]]}]}'>: lines, or with "kind": "steps" a
-// distribution. With "time": true x is seconds since 1970, drawn in UTC. A line that is "like" the n-th has its colour, dashed.
+// distribution. With "logx": true x is drawn by its logarithm; with "time": true x is seconds since 1970, drawn in UTC. A line that is "like" the n-th has its colour, dashed.
 import { csv, exportBar, png } from "./export.js";
 
 const PALETTE = 6;
@@ -23,6 +23,11 @@ function short(value) {
   const size = Math.abs(value);
   if (size >= 1e6 || (size > 0 && size < 1e-3)) return value.toExponential(1);
   return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
+}
+
+// Round numbers along a logarithmic axis: 1, 2 and 5 of each power of ten, or of many only the powers themselves.
+function decades(_, axis, low, high) {
+  return WHOLE.filter((value) => value >= low && value <= high && (high < 30 * low || Number.isInteger(Math.log10(value))));
 }
 
 class Chart extends HTMLElement {
@@ -102,11 +107,11 @@ class Chart extends HTMLElement {
     return {
       ...this.size(),
       tzDate: (stamp) => window.uPlot.tzDate(new Date(stamp * 1000), "UTC"),
-      scales: { x: { time, range: this.range() }, y: { range: this.height() } },
+      scales: { x: { time, distr: spec.logx ? 3 : 1, range: this.range() }, y: { range: this.height() } },
       legend: { markers: { width: 0, fill: (plot, at) => plot.series[at].stroke(plot, at) } },
       cursor: { points: { size: 7 }, drag: { x: true, y: false } },
       axes: [
-        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: (_, v) => v.map(short) }), ...(spec.x === "step" ? { incrs: WHOLE } : {}) },
+        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: (_, v) => v.map((one) => (one == null ? "" : short(one))) }), ...(spec.x === "step" ? { incrs: WHOLE } : {}), ...(spec.logx ? { splits: decades, filter: (_, v) => v } : {}) },
         { ...axis, grid: lines, ticks: { show: false }, size: 52, values: (_, v) => v.map(short) },
       ],
       series: [
