@@ -10,10 +10,12 @@ from datetime import timedelta
 import pytest
 
 from mlbox.ids import first_of
+from mlbox.records import Column
+from mlbox.store.registry.registry import NewVersion
 from mlbox.web.box import Box
 from mlbox.web.pages.approvals import NAMED, OPENED
 from mlbox.web.pages.monitoring import FLEET
-from tests.web.monitored import in_production, register, served
+from tests.web.monitored import in_production, register, served, with_history
 from tests.web.site import Site, open_box
 
 MODELS = [f"m{number:02d}" for number in range(52)]
@@ -201,3 +203,27 @@ def test_an_admin_is_offered_nothing_that_is_refused_to_everyone(box: Box) -> No
     queues = set(re.findall(r'aria-label="Remove the queue ([\w-]+)"', site.get("/admin/settings").text))
     assert queues == {queue.name for queue in box.sharing.set_queues()} - {"default"}
     assert queues, "others are removed here"
+
+
+def test_services_and_sources_go_on_each_for_itself(box: Box) -> None:
+    site = Site(box)
+    with_history(box)
+    for number in range(52):
+        box.features.apply_service(f"s{number:02d}", ["weather:temp"], actor="ann")
+    for number in range(52):
+        columns = [Column(name="at", dtype="TIMESTAMP")]
+        box.features.add_source(f"t{number:02d}", columns, "at", None, actor="ann")
+    text = site.get("/features").text
+    held = len(box.features.services()), len(box.features.sources())
+    for name, address, count in zip(("service-rows", "source-rows"), ("services=", "sources="), held, strict=True):
+        assert len(rows(text, name)) == 50
+        assert address in more(text, name)
+        assert len(rows(site.get(more(text, name)).text, name)) == count - 50
+    assert len(rows(site.get(more(text, "service-rows")).text, "source-rows")) == 50, "the other list is as it was"
+
+
+def test_of_many_versions_any_two_are_named(box: Box) -> None:
+    for _ in range(51):
+        box.registry.register(NewVersion(model="m49", trained_by="ann", submitted_by="ann"))
+    page = Site(box).get("/models/m49/compare?first=1&second=2").text
+    assert re.findall(r'<input type="number" name="(\w+)" value="(\d+)"', page) == [("first", "1"), ("second", "2")]

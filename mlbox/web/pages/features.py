@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from litestar import Response, get
 
-from mlbox.records import Column, FeatureView
+from mlbox.records import Column, FeatureService, FeatureView, Source
 from mlbox.store.features.feature_catalogue import Filters
 from mlbox.store.features.quality import READS_AS
 from mlbox.web.box import Box
@@ -31,6 +32,8 @@ def _list(view: View) -> dict[str, Any]:
     after = view.query.get("after")
     found = box.catalogue.search_views(words, Filters(**chosen), limit=PAGE_SIZE + 1, after=after)
     shown, last = keyset(found, PAGE_SIZE, lambda one: one.cursor)
+    services = part(partial(_services, view))
+    sources = part(partial(_sources, view))
     return {
         "found": shown,
         "next": next_page(view, last),
@@ -40,10 +43,22 @@ def _list(view: View) -> dict[str, Any]:
         "entities": box.catalogue.entities(),
         "teams": [team.name for team in box.teams.teams()],
         "team_of": box.teams.team_of,
-        "most": PAGE_SIZE,
-        "services": part(lambda: box.features.services(limit=PAGE_SIZE + 1)),
-        "sources": part(lambda: box.features.sources(limit=PAGE_SIZE + 1)),
+        "services": services,
+        "sources": sources,
     }
+
+
+def _services(view: View) -> tuple[list[FeatureService], str | None]:
+    """A page of them, and the address of the next one."""
+    found = view.box.features.services(limit=PAGE_SIZE + 1, after=view.query.get("services"))
+    shown, last = keyset(found, PAGE_SIZE, lambda one: one.ref)
+    return shown, next_page(view, last, "services")
+
+
+def _sources(view: View) -> tuple[list[Source], str | None]:
+    found = view.box.features.sources(limit=PAGE_SIZE + 1, after=view.query.get("sources"))
+    shown, last = keyset(found, PAGE_SIZE, lambda one: one.name)
+    return shown, next_page(view, last, "sources")
 
 
 @get("/features", include_in_schema=False, action="view.read")

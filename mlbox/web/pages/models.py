@@ -277,7 +277,7 @@ async def version(view: View, name: str, number: int) -> Response[bytes]:
 def _compare(view: View, name: str, first: int | None, second: int | None) -> dict[str, Any]:
     """Two versions: by default the newest, and the one in Production or else the one before."""
     box = view.box
-    known = box.registry.versions(name, limit=PAGE_SIZE)
+    known = box.registry.versions(name, limit=PAGE_SIZE + 1)
     if len(known) < 2 and None in (first, second):
         raise InvalidInput(f"{name[:80]} has no two versions.", hint="Compare once there are.", field="second")
     champion = box.registry.by_stage(name, "Production")
@@ -288,6 +288,7 @@ def _compare(view: View, name: str, first: int | None, second: int | None) -> di
     return {
         "model": name,
         "known": known,
+        "more_known": len(known) > PAGE_SIZE,
         "versions": [other, newest],
         "runs": runs,
         "changes": changes(other, newest, *runs, whole=True),
