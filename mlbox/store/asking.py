@@ -1,4 +1,5 @@
-"""Who asks: a context variable that the web sets for each request and carries to the threads that work for it.
+"""Who asks, and whether he still waits: context variables that the web sets for each request and carries to the threads that work
+for it.
 
 The stores use it to leave out what is private to others and to say in the audit log by which token something was done. Where
 nobody asks (the scheduler, the gates, the monitor), everything is seen.
@@ -14,6 +15,30 @@ NOBODY = Principal(name="", role="viewer")
 """Who asks without credentials: sees what is shared, as public answers do."""
 
 _asking: ContextVar[Principal | None] = ContextVar("mlbox_asking", default=None)
+
+
+class Presence:
+    """Whether somebody is there to be answered."""
+
+    __slots__ = ("gone",)
+
+    def __init__(self) -> None:
+        self.gone = False
+
+
+THERE = Presence()
+"""Of the box itself, which always waits."""
+_presence: ContextVar[Presence] = ContextVar("mlbox_presence", default=THERE)
+
+
+def presence() -> Presence:
+    """Of whoever asks in this context."""
+    return _presence.get()
+
+
+def set_presence(of: Presence) -> None:
+    """From here on this context works for somebody who may go."""
+    _presence.set(of)
 
 
 def who() -> Principal | None:
@@ -39,3 +64,17 @@ class asking:
 
     def __exit__(self, *_: object) -> None:
         _asking.reset(self._before)
+
+
+class waiting:
+    """For the length of a block somebody waits for what is worked on in it, and for nothing of it afterwards, however it ends."""
+
+    __slots__ = ("_before", "_own")
+
+    def __enter__(self) -> None:
+        self._own = Presence()
+        self._before = _presence.set(self._own)
+
+    def __exit__(self, *_: object) -> None:
+        self._own.gone = True
+        _presence.reset(self._before)

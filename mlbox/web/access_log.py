@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.records import Principal
+from mlbox.store.asking import THERE, Presence, set_presence
 from mlbox.web.logs import Entry, Formatter, Sink, request_id, timestamp
 from mlbox.web.redaction import redact_path, redact_query
 
@@ -80,7 +81,8 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         own = self.begin(asked["headers"])
-        asked.setdefault("state", {})
+        there: Presence = asked.setdefault("state", {}).get("presence", THERE)
+        set_presence(there)
         field = (HEADER, own.encode())
         status = 0
         began, start = time.time(), time.perf_counter()
@@ -88,7 +90,7 @@ class AccessLog:
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status = 0 if there.gone else message["status"]
                 message["headers"] = [*message["headers"], field]
             await send(message)
 

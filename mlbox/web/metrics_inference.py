@@ -41,7 +41,8 @@ WORKERS = "mlbox_workers"
 RESTARTS = "mlbox_worker_restarts_total"
 CRASHES = "mlbox_worker_crashes_total"
 HELP = {
-    FAILURES: "Requests that were not answered: model (it failed), timeout, queue_timeout, queue_full, rate_limit, crash.",
+    FAILURES: "Requests that were not answered: model (it failed), timeout, queue_timeout, queue_full, rate_limit, cancelled (its"
+    " client left), crash.",
     BATCH: "Rows by run: of one request, or of several that were joined.",
     PENDING: "Requests that wait now.",
     LOADED: "Memory of the versions that are loaded, as measured before they were.",

@@ -21,6 +21,7 @@ PENDING = "nv_inference_pending_request_count"
 REASONS = {
     **dict.fromkeys(("queue_full", "queue_timeout", "rate_limit"), "REJECTED"),
     **dict.fromkeys(("model", "crash"), "BACKEND"),
+    "cancelled": "CANCELED",
 }
 """Triton's reason for each of ours; any other is OTHER."""
 
@@ -45,7 +46,7 @@ VALUES: Mapping[str, tuple[str, Callable[[Totals], float]]] = {
     "nv_cache_miss_duration_per_model": ("Microseconds of misses, together.", _us(lambda totals: totals.cache_miss)),
 }
 HELP = {name: words for name, (words, _) in VALUES.items()} | {
-    FAILURE: "Requests that were not answered: REJECTED, BACKEND (the model) or OTHER.",
+    FAILURE: "Requests that were not answered: REJECTED, CANCELED, BACKEND (the model) or OTHER.",
     PENDING: "Requests that wait now.",
 }
 """Every family; of `FAILURE` with the label `reason` beside the others."""

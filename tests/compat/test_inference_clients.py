@@ -22,7 +22,7 @@ from mlbox.web.rpc import inference_pb2 as pb
 from tests.compat.conftest import HERE, environment, token_of
 from tests.compat.proxy import Proxy
 from tests.conftest import Server
-from tests.models import examples
+from tests.models import counting, examples
 from tests.web.served import with_mixed
 from tests.web.test_endpoint_page import calls_on, page_of
 from tests.web.test_golden import serve
@@ -34,11 +34,11 @@ Run = Callable[[str, str], str]
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with `score` and the models of Triton's examples in Production, and `mixed` in Staging."""
+    """A server with `score`, `counting` and the models of Triton's examples in Production, and `mixed` in Staging."""
     folder = tmp_path_factory.mktemp("inference") / "data"
     with_mixed(folder)
     with closing(Box(Settings(data_dir=str(folder), gpus="none"), url="http://localhost")) as inside:
-        for name, model in examples().items():
+        for name, model in {**examples(), "counting": counting()}.items():
             serve(inside, name, model)
     server = Server(folder, "--grpc-port", "0", "--open-inference-name", "triton")
     yield server

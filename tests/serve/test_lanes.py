@@ -22,7 +22,8 @@ from mlbox.serve.inference.statistics import Statistics
 from mlbox.serve.inference.tensors import Tensor
 from mlbox.serve.inference.warmup import Speed, warm
 from mlbox.serve.inference.watch import Watch
-from mlbox.serve.inference.work import Apart, Ran, Work
+from mlbox.serve.inference.work import Apart, Left, Ran, Work
+from mlbox.store.asking import presence, waiting
 from tests.conftest import wait_for
 from tests.models import linear
 
@@ -284,6 +285,37 @@ def test_whoever_goes_away_is_not_answered_and_holds_nobody_up(held: Place) -> N
     held.session.gate.set()
     assert len(scores(there.result(60))) == 1
     assert sorted(held.totals.batches) == [1]
+
+
+def test_what_whoever_asked_has_left_is_dropped_or_ended_and_what_others_wait_for_goes_on(held: Place) -> None:
+    held.hold()
+    with waiting():
+        left = held.lane.submit(work([[1.0, 1.0]]))
+    there = held.lane.submit(work([[2.0, 2.0]]))
+    with pytest.raises(Left, match="m/1 has gone"):
+        left.result(60)
+    assert held.lane.pending == 1
+    held.session.gate.set()
+    assert len(scores(there.result(60))) == 1
+    place = Place(Session(counting(), providers=CPU), max_batch=1)
+    with waiting():
+        endless = place.lane.submit(work([2**50], np.int64))
+        wait_for(lambda: place.lane.pending == 0, what="it to run")
+        assert not endless.done()
+    with pytest.raises(Left):
+        endless.result(60)
+    assert place.lane.submit(work([3], np.int64)).result(60).outputs[0].tolist() == [3]
+    place.close()
+    assert [one.totals.reasons for one in (held, place)] == [{"cancelled": 1}] * 2
+
+
+def test_nothing_begins_for_whoever_has_gone(held: Place) -> None:
+    with waiting():
+        held.hold()
+        presence().gone = True
+        with pytest.raises(Left):
+            held.lane.submit(work([[1.0, 1.0]]))
+    assert held.lane.pending == 0
 
 
 def test_a_closed_lane_answers_what_it_has_and_what_comes_late() -> None:

@@ -21,7 +21,7 @@ from mlbox.serve.inference.targets import Target, Targets
 from mlbox.serve.inference.tensor_sample import TensorSample
 from mlbox.serve.inference.tensors import Tensor, batch_of, check_inputs, check_outputs, scores_among
 from mlbox.serve.inference.warmup import Recent
-from mlbox.serve.inference.work import Apart, Ran, Work
+from mlbox.serve.inference.work import Apart, Left, Ran, Work
 from mlbox.serve.predictions.batches import Batch, Given
 from mlbox.serve.predictions.log import PredictionLog
 from mlbox.serve.predictions.routing import Route
@@ -292,7 +292,7 @@ class Execution:
                 most = running.loaded.lane.config.cache_bytes
                 self.answers.put(running.loaded.version.model, work.key, ran, most=most)
             return ran
-        except (TooMany, Apart):
+        except (TooMany, Apart, Left):
             raise
         except MlboxError:
             version = running.loaded.version

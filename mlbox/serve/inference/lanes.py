@@ -28,7 +28,19 @@ from mlbox.serve.inference.runtime import Session
 from mlbox.serve.inference.statistics import Statistics
 from mlbox.serve.inference.warmup import Speed
 from mlbox.serve.inference.watch import Watch
-from mlbox.serve.inference.work import Apart, NotByRow, Ran, Unfit, Work, check_rows_of, failure_of, feeds_of, split
+from mlbox.serve.inference.work import (
+    Apart,
+    Left,
+    NotByRow,
+    Ran,
+    Unfit,
+    Work,
+    check_rows_of,
+    failure_of,
+    feeds_of,
+    split,
+)
+from mlbox.store.asking import presence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +52,8 @@ WORTH_SECONDS = 50e-6
 UNFORESEEN_SECONDS = 0.5
 """A run where it was asked that takes longer shows that the model is not quick after all."""
 MOST_RETRY_SECONDS = 60
+SAME_SECONDS = 0.05
+"""A client by gRPC goes when the deadline that it set is over, a moment before that is over here: then it was too long for it."""
 _SMOOTHING = 0.1
 _log = logging.getLogger(__name__)
 
@@ -131,8 +145,11 @@ class Lane:
     # -- waiting ------------------------------------------------------------------------------------------------------------
 
     def submit(self, work: Work) -> Future[Ran]:
-        """Queue a work; raises TooMany, which says when to come back, where too many wait."""
-        work.future = Future()
+        """Queue a work; raises TooMany, which says when to come back, where too many wait, and Left where nobody waits for it."""
+        work.future, work.presence = Future(), presence()
+        if work.presence.gone:
+            self._statistics.failed(*self._name, reason="cancelled")
+            raise self._left()
         with self._ready:
             if self._waiting >= self._config.queue_limit:
                 self._statistics.failed(*self._name, reason="queue_full")
@@ -149,7 +166,7 @@ class Lane:
         """As `submit`, where a refusal is what becomes of the work."""
         try:
             self.submit(work)
-        except TooMany as err:
+        except (TooMany, Left) as err:
             work.state, work.outcome, work.future = "done", err, None
 
     def _push(self, work: Work) -> None:
@@ -371,12 +388,13 @@ class Lane:
             work.future.set_exception(outcome)
         return True
 
-    # -- what takes too long ------------------------------------------------------------------------------------------------
+    # -- what nobody waits for any more -------------------------------------------------------------------------------------
 
     def look(self, now: float) -> bool:
-        """Give up what is past its deadline, and end a run that nobody waits for; False once nothing runs or waits."""
+        """Give up what is past its deadline or whose client left, and end a run that is for nobody; False once nothing runs or
+        waits."""
         with self._ready:
-            late = [item[2] for group in self._groups.values() for item in group.heap if item[2].deadline <= now]
+            late = [item[2] for group in self._groups.values() for item in group.heap if _is_over(item[2], now)]
             late = [work for work in late if work.state == "waiting"]
             for work in late:
                 self._waiting -= 1
@@ -385,18 +403,23 @@ class Lane:
             busy = bool(running) or self._waiting > 0
         for work in late:
             if work.future is not None and work.future.set_running_or_notify_cancel():
-                self._give_up(work, self._unanswered(work), reason="queue_timeout")
+                self._give_up(work, now, self._unanswered(work), reason="queue_timeout")
         for works, options in running:
             for work in works:
-                if work.deadline <= now:
-                    self._give_up(work, self._too_long(work), reason="timeout")
+                if _is_over(work, now):
+                    self._give_up(work, now, self._too_long(work), reason="timeout")
             if all(work.state == "done" for work in works):
                 options.terminate = True
         return busy
 
-    def _give_up(self, work: Work, err: MlboxError, *, reason: str) -> None:
+    def _give_up(self, work: Work, now: float, err: MlboxError, *, reason: str) -> None:
+        if work.presence.gone and work.deadline > now + SAME_SECONDS:
+            err, reason = self._left(), "cancelled"
         if self._settle(work, err):
             self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
+
+    def _left(self) -> Left:
+        return Left(f"Whoever asked {self._ref} has gone.")
 
     def _unanswered(self, work: Work) -> Unavailable:
         err = Unavailable(
@@ -425,6 +448,11 @@ def _put_together(found: Sequence[Ran]) -> Ran:
     scores = [ran.scores for ran in found if ran.scores is not None]
     every = [np.concatenate(parts) for parts in zip(*[ran.outputs for ran in found], strict=True)]
     return Ran(np.concatenate(scores) if scores else None, every)
+
+
+def _is_over(work: Work, now: float) -> bool:
+    """Whether nobody waits for a work any more."""
+    return work.deadline <= now or work.presence.gone
 
 
 def _ms(work: Work) -> str:

@@ -41,7 +41,7 @@ class Totals:
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     reasons: dict[str, int] = field(default_factory=dict)
-    """What failed, by why: model, timeout, queue_timeout, queue_full, rate, load."""
+    """What failed, by why: model, timeout, queue_timeout, queue_full, rate_limit, cancelled, crash."""
     queue: Duration = field(default_factory=Duration)
     infer: Duration = field(default_factory=Duration)
     cache_hit: Duration = field(default_factory=Duration)

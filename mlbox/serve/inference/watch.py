@@ -1,4 +1,4 @@
-"""Deadlines: one thread for all that runs, which looks from time to time.
+"""Deadlines, and clients that left: one thread for all that runs, which looks from time to time.
 
 A timer for each request would cost more than most runs take; looking every 20 ms costs nothing while nothing runs.
 """
@@ -16,7 +16,7 @@ class Watched(Protocol):
     """What may take too long."""
 
     def look(self, now: float) -> bool:
-        """End what is past its deadline, by `time.perf_counter`; False once nothing runs or waits."""
+        """End what is past its deadline, by `time.perf_counter`, or for nobody; False once nothing runs or waits."""
 
 
 class Watch:

@@ -13,6 +13,7 @@ from mlbox.errors import InvalidInput, MlboxError, Unavailable
 from mlbox.serve.inference.arena import is_full
 from mlbox.serve.inference.remote import Died
 from mlbox.serve.inference.tensors import Tensor
+from mlbox.store.asking import THERE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +34,13 @@ class Apart(Unavailable):
 
 class NotByRow(Exception):
     """A model that was given joined rows answered with another number of them."""
+
+
+class Left(MlboxError):
+    """Whoever asked has gone, so that nobody reads this: it did not run, or not to its end, and no version is to blame."""
+
+    status = 499
+    code = "left"
 
 
 class Unfit(InvalidInput):
@@ -65,8 +73,8 @@ class Work:
     """One request for one version: tensors that were checked, and the outputs that are wanted of them."""
 
     __slots__ = (
-        *("again", "deadline", "future", "ids", "key", "last", "outcome", "priority", "queued", "rows", "state"),
-        *("tensors", "wanted"),
+        *("again", "deadline", "future", "ids", "key", "last", "outcome", "presence", "priority", "queued", "rows"),
+        *("state", "tensors", "wanted"),
     )
 
     def __init__(
@@ -88,6 +96,8 @@ class Work:
         """Comes after every other, whatever its priority."""
         self.queued = time.perf_counter()
         self.deadline = self.queued + timeout_ms / 1000
+        self.presence = THERE
+        """Of whoever waits for it, once it is queued."""
         self.state = "new"
         self.again = False
         """Whether the process that ran it died of it, or of what was joined with it: then it runs once more, alone."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from mlbox.store.asking import Presence
 from mlbox.web.fast.answering import Answer, Asked, FastPath, Head
 
 MOST_HEADS, MOST_HEAD = 8, 1024
@@ -69,6 +70,8 @@ class FastProtocol(HttpToolsProtocol):
         self._known: list[Known] = []
         self._answered = 0.0
         """When the last fast answer went out."""
+        self._presence = Presence()
+        """Of the client, for all of its requests."""
 
     # -- in -----------------------------------------------------------------------------------------------------------
 
@@ -106,6 +109,7 @@ class FastProtocol(HttpToolsProtocol):
         """A request begins."""
         self._between = False
         super().on_message_begin()
+        cast(Any, self.scope)["state"]["presence"] = self._presence
 
     def on_headers_complete(self) -> None:
         """Hold a plain request back; the app gets any other."""
@@ -184,6 +188,7 @@ class FastProtocol(HttpToolsProtocol):
         if asked.at_hand:
             path.turn.join(asked, functools.partial(self._made, cycle))
         else:
+            asked.call.presence = self._presence
             work = self.loop.run_in_executor(path.pool, path.answer, asked)
             work.add_done_callback(lambda done: self._made(cycle, asked, done.result()))
         return True
@@ -197,7 +202,7 @@ class FastProtocol(HttpToolsProtocol):
         assert self._fast_path is not None
         status, fields, body = self._fast_path.written(asked.head, asked.call, answer)
         self.answered(cycle, status, fields, body)
-        self._fast_path.note(asked, status)
+        self._fast_path.note(asked, 0 if cycle.disconnected else status)
 
     def answered(self, cycle: Cycle, status: int, fields: bytes, body: bytes) -> None:
         """Send an answer with one write, and go on with what comes next."""
@@ -228,6 +233,7 @@ class FastProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
+        self._presence.gone = True
         self.hand_over()
         super().connection_lost(exc)
 

@@ -10,7 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from mlbox.records import Principal
 from mlbox.store.access.roles import ACTIONS
-from mlbox.store.asking import set_asking
+from mlbox.store.asking import THERE, set_asking, set_presence
 from mlbox.web.box import Box
 from mlbox.web.logs import request_id
 
@@ -34,7 +34,7 @@ class Reply(NamedTuple):
 class Call:
     """One request, as the function that answers it sees it."""
 
-    __slots__ = ("body", "headers", "id", "lead", "parameters", "principal", "read")
+    __slots__ = ("body", "headers", "id", "lead", "parameters", "presence", "principal", "read")
 
     def __init__(
         self, principal: Principal, parameters: Parameters, headers: Mapping[str, str], body: bytes, own: str = ""
@@ -46,6 +46,8 @@ class Call:
         self.id = own
         self.lead: object = None
         """Stands for what it says beside its body, where that is known to be the same of others."""
+        self.presence = THERE
+        """Of whoever waits for an answer that is made in a thread."""
         self.read: Any = None
         """The body decoded, for whoever decoded it."""
 
@@ -53,6 +55,7 @@ class Call:
         """From here on this context works for this request."""
         request_id.set(self.id)
         set_asking(self.principal)
+        set_presence(self.presence)
 
 
 class Alike(Protocol):

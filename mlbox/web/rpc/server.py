@@ -22,7 +22,7 @@ import grpc.aio
 from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, StartupError
 from mlbox.records import Principal
 from mlbox.settings import Settings
-from mlbox.store.asking import NOBODY, set_asking
+from mlbox.store.asking import NOBODY, set_asking, waiting
 from mlbox.web import authorise
 from mlbox.web.access_log import AccessLog, Request
 from mlbox.web.box import Box
@@ -129,7 +129,8 @@ class RpcServer:
             asked = wire.read(call.request, content)
             named = {"model": getattr(asked, call.names)} if call.names else {}
             await authorise.check(self._box, principal, call.action, named)
-            answer: bytes = (await call.answer(self._box, principal, asked)).SerializeToString()
+            with waiting():
+                answer: bytes = (await call.answer(self._box, principal, asked)).SerializeToString()
             if name == INFER:
                 self._alike.note(asked, content)
             return answer
@@ -187,7 +188,9 @@ class RpcServer:
             async for content in contents:
                 line.principal = await self._admit(line.metadata, context)
                 await authorise.check(self._box, line.principal, "model.predict", {})
-                yield (await calls.streamed(self._box, line.principal, content)).SerializeToString()
+                with waiting():
+                    answer = await calls.streamed(self._box, line.principal, content)
+                yield answer.SerializeToString()
         except Exception as err:
             raise await line.refuse(err) from None
         finally:

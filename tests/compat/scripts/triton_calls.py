@@ -132,6 +132,28 @@ def by_callbacks(box):
     assert np.allclose(scores, [1 / (1 + np.exp(-n)) for n in range(10) if n != 5])
 
 
+def leaves(box):
+    """A call that is cancelled ends: what comes next need not wait for the rest of its minute."""
+
+    def ask(value):
+        return [tensor(triton_grpc, "input", np.array([[value]], np.float32), "FP32")]
+
+    def is_busy():
+        try:
+            box.infer("counting", ask(1.0), timeout=100_000)
+        except InferenceServerException as err:
+            return "waited for counting/1" in err.message()
+        return False
+
+    answers = queue.Queue()
+    call = box.async_infer("counting", ask(2e9), callback=lambda result, error: answers.put(error))
+    while not is_busy():
+        pass
+    call.cancel()
+    assert answers.get(timeout=60) is not None
+    assert box.infer("counting", ask(1.0), client_timeout=20).as_numpy("score").shape == (1, 1)
+
+
 def by_threads(box):
     """HTTP's async calls, compressed both ways."""
     asked = [
@@ -172,7 +194,8 @@ for client, auth in ((triton_http, http_auth), (triton_grpc, grpc_auth)):
         box.register_plugin(auth.BasicAuth("token", TOKEN))
         for check in (looks, infers, mixes, fails):
             check(client, box)
-        by_callbacks(box) if client is triton_grpc else by_threads(box)
+        for check in (by_callbacks, leaves) if client is triton_grpc else (by_threads,):
+            check(box)
 for client, place in ((triton_http_aio, PLACES[triton_http]), (triton_grpc_aio, PLACES[triton_grpc])):
     asyncio.run(by_asyncio(client, place))
 for name, fields in messages(service_pb2.DESCRIPTOR.message_types_by_name.values()):
