@@ -120,7 +120,8 @@ def routes_page() -> str:
         [
             "# Routes\n",
             "Every address that the server answers, and the action that a [role](roles.md) must allow. The schema of the "
-            "native API is at `/api/v1/schema`. A list takes `limit` and `after`, the id that the page before it ended with.\n",
+            "native API is at `/api/v1/schema`. A list takes `limit` and `after`, the id that the page before it ended with.\n"
+            "What a native address does not take, in its query or its body, is refused with the nearest that it does.\n",
             "| method | path | action | what it does |\n|---|---|---|---|",
             *rows,
             "",

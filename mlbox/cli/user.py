@@ -36,7 +36,7 @@ class Ended(Record, frozen=True, kw_only=True):
 def ls(output: OutputOption = Output.table) -> None:
     """List users, by name."""
     with connect() as client:
-        show(client.get("/api/v1/users", list[User], limit=1000), COLUMNS, output)
+        show(client.get("/api/v1/users", list[User]), COLUMNS, output)
 
 
 @app.command(epilog="Example: mlbox user create bea --role approver")

@@ -3,13 +3,14 @@
 Decoding is strict: a text is no number, and "2027" is no time (msgspec's lax mode takes it for seconds since 1970). A name
 that the declaration does not have, at any depth, is refused: what it asks for would be left out in silence. One that is close
 to none and asks for nothing (null, false, 0 or empty) is left out, as a newer client sends the defaults of fields that this
-box does not have.
+box does not have. Of the parameters of an address the same is true.
 """
 
 from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterable, Set
 from typing import Any
 
 import msgspec
@@ -134,13 +135,26 @@ def _check_names(raw: msgspec.Raw, shape: _Shape, path: Path) -> None:
         given = _members.decode(raw)
         for name, part in given.items():
             if shape.fields and name not in shape.fields:
-                hint = suggest(name, shape.fields.keys() - given.keys(), otherwise="")
-                if hint or bytes(part) not in _ASKS_NOTHING:
-                    where = ".".join(map(str, (*path, name[:80])))
-                    raise InvalidInput(f"There is no field {where!r} here.", hint=hint or HINT, field=where)
+                _refuse("field", (*path, name[:80]), shape.fields.keys() - given.keys(), bytes(part))
             below = shape.fields.get(name, shape.each)
             if below is not None:
                 _check_names(part, below, (*path, name))
+
+
+def check_query(given: Iterable[tuple[str, str]], known: Set[str]) -> None:
+    """Raise InvalidInput for the first parameter of an address that is not among those that are known."""
+    pairs = list(given)
+    for name, value in pairs:
+        if name not in known:
+            _refuse("parameter", (name[:80],), known - {name for name, _ in pairs}, value.encode())
+
+
+def _refuse(what: str, path: Path, meant: Iterable[str], value: bytes) -> None:
+    """Raise InvalidInput for a name that there is not, unless it is close to none that may be meant and asks for nothing."""
+    hint = suggest(str(path[-1]), meant, otherwise="")
+    if hint or value not in _ASKS_NOTHING:
+        where = ".".join(map(str, path))
+        raise InvalidInput(f"There is no {what} {where!r} here.", hint=hint or HINT, field=where)
 
 
 def explained(message: str, given: Any, kind: Any, *, place: str = "") -> InvalidInput:

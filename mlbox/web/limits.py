@@ -1,4 +1,5 @@
-"""What a handler takes: the type of its body, the depth of its JSON, the size of a page, and numbers of 64 bits.
+"""What a handler takes: the type of its body, the depth of its JSON, the names in its query, the size of a page, and numbers of
+64 bits.
 
 A handler's own declaration says what its body is, so a new route is covered without anyone remembering to: one that streams
 (`request_max_body_size=None`) takes bytes, one whose `data` is a form takes a form, and every other one takes JSON. A route
@@ -9,9 +10,8 @@ fast path that does not, with `any_names=True`.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import parse_qsl
 
 from litestar import Request
 from litestar.connection import ASGIConnection
@@ -24,6 +24,8 @@ from mlbox.settings import Settings
 from mlbox.web import bodies
 
 NATIVE = "/api/v1/"
+QUERY = "query"
+"""The key in a handler's `opt` under which `routing` notes the parameters that it declares, where any other is refused."""
 JSON = "application/json"
 BINARY = "inference-header-content-length"
 """Says that what follows the JSON is not JSON: a handler that takes it, or what is compressed, has limits of its own."""
@@ -41,7 +43,10 @@ def check_request(settings: Settings) -> Callable[[Connection, BaseRouteHandler]
         if connection.scope["path_params"]:
             _check_numbers(connection.path_params)
         if connection.scope["query_string"]:
-            _check_page(connection.scope["query_string"], handler, most_rows)
+            query = list(connection.query_params.multi_items())
+            if (known := handler.opt.get(QUERY)) is not None:
+                bodies.check_query(query, known)
+            _check_page(query, handler, most_rows)
         if connection.scope["method"] not in SAFE_METHODS and isinstance(handler, HTTPRouteHandler):  # type: ignore[typeddict-item]
             check_type(connection.headers, handler)
 
@@ -143,15 +148,15 @@ def _check_numbers(parameters: dict[str, Any]) -> None:
             raise NotFound(f"There is no {name} with a number past 64 bits.", hint="Check the address.", field=name)
 
 
-def _check_page(query: bytes, handler: BaseRouteHandler, most: int) -> None:
-    if b"limit" not in query:
+def _check_page(query: Sequence[tuple[str, str]], handler: BaseRouteHandler, most: int) -> None:
+    if all(name != "limit" for name, _ in query):
         return
     hint = "Read page by page with `after`; the setting max_page says how many rows one may have."
     own = handler.parsed_fn_signature.parameters.get("limit")
     declared = getattr(own.kwarg_definition, "le", None) if own is not None else None
     if declared is not None and declared <= most:
         most, hint = int(declared), "Read page by page with `after`."
-    for name, value in parse_qsl(query.decode("latin-1")):
+    for name, value in query:
         if name == "limit" and value.strip().isdigit() and (len(value.strip()) > 18 or int(value) > most):
             raise InvalidInput(
                 f"A page of {value[:20]} rows is more than {most:,}.",

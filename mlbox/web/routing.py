@@ -2,6 +2,8 @@
 
 `Litestar.register` reads the whole table anew for each handler that it adds, and makes a handler of OPTIONS from nothing for each
 path: with some 450 handlers that was more than half of a server's start.
+
+Here it is also noted, for each route of the native API, which parameters its handler declares: `limits` refuses any other.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from litestar.enums import MediaType
 from litestar.handlers import HTTPRouteHandler
 from litestar.routes import HTTPRoute
 from litestar.types import Scope
+
+from mlbox.web.limits import NATIVE, QUERY
 
 
 def add_all(app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> None:
@@ -36,6 +40,9 @@ def add_all(app: Litestar, handlers: Iterable[HTTPRouteHandler]) -> None:
         for own in route.route_handlers:
             own.on_registration(app)
         route.create_handler_map()
+        if path.startswith(NATIVE):
+            for own, declared in route.route_handler_map.values():
+                own.opt[QUERY] = frozenset(one.field_alias for one in declared.expected_query_params)
         for plugin in app.plugins.receive_route:
             plugin.receive_route(route)
     app.asgi_router.construct_routing_trie()

@@ -118,6 +118,20 @@ def test_a_name_that_asks_for_nothing_is_left_out_as_it_may_be_a_newer_clients_d
     assert bodies.decoded(b'{"name": "a", "gpu": 1}', Whole, spelling=False) == Whole("a")
 
 
+def test_a_parameter_of_an_address_is_held_to_the_same() -> None:
+    known = {"state", "limit"}
+    bodies.check_query([("state", "failed"), ("frobnicate", "false")], known)
+    for asked, field, hint in (
+        ([("limit", "1"), ("sate", "failed")], "sate", "Did you mean state?"),
+        ([("sate", "0")], "sate", "Did you mean state?"),
+        ([("state", "failed"), ("sate", "failed")], "sate", "See /api/v1/schema."),
+        ([("n" * 999, "1")], "n" * 80, "See /api/v1/schema."),
+    ):
+        with pytest.raises(InvalidInput, match="There is no parameter") as refused:
+            bodies.check_query(asked, known)
+        assert (refused.value.field, refused.value.hint) == (field, hint)
+
+
 def test_names_of_users_are_theirs() -> None:
     body = {"name": "a", "sizes": {"naem": 1}, "free": {"nmae": {"colr": 1}}}
     assert bodies.decoded(json.dumps(body).encode(), Whole).free == {"nmae": {"colr": 1}}
@@ -174,6 +188,8 @@ def test_the_server_says_so_of_bodies_and_addresses(box: Server) -> None:
         (("GET", "/api/v1/jobs?state=odd", ""), "state", 'state is "odd", and should be one of failed, '),
         (("GET", "/api/v1/jobs?limit=5000", ""), "limit", "A page of 5000 rows is more than 1,000."),
         (("GET", "/api/v1/jobs?limit=50000", ""), "limit", "A page of 50000 rows is more than 1,000."),
+        (("GET", "/api/v1/jobs?satte=failed", ""), "satte", "There is no parameter 'satte' here."),
+        (("GET", "/api/v1/events?postion=7", ""), "postion", "There is no parameter 'postion' here."),
         (("GET", "/api/v1/search", ""), "q", "The parameter q is missing"),
     ):
         method, path, body = ask

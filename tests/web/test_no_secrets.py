@@ -155,7 +155,7 @@ class Run:
         log = self.server.data_dir / "jobs" / self.job / "1" / "log"
         log.rename(log.with_name("log.kept"))
         log.mkdir()
-        path = f"/api/v1/jobs/{self.job}/logs?token={self.token}"
+        path = f"/api/v1/jobs/{self.job}/logs/search?text={self.token}"
         answer = self.ann.get(path)
         assert answer.status_code == 500
         self.fault = answer.headers["x-request-id"]

@@ -370,6 +370,36 @@ def test_whatever_was_sent_left_no_fault_in_the_log(full: Site) -> None:
     assert "A request failed" not in full.server.log
 
 
+def test_a_parameter_that_there_is_not_is_refused_on_each_native_route_and_no_other(
+    full: Site, operations: list[Operation], filled: dict[str, str]
+) -> None:
+    native = [operation for operation in operations if operation.path.startswith("/api/v1/")]
+    absent = []
+    for operation in native:
+        answer = full.http.request(operation.method, operation.url(filled), params={"frobnicate": "1"})
+        if answer.status_code == 404:  # nothing of this name is in the box
+            absent.append(operation.path)
+            continue
+        said = answer.json()["error"]
+        assert (answer.status_code, said["field"]) == (400, "frobnicate"), (operation.method, operation.path, said)
+        for name in [p["name"] for p in operation.where("query")]:
+            misspelt = full.http.request(operation.method, operation.url(filled), params={f"{name}_": "1"})
+            assert misspelt.status_code == 400, (operation.method, operation.path, name)
+            assert name in misspelt.json()["error"]["hint"], (operation.method, operation.path, name)
+    assert len(native) - len(absent) > 150, absent
+    for path in ("/v2/models/score", "/metrics", "/livez", "/runs", "/api/v1/schema"):
+        assert full.http.get(path, params={"frobnicate": "1"}).status_code == 200
+
+
+def test_what_the_schema_offers_is_taken(full: Site, operations: list[Operation], filled: dict[str, str]) -> None:
+    offered = [operation for operation in operations if operation.method == "GET" and operation.where("query")]
+    for operation in offered:
+        names = {parameter["name"]: "1" for parameter in operation.where("query")}
+        answer = full.http.get(operation.url(filled), params=names)
+        assert "There is no parameter" not in answer.text, (operation.path, answer.text)
+    assert len(offered) > 50
+
+
 # -- files of users on their way out --------------------------------------------------------------------------------------
 
 PAGE = b"<script>fetch('/api/v1/tokens')</script>"
