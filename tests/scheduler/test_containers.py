@@ -128,7 +128,7 @@ class Box:
 
     def start(self, script: str, image: str = "pytorch/pytorch:2", **more: object) -> Ref:
         self.count += 1
-        ref = Ref(f"{os.getpid():08x}{self.count:024x}", 1)
+        ref = Ref(f"{os.getpid():026x}{self.count:06x}", 1)
         spec = JobSpec(command=("sh", "-c", script), image=image, memory_gb=1)
         self.executor.check(spec)
         self.executor.start(Launch(ref, spec, 0.5, **more))  # type: ignore[arg-type]

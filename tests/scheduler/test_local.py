@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Machine:
 
     def start(self, *command: str, grace: float = 0.5, env: dict[str, str] | None = None, **spec: object) -> Ref:
         self.count += 1
-        ref = Ref(f"{os.getpid():08x}{self.count:024x}", 1)
+        ref = Ref(f"{os.getpid():026x}{self.count:06x}", 1)
         asked = JobSpec(command=command, env=env or {}, **{"memory_gb": 1, **spec})  # type: ignore[arg-type]
         self.executor.start(Launch(ref, asked, grace))
         return ref
@@ -267,6 +268,7 @@ def test_of_many_shims_for_one_attempt_one_runs_the_command(machine: Machine, tm
         "log_bytes": 1000,
         "folders": [],
         "tmp": str(tmp_path / "t"),
+        "tmp_stays": False,
     }
     (machine.root / "x").mkdir(parents=True)
     for number in range(1, 6):
@@ -275,6 +277,27 @@ def test_of_many_shims_for_one_attempt_one_runs_the_command(machine: Machine, tm
     wait_for(lambda: len(machine.executor._over) == 5, what="all shims to end")
     assert (tmp_path / "count").read_text() == "once\n"
     assert not list((machine.root / "x").glob(".status*"))
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_temporary_files_go_at_the_end_and_their_folder_then_or_with_the_others(tmp_path: Path, beside: bool) -> None:
+    with tempfile.TemporaryDirectory() as short:  # so that there is room for sockets' names below the data directory
+        machine = Machine(Path(short) if beside else tmp_path)
+        try:
+            full, unused = (
+                machine.shell('mkdir "$TMPDIR/a"; echo > "$TMPDIR/a/b"; echo "$TMPDIR"'),
+                machine.shell('echo "$TMPDIR"'),
+            )
+            for ref in (full, unused):
+                assert machine.ended(ref).exit_code == 0
+                folder = Path(machine.log(ref).strip())
+                assert folder.is_relative_to(short) is beside
+                assert folder.exists() is (beside and ref is unused)
+                machine.executor.clear(ref)  # as the scheduler does once it has heard of it, and some time later
+                machine.executor.discard(ref.job_id, 1, checkpoints=True)
+                assert not folder.exists()
+        finally:
+            machine.executor.close()
 
 
 # -- one shim, many attempts ------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ class Shim:
         except Exception as err:  # whatever it is, the attempt has an end
             ended = {"exit_code": None, "error": f"its shim failed: {err!r}"}
             self.stop_asked = True  # and this process does no more
-        remove(spec["tmp"])
+        empty(spec["tmp"], stays=spec["tmp_stays"])
         written: bool = status.write({**ended, "ended": time.time()})
         return written and self.is_alone()
 
@@ -257,9 +257,10 @@ def make(folder: str, mode: int) -> None:
         make(folder, mode)
 
 
-def remove(folder: str) -> None:
-    """Remove a folder, which is mostly empty; what cannot be removed stays."""
-    try:
-        os.rmdir(folder)
-    except OSError:
-        shutil.rmtree(folder, ignore_errors=True)
+def empty(folder: str, *, stays: bool) -> None:
+    """Remove a folder with what is in it, unless there is nothing and it `stays` then; what cannot be removed stays, too."""
+    with contextlib.suppress(OSError):
+        if os.listdir(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+        elif not stays:
+            os.rmdir(folder)
