@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import re
 import struct
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -100,6 +101,27 @@ def test_a_lone_point_of_a_chart_has_two_hours_around_it(
     expect(chart.locator("canvas")).to_be_visible()
     points, low, high = chart.evaluate("({ plot }) => [plot.data[0].length, plot.scales.x.min, plot.scales.x.max]")
     assert (points, high - low) == (1, 7200)
+
+
+def test_a_chart_has_the_hours_of_who_looks_at_it_and_tells_utc(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor]
+) -> None:
+    shown = []
+    for zone in ("UTC", "Asia/Kolkata"):
+        visitor = visit(filled[0], timezone_id=zone)
+        visitor.sign_in()
+        visitor.visit("/endpoints/churn?hours=720")
+        chart = visitor.page.locator('mlbox-chart[data-name="Latency, ms"]')
+        expect(chart.locator("canvas")).to_be_visible()
+        replayed = chart.evaluate("({ plot }) => plot.axes[0]._values")
+        at, told = chart.evaluate("({ plot }) => [plot.data[0][0], plot.series[0].value(plot, plot.data[0][0])]")
+        assert told == f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M}Z"
+        chart.evaluate("chart => { delete document.body.dataset.replay; chart.draw(); }")
+        shown.append((replayed, chart.evaluate("({ plot }) => plot.axes[0]._values")))
+    (at_home, as_well), (replayed, elsewhere) = shown
+    assert at_home == as_well == replayed, "where time is replayed it is that of the banner"
+    assert all(re.fullmatch(r"\d\d:(00|30)(\n2\d{3}-\d\d-\d\d)?", one) for one in elsewhere), elsewhere
+    assert elsewhere != as_well
 
 
 def test_the_timeline_is_an_image_and_its_attempts(

@@ -1,6 +1,8 @@
 // <mlbox-chart data-chart='{"x": "step", "series": [{"label", "points": [[x, y]]}]}'>: lines, or with "kind": "steps" a
-// distribution. With "logx": true x is drawn by its logarithm; with "time": true x is seconds since 1970, drawn in UTC. A line that is "like" the n-th has its colour, dashed.
+// distribution. With "logx": true x is drawn by its logarithm; with "time": true x is seconds
+// since 1970, drawn by the viewer's clock and told in UTC. A line that is "like" the n-th has its colour, dashed.
 import { csv, exportBar, png } from "./export.js";
+import { MOMENTS, clock } from "./lines.js";
 
 const PALETTE = 6;
 const WHOLE = [1, 2, 5].flatMap((n) => Array.from({ length: 10 }, (_, power) => n * 10 ** power)).sort((a, b) => a - b);
@@ -106,12 +108,12 @@ class Chart extends HTMLElement {
     const time = Boolean(spec.time);
     return {
       ...this.size(),
-      tzDate: (stamp) => window.uPlot.tzDate(new Date(stamp * 1000), "UTC"),
+      tzDate: clock,
       scales: { x: { time, distr: spec.logx ? 3 : 1, range: this.range() }, y: { range: this.height() } },
       legend: { markers: { width: 0, fill: (plot, at) => plot.series[at].stroke(plot, at) } },
       cursor: { points: { size: 7 }, drag: { x: true, y: false } },
       axes: [
-        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: (_, v) => v.map((one) => (one == null ? "" : short(one))) }), ...(spec.x === "step" ? { incrs: WHOLE } : {}), ...(spec.logx ? { splits: decades, filter: (_, v) => v } : {}) },
+        { ...axis, grid: { show: false }, ticks: { ...lines, size: 4 }, size: time ? 42 : 28, values: time ? MOMENTS : (_, v) => v.map((one) => (one == null ? "" : short(one))), ...(spec.x === "step" ? { incrs: WHOLE } : {}), ...(spec.logx ? { splits: decades, filter: (_, v) => v } : {}) },
         { ...axis, grid: lines, ticks: { show: false }, size: 52, values: (_, v) => v.map(short) },
       ],
       series: [

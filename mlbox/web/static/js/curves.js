@@ -3,7 +3,7 @@
 // holds that. A chart is made once it comes into sight, and reads no more points than a screen has room for; drawing along it zooms in,
 // to all the points there are, and a double click zooms out. While a run logs, what is in sight is read again as points come; the zoom stays.
 import { exportBar, png } from "./export.js";
-import { length, moment, ordered, places, short, smooth } from "./lines.js";
+import { MOMENTS, clock, length, moment, ordered, places, short, smooth } from "./lines.js";
 
 /** @typedef {{id: string, label: string, began: number}} RunOf */
 /** @typedef {{along: "step" | "time" | "wall", smooth: number, logx: boolean, logy: boolean}} Way */
@@ -162,14 +162,14 @@ class Curves extends HTMLElement {
     const ticks = (format) => (_, values) => values.map((value) => (value == null ? "" : format(value)));
     return {
       ...this.size(),
-      tzDate: (stamp) => window.uPlot.tzDate(new Date(stamp * 1000), "UTC"),
+      tzDate: clock,
       scales: { x: { time, distr: logx && !time ? 3 : 1 }, y: { distr: logy ? 3 : 1 } },
       legend: { show: this.lines.length <= NAMED, markers: { width: 0, fill: (plot, at) => plot.series[at].stroke(plot, at) } },
       focus: { alpha: this.lines.length > 1 ? 0.25 : 1 },
       cursor: { points: { size: 7 }, focus: { prox: 24 }, drag: { x: true, y: false, setScale: false } },
       hooks: { setSelect: [(plot) => this.selected(plot)], setSeries: [(_, at) => this.near(at)], setCursor: [() => this.near(this.nearest)] },
       axes: [
-        { ...axis, grid: { show: false }, ticks: { ...grid, size: 4 }, size: time ? 42 : 28, ...(time ? {} : { values: ticks(write) }), ...(logx || time ? {} : { incrs: along === "step" ? WHOLE : SPANS }) },
+        { ...axis, grid: { show: false }, ticks: { ...grid, size: 4 }, size: time ? 42 : 28, values: time ? MOMENTS : ticks(write), ...(logx || time ? {} : { incrs: along === "step" ? WHOLE : SPANS }) },
         { ...axis, grid, ticks: { show: false }, size: 52, values: ticks(short) },
       ],
       series: [{ label: WORDS[along], value: (_, v) => write(v) }, ...this.lines.map((line, at) => this.line(line, at, weight > 0)), ...(weight > 0 ? this.lines.map((line, at) => this.line(line, at, false, true)) : [])],

@@ -45,6 +45,24 @@ export function length(seconds) {
 }
 
 /** @param {number | null} stamp Seconds since 1970. */
+// A date whose parts are those on the viewer's clock, as uPlot wants it; where time is replayed those of UTC, as in the banner.
+export function clock(stamp) {
+  const at = new Date(stamp * 1000);
+  return "replay" in document.body.dataset ? window.uPlot.tzDate(at, "UTC") : at;
+}
+
+// How moments stand at an axis (uPlot's templates): by 24 hours, the date under the first one and wherever it changes.
+const DAY = 86400;
+const date = "\n{YYYY}-{MM}-{DD}";
+const each = (length, form, year, day) => [length, form, year, null, day, null, null, null, 1];
+export const MOMENTS = [
+  each(365 * DAY, "{YYYY}", null, null),
+  each(28 * DAY, "{MMM}", "\n{YYYY}", null),
+  each(DAY, "{D} {MMM}", "\n{YYYY}", null),
+  each(60, "{HH}:{mm}", date, date),
+  each(1, "{HH}:{mm}:{ss}", date, date),
+];
+
 export function moment(stamp) {
   return stamp == null ? "–" : `${new Date(stamp * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 }
