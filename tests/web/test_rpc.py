@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.aio
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mlbox.web.access_log import AccessLog
+from mlbox.web.logs import Sink, as_json
 from mlbox.web.rpc import health_pb2
 from mlbox.web.rpc import inference_pb2 as pb
 from mlbox.web.rpc.calls import CALLS
-from mlbox.web.rpc.server import SERVICE
+from mlbox.web.rpc.server import INFER_PATH, SERVICE, RpcServer
 from tests.conftest import Server, wait_for
 from tests.web.served import Site, ok, open_site, sigmoid, tensor
+from tests.web.site import app_of, open_box
 from tests.web.test_edge_tls import make_files
 
 Code = grpc.StatusCode
@@ -272,6 +279,62 @@ def test_calls_of_one_caller_that_say_the_same_are_each_counted_logged_and_asked
     assert rpc("ModelInfer", asked[0], metadata=metadata).model_name == "score"
     ok(site.http.delete(f"/api/v1/tokens/{made['id']}"))
     assert rpc.refused("ModelInfer", asked[0], metadata=metadata)[0] == Code.UNAUTHENTICATED
+
+
+def test_nothing_that_is_kept_of_a_caller_is_what_he_sent_to_be_known(tmp_path: Path) -> None:
+    """All that is reached from the server, the box aside, after calls that were answered in each way."""
+    box = open_box(tmp_path / "data", grpc_port=0)
+    sink = Sink(tmp_path / "log")
+    log = AccessLog(app_of(box), sink, as_json, "on")
+    secret = (box.data_dir.root / "admin-token").read_text().strip()
+    rpc = RpcServer(box, log)
+    asked = pb.ModelInferRequest(
+        model_name="none", inputs=[given_input(1, 1)], raw_input_contents=[np.float32(1).tobytes()]
+    ).SerializeToString()
+
+    async def call() -> set[Any]:
+        place = await rpc.start()
+        found = set()
+        async with grpc.aio.insecure_channel(place) as channel:
+            for more in ((), (("x-request-id", "a"),), ()):
+                infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+                with pytest.raises(grpc.aio.AioRpcError) as refused:
+                    await infer(asked, metadata=(("authorization", f"Bearer {secret}"), *more), timeout=60)
+                found.add(refused.value.code())
+        return found
+
+    async def whole() -> tuple[set[Any], list[str]]:
+        codes = await call()
+        gc.collect()
+        kept = list(texts_within(rpc, but={id(box), id(log)}))
+        await rpc.stop(0)
+        return codes, kept
+
+    codes, kept = asyncio.run(whole())
+    log.close()
+    sink.close()
+    box.close()
+    assert codes == {Code.NOT_FOUND}
+    assert INFER_PATH in kept
+    assert not [text for text in kept if secret in text]
+
+
+def texts_within(root: Any, *, but: set[int]) -> Iterator[str]:
+    """Every text and every bytes that an object leads to."""
+    seen, left = set(but), [root]
+    while left:
+        one = left.pop()
+        if id(one) in seen or isinstance(one, type | types.ModuleType | types.FrameType):
+            continue
+        seen.add(id(one))
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, bytes):
+            yield one.decode("latin-1")
+        elif isinstance(one, types.FunctionType):
+            left += [one.__closure__, one.__defaults__]  # its globals are the module's
+        else:
+            left += gc.get_referents(one)
 
 
 def test_a_model_that_is_private_to_others_is_absent(site: Site, rpc: Rpc) -> None:

@@ -22,6 +22,7 @@ import grpc.aio
 from mlbox.errors import InvalidInput, MlboxError, NotAuthenticated, StartupError
 from mlbox.records import Principal
 from mlbox.settings import Settings
+from mlbox.store.access.access import Access
 from mlbox.store.asking import NOBODY, set_asking, waiting
 from mlbox.web import authorise
 from mlbox.web.access_log import AccessLog, Request
@@ -71,8 +72,6 @@ class RpcServer:
         self._log = log
         self._server: Any = None
         self._alike = Alike(box.models)
-        self._keys: dict[bytes, bytes] = {}
-        """What each credential is recalled by."""
 
     async def start(self) -> str:
         """Listen, and say where; raises StartupError in words when the address cannot be had."""
@@ -89,7 +88,7 @@ class RpcServer:
         usual = functools.partial(self._usual, every[INFER])
         self._server.add_generic_rpc_handlers(
             (
-                _Service(whole, asked_first, self._key, self._box.access.recall_key, usual),
+                _Service(whole, asked_first, self._box.access, usual),
                 grpc.method_handlers_generic_handler(HEALTH, health),
             )
         )
@@ -205,20 +204,9 @@ class RpcServer:
             raise NotAuthenticated("A token is needed.", hint="Send the metadata authorization: Bearer TOKEN.")
         credential = given[0]
         door = self._box.door
-        principal = self._recall(credential) or await door.admit(credential, _peer(context.peer())[0])
+        principal = self._box.access.recall(credential) or await door.admit(credential, _peer(context.peer())[0])
         set_asking(principal)
         return principal
-
-    def _recall(self, credential: bytes) -> Principal | None:
-        return self._box.access.recall_key(self._key(credential))
-
-    def _key(self, credential: bytes) -> bytes:
-        key = self._keys.get(credential)
-        if key is None:
-            if len(self._keys) >= MOST_KEYS:
-                self._keys.clear()
-            key = self._keys[credential] = self._box.access.key_of(credential)
-        return key
 
     # -- health -----------------------------------------------------------------------------------------------------------
 
@@ -254,40 +242,40 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The handler of each call: the quicker one, which begins with the message, for credentials that are known already.
 
     grpc takes in a message before it calls that one. Whoever is not known yet is asked who he is before any of it is read.
-    Inference with the same metadata as before has a handler of its own, made by `usual` of the credential's key.
+    Inference by a credential that asked before has a handler of its own, made by `usual` of the credential's key.
     """
 
     def __init__(
         self,
         whole: Mapping[str, Any],
         asked_first: Mapping[str, Any],
-        key: Callable[[bytes], bytes],
-        recall: Callable[[bytes], Principal | None],
+        access: Access,
         usual: Callable[[bytes], Unary],
     ) -> None:
         self._whole = {f"/{SERVICE}/{name}": handler for name, handler in whole.items()}
         self._asked_first = {f"/{SERVICE}/{name}": handler for name, handler in asked_first.items()}
-        self._key = key
-        self._recall = recall
+        self._key, self._recall = access.key_of, access.recall_key
         self._make = usual
-        self._usual: dict[Metadata, tuple[bytes, Any]] = {}
-        """By the metadata of a call of inference, the credential's key and the handler."""
+        self._usual: dict[bytes, Any] = {}
+        """By the credential's key, the handler of its inference."""
 
     def service(self, details: Any) -> Any:
         """The handler of a call; None for one that there is not."""
         metadata: Metadata = details.invocation_metadata or ()
         method = details.method
-        if method == INFER_PATH and (usual := self._usual.get(metadata)) and self._recall(usual[0]) is not None:
-            return usual[1]
         given = _credentials(metadata)
         key = self._key(given[0]) if len(given) == 1 else b""
         if not key or self._recall(key) is None:
             return self._asked_first.get(method)
-        if method == INFER_PATH and all(name != REQUEST_ID for name, _ in metadata):
-            if len(self._usual) >= MOST_KEYS:
-                self._usual.clear()
-            self._usual[metadata] = key, grpc.unary_unary_rpc_method_handler(self._make(key))
-        return self._whole.get(method)
+        if method != INFER_PATH or any(name == REQUEST_ID for name, _ in metadata):
+            return self._whole.get(method)
+        return self._usual.get(key) or self._begin(key)
+
+    def _begin(self, key: bytes) -> Any:
+        if len(self._usual) >= MOST_KEYS:
+            self._usual.clear()
+        handler = self._usual[key] = grpc.unary_unary_rpc_method_handler(self._make(key))
+        return handler
 
 
 class _Line:
