@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
 from examples.nyc_flights import road as roads
+from examples.nyc_flights.demo import running_server, stay
 from examples.nyc_flights.flights import Flights
 from examples.nyc_flights.road import MODEL, Road
+from mlbox.errors import Unavailable
 from mlbox.records import DatasetVersion, Event, ModelVersion, Promotion, Run
 from tests.conftest import Server
 
@@ -37,6 +40,13 @@ def test_from_raw_facts_to_a_drift_alert(road: Road) -> None:
     the_second_is_shadowed_and_takes_a_canary_share(road, second)
     summer_and_winter_drift(road)
     every_record_names_the_one_before(road, dataset)
+
+
+def test_the_demo_ends_when_its_server_was_ended_from_outside(tmp_path: Path) -> None:
+    with running_server(tmp_path / "data", 0) as (server, _, _):
+        server.kill()
+        with pytest.raises(Unavailable, match="The server has ended, by the signal SIGKILL"):
+            stay(server)
 
 
 def data_is_defined_loaded_and_joined_at_points_in_time(road: Road) -> DatasetVersion:

@@ -18,7 +18,7 @@ from pathlib import Path
 from examples.nyc_flights import road as roads
 from examples.nyc_flights.flights import Flights
 from examples.nyc_flights.road import MODEL, Road
-from mlbox.errors import MlboxError, StartupError
+from mlbox.errors import MlboxError, StartupError, Unavailable
 
 
 class Steps:
@@ -42,8 +42,8 @@ class Steps:
 
 
 @contextlib.contextmanager
-def running_server(data_dir: Path, port: int) -> Iterator[tuple[str, str]]:
-    """A server of its own, in replay mode; yields its URL and its one-time login link."""
+def running_server(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str, str]]:
+    """A server of its own, in replay mode; yields it, its URL and its one-time login link."""
     log_path = data_dir.with_suffix(".log")
     command = [Path(sys.executable).with_name("mlbox"), "serve", "--data-dir", data_dir, "--port", str(port)]
     with log_path.open("wb") as log:
@@ -51,7 +51,7 @@ def running_server(data_dir: Path, port: int) -> Iterator[tuple[str, str]]:
             [*map(str, command), "--replay-clock", roads.START.isoformat()], stdout=log, stderr=log
         )
     try:
-        yield _addresses(server, log_path)
+        yield (server, *_addresses(server, log_path))
     finally:
         server.terminate()
         server.wait()
@@ -66,6 +66,14 @@ def _addresses(server: subprocess.Popen[bytes], log_path: Path) -> tuple[str, st
         return (url[1], link[1]) if url and link else None
 
     return roads.wait_for(found, "the server to start")
+
+
+def stay(server: subprocess.Popen[bytes]) -> None:
+    """Wait for Ctrl-C; raises Unavailable when the server ends by itself, or is ended."""
+    with contextlib.suppress(KeyboardInterrupt):
+        status = server.wait()
+        how = f"by the signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+        raise Unavailable(f"The server has ended, {how}.", hint="Run the demo again for another.")
 
 
 def walk(road: Road, steps: Steps) -> None:
@@ -212,7 +220,7 @@ def main() -> None:
     steps = Steps()
     try:
         flights = Flights.load(options.share)
-        with running_server(folder / "data", options.port) as (url, link):
+        with running_server(folder / "data", options.port) as (server, url, link):
             print(f"mlbox runs at {url} on {folder / 'data'}", flush=True)
             road = Road(url, (folder / "data" / "admin-token").read_text().strip(), flights)
             with contextlib.closing(road):
@@ -220,9 +228,7 @@ def main() -> None:
             print(f"\nThe road is through after {steps.seconds:.0f} s.", flush=True)
             if not options.once:
                 print(f"Sign in once: {link}\nThe server stays up until Ctrl-C.", flush=True)
-                with contextlib.suppress(KeyboardInterrupt):
-                    while True:
-                        time.sleep(3600)
+                stay(server)
     except MlboxError as err:
         sys.exit(f"demo: {err}\nThe server's log is {folder / 'data.log'}")
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from mlbox.cli.context import connect
-from mlbox.cli.output import Output, OutputOption, show_one
+from mlbox.cli.output import Output, OutputOption, note, show_one
 from mlbox.client import Client
 from mlbox.errors import Unavailable
 from mlbox.records import Principal
@@ -19,7 +19,7 @@ app = typer.Typer()
 def status(output: OutputOption = Output.table) -> None:
     """Show the box, who you are on it, and its health.
 
-    Its release, its time and each of its stores; the exit code is 1 when one is down.
+    Its release, its time and each of its stores; the exit code is 1 when one is down. On standby it begins nothing.
     """
     with connect(timeout_seconds=10) as client:
         version = client.get("/version", dict[str, Any])
@@ -27,6 +27,8 @@ def status(output: OutputOption = Output.table) -> None:
         stores = _stores(client)
     answer = {"url": client.url, "user": who.name, "role": who.role, **version, "stores": stores}
     show_one(answer, output)
+    if version.get("standby"):
+        note("On standby: nothing runs there by itself, and nothing is sent to anybody.")
     down = [name for name, state in stores.items() if state != "ok"]
     if down:
         raise Unavailable(

@@ -30,9 +30,10 @@ async def readyz(box: Box) -> Response[dict[str, Any]]:
 
 @get("/version", include_in_schema=False, action="public")
 async def version(box: Box) -> dict[str, Any]:
-    """The release, and both clocks."""
+    """The release, whether it is on standby, and both clocks."""
     return {
         "version": __version__,
+        "standby": box.settings.standby == "on",
         "replay": box.clock.replay,
         "domain_time": box.clock.now(),
         "real_time": box.clock.real(),

@@ -154,6 +154,9 @@ def test_on_standby_a_restored_box_answers_and_begins_nothing(
     server = make_server("--standby", "on", data_dir=new)
     assert "On standby: nothing runs here by itself" in server.log
     assert "Standby:" in server.http.get("/", headers={"Accept": "text/html"}).text
+    status = server.command("status", "-o", "json")
+    assert json.loads(status.stdout)["standby"] is True
+    assert status.stderr.startswith("On standby: nothing runs there by itself")
     assert server.http.get("/readyz").status_code == 200
     assert _state(server, seen.running) == "running"  # as it was; nobody looked for it
     waits = _submit(server, "echo", "later")
@@ -163,6 +166,9 @@ def test_on_standby_a_restored_box_answers_and_begins_nothing(
     wait_for(lambda: _state(again, waits) == "succeeded", what="the job to run once it is no standby any more")
     (attempt,) = again.http.get(f"/api/v1/jobs/{waits}").json()["attempts"]
     assert attempt["started_at"] > begun.isoformat()
+    status = again.command("status")
+    assert (status.returncode, status.stderr) == (0, "")
+    assert "standby      no" in status.stdout
 
 
 def test_backups_are_listed_verified_and_share_what_did_not_change(seen: Seen) -> None:
