@@ -271,8 +271,9 @@ class _Backend(httpcore.NetworkBackend):
             raise httpcore.ConnectError(f"the name {host} is not known") from err
         for text in found:
             if not self._allowed.permits(host, ipaddress.ip_address(text)):
+                at = "" if host.strip("[]") == text else f"at {text}, which is "
                 raise Refused(
-                    f"{host} is at {text}, which is not a public address.",
+                    f"{host} is {at}not a public address.",
                     hint=f"If that is meant, allow it: --outgoing-allow {host}",
                     field="outgoing_allow",
                 )

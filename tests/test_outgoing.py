@@ -240,6 +240,14 @@ def test_what_is_not_public(address: str, make: Callable[..., Outgoing]) -> None
     assert "--outgoing-allow innocent.example" in caught.value.hint
 
 
+def test_an_address_that_is_asked_for_as_such_is_named_once(make: Callable[..., Outgoing]) -> None:
+    for place in ("127.0.0.1", "[::1]"):
+        address = place.strip("[]")
+        with pytest.raises(Refused) as caught:
+            make(resolve=Dns([address])).get(f"http://{place}/")
+        assert caught.value.message == f"{address} is not a public address."
+
+
 @pytest.mark.parametrize("address", OUTSIDE)
 def test_what_is_public(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))

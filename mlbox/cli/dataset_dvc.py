@@ -30,7 +30,7 @@ def export(
 ) -> None:
     """Write a pointer file to a version: `dvc pull` brings its files from the box.
 
-    One that points to another version of the same dataset is replaced.
+    One that points to the same files, or to another version of the same dataset, is replaced.
     """
     if not dvc:
         raise InvalidInput("The format is not named.", hint="Give --dvc.", field="dvc")
@@ -66,12 +66,17 @@ def _check_free(target: Path, pointer: Pointer) -> None:
     """Raise AlreadyExists for a file that points to something else, or is no pointer."""
     if not target.exists():
         return
+    name = pointer.dataset.partition("@")[0]
     try:
-        before = read_pointer(_text(target), name=target.name).dataset
+        before = read_pointer(_text(target), name=target.name)
     except InvalidInput:
-        before = ""
-    if before.partition("@")[0] != pointer.dataset.partition("@")[0]:
-        raise AlreadyExists(f"{target} exists.", hint="Remove it, or give another name: --to.", field="to")
+        before = Pointer()
+    if before.md5 != pointer.md5 and before.dataset.partition("@")[0] != name:
+        raise AlreadyExists(
+            f"{target} exists, and points to no version of {name}.",
+            hint="Remove it, or give another name: --to.",
+            field="to",
+        )
 
 
 def _text(file: Path) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mlbox.cli.output import note
+from mlbox.cli.output import counted, note
 from mlbox.errors import AlreadyExists, InvalidInput
 
 if TYPE_CHECKING:
@@ -69,8 +69,13 @@ def _write(to: Path, text: str) -> None:
 
 def _tell(found: Imported, to: Path | None) -> None:
     defined = found.definitions
-    counts = {kind: len(getattr(defined, kind)) for kind in ("sources", "entities", "views", "services")}
-    note(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f"{f' in {to}' if to else ''}.")
+    counts = (
+        counted(len(defined.sources), "source"),
+        counted(len(defined.entities), "entity", "entities"),
+        counted(len(defined.views), "view"),
+        counted(len(defined.services), "service"),
+    )
+    note(f"{', '.join(counts)}{f' in {to}' if to else ''}.")
     for line in found.left:
         note(f"not carried over: {_one_line(line)}")
     for line in found.notes:

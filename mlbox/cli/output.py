@@ -99,9 +99,9 @@ def field(row: Row, name: str) -> Any:
     return value
 
 
-def counted(number: int, noun: str) -> str:
-    """A number of things in words: `1 row`, `2,000 rows`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str, nouns: str = "") -> str:
+    """A number of things in words: `1 row`, `2,000 rows`; `nouns` is a plural that does not end in s alone."""
+    return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
 def note(text: str) -> None:

@@ -63,8 +63,8 @@ class Repository:
         """What `dvc` says."""
         return self._run([str(self._dvc), *arguments], fails)
 
-    def mlbox(self, *arguments: str) -> str:
-        return self._run([str(MLBOX), *arguments], fails=False)
+    def mlbox(self, *arguments: str, fails: bool = False) -> str:
+        return self._run([str(MLBOX), *arguments], fails)
 
     def _run(self, command: list[str], fails: bool) -> str:
         ran = subprocess.run(
@@ -189,6 +189,12 @@ def test_a_pushed_pointer_becomes_a_version_and_comes_back_as_it_was(box: Server
     assert mine.read("back/2027.csv") == b"day,price\n3,4.5\n"
     (oid,) = re.findall(r"md5: (\w+\.dir)", mine.read("prices.dvc").decode())
     assert oid in mine.read("back.dvc").decode(), "the same directory"
+    mine.mlbox("dataset", "export", "prices@v1", "--dvc")
+    assert "dataset: prices@v1" in mine.read("prices.dvc").decode(), "over the pointer that it came from"
+    mine.write("other.txt", b"other")
+    mine.dvc("add", "-q", "other.txt")
+    said = mine.mlbox("dataset", "export", "prices@v1", "--dvc", "--to", "other.txt.dvc", fails=True)
+    assert "other.txt.dvc exists, and points to no version of prices" in said
     assert box.http.get("/api/v1/datasets/prices@v1").json()["created_by"] == "ann"
 
 
