@@ -156,7 +156,7 @@ class Attempts:
                 _log.exception("The job %s could not be started.", job.id)
                 ends[job.id] = Ended(exit_code=None, error=f"could not be started: {err}")
                 self._executor.say(ref_of(job), f"The job could not be started: {err}")
-        self._finish(ends)
+        self._write_down({}, ends)
 
     def look_at(self, jobs: Sequence[Job]) -> None:
         """Bring active jobs up to date with what the executor sees."""
@@ -175,12 +175,9 @@ class Attempts:
                 ends[job.id] = Ended(exit_code=None, lost=True)
             elif job.state == "starting" and seen.phase == "running":
                 began[job.id] = seen.number
-        if began:
-            self._tracker.set_statuses({self._roster.active[id].run_id or "": "RUNNING" for id in began})
-            self._roster.put(self._jobs.started(began, [self._roster.active[id] for id in began]))
         ends |= self._never_to_start(absent)
+        self._write_down(began, ends)
         self._launch([job for job in absent if job.id not in ends])
-        self._finish(ends)
 
     def _never_to_start(self, jobs: Sequence[Job]) -> dict[str, Ended]:
         """Those of these jobs, which have left no trace of their attempts, that are not started again under the same number."""
@@ -197,9 +194,12 @@ class Attempts:
         else:
             self._executor.stop(ref_of(job))
 
-    def _finish(self, ends: Mapping[str, Ended]) -> None:
-        """Write down how attempts ended, and queue those jobs again that may be tried once more."""
-        if not ends:
+    def _write_down(self, began: Mapping[str, int | None], ends: Mapping[str, Ended]) -> None:
+        """Write down which attempts run by now, and how others ended; queue the jobs of those again that may be tried once more.
+
+        Each store is written to once for all of them, and the runs first: whoever sees a job ended finds its run ended.
+        """
+        if not began and not ends:
             return
         jobs = [self._roster.active[id] for id in ends]  # whoever asked one to stop meanwhile is heard in the end
         for job in jobs:
@@ -207,13 +207,19 @@ class Attempts:
         outcomes = {job.id: outcome_of(job, _state_after(ends[job.id])) for job in jobs}
         retries = {job.id: self._retry_at(job, outcomes[job.id], ends[job.id]) for job in jobs}
         over = {id: outcome for id, outcome in outcomes.items() if outcome != "preempted" and retries[id] is None}
-        self.end_runs(over, jobs)  # first the runs: whoever sees a job ended finds its run ended
-        self._access.revoke_job_tokens(ends)
-        after = self._jobs.end_attempts(
-            {id: End(_state_after(end), end.exit_code, end.reason, retries.get(id)) for id, end in ends.items()}, jobs
+        jobs += [self._roster.active[id] for id in began]
+        self._set_runs(
+            {**dict.fromkeys(began, "RUNNING"), **{id: _RUN_STATUS[state] for id, state in over.items()}}, jobs
+        )
+        if ends:
+            self._access.revoke_job_tokens(ends)
+        after = self._jobs.follow(
+            began,
+            {id: End(_state_after(end), end.exit_code, end.reason, retries[id]) for id, end in ends.items()},
+            jobs,
         )
         self._roster.put(after)
-        self.end_runs({job.id: job.state for job in after if job.ended_at and job.state != outcomes[job.id]}, after)
+        self.end_runs({job.id: job.state for job in after if job.ended_at and job.state != outcomes.get(job.id)}, after)
 
     def _retry_at(self, job: Job, outcome: JobState, ended: Ended) -> datetime | None:
         """When a job whose attempt failed is tried again; None where it is not."""
@@ -231,9 +237,13 @@ class Attempts:
         )
 
     def end_runs(self, states: Mapping[str, JobState], jobs: Sequence[Job]) -> None:
-        if states:
-            runs = {job.id: job.run_id for job in jobs}
-            self._tracker.set_statuses({runs[id] or "": _RUN_STATUS[state] for id, state in states.items()})
+        """End the runs of jobs that have ended so."""
+        self._set_runs({id: _RUN_STATUS[state] for id, state in states.items()}, jobs)
+
+    def _set_runs(self, statuses: Mapping[str, RunStatus], jobs: Sequence[Job]) -> None:
+        if statuses:
+            runs = {job.id: job.run_id or "" for job in jobs}
+            self._tracker.set_statuses({runs[id]: status for id, status in statuses.items()})
 
 
 def _state_after(ended: Ended) -> JobState:

@@ -11,7 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mlbox.clock import ManualClock, parse_time
+from mlbox.clock import ManualClock, SystemClock, parse_time
 from mlbox.errors import AlreadyExists, Conflict, NotFound, Unavailable
 from mlbox.events import EventBus
 from mlbox.ids import new_id
@@ -187,6 +187,22 @@ def test_who_slips_is_told_names_that_come_close(jobs: Jobs) -> None:
         jobs.find("nightly-trian")
     with pytest.raises(NotFound, match="`mlbox ps --all` lists them"):
         jobs.find("flights")
+
+
+def test_who_runs_and_who_has_ended_are_one_write_and_a_stop_in_between_is_heard(tmp_path: Path) -> None:
+    db = Database(tmp_path / "jobs.sqlite", migrations.jobs, SystemClock(), EventBus())
+    jobs = Jobs(db)
+    runs, ends, stopped = (queued(jobs, name).id for name in ("a", "b", "c"))
+    seen = jobs.begin_attempts(dict.fromkeys((runs, ends, stopped), Grant()))
+    jobs.ask_to_stop(stopped, actor="ann")
+    over = {ends: End("succeeded", 0, "exit status 0"), stopped: End("failed", 1, "exit status 1")}
+    moved = {job.id: job for job in jobs.follow({runs: 7}, over, seen)}
+    assert moved == {id: jobs.get(id) for id in (runs, ends, stopped)}
+    assert [moved[id].state for id in (runs, ends, stopped)] == ["running", "succeeded", "stopped"]
+    assert [moved[runs].attempts[0].pid, moved[ends].exit_code] == [7, 0]
+    told = {event.type: event.at for event in db.events()}  # what one write tells of happens at one moment
+    assert told["job.running"] == told["job.succeeded"]
+    db.close()
 
 
 def test_what_is_wrong_with_one_job_holds_up_none_that_move_with_it(jobs: Jobs) -> None:

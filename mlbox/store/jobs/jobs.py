@@ -115,52 +115,46 @@ class Jobs(JobReader):
         return self._each(starts, write)
 
     def started(self, numbers: Mapping[str, int | None], seen: Collection[Job] = ()) -> list[Job]:
-        """starting -> running; their attempts have these process ids. Any other state stays as it is.
+        """starting -> running; their attempts have these process ids. Any other state stays as it is. `seen` as below."""
+        return self.follow(numbers, {}, seen)
+
+    def end_attempts(self, ends: Mapping[str, End], seen: Collection[Job] = ()) -> list[Job]:
+        """End the present attempts; each job ends with its own, or is queued for another try at a moment. `seen` as below.
+
+        A job that was asked to stop in the meantime is stopped, however its attempt ended. One that gives way to another is
+        preempted, and waits to go on, unless it came to its own good end first.
+        """
+        return self.follow({}, ends, seen)
+
+    def follow(
+        self, numbers: Mapping[str, int | None], ends: Mapping[str, End], seen: Collection[Job] = ()
+    ) -> list[Job]:
+        """What attempts have come to: some have `started`, with these process ids, and others ended (`end_attempts`).
 
         What was `seen` of these jobs is not read again, unless they have changed since.
         """
 
         def write(tx: Tx, job: Job) -> Job:
-            job = _with_attempt(tx, job, pid=numbers[job.id])
-            return _move(tx, job, "running", "mlbox", "") if job.state == "starting" else job
+            return _end(tx, job, ends[job.id]) if job.id in ends else _start(tx, job, numbers[job.id])
 
-        moving = [job for job in seen if job.state == "starting"]  # of others nothing changes that would tell of more
-        return self._each_seen(numbers, moving, write, *MOVES)
-
-    def end_attempts(self, ends: Mapping[str, End], seen: Collection[Job] = ()) -> list[Job]:
-        """End the present attempts; each job ends with its own, or is queued for another try at a moment. `seen` as above.
-
-        A job that was asked to stop in the meantime is stopped, however its attempt ended. One that gives way to another is
-        preempted, and waits to go on, unless it came to its own good end first.
-        """
-
-        def write(tx: Tx, job: Job) -> Job:
-            end = ends[job.id]
-            outcome = outcome_of(job, end.state)
-            now = from_us(tx.now_us)
-            job = _with_attempt(tx, job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
-            if outcome == "preempted":
-                return replace(_move(tx, job, "preempted", "mlbox", job.reason, stop_cause=None), stop_cause=None)
-            if outcome != "stopped" and end.retry_at is not None:
-                again = replace(job, not_before=end.retry_at)
-                reason = f"{end.reason}; tried again"
-                return _move(tx, again, "queued", "mlbox", reason, not_before_us=to_us(end.retry_at))
-            job = replace(job, ended_at=now, exit_code=end.exit_code)
-            reason = job.reason if outcome == "stopped" else end.reason
-            return _move(tx, job, outcome, "mlbox", reason, ended_us=tx.now_us, exit_code=end.exit_code)
-
-        return self._each_seen(ends, seen, write, *ACTIVE)
+        # Of one that did not start just now nothing changes that would tell of more.
+        known = {job.id: job for job in seen if job.id in ends or job.state == "starting"}
+        return self._each_seen(
+            [*numbers, *ends], known, write, lambda job_id: ACTIVE if job_id in ends else tuple(MOVES)
+        )
 
     def _each_seen(
-        self, job_ids: Collection[str], seen: Collection[Job], write: Callable[[Tx, Job], Job], *expected: JobState
+        self,
+        job_ids: Collection[str],
+        known: Mapping[str, Job],
+        write: Callable[[Tx, Job], Job],
+        expected: Callable[[str], Collection[JobState]],
     ) -> list[Job]:
-        known = {job.id: job for job in seen}
-
         def as_seen(tx: Tx, job_id: str) -> Job:
-            return write(tx, known.get(job_id) or _load(tx, job_id, *expected))
+            return write(tx, known.get(job_id) or _load(tx, job_id, *expected(job_id)))
 
         def as_it_is(tx: Tx, job_id: str) -> Job:
-            return write(tx, _load(tx, job_id, *expected))
+            return write(tx, _load(tx, job_id, *expected(job_id)))
 
         moved = self._each(job_ids, as_seen)
         changed = known.keys() - {job.id for job in moved}
@@ -249,6 +243,27 @@ def _load(tx: Tx, job_id: str, *expected: JobState) -> Job:
     if job.state not in expected:
         raise Conflict(f"The job is {job.state}, and this takes {' or '.join(expected)}.", hint="`mlbox ps` shows it.")
     return job
+
+
+def _start(tx: Tx, job: Job, pid: int | None) -> Job:
+    """starting -> running; any other state stays as it is."""
+    job = _with_attempt(tx, job, pid=pid)
+    return _move(tx, job, "running", "mlbox", "") if job.state == "starting" else job
+
+
+def _end(tx: Tx, job: Job, end: End) -> Job:
+    """End the present attempt, and the job with it, unless that is tried once more or goes on later."""
+    outcome = outcome_of(job, end.state)
+    now = from_us(tx.now_us)
+    job = _with_attempt(tx, job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
+    if outcome == "preempted":
+        return replace(_move(tx, job, "preempted", "mlbox", job.reason, stop_cause=None), stop_cause=None)
+    if outcome != "stopped" and end.retry_at is not None:
+        again = replace(job, not_before=end.retry_at)
+        return _move(tx, again, "queued", "mlbox", f"{end.reason}; tried again", not_before_us=to_us(end.retry_at))
+    job = replace(job, ended_at=now, exit_code=end.exit_code)
+    reason = job.reason if outcome == "stopped" else end.reason
+    return _move(tx, job, outcome, "mlbox", reason, ended_us=tx.now_us, exit_code=end.exit_code)
 
 
 def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str, **columns: Any) -> Job:
