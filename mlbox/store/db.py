@@ -88,6 +88,7 @@ class Tx:
         """The end of the audit chain, where this write made it longer."""
         self.now_us = to_us(clock.real())
         self.domain_us = to_us(clock.now())
+        self.now, self._domain_now = from_us(self.now_us), from_us(self.domain_us)
 
     def run(self, sql: str, parameters: Sequence[Any] | dict[str, Any] = ()) -> sqlite3.Cursor:
         """Execute one statement."""
@@ -140,8 +141,8 @@ class Tx:
             type=type,
             subject=subject,
             actor=actor,
-            at=from_us(self.now_us),
-            domain_at=from_us(self.domain_us),
+            at=self.now,
+            domain_at=self._domain_now,
             data=data,
         )
         text = msgspec.json.encode(data).decode()

@@ -49,7 +49,7 @@ class Accounts:
         def write(tx: Tx) -> User:
             if tx.one("SELECT 1 FROM user WHERE name = ?", (name,)):
                 raise AlreadyExists(f"A user named {name!r} exists already.", hint="Choose another name.", field="name")
-            user = User(id=new_id(), name=name, role=role, created_at=from_us(tx.now_us), kind=kind)
+            user = User(id=new_id(), name=name, role=role, created_at=tx.now, kind=kind)
             tx.run(
                 "INSERT INTO user (id, name, role, created_us, kind) VALUES (?,?,?,?,?)",
                 (user.id, name, role, tx.now_us, kind),

@@ -212,7 +212,7 @@ class Identities:
                     (issuer, subject, user.id, tx.now_us),
                 )
                 tx.emit("user.linked", f"user:{user.name}", actor, issuer=issuer, sub=subject)
-                return Identity(user=user.name, issuer=issuer, subject=subject, created_at=from_us(tx.now_us))
+                return Identity(user=user.name, issuer=issuer, subject=subject, created_at=tx.now)
             if row["name"] != user.name:
                 raise Conflict(
                     f"This person uses the account {row['name']} already.",

@@ -145,7 +145,7 @@ class Tokens(Accounts):
                 user=user.name,
                 name=name,
                 role=ceiling,
-                created_at=from_us(tx.now_us),
+                created_at=tx.now,
                 expires_at=from_us(expires_us) if expires_us is not None else None,
                 job_id=job_id,
             )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
-from mlbox.clock import from_us, to_us
+from mlbox.clock import to_us
 from mlbox.errors import Conflict, NotFound
 from mlbox.outcomes import each, only
 from mlbox.records import Attempt, Job, JobState, StopCause
@@ -71,7 +71,7 @@ class Jobs(JobReader):
                 ),
             )
             tx.emit("job.submitted", f"job:{job.id}", job.user, name=job.spec.name, run=job.run_id)
-            return replace(job, created_at=from_us(tx.now_us))
+            return replace(job, created_at=tx.now)
 
         return write
 
@@ -85,7 +85,7 @@ class Jobs(JobReader):
             job, grant = _load(tx, job_id, *WAITING), starts[job_id]
             attempt = Attempt(
                 number=len(job.attempts) + 1,
-                started_at=from_us(tx.now_us),
+                started_at=tx.now,
                 gpus=tuple(grant.gpus),
                 devices=tuple(grant.devices),
                 gpu_count=grant.gpu_count,
@@ -254,7 +254,7 @@ def _start(tx: Tx, job: Job, pid: int | None) -> Job:
 def _end(tx: Tx, job: Job, end: End) -> Job:
     """End the present attempt, and the job with it, unless that is tried once more or goes on later."""
     outcome = outcome_of(job, end.state)
-    now = from_us(tx.now_us)
+    now = tx.now
     job = _with_attempt(tx, job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
     if outcome == "preempted":
         return replace(_move(tx, job, "preempted", "mlbox", job.reason, stop_cause=None), stop_cause=None)
@@ -280,7 +280,7 @@ def _move(tx: Tx, job: Job, state: JobState, actor: str, reason: str, **columns:
         raise _changed()
     tx.emit(f"job.{state}", f"job:{job.id}", actor, name=job.spec.name, reason=reason)
     job_notices.tell(tx, job, state, reason)
-    return replace(job, state=state, reason=reason, queued_at=from_us(tx.now_us) if waits else job.queued_at)
+    return replace(job, state=state, reason=reason, queued_at=tx.now if waits else job.queued_at)
 
 
 @cache

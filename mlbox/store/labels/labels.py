@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mlbox.clock import Clock, from_us
+from mlbox.clock import Clock
 from mlbox.errors import AlreadyExists, InvalidInput, NotFound, suggest
 from mlbox.records import Column, LabelPolicy, LabelSet, LabelSource, check_name
 from mlbox.store.db import Database, Row, Tx
@@ -52,7 +52,7 @@ class LabelSets:
             # The offline store does not tell capitals apart, so two names that differ in them would share a table.
             row = tx.one("SELECT * FROM label_set WHERE name = ? COLLATE NOCASE", (wanted.name,))
             if row is None:
-                made = msgspec.structs.replace(wanted, policy_version=1, created_at=from_us(tx.now_us))
+                made = msgspec.structs.replace(wanted, policy_version=1, created_at=tx.now)
                 tx.run("INSERT INTO label_set VALUES (?,?,?)", (made.name, made.to_json().decode(), tx.now_us))
                 tx.emit("label.created", f"label:{made.name}", actor)
                 return

@@ -154,13 +154,15 @@ class Folder:
     def ended(self) -> Ended | None:
         """How it ended, if it did."""
         try:
-            with open(f"{self.path}/{outputs.STATUS}", "rb", buffering=0) as file:
-                status = msgspec.json.decode(file.read())
-        except (
-            FileNotFoundError,
-            msgspec.DecodeError,
-        ):  # the name was on disk when the power failed, and the content was not
+            file = os.open(f"{self.path}/{outputs.STATUS}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
             return None
+        try:
+            status = msgspec.json.decode(os.read(file, outputs.STATUS_BYTES))
+        except msgspec.DecodeError:  # the name was on disk when the power failed, and the content was not
+            return None
+        finally:
+            os.close(file)
         known = {name: status[name] for name in Ended.__dataclass_fields__ if name in status}
         return Ended(**known)
 

@@ -251,6 +251,7 @@ class Spawner:
 def _file_of(content: dict[str, Any]) -> int:
     """A file that is only in memory."""
     file = os.memfd_create("mlbox-spec")
-    with open(file, "wb", closefd=False) as target:
-        target.write(msgspec.json.encode(content))
+    left = memoryview(msgspec.json.encode(content))
+    while left:
+        left = left[os.write(file, left) :]
     return file
