@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from mlbox.ids import new_id
 from mlbox.records import Event
@@ -26,7 +26,10 @@ class EventBus:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._subscribers: tuple[Subscriber, ...] = ()
+        self._subscribers: tuple[tuple[Subscriber, tuple[str, ...]], ...] = ()
+        """Each with how the types begin of the events that it is told of."""
+        self._told: dict[str, tuple[Subscriber, ...]] = {}
+        """By type, who is told of it, since somebody came or went."""
         self._epoch = new_id()
         self._count = 0
         self._kept: deque[Event] = deque(maxlen=KEPT)
@@ -48,20 +51,28 @@ class EventBus:
         with self._lock:
             self._count += 1
             self._kept.append(event)
-        for subscriber in self._subscribers:
+        told = self._told.get(event.type)
+        for subscriber in self._told_of(event.type) if told is None else told:
             try:
                 subscriber(event)
             except Exception:
                 _log.exception("A subscriber failed on event %s.", event.type)
 
-    def subscribe(self, subscriber: Subscriber) -> Callable[[], None]:
-        """Add a subscriber; call what is returned to remove it."""
+    def _told_of(self, type: str) -> tuple[Subscriber, ...]:
         with self._lock:
-            self._subscribers = (*self._subscribers, subscriber)
+            told = tuple(subscriber for subscriber, types in self._subscribers if type.startswith(types))
+            self._told[type] = told
+            return told
+
+    def subscribe(self, subscriber: Subscriber, types: Sequence[str] = ("",)) -> Callable[[], None]:
+        """Add a subscriber, to events whose types are or begin so; call what is returned to remove it."""
+        entry = (subscriber, tuple(types))
+        with self._lock:
+            self._subscribers, self._told = (*self._subscribers, entry), {}
 
         def unsubscribe() -> None:
             with self._lock:
-                self._subscribers = tuple(s for s in self._subscribers if s is not subscriber)
+                self._subscribers, self._told = tuple(one for one in self._subscribers if one is not entry), {}
 
         return unsubscribe
 

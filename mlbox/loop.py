@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from mlbox.errors import MlboxError
 from mlbox.events import EventBus
-from mlbox.records import Event
 
 AGAIN_SECONDS = 60.0
 T = TypeVar("T")
@@ -53,9 +52,9 @@ class Loop:
         if not self.stopping:
             self._hurry.wait(seconds)
 
-    def wake_on(self, bus: EventBus, concerns: Callable[[Event], bool]) -> None:
-        """Be woken by these events until it is closed."""
-        self._unsubscribe.append(bus.subscribe(lambda event: self.wake() if concerns(event) else None))
+    def wake_on(self, bus: EventBus, types: Sequence[str]) -> None:
+        """Be woken by events whose types are or begin so, until it is closed."""
+        self._unsubscribe.append(bus.subscribe(lambda event: self.wake(), types))
 
     def close(self, patience: float | None = None) -> None:
         """Stop; wait for what is being done, or as long as there is patience for it."""

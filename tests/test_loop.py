@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -42,7 +43,7 @@ def event(kind: str) -> Event:
 def test_it_works_at_once_when_it_is_due_and_when_it_is_woken() -> None:
     work, bus = Counter(), EventBus()
     loop = Loop(work, name="t", failed="It failed")
-    loop.wake_on(bus, lambda event: event.type == "mine")
+    loop.wake_on(bus, ["mine"])
     loop.start()
     work.until(1)
     bus.publish(event("another's"))
@@ -53,6 +54,27 @@ def test_it_works_at_once_when_it_is_due_and_when_it_is_woken() -> None:
     loop.close()
     bus.publish(event("mine"))
     assert work.calls == 3
+
+
+def test_who_asked_for_some_types_is_told_of_these_as_long_as_it_wants_to_be() -> None:
+    bus = EventBus()
+    told: dict[str, list[str]] = {"all": [], "some": [], "late": []}
+
+    def subscribe(who: str, *types: str) -> Callable[[], None]:
+        return bus.subscribe(lambda one: told[who].append(one.type), *([types] if types else []))
+
+    subscribe("all")
+    some = subscribe("some", "job.", "clock.advanced")
+    for kind in ("job.failed", "jobs", "clock.advanced", "clock"):
+        bus.publish(event(kind))
+    subscribe("late", "job.failed")
+    some()
+    bus.publish(event("job.failed"))
+    assert told == {
+        "all": ["job.failed", "jobs", "clock.advanced", "clock", "job.failed"],
+        "some": ["job.failed", "clock.advanced"],
+        "late": ["job.failed"],
+    }
 
 
 def test_what_fails_is_logged_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -67,11 +67,10 @@ class CronRunner:
         self._sees = sees
         self._clock = clock
         self._turn = threading.RLock()  # what is due becomes a job once, whoever looks
-        followed = {type for _, type in STORES.values()}
         self._loop = Loop(
             self._submit_due, name="mlbox-crons", failed="Crons could not be followed", again=LONGEST_SECONDS
         )
-        self._loop.wake_on(bus, lambda event: event.type.startswith("cron.") or event.type in followed)
+        self._loop.wake_on(bus, ("cron.", *(type for _, type in STORES.values())))
 
     def add(self, spec: CronSpec, *, owner: str) -> Cron:
         """A new cron; see `Crons.add`."""

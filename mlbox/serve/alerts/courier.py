@@ -72,7 +72,7 @@ class Courier:
         self._loop = Loop(
             self._deliver_all, name="mlbox-courier", failed="Messages could not be sent", again=IDLE_SECONDS
         )
-        self._loop.wake_on(bus, lambda event: event.type.startswith(told_by))
+        self._loop.wake_on(bus, told_by)
 
     def start(self) -> None:
         """Begin, with what a former server left."""

@@ -65,8 +65,7 @@ class Notifier:
         self._url = url
         self._refresh = refresh
         self._loop = Loop(self._tell, name="mlbox-notifier", failed="People could not be told of alerts")
-        wakes = ("alert.fired", "alert.resolved", "alert.silenced", "alert.unsilenced")
-        self._loop.wake_on(bus, lambda event: event.type in wakes)
+        self._loop.wake_on(bus, ("alert.fired", "alert.resolved", "alert.silenced", "alert.unsilenced"))
 
     def start(self) -> None:
         """Begin, with what a former server left."""

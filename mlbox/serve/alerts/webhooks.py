@@ -64,7 +64,7 @@ class Deliverer:
         self._loop = Loop(
             self._deliver_all, name="mlbox-webhooks", failed="Webhooks could not be told", again=IDLE_SECONDS
         )
-        self._loop.wake_on(bus, lambda event: event.type.startswith(("model.", "promotion.", "webhook.")))
+        self._loop.wake_on(bus, ("model.", "promotion.", "webhook."))
 
     def start(self) -> None:
         """Begin, with what a former server left."""

@@ -43,7 +43,7 @@ class Refresher:
         """What else follows schedules, and is asked at each look."""
         self._stopping = threading.Event()
         self._changed = threading.Event()
-        self._unsubscribe = bus.subscribe(self._on_event)
+        self._unsubscribe = bus.subscribe(self._on_event, ["source.", "view.applied"])
         self._thread: threading.Thread | None = None
 
     def _on_event(self, event: Event) -> None:

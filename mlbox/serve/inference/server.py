@@ -107,7 +107,9 @@ class ModelServer:
         self.statistics.settle = self.sample.settle = log.settle = self.tab.settle
         self._shadows = Background("mlbox-shadow", room=SHADOW_ROOM)
         self._warming = Background("mlbox-warm", room=WARM_ROOM)
-        self._unsubscribe: Callable[[], None] = bus.subscribe(self._on_event) if bus else lambda: None
+        self._unsubscribe: Callable[[], None] = (
+            bus.subscribe(self._on_event, [EVENT, "model."]) if bus else lambda: None
+        )
         self.shadows_dropped = 0
         """Rows that a shadow did not see, because it was too far behind."""
 

@@ -87,7 +87,7 @@ class LineageFeed:
         self._loop = Loop(
             self._follow, name="mlbox-openlineage", failed="The collector could not be told", again=AGAIN_SECONDS
         )
-        self._loop.wake_on(bus, lambda event: event.type.startswith(TOLD_BY))
+        self._loop.wake_on(bus, TOLD_BY)
 
     def start(self) -> None:
         """Begin where a former server left off."""

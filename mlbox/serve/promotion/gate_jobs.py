@@ -69,7 +69,7 @@ class GateJobs:
         self._awaited: dict[str, str] = {}
         """Promotions by the job that they wait for."""
         self.ended: Callable[[str], object] = lambda promotion_id: None
-        self.close = bus.subscribe(self._on_event)
+        self.close = bus.subscribe(self._on_event, ["job.", "promotion."])
 
     def check(self, policy: PromotionPolicy, model: str, principal: Principal) -> None:
         """Raise InvalidInput, naming the field, for a policy that is none, and for a command that this box can never run."""

@@ -99,7 +99,7 @@ class Rollouts:
         self._evidence = Evidence(self._wake.set)
         predictions.on_prediction(self._evidence.answered)
         predictions.on_error(self._evidence.failed)
-        self._unsubscribe = bus.subscribe(self._on_event)
+        self._unsubscribe = bus.subscribe(self._on_event, ["model.", "promotion.", "clock.advanced"])
         with contextlib.suppress(Unavailable):  # the next tick tries again
             self._refresh()
 

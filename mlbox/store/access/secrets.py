@@ -70,7 +70,7 @@ class Secrets:
         self._lock = threading.Lock()
         """Held while the key is read to encrypt with, or changed."""
         if bus is not None:
-            bus.subscribe(self._on_event)
+            bus.subscribe(self._on_event, ["team."])
 
     # -- writing ------------------------------------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class Tokens(Accounts):
         self._verified: Verified = {}
         self._dropping = threading.Lock()
         if bus is not None:
-            bus.subscribe(self._on_event)
+            bus.subscribe(self._on_event, ["team.", "user.", "token."])
 
     # -- what was verified ------------------------------------------------------------------------------------------
 

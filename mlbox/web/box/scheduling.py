@@ -156,7 +156,7 @@ class Scheduling(Serving):
         opening.callback(self.disk_guard.close)
         self.divergence = Divergence(self._diverged, self.tracker.points_of)
         opening.callback(self.divergence.close)
-        opening.callback(self.bus.subscribe(self.divergence.on_event))
+        opening.callback(self.bus.subscribe(self.divergence.on_event, ["job."]))
         self.tracker.observe = self.divergence.points
 
     def _open_admission(self, opening: contextlib.ExitStack) -> None:
