@@ -30,6 +30,7 @@ from mlbox.serve.predictions.batches import Batch
 from mlbox.store.registry.curation import Curation
 from mlbox.store.registry.registry import NewVersion
 from mlbox.store.registry.reinstate import Reinstatement
+from mlbox.web.v2 import dataplane, wire
 from tests.conftest import wait_for
 from tests.models import linear
 from tests.serve.house import FEATURES, POLICY, House
@@ -230,6 +231,20 @@ def test_a_shadow_that_cannot_answer_what_the_champion_can_has_failed(serving: H
     (promotion,) = serving.promotions.open("score")
     wait_for(lambda: serving.rollouts.shadow(promotion)[0].failed == 3, what="the request's comparison")
     assert [(one.segment, one.rows, one.failed_share) for one in serving.rollouts.shadow(promotion)] == [("", 0, 1.0)]
+
+
+@pytest.mark.parametrize("features", [(), FEATURES])
+def test_a_version_that_does_not_say_what_it_takes_is_loaded_to_find_out(
+    serving: House, features: tuple[str, ...]
+) -> None:
+    """It is asked before anything had it loaded, as after a start of the server."""
+    digest, size = serving.artifacts.put([linear([1.0, 1.0]).SerializeToString()])
+    new = NewVersion(model="plain", artifact=digest, size=size, features=features, trained_by="ann", submitted_by="ann")
+    serving.approve(serving.promote(serving.registry.register(new)))
+    assert not serving.server.loaded()
+    tensors = [Tensor("input", "FP32", np.array([[1.0, 2.0]], np.float32))]
+    found = dataplane.infer(serving.server, "plain", None, wire.Request([]), tensors, "carl")
+    assert found.outputs[0].data.tolist() == [[pytest.approx(1 / (1 + np.exp(-3.0)))]]
 
 
 def test_the_longest_unused_version_gives_way(serving: House) -> None:

@@ -116,7 +116,10 @@ class Targets:
     # -- what that takes ------------------------------------------------------------------------------------------------------
 
     def inputs(self, target: Target) -> tuple[TensorSpec, ...]:
-        """The tensors that it takes, as the version in Production does, or one that is named; raises as `metadata`."""
+        """The tensors that it takes, as the version in Production does, or one that is named; raises as `metadata`.
+
+        A version that was registered without them is loaded to be asked; raises Unavailable where that fails.
+        """
         if target.alone is not None:
             return target.alone[1].inputs
         number = self._number(target)
@@ -124,6 +127,8 @@ class Targets:
         if loaded is not None:
             return loaded.inputs
         served = self.servable(target.model, number)
+        if not served.inputs:  # it was registered without them, and only its file says
+            return self._loader.get(target.model, number).inputs
         return inputs_of(served, served.inputs)
 
     def form(self, target: Target) -> Form:
