@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+import msgspec
 import typer
 
 from mlbox.cli.context import connect
 from mlbox.cli.output import Output, OutputOption, note, show_one
 from mlbox.client import Client
 from mlbox.errors import Unavailable
-from mlbox.records import Principal
+from mlbox.records import Principal, Record
 
 app = typer.Typer()
+
+
+class About(Record, frozen=True, kw_only=True):
+    """What a box says of itself to everyone."""
+
+    version: str
+    standby: bool = False
+    replay: bool
+    domain_time: datetime
+    real_time: datetime
 
 
 @app.command(epilog="Example: mlbox status -o json")
@@ -22,12 +34,13 @@ def status(output: OutputOption = Output.table) -> None:
     Its release, its time and each of its stores; the exit code is 1 when one is down. On standby it begins nothing.
     """
     with connect(timeout_seconds=10) as client:
-        version = client.get("/version", dict[str, Any])
+        about = client.get("/version", About)
         who = client.get("/api/v1/whoami", Principal)
         stores = _stores(client)
-    answer = {"url": client.url, "user": who.name, "role": who.role, **version, "stores": stores}
-    show_one(answer, output)
-    if version.get("standby"):
+    answer = {"url": client.url, "user": who.name, "role": who.role, **msgspec.structs.asdict(about), "stores": stores}
+    one_clock = output is Output.table and not about.replay
+    show_one(answer, output, columns=[name for name in answer if not (one_clock and name == "real_time")])
+    if about.standby:
         note("On standby: nothing runs there by itself, and nothing is sent to anybody.")
     down = [name for name, state in stores.items() if state != "ok"]
     if down:

@@ -33,6 +33,16 @@ def test_login_keeps_a_token_that_works_for_its_owner_only(cli: Callable, home: 
     assert rows == [{"name": server.url.removeprefix("http://"), "url": server.url, "current": True}]
 
 
+def test_status_tells_one_time_where_there_is_one_clock(cli: Callable, server: Server) -> None:
+    assert cli("login", server.url, "--token", server.token).code == 0
+    said = cli("status").out
+    assert re.search(r"^domain time  \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ$", said, re.MULTILINE), said
+    assert "real time" not in said
+    both = msgspec.json.decode(cli("status", "-o", "json").out)
+    assert both["real_time"].endswith("Z")
+    assert (both["replay"], both["standby"]) == (False, False)
+
+
 def test_login_reads_the_token_from_stdin_where_nobody_types(cli: Callable, server: Server) -> None:
     assert cli("login", server.url, stdin=f"{server.token}\n").code == 0
     ran = cli("login", server.url, stdin="")
