@@ -22,7 +22,7 @@ from mlbox.serve.inference.statistics import Statistics
 from mlbox.serve.inference.tensors import Tensor
 from mlbox.serve.inference.warmup import Speed, warm
 from mlbox.serve.inference.watch import Watch
-from mlbox.serve.inference.work import Apart, Left, Ran, Work
+from mlbox.serve.inference.work import Apart, Left, Ran, Unfit, Work, failure_of
 from mlbox.store.asking import presence, waiting
 from tests.conftest import wait_for
 from tests.models import linear
@@ -158,6 +158,63 @@ def test_what_fails_in_a_batch_fails_alone() -> None:
         waiting[1].result(60)
     assert (place.totals.success.count, place.totals.fail.count, place.totals.reasons) == (3, 1, {"model": 1})
     place.close()
+
+
+FLOAT, INT, TEXT = TensorProto.FLOAT, TensorProto.INT64, TensorProto.STRING
+REFUSALS: dict[str, tuple[Any, int, Any, str]] = {
+    "INVALID_ARGUMENT": (helper.make_node("Gather", ["table", "input"], ["y"]), INT, np.array([7]), "idx=7"),
+    "FAIL": (
+        helper.make_node("OneHotEncoder", ["input"], ["y"], domain="ai.onnx.ml", cats_strings=["a"], zeros=0),
+        TEXT,
+        np.array(["b"], object),
+        "Unknown Category and zeros = 0 (OneHotEncoder)",
+    ),
+    "FAIL, with a place": (
+        helper.make_node("Reshape", ["table", "input"], ["y"]),
+        INT,
+        np.array([7, 2]),
+        "values: The input tensor cannot be reshaped to the requested shape. Input shape:{3}, requested shape:{7,2} (Resh",
+    ),
+    "sizes": (helper.make_node("Add", ["table", "input"], ["y"]), FLOAT, np.ones(5, np.float32), "3 by 5 (Add)"),
+    "RUNTIME_EXCEPTION": (
+        helper.make_node("Cast", ["input"], ["y"], to=FLOAT),
+        TEXT,
+        np.array(["three"], object),
+        "these values: stod (Cast)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_what_an_operator_refuses_is_told_in_its_words_and_blamed_on_the_values(what: str) -> None:
+    node, kind, values, words = REFUSALS[what]
+    table = numpy_helper.from_array(np.arange(3, dtype=np.float32), "table")
+    inputs = [helper.make_tensor_value_info("input", kind, ["N"])]
+    graph = helper.make_graph([node], "g", inputs, [helper.make_tensor_value_info("y", FLOAT, None)], [table])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    with pytest.raises(Exception, match="ONNXRuntimeError") as failed:
+        Session(model, providers=CPU).run({"input": values})
+    told = failure_of("m/1", failed.value)
+    assert (type(told), told.status, words in told.message) == (Unfit, 400, True), told.message
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input: x for the following indices",
+        "[ONNXRuntimeError] : 9 : NOT_IMPLEMENTED : Non-zero status code returned while running Conv node. Name:'' Status"
+        " Message: no such kernel",
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'' Status Message: CUDA"
+        " failure 2: out of memory",
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:''"
+        " Status Message: std::bad_alloc",
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Tile node. Name:'' Status Message:"
+        " /a/bfc_arena.cc:360 void* BFCArena::AllocateRawInternal(size_t) Failed to allocate memory",
+    ],
+)
+def test_what_fails_for_other_reasons_is_blamed_on_no_values(words: str) -> None:
+    assert failure_of("m/1", RuntimeError(words)).status == 503
 
 
 def test_of_requests_that_run_as_one_nothing_is_counted_where_that_fails() -> None:

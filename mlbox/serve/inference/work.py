@@ -47,8 +47,17 @@ class Unfit(InvalidInput):
     """The model ran, and refused the values that it was given; that is counted against its version."""
 
 
-_REFUSED = re.compile(r"\[ONNXRuntimeError\] : 2 : INVALID_ARGUMENT : .*?Status Message: (.*)", re.DOTALL)
-"""What onnxruntime says where an operator refuses a value, such as an index past the end of a table."""
+_REFUSED = re.compile(
+    r"\[ONNXRuntimeError\] : (?:1|2|6) : \w+ : Non-zero status code returned while running (\w+) node\..*?Status Message: (.*)",
+    re.DOTALL,
+)
+"""What onnxruntime says where an operator refuses what it is given, such as an index past the end of a table, a text that is no
+number, or sizes that do not fit together: which of FAIL, INVALID_ARGUMENT and RUNTIME_EXCEPTION it is follows from who wrote the
+operator. What the file and the version do not agree about names no operator, and is not among it."""
+_PLACE = re.compile(r"/\S+:\d+ .*?\) (?:\[with .*?\] )?(?:.* was false\. )?", re.DOTALL)
+"""Where in its own source a condition did not hold, before the words for people."""
+_OF_THE_MACHINE = re.compile(r"bad_alloc|allocat|CUDA|CUDNN|CUBLAS|TensorRT|terminate flag", re.IGNORECASE)
+"""What an operator says that failed for other reasons than what it was given."""
 
 
 def failure_of(ref: str, err: Exception) -> MlboxError:
@@ -57,13 +66,16 @@ def failure_of(ref: str, err: Exception) -> MlboxError:
         return err
     if isinstance(err, InvalidInput):  # of what it gave for this
         return Unfit(f"{ref} failed on this input: {err.message}", hint=err.hint)
-    if refused := _REFUSED.match(str(err)):
-        words = refused[1].strip()
-        return Unfit(f"{ref} does not take these values: {words:.300}.", hint="Send values that the model knows.")
     if is_full(err):
         return Unavailable(
             f"{ref} wants more memory for this input than runs may take.",
             hint="Send fewer rows at a time, or raise models_memory_gb.",
+        )
+    if (refused := _REFUSED.match(str(err))) and not _OF_THE_MACHINE.search(refused[2]):
+        words = _PLACE.sub("", refused[2].strip(), count=1).rstrip(".")
+        return Unfit(
+            f"{ref} does not take these values: {words:.300} ({refused[1]:.60}).",
+            hint="Send values that the model knows.",
         )
     what = "ended the process that ran it, twice," if isinstance(err, Died) else "failed"
     return Unavailable(f"{ref} {what} on this input.", hint="The server's log has the details.")
