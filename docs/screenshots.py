@@ -62,7 +62,7 @@ def main() -> None:
     """Take them all."""
     folder = Path(tempfile.mkdtemp(prefix="mlbox-screenshots-"))
     steps = Steps()
-    with running_server(folder / "data", 0) as (url, _):
+    with running_server(folder / "data", 0) as (_, url):
         road = Road(url, (folder / "data" / "admin-token").read_text().strip(), Flights.load())
         with contextlib.closing(road):
             waiting = to_an_approval(road, steps)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 
 from examples.nyc_flights import road as roads
@@ -43,7 +44,11 @@ def test_from_raw_facts_to_a_drift_alert(road: Road) -> None:
 
 
 def test_the_demo_ends_when_its_server_was_ended_from_outside(tmp_path: Path) -> None:
-    with running_server(tmp_path / "data", 0) as (server, _, _):
+    with running_server(tmp_path / "data", 0) as (server, url):
+        token = (tmp_path / "data" / "admin-token").read_text().strip()
+        with contextlib.closing(Road(url, token, Flights.load(SHARE))) as made:
+            once = made.sign_in_link().partition("/login?once=")[2]
+        assert httpx.post(f"{url}/api/v1/login", json={"once": once}).is_success, "as at the end of the demo"
         server.kill()
         with pytest.raises(Unavailable, match="The server has ended, by the signal SIGKILL"):
             stay(server)

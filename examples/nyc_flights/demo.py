@@ -42,8 +42,8 @@ class Steps:
 
 
 @contextlib.contextmanager
-def running_server(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str, str]]:
-    """A server of its own, in replay mode; yields it, its URL and its one-time login link."""
+def running_server(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A server of its own, in replay mode; yields it and its URL."""
     log_path = data_dir.with_suffix(".log")
     command = [Path(sys.executable).with_name("mlbox"), "serve", "--data-dir", data_dir, "--port", str(port)]
     with log_path.open("wb") as log:
@@ -51,19 +51,19 @@ def running_server(data_dir: Path, port: int) -> Iterator[tuple[subprocess.Popen
             [*map(str, command), "--replay-clock", roads.START.isoformat()], stdout=log, stderr=log
         )
     try:
-        yield (server, *_addresses(server, log_path))
+        yield server, _address(server, log_path)
     finally:
         server.terminate()
         server.wait()
 
 
-def _addresses(server: subprocess.Popen[bytes], log_path: Path) -> tuple[str, str]:
-    def found() -> tuple[str, str] | None:
+def _address(server: subprocess.Popen[bytes], log_path: Path) -> str:
+    def found() -> str | None:
         text = log_path.read_text()
         if server.poll() is not None:
             raise StartupError(f"The server did not start: {text.strip().splitlines()[-1:] or 'no output'}.")
-        url, link = re.search(r"listens on (\S+)", text), re.search(r"(\S+/login\?once=\S+)", text)
-        return (url[1], link[1]) if url and link else None
+        url = re.search(r"listens on (\S+)", text)
+        return url[1] if url else None
 
     return roads.wait_for(found, "the server to start")
 
@@ -220,14 +220,15 @@ def main() -> None:
     steps = Steps()
     try:
         flights = Flights.load(options.share)
-        with running_server(folder / "data", options.port) as (server, url, link):
+        with running_server(folder / "data", options.port) as (server, url):
             print(f"mlbox runs at {url} on {folder / 'data'}", flush=True)
             road = Road(url, (folder / "data" / "admin-token").read_text().strip(), flights)
             with contextlib.closing(road):
                 walk(road, steps)
+                link = road.sign_in_link()
             print(f"\nThe road is through after {steps.seconds:.0f} s.", flush=True)
             if not options.once:
-                print(f"Sign in once: {link}\nThe server stays up until Ctrl-C.", flush=True)
+                print(f"Sign in once, within 30 minutes: {link}\nThe server stays up until Ctrl-C.", flush=True)
                 stay(server)
     except MlboxError as err:
         sys.exit(f"demo: {err}\nThe server's log is {folder / 'data.log'}")

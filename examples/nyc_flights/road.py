@@ -195,6 +195,10 @@ class Road:
             memory_gb=4,
         )
 
+    def sign_in_link(self) -> str:
+        """A new one-time link for the admin: that which the server printed at its start may be too old by now."""
+        return str(self.admin.post("/api/v1/users/admin/link", dict)["url"])
+
     def wait_for_job(self, job: Job) -> Job:
         """Wait until a job ends."""
         return wait_for(lambda: self._ended(job.id), f"job {job.id}", seconds=600)
