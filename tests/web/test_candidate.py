@@ -104,5 +104,7 @@ def test_a_candidate_is_judged_by_what_it_does_to_each_segment_and_by_late_label
         for way in (f"/approvals/{promotion.id}", "/models/delay/2"):
             assert "labels errors over the predictions of this step" in page.get(way).text, "also when it has ended"
         assert "Guards as they tighten" not in page.get("/models/delay/1").text
+        box.promotions.propose(box.registry.version("delay", 2), actor="ann")
+        assert "Guards as they tighten" in page.get("/models/delay/2").text, "and when it is proposed once more"
     finally:
         box.close()

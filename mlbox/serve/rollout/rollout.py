@@ -241,7 +241,7 @@ class Rollouts:
                 self._promotions.next_step(promotion.id, found.reason, decision=decision)
         except Conflict:
             return Verdict(action="wait", reason="someone else moved it first")
-        with contextlib.suppress(Unavailable):  # a picture lacks a point then
+        with contextlib.suppress(Unavailable, NotFound):  # a picture lacks a point, or its model is deleted by now
             self._note(promotion, samples, found, now)
         return found
 

@@ -241,11 +241,13 @@ def _version(view: View, name: str, number: int) -> dict[str, Any]:
     underway = any(p.state in OPEN for p in promotions)
     replay = next(iter(box.replays.of(name, number)), None)
     endpoint = box.rollouts.endpoint(name)
+    candidacy = endpoint if endpoint and endpoint.candidate == number else None
+    courses = (guard_pictures(box, p) for p in (promotions[:1] if candidacy else promotions))
     return {
         "version": version,
-        "candidacy": endpoint if endpoint and endpoint.candidate == number else None,
+        "candidacy": candidacy,
         "decisions": box.rollout_log.of(promotions[0].id) if promotions else [],
-        "course": guard_pictures(box, promotions[0]) if promotions else None,
+        "course": next(filter(None, courses), None),
         "last_replay": replay,
         "bins": score_bins(replay.figures if replay else ()),
         "may_replay": view.may("member", name=name) and version.servable,

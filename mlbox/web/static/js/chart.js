@@ -27,9 +27,11 @@ function short(value) {
   return String(Number(value.toPrecision(size >= 1000 ? 6 : 4)));
 }
 
-// Round numbers along a logarithmic axis: 1, 2 and 5 of each power of ten, or of many only the powers themselves.
+// Round numbers along a logarithmic axis: powers of ten, or where few of them lie on it 1, 2 and 5 of each, or its ends.
 function decades(_, axis, low, high) {
-  return WHOLE.filter((value) => value >= low && value <= high && (high < 30 * low || Number.isInteger(Math.log10(value))));
+  const round = WHOLE.filter((value) => value >= low && value <= high);
+  const powers = round.filter((value) => Number.isInteger(Math.log10(value)));
+  return [powers, round, [low, high]].find((some) => some.length > 1);
 }
 
 class Chart extends HTMLElement {

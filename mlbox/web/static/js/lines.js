@@ -44,7 +44,6 @@ export function length(seconds) {
   return `${short(seconds / worth)} ${unit}`;
 }
 
-/** @param {number | null} stamp Seconds since 1970. */
 // A date whose parts are those on the viewer's clock, as uPlot wants it; where time is replayed those of UTC, as in the banner.
 export function clock(stamp) {
   const at = new Date(stamp * 1000);
@@ -63,6 +62,7 @@ export const MOMENTS = [
   each(1, "{HH}:{mm}:{ss}", date, date),
 ];
 
+/** @param {number | null} stamp Seconds since 1970. */
 export function moment(stamp) {
   return stamp == null ? "–" : `${new Date(stamp * 1000).toISOString().slice(0, 19).replace("T", " ")} UTC`;
 }
