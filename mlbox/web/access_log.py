@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.records import Principal
+from mlbox.serve.inference.work import Left
 from mlbox.store.asking import THERE, Presence, set_presence
 from mlbox.web.logs import Entry, Formatter, Sink, request_id, timestamp
 from mlbox.web.redaction import redact_path, redact_query
@@ -31,6 +32,8 @@ BATCH_SECONDS = 0.1
 LINES_AT_ONCE = 32
 """So few, because the requests' thread waits for this one until it writes."""
 _CLASSES = ("none", "1xx", "2xx", "3xx", "4xx", "5xx")
+GIVEN_UP = Left.status
+"""What ended because its client was gone: no answer. Whatever else came to an end meanwhile keeps its status."""
 MOST_WAITING = 100_000
 """Requests that may wait for a slow log before lines are dropped, and counted."""
 _ID = re.compile(rb"[A-Za-z0-9._\-]{1,64}")
@@ -45,7 +48,7 @@ class Request(NamedTuple):
     seconds: float
     id: str
     status: int
-    """0 where the client was gone before there was an answer."""
+    """0 where there was no answer, as where the client was gone and its run was given up."""
     method: str
     path: str
     query: bytes
@@ -90,7 +93,7 @@ class AccessLog:
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
-                status = 0 if there.gone else message["status"]
+                status = 0 if there.gone and message["status"] == GIVEN_UP else message["status"]
                 message["headers"] = [*message["headers"], field]
             await send(message)
 

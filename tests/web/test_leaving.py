@@ -27,6 +27,7 @@ from tests.web.test_rpc import place_of
 
 FOR_EVER, SHORT = 2e9, 1.0
 """What the model counts up to: the first takes it hours, and a request may take that long."""
+LEAVING = 10
 INFER = "/v2/models/counting/infer"
 Ask = Callable[[Server, float], Callable[[], None]]
 WORKERS = pytest.param(("--workers", "1"), id="workers", marks=pytest.mark.slow)
@@ -65,6 +66,10 @@ def waits(server: Server) -> float:
 
 def body_of(value: float) -> dict[str, Any]:
     return {"inputs": [tensor(value)]}
+
+
+def long_and_wrong(value: float) -> dict[str, Any]:
+    return {"inputs": [tensor(*[value] * 50_000, "x")]}
 
 
 def by_http(path: str, *lines: str, of: Callable[[float], Any] = body_of, chunked: bool = False) -> Ask:
@@ -165,3 +170,18 @@ def test_who_has_gone_has_no_status_in_the_log(server: Server) -> None:
         return [one["status"] for one in found if one["logger"] == "mlbox.access"]
 
     assert wait_for(lambda: len(found := lines()) == 2 and found, what="both lines") == [None, None]
+
+
+def test_who_left_before_he_could_be_told_what_was_wrong_is_in_the_log_with_that(server: Server) -> None:
+    """He hangs up while a long body is read, whose last value is no number."""
+    for place in range(LEAVING):
+        for chunked in (False, True):
+            own = f"X-Request-Id: wrong-{place}-{chunked}"
+            by_http(INFER, own, of=long_and_wrong, chunked=chunked)(server, 1.0)()
+
+    def statuses() -> list[Any]:
+        found = [json.loads(line) for line in server.log.splitlines() if line.startswith("{") and '"wrong-' in line]
+        return [one["status"] for one in found if one["logger"] == "mlbox.access"]
+
+    found = wait_for(lambda: len(found := statuses()) == 2 * LEAVING and found, what="all lines")
+    assert found == [400] * 2 * LEAVING

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 from mlbox.errors import StartupError
 from mlbox.records import Principal
 from mlbox.settings import Settings
+from mlbox.store.asking import Presence
 from mlbox.web import access_log
-from mlbox.web.access_log import AccessLog, given_id
+from mlbox.web.access_log import GIVEN_UP, AccessLog, given_id
 from mlbox.web.logs import Handler, Sink, as_json, as_text, logging_to, request_id
 from mlbox.web.redaction import redact, redact_path, redact_query
 
@@ -120,6 +122,29 @@ def test_what_broke_or_gave_no_answer_has_a_line_too(ask: Asker, log: Path) -> N
         ("GET /broken 500", "error", 500),
         ("GET /silent gone", "info", None),
     ]
+
+
+@pytest.mark.parametrize(("status", "told"), [(201, "201"), (500, "500"), (GIVEN_UP, "gone")])
+def test_what_came_to_its_end_though_its_client_was_gone_keeps_its_status(
+    sink: Sink, log: Path, status: int, told: str
+) -> None:
+    there, counts = Presence(), Counter[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        there.gone = True
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def unused(*_: Any) -> Any:
+        """What goes to whoever has gone."""
+
+    logged = AccessLog(app, sink, as_json, "on", counts=counts)
+    scope: Any = {"type": "http", "method": "POST", "path": "/jobs", "query_string": b"", "headers": [], "client": None}
+    asyncio.run(logged({**scope, "state": {"presence": there}}, unused, unused))
+    logged.close()
+    (line,) = lines_of(log)
+    kept = told != "gone"
+    assert (line["message"], line["status"]) == (f"POST /jobs {told}", status if kept else None)
+    assert counts == {f"{status // 100}xx" if kept else "none": 1}
 
 
 @pytest.mark.parametrize(("wanted", "paths"), [("off", []), ("errors", ["/none", "/broken"])])

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from mlbox.store.asking import Presence
+from mlbox.web.access_log import GIVEN_UP
 from mlbox.web.fast.answering import Answer, Asked, FastPath, Head
 
 MOST_HEADS, MOST_HEAD = 8, 1024
@@ -202,7 +203,7 @@ class FastProtocol(HttpToolsProtocol):
         assert self._fast_path is not None
         status, fields, body = self._fast_path.written(asked.head, asked.call, answer)
         self.answered(cycle, status, fields, body)
-        self._fast_path.note(asked, 0 if cycle.disconnected else status)
+        self._fast_path.note(asked, 0 if cycle.disconnected and status == GIVEN_UP else status)
 
     def answered(self, cycle: Cycle, status: int, fields: bytes, body: bytes) -> None:
         """Send an answer with one write, and go on with what comes next."""
