@@ -247,6 +247,28 @@ def test_a_version_that_does_not_say_what_it_takes_is_loaded_to_find_out(
     assert found.outputs[0].data.tolist() == [[pytest.approx(1 / (1 + np.exp(-3.0)))]]
 
 
+def test_what_a_version_takes_is_shown_without_loading_it_as_far_as_it_is_known(serving: House) -> None:
+    digest, size = serving.artifacts.put([linear([1.0, 1.0]).SerializeToString()])
+    new = NewVersion(model="plain", artifact=digest, size=size, trained_by="ann", submitted_by="ann")
+    serving.approve(serving.promote(serving.registry.register(new)))
+    assert serving.server.known_inputs("plain") == ()
+    assert not serving.server.loaded()
+    (spec,) = serving.server.inputs("plain")
+    assert (spec.name, len(serving.server.loaded()), serving.server.known_inputs("plain")) == ("input", 1, (spec,))
+
+
+def test_a_version_that_cannot_be_loaded_to_say_what_it_takes_has_failed(serving: House) -> None:
+    digest, size = serving.artifacts.put([b"no model"])
+    new = NewVersion(model="plain", artifact=digest, size=size, trained_by="ann", submitted_by="ann")
+    serving.approve(serving.promote(serving.registry.register(new)))
+    tensors = [Tensor("input", "FP32", np.array([[1.0, 2.0]], np.float32))]
+    with pytest.raises(Unavailable):
+        dataplane.infer(serving.server, "plain", None, wire.Request([]), tensors, "carl")
+    with pytest.raises(Unavailable):
+        serving.server.infer("plain", tensors, caller="carl")
+    assert serving.log.traffic("plain", 1, "champion").errors == 2
+
+
 def test_the_longest_unused_version_gives_way(serving: House) -> None:
     server = ModelServer(
         serving.registry,

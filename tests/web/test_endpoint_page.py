@@ -11,13 +11,20 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.conftest import Server
+from mlbox.settings import Settings
+from mlbox.web.box import Box
+from tests.conftest import Server, wait_for
+from tests.models import linear
 from tests.web.served import Site, open_site, sigmoid
+from tests.web.test_golden import serve
+
+READY = "/v2/models/score/ready"
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +91,18 @@ def test_what_json_cannot_say_is_shown_as_missing(site: Site) -> None:
     infinite = struct.pack("<f", float("inf"))
     site.http.post("/v2/models/score/infer", content=said + infinite, headers=headers).raise_for_status()
     assert re.search(r'<input name="spend@v1:amount" [^>]*value=""', page_of(site.server))
+
+
+def test_to_look_at_the_page_loads_no_version_that_was_unloaded(tmp_path: Path) -> None:
+    """Not even one of which only its file says what it takes: there is no call to show until that is loaded."""
+    with closing(Box(Settings(data_dir=str(tmp_path / "data"), gpus="none"), url="http://localhost")) as box:
+        serve(box, "score", linear([1.0]), says=False)
+    server = Server(tmp_path / "data")
+    try:
+        wait_for(lambda: server.http.get(READY).status_code == 200, what="it to be loaded at the start")
+        assert set(calls_on(page_of(server))) == {"tritonclient"}
+        server.http.post("/v2/repository/models/score/unload").raise_for_status()
+        assert calls_on(page_of(server)) == {}
+        assert server.http.get(READY).status_code == 503
+    finally:
+        server.stop()

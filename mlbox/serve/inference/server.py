@@ -95,11 +95,11 @@ class ModelServer:
             arena=arena,
             check=quarantine.check if quarantine else lambda model, version: None,
         )
-        self.targets = Targets(registry, routes, self._loader, features)
+        self._execution = Execution(self._loader, log, clock, self.statistics)
+        self.targets = Targets(registry, routes, self._loader, features, self._execution.load)
         self._quarantine = quarantine
         if quarantine:
             quarantine.drop = self._loader.drop
-        self._execution = Execution(self._loader, log, clock, self.statistics)
         self.sample = self._execution.sample
         """Some of the requests of models of tensors."""
         self.tab = Tab(clock, self._settle)
@@ -272,6 +272,10 @@ class ModelServer:
     def inputs(self, model: str, version: int | None = None) -> tuple[TensorSpec, ...]:
         """The tensors that a model takes, as the version in Production does, or one that is named; raises as `metadata`."""
         return self.targets.inputs(self.targets.find(model, version))
+
+    def known_inputs(self, model: str) -> tuple[TensorSpec, ...]:
+        """The same as far as that is known without loading a version; raises as it does."""
+        return self.targets.known_inputs(self.targets.find(model))
 
     def form(self, model: str, version: int | None = None) -> Form:
         """What rows for a model are made of, of the version that `inputs` speaks of; raises as it does."""

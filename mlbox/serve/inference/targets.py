@@ -39,11 +39,20 @@ class Target(NamedTuple):
 class Targets:
     """Finds them."""
 
-    def __init__(self, registry: Registry, routes: Routes, loader: Loader, features: FeatureStore) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        routes: Routes,
+        loader: Loader,
+        features: FeatureStore,
+        load: Callable[[str, Route, int], Loaded],
+    ) -> None:
+        """`load` has a version of a model loaded for so many rows, and counts them as errors where that fails."""
         self._registry = registry
         self._routes = routes
         self._loader = loader
         self._features = features
+        self._load = load
         self.check_staging: Callable[[str], None] = lambda model: None
         """Raises NotAuthorised unless whoever asks may ask a model's version in Staging."""
         self._kept: tuple[tuple[int, int], dict[str, Target]] = (0, 0), {}
@@ -118,23 +127,27 @@ class Targets:
     def inputs(self, target: Target) -> tuple[TensorSpec, ...]:
         """The tensors that it takes, as the version in Production does, or one that is named; raises as `metadata`.
 
-        A version that was registered without them is loaded to be asked; raises Unavailable where that fails.
+        A version that was registered without them is loaded to be asked. Where that fails, raises Unavailable, and it failed on
+        one row: until it says what it takes, nobody knows which dimension of a tensor is that of rows.
         """
+        known = self.known_inputs(target)
+        return known or self._load(target.model, self._route(target), 1).inputs
+
+    def known_inputs(self, target: Target) -> tuple[TensorSpec, ...]:
+        """The same without loading anything: none of a version not in memory that was registered without them."""
         if target.alone is not None:
             return target.alone[1].inputs
-        number = self._number(target)
+        number = self._route(target).version
         loaded = self._loader.known(target.model, number)
         if loaded is not None:
             return loaded.inputs
         served = self.servable(target.model, number)
-        if not served.inputs:  # it was registered without them, and only its file says
-            return self._loader.get(target.model, number).inputs
         return inputs_of(served, served.inputs)
 
     def form(self, target: Target) -> Form:
         """What rows for it are made of, of the version that `inputs` speaks of; raises as it does."""
         with asking(None):
-            number = self._number(target)
+            number = self._route(target).version
             loaded = self._loader.known(target.model, number)
             columns = loaded.columns if loaded is not None else Columns(self.servable(target.model, number))
             if columns.names not in self._asked_with:
@@ -143,10 +156,8 @@ class Targets:
                 )
             return Form(columns, self._asked_with[columns.names])
 
-    def _number(self, target: Target) -> int:
-        if target.alone is not None:
-            return target.alone[0].version
-        return target.version if target.version is not None else self.routes(target, [""])[0].version
+    def _route(self, target: Target) -> Route:
+        return target.alone[0] if target.alone is not None else self.routes(target, [""])[0]
 
     # -- what may serve -------------------------------------------------------------------------------------------------------
 

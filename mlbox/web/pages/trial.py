@@ -38,21 +38,18 @@ class Trial(NamedTuple):
 
 
 def trial_of(box: Box, base: str, model: str, asked: Sequence[Prediction]) -> Trial:
-    """The trial of whoever is in Production; raises as `ModelServer.form` does."""
-    form, specs = box.models.form(model), box.models.inputs(model)
+    """The trial of whoever is in Production, from what is known of it: to look at a page loads nothing. Raises as `form` does."""
+    form, specs = box.models.form(model), box.models.known_inputs(model)
     features = form.columns.names
     entity = _entity(form.keys, asked)
     values = dict.fromkeys(features, 0.0) | (dict(asked[0].features) if asked else {})
     values = {name: _finite(values[name]) for name in features}
     rows: dict[str, Any] = {"entities": [entity]} if form.keys else {"features": [values]}
-    calls = (
-        (_curl(base, model, rows), _python(base, model, rows), _triton(base, model, _of_keys(form.keys, entity)))
-        if form.keys
-        else (_curl(base, model, rows), _python(base, model, rows), _triton(base, model, _of_specs(specs)))
-        if features
-        else (_triton(base, model, _of_specs(specs)),)
-    )
-    return Trial(form.keys, features, entity, values, calls)
+    tensors = _of_keys(form.keys, entity) if form.keys else _of_specs(specs)
+    calls = [_curl(base, model, rows), _python(base, model, rows)] if form.keys or features else []
+    if tensors:
+        calls.append(_triton(base, model, tensors))
+    return Trial(form.keys, features, entity, values, tuple(calls))
 
 
 def _finite(value: float | None) -> float | None:
