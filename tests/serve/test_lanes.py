@@ -209,6 +209,8 @@ def test_what_an_operator_refuses_is_told_in_its_words_and_blamed_on_the_values(
         " failure 2: out of memory",
         "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Name:''"
         " Status Message: std::bad_alloc",
+        "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Conv node. Name:'' Status Message: Out"
+        " of memory",
         "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Tile node. Name:'' Status Message:"
         " /a/bfc_arena.cc:360 void* BFCArena::AllocateRawInternal(size_t) Failed to allocate memory",
     ],

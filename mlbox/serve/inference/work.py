@@ -56,7 +56,9 @@ number, or sizes that do not fit together: which of FAIL, INVALID_ARGUMENT and R
 operator. What the file and the version do not agree about names no operator, and is not among it."""
 _PLACE = re.compile(r"/\S+:\d+ .*?\) (?:\[with .*?\] )?(?:.* was false\. )?", re.DOTALL)
 """Where in its own source a condition did not hold, before the words for people."""
-_OF_THE_MACHINE = re.compile(r"bad_alloc|allocat|CUDA|CUDNN|CUBLAS|TensorRT|terminate flag", re.IGNORECASE)
+_OF_THE_MACHINE = re.compile(
+    r"bad_alloc|allocat|out of memory|CUDA|CUDNN|CUBLAS|TensorRT|terminate flag", re.IGNORECASE
+)
 """What an operator says that failed for other reasons than what it was given."""
 
 
