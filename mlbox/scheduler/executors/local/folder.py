@@ -105,7 +105,7 @@ class Folder:
         """Whether that folder, if it is empty in the end, goes with the attempt's others, and only what is in it at once.
 
         To make a folder, ext4 without a journal looks at every one beside it that was removed within the last minutes: where each
-        of some hundred short jobs had removed one, the folders of the next cost a quarter more.
+        of some hundred short jobs had removed one, the folders of the next cost more.
         """
         return self.tmp.startswith(os.path.dirname(self._root))
 
