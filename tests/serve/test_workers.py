@@ -30,8 +30,9 @@ from mlbox.serve.inference.runtime import CPU, Session
 from mlbox.serve.inference.statistics import Statistics
 from mlbox.serve.inference.tensors import Tensor
 from mlbox.serve.inference.watch import Watch
-from mlbox.serve.inference.work import Work
+from mlbox.serve.inference.work import Left, Work
 from mlbox.serve.inference.workers import Workers
+from mlbox.store.asking import waiting
 from mlbox.store.registry.quarantines import QUARANTINED, RELEASED, Quarantines
 from tests.conftest import wait_for
 from tests.models import dividing, linear, mixed, save
@@ -182,6 +183,29 @@ def test_a_run_that_does_not_end_when_it_is_told_ends_with_its_process(
     with pytest.raises(TimedOut):
         way.submit(1 << 60).result(60)
     wait_for(lambda: workers.state().restarts > stopped, what="another worker")
+    way.close()
+
+
+def test_a_process_that_was_ended_for_whoever_left_counts_against_no_version(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model would be in quarantine after three, by one client that hangs up."""
+    monkeypatch.setattr(remote, "HANG_SECONDS", 0.0)
+    monkeypatch.setattr(remote.Stop, "bind", lambda self, tell, kill=None: _deaf(self, kill))
+    counted: list[Any] = []
+    monkeypatch.setattr(workers, "crashed", lambda *given: counted.append(given))
+    session = opened(workers, counting(), tmp_path, "left")
+    way, before = Way(workers, session), workers.state()
+    for number in range(1, CRASHES + 1):
+        with waiting():
+            left = way.submit(1 << 60)
+            wait_for(lambda: workers.state().busy and not way.lane.pending, what="it to run")
+        with pytest.raises(Left):
+            left.result(60)
+        wait_for(lambda n=number: workers.state().restarts >= before.restarts + n, what="another worker")  # type: ignore[misc]
+    assert way.submit(3).result(60).outputs[0].tolist() == [3]
+    assert (workers.state().crashes, counted) == (before.crashes, [])
+    assert way.reasons() == {"cancelled": CRASHES}
     way.close()
 
 

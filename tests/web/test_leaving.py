@@ -25,6 +25,8 @@ from tests.web.served import ok, tensor
 from tests.web.test_golden import serve
 from tests.web.test_rpc import place_of
 
+WHILE = 1_000_000
+"""Microseconds that are longer than what the model usually takes, by far."""
 FOR_EVER, SHORT = 2e9, 1.0
 """What the model counts up to: the first takes it hours, and a request may take that long."""
 LEAVING = 10
@@ -40,6 +42,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         serve(box, "counting", counting())
     made = Server(folder, "--grpc-port", "0", *request.param)
     ok(made.http.patch("/api/v1/models/counting/serving", json={"timeout_ms": 3_600_000, "max_batch": 1}))
+    ok(made.http.post(INFER, json=body_of(SHORT)))  # which says what is usual
     yield made
     made.stop()
 
@@ -132,7 +135,7 @@ WAYS: dict[str, Ask] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_who_leaves_ends_what_runs_and_waits_for_him_and_nothing_else(server: Server, way: str) -> None:
-    """All of it would go on for hours, and what waits would come after it."""
+    """All of it would go on for hours, and what waits would come after it. What ran had taken longer than usual by then."""
     before, blamed, ask = cancelled(server), errors(server), WAYS[way]
     with contextlib.ExitStack() as leave:
         end_run = leave.enter_context(contextlib.ExitStack())
@@ -143,17 +146,18 @@ def test_who_leaves_ends_what_runs_and_waits_for_him_and_nothing_else(server: Se
         leave_queue()
         wait_for(lambda: waits(server) == 0, what="it to leave the queue")
         assert cancelled(server) == before + 1
-        assert is_busy(server), "whoever is still there is not given up"
+        assert is_busy(server, WHILE), "whoever is still there is not given up"
         end_run.close()
         wait_for(lambda: cancelled(server) == before + 2, what="the run to be given up")
         assert ok(server.http.post(INFER, json=body_of(SHORT)))["outputs"][0]["shape"] == [1, 1]
-    assert errors(server) == blamed, "no version is to blame"
+    wait_for(lambda: errors(server) > blamed, what="the version to be blamed for the run")
+    assert errors(server) <= blamed + 2
     assert server.process.poll() is None
 
 
-def is_busy(server: Server) -> bool:
+def is_busy(server: Server, microseconds: int = 100_000) -> bool:
     """A request waits behind the run, until it is given up itself."""
-    answer = server.http.post(INFER, json=body_of(SHORT) | {"parameters": {"timeout": 100_000}})
+    answer = server.http.post(INFER, json=body_of(SHORT) | {"parameters": {"timeout": microseconds}})
     return answer.status_code == 503
 
 

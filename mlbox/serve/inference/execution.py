@@ -292,10 +292,12 @@ class Execution:
                 most = running.loaded.lane.config.cache_bytes
                 self.answers.put(running.loaded.version.model, work.key, ran, most=most)
             return ran
-        except (TooMany, Apart, Left):
+        except (TooMany, Apart):
             raise
-        except MlboxError:
+        except MlboxError as err:
             version = running.loaded.version
+            if isinstance(err, Left) and not err.is_blamed(self._loader.usual_seconds(version.model, work.rows)):
+                raise
             self._log.record_error(
                 version.model,
                 version.version,

@@ -98,6 +98,7 @@ class Lane:
         self._running: dict[int, tuple[list[Work], Any]] = {}
         """By the thread that runs them."""
         self._usual_seconds = speed.first if speed else 0.0
+        """Of a request; 0 until that is known."""
         self._width = width
         """Runs at a time: more than one where they are in processes of their own."""
         self._threads = 0
@@ -124,6 +125,10 @@ class Lane:
     def pending(self) -> int:
         """Works that wait."""
         return self._waiting
+
+    def usual_seconds(self, rows: int | None) -> float:
+        """What a request of so many rows usually takes; 0 where nothing is known of that yet."""
+        return max(self._usual_seconds, self.speed.of(rows or 1) if self.speed else 0.0)
 
     def configure(self, config: ServingConfig) -> None:
         """Go by another configuration from now on; what waits stays in its place."""
@@ -283,8 +288,12 @@ class Lane:
     def count(self, runs: Sequence[tuple[int, float]]) -> None:
         """Runs of so many rows and seconds answered requests of a row each."""
         for rows, took in runs:
-            self._usual_seconds += _SMOOTHING * (took / rows - self._usual_seconds)
+            self._learn(took / rows)
         self._statistics.answered_rows(*self._name, [(rows, int(took * 1e9)) for rows, took in runs])
+
+    def _learn(self, seconds: float) -> None:
+        """A request took so many seconds."""
+        self._usual_seconds += (_SMOOTHING if self._usual_seconds else 1) * (seconds - self._usual_seconds)
 
     def _doubt(self, took: float) -> None:
         """After a run where it was asked that took so many seconds: the next is in the lane's thread, if that was too many."""
@@ -355,7 +364,7 @@ class Lane:
 
     def _count(self, took: float, *, rows: int, requests: int, queued: float = 0.0) -> None:
         """A run of so many seconds answered requests, which had waited for so many together."""
-        self._usual_seconds += _SMOOTHING * (took / max(1, requests) - self._usual_seconds)
+        self._learn(took / max(1, requests))
         self._statistics.executed(
             *self._name, rows=rows, requests=requests, infer_ns=int(took * 1e9), queue_ns=int(queued * 1e9)
         )
@@ -414,12 +423,14 @@ class Lane:
 
     def _give_up(self, work: Work, now: float, err: MlboxError, *, reason: str) -> None:
         if work.presence.gone and work.deadline > now + SAME_SECONDS:
-            err, reason = self._left(), "cancelled"
+            err, reason = self._left(now - work.queued), "cancelled"
         if self._settle(work, err):
             self._statistics.failed(*self._name, reason=reason, ns=int((time.perf_counter() - work.queued) * 1e9))
 
-    def _left(self) -> Left:
-        return Left(f"Whoever asked {self._ref} has gone.")
+    def _left(self, waited: float = 0.0) -> Left:
+        err = Left(f"Whoever asked {self._ref} has gone.")
+        err.waited = waited
+        return err
 
     def _unanswered(self, work: Work) -> Unavailable:
         err = Unavailable(

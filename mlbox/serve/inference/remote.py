@@ -59,6 +59,8 @@ class Stop:
         self._since = 0.0
         self._tell: Callable[[], None] | None = None
         self._kill: Callable[[], None] | None = None
+        self.killed = False
+        """Whether its process was ended by this, which no run is to blame for that would have ended after its operator."""
 
     def bind(self, tell: Callable[[], None], kill: Callable[[], None] | None = None) -> None:
         """How the run is ended from now on."""
@@ -88,4 +90,5 @@ class Stop:
             hangs = time.monotonic() - self._since > HANG_SECONDS
             do = self._tell if first else self._kill if hangs else None
             if do is not None:
+                self.killed = not first
                 do()

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+IMPATIENT_TIMES = 3
+"""Whoever leaves after so many times what a run usually takes has waited for too long; sooner, he had other reasons."""
+IMPATIENT_SECONDS = 0.1
+"""At least: that somebody left is seen some 20 ms later, and what is usual of joined requests is a share of their run."""
+
+
 class Ran(NamedTuple):
     """What a work was answered with."""
 
@@ -37,10 +43,19 @@ class NotByRow(Exception):
 
 
 class Left(MlboxError):
-    """Whoever asked has gone, so that nobody reads this: it did not run, or not to its end, and no version is to blame."""
+    """Whoever asked has gone, so that nobody reads this: it did not run, or not to its end.
+
+    The version is to blame where that took clearly longer than its model usually does.
+    """
 
     status = 499
     code = "left"
+    waited = 0.0
+    """Seconds until then, in the queue and in the run; 0 where it was not even queued."""
+
+    def is_blamed(self, usual: float) -> bool:
+        """Whether a version is to blame, whose model usually takes so many seconds; 0 says that this is not known."""
+        return usual > 0 and self.waited > max(IMPATIENT_TIMES * usual, IMPATIENT_SECONDS)
 
 
 class Unfit(InvalidInput):

@@ -3,7 +3,8 @@
 Invariants
 - Every worker holds every model, so the death of one costs speed and no answer.
 - A worker does one thing at a time; what waits is served in the order in which it came, once a worker that holds it is free.
-- A process that dies while it loads or runs a version counts against this version alone; one that dies idle, against none.
+- A process that dies while it loads or runs a version counts against this version alone; one that dies idle, or was ended because
+  nobody waited for its run, against none.
 - A worker that died is started again at once, and later where it dies again and again; until it holds what it is asked for, the
   others answer.
 """
@@ -124,7 +125,7 @@ class Workers:
             try:
                 if stop is not None:
                     stop.bind(functools.partial(_tell, slot, number), functools.partial(_kill, slot))
-                answer, arrays = self._ask(slot, held, message, list(feeds.values()))
+                answer, arrays = self._ask(slot, held, message, list(feeds.values()), stop)
                 break
             except Unread:  # it had died before, and nobody had noticed
                 continue
@@ -185,7 +186,7 @@ class Workers:
             self._changed.notify_all()
 
     def _ask(
-        self, slot: Slot, held: Held, message: Message, arrays: Sequence[np.ndarray]
+        self, slot: Slot, held: Held, message: Message, arrays: Sequence[np.ndarray], stop: Stop | None = None
     ) -> tuple[Message, list[np.ndarray]]:
         """One question to a worker that was taken; raises Died, or Unread where it never came to it."""
         assert slot.asked is not None
@@ -200,9 +201,12 @@ class Workers:
                 raise
             if self._closed.is_set():
                 raise _stops() from err
-            _log.error("The worker %s that ran %s/%s ended: %s.", slot.pid, *held.name, how)
-            self._crashes[held.name] = self._crashes.get(held.name, 0) + 1
-            self.crashed(held.name, how)
+            if stop is not None and stop.killed:
+                _log.warning("The worker %s was ended: its run of %s/%s was for nobody.", slot.pid, *held.name)
+            else:
+                _log.error("The worker %s that ran %s/%s ended: %s.", slot.pid, *held.name, how)
+                self._crashes[held.name] = self._crashes.get(held.name, 0) + 1
+                self.crashed(held.name, how)
             raise Died(f"{held.name[0]}/{held.name[1]} was running when its process ended ({how}).") from err
 
     # -- keeping them running -----------------------------------------------------------------------------------------------

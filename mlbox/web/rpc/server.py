@@ -31,7 +31,7 @@ from mlbox.web.problems import as_mlbox_error, in_tritons_words, retry_after
 from mlbox.web.rpc import calls, health_pb2, wire
 from mlbox.web.rpc.alike import Alike
 from mlbox.web.v2 import models
-from mlbox.web.v2.queueing import left_ms
+from mlbox.web.v2.queueing import wire_deadline
 
 SERVICE = "inference.GRPCInferenceService"
 HEALTH = "grpc.health.v1.Health"
@@ -123,7 +123,7 @@ class RpcServer:
         async def work(content: bytes, principal: Principal, context: Any) -> bytes:
             seconds = context.time_remaining()
             if seconds is not None:
-                left_ms.set(max(0.0, seconds) * 1000)
+                wire_deadline.set(time.perf_counter() + seconds)
             self._box.models.tab.settle()  # what was answered is counted before anything else is asked
             asked = wire.read(call.request, content)
             named = {"model": getattr(asked, call.names)} if call.names else {}

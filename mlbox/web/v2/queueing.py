@@ -6,6 +6,7 @@ https://github.com/triton-inference-server/server, docs/protocol/extension_sched
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any, TypedDict
@@ -22,8 +23,8 @@ class Queueing(TypedDict):
     timeout_ms: float
 
 
-left_ms: ContextVar[float] = ContextVar("left_ms", default=math.inf)
-"""How long whoever asks goes on waiting, in milliseconds, where the wire says so."""
+wire_deadline: ContextVar[float] = ContextVar("wire_deadline", default=math.inf)
+"""Until when whoever asks goes on waiting, by `time.perf_counter`, where the wire says so."""
 _DEFAULT: Queueing = {"priority": 0, "timeout_ms": math.inf}
 
 
@@ -32,7 +33,8 @@ def queueing(parameters: Mapping[str, Any]) -> Queueing:
 
     No request waits longer than whoever asked.
     """
-    left = left_ms.get()
+    until = wire_deadline.get()
+    left = until if until == math.inf else max(0.0, until - time.perf_counter()) * 1000
     if not parameters:
         return _DEFAULT if left == math.inf else {"priority": 0, "timeout_ms": left}
     timeout = _number(parameters, "timeout")
