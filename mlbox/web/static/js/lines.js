@@ -50,7 +50,8 @@ export function clock(stamp) {
   return "replay" in document.body.dataset ? window.uPlot.tzDate(at, "UTC") : at;
 }
 
-// How moments stand at an axis (uPlot's templates): by 24 hours, the date under the first one and wherever it changes.
+// How moments stand at an axis (uPlot's templates): by 24 hours, the date under the first one, and where it changes the day, which
+// has room beside it.
 const DAY = 86400;
 const date = "\n{YYYY}-{MM}-{DD}";
 const each = (length, form, year, day) => [length, form, year, null, day, null, null, null, 1];
@@ -58,8 +59,8 @@ export const MOMENTS = [
   each(365 * DAY, "{YYYY}", null, null),
   each(28 * DAY, "{MMM}", "\n{YYYY}", null),
   each(DAY, "{D} {MMM}", "\n{YYYY}", null),
-  each(60, "{HH}:{mm}", date, date),
-  each(1, "{HH}:{mm}:{ss}", date, date),
+  each(60, "{HH}:{mm}", date, "\n{D} {MMM}"),
+  each(1, "{HH}:{mm}:{ss}", date, "\n{D} {MMM}"),
 ];
 
 /** @param {number | null} stamp Seconds since 1970. */
