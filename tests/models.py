@@ -139,6 +139,35 @@ def counting() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
+def blocking() -> onnx.ModelProto:
+    """Takes a number and gives it back, after its square of comparisons in one operator, which ends for nobody."""
+    constants = {
+        "zero": np.array(0),
+        "one": np.array(1),
+        "ends": np.array([0, 2]),
+        "starts": np.array([0, 1]),
+        "corners": np.array([0, 0, 0.5, 0.5], np.float32),
+        "most": np.array([1 << 62]),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Squeeze", ["input"], ["count"]),
+            helper.make_node("Range", ["zero", "count", "one"], ["whole"]),
+            helper.make_node("Cast", ["whole"], ["places"], to=TensorProto.FLOAT),
+            helper.make_node("Unsqueeze", ["places", "ends"], ["corner"]),
+            helper.make_node("Add", ["corner", "corners"], ["boxes"]),
+            helper.make_node("Unsqueeze", ["places", "starts"], ["weights"]),
+            helper.make_node("NonMaxSuppression", ["boxes", "weights", "most"], ["kept"]),
+            helper.make_node("Shape", ["kept"], ["score"], start=0, end=1),
+        ],
+        "blocking",
+        [helper.make_tensor_value_info("input", TensorProto.INT64, [1])],
+        [helper.make_tensor_value_info("score", TensorProto.INT64, [1])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
 def picky(most: int = 2) -> onnx.ModelProto:
     """Of [N, 1]: 0.25 for even numbers and 0.75 for odd ones, NaN for `most`, an error for more.
 

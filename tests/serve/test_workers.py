@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import platform
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -22,7 +24,7 @@ from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from mlbox.events import EventBus
 from mlbox.records import ServingConfig
-from mlbox.serve.inference import remote
+from mlbox.serve.inference import workers as running
 from mlbox.serve.inference.lanes import Lane
 from mlbox.serve.inference.quarantine import CRASHES, WINDOW, Quarantine, is_too_much
 from mlbox.serve.inference.remote import Died, RemoteSession
@@ -35,10 +37,12 @@ from mlbox.serve.inference.workers import Workers
 from mlbox.store.asking import waiting
 from mlbox.store.registry.quarantines import QUARANTINED, RELEASED, Quarantines
 from tests.conftest import wait_for
-from tests.models import dividing, linear, mixed, save
+from tests.models import blocking, dividing, linear, mixed, save
 from tests.serve.house import House
 from tests.serve.test_lanes import counting
 
+LONG, ENDLESS = 30_000, 1 << 18
+"""What `blocking` takes a moment for, and a minute."""
 FATAL = np.iinfo(np.int64).min
 x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere that division is no trap")
 versions = itertools.count(1)
@@ -109,9 +113,12 @@ def test_what_cannot_be_loaded_or_run_says_why_and_takes_no_worker(workers: Work
     assert workers.state().restarts == before.restarts
 
 
-def held_by_both(workers: Workers, session: RemoteSession) -> None:
+def held_by_all(workers: Workers, session: RemoteSession) -> None:
     key = session._held.key
-    wait_for(lambda: all(slot.alive and key in slot.holds for slot in workers._slots), what="both to hold it")
+    wait_for(
+        lambda: all(slot.alive and not slot.busy and key in slot.holds for slot in workers._slots),
+        what="all to hold it",
+    )
 
 
 def busy_pid(workers: Workers, session: RemoteSession, pool: ThreadPoolExecutor) -> tuple[Any, int]:
@@ -123,13 +130,17 @@ def busy_pid(workers: Workers, session: RemoteSession, pool: ThreadPoolExecutor)
     )
 
 
-def _ticks(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+def _ticks(pid: int) -> float:
+    """Hundredths of a second that a process computed; no end of them once it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+    except FileNotFoundError:
+        return math.inf
 
 
 def test_a_worker_that_is_killed_is_back_and_holds_what_it_held(workers: Workers, tmp_path: Path) -> None:
     session = opened(workers, counting(), tmp_path)
-    held_by_both(workers, session)
+    held_by_all(workers, session)
     before = workers.state()
     with ThreadPoolExecutor(1) as pool:
         future, pid = busy_pid(workers, session, pool)
@@ -159,64 +170,91 @@ def test_an_input_that_ends_its_process_is_tried_twice_and_takes_no_other_with_i
     way.close()
 
 
-def test_a_run_that_nobody_waits_for_ends_and_its_worker_stays(
-    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "HANG_SECONDS", 60.0)
-    way = Way(workers, opened(workers, counting(), tmp_path), timeout_ms=300)
+def test_a_run_that_nobody_waits_for_ends_and_its_worker_stays(workers: Workers, tmp_path: Path) -> None:
+    way = Way(workers, opened(workers, counting(), tmp_path))
     wait_for(lambda: workers.state().running == 2, what="both")
     before = workers.state()
     with pytest.raises(TimedOut):
-        way.submit(1 << 60).result(60)
+        way.submit(1 << 60, timeout_ms=300).result(60)
     wait_for(lambda: workers.state().busy == 0, what="the run to end")
     assert (workers.state().restarts, workers.state().pids) == (before.restarts, before.pids)
     way.close()
 
 
-def test_a_run_that_does_not_end_when_it_is_told_ends_with_its_process(
-    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(remote, "HANG_SECONDS", 0.0)
-    stopped = workers.state().restarts
-    way = Way(workers, opened(workers, counting(), tmp_path), timeout_ms=200)
-    monkeypatch.setattr(remote.Stop, "bind", lambda self, tell, kill=None: _deaf(self, kill))
-    with pytest.raises(TimedOut):
-        way.submit(1 << 60).result(60)
-    wait_for(lambda: workers.state().restarts > stopped, what="another worker")
-    way.close()
+def give_up(workers: Workers, way: Way, how: str, value: int) -> None:
+    """Have a run begin, of which its client does not await the end."""
+    work = Work([Tensor("input", "INT64", np.array([value]))], ["score"], rows=None)
+    began = {pid: _ticks(pid) for pid in workers.state().pids}
+    with waiting():
+        future = way.lane.submit(work)
+        wait_for(lambda: any(_ticks(pid) > was + 5 for pid, was in began.items()), what="it to be in its operator")
+        if how == "deadline":
+            work.deadline = time.perf_counter()
+            with pytest.raises(TimedOut):
+                future.result(60)
+    with pytest.raises((TimedOut, Left)):
+        future.result(60)
 
 
-def test_a_process_that_was_ended_for_whoever_left_counts_against_no_version(
-    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["deadline", "hang-up"])
+def test_no_client_has_a_version_killed_that_keeps_to_its_own_time(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Its model would be in quarantine after three, by one client that hangs up."""
-    monkeypatch.setattr(remote, "HANG_SECONDS", 0.0)
-    monkeypatch.setattr(remote.Stop, "bind", lambda self, tell, kill=None: _deaf(self, kill))
-    counted: list[Any] = []
-    monkeypatch.setattr(workers, "crashed", lambda *given: counted.append(given))
-    session = opened(workers, counting(), tmp_path, "left")
-    way, before = Way(workers, session), workers.state()
-    for number in range(1, CRASHES + 1):
-        with waiting():
-            left = way.submit(1 << 60)
-            wait_for(lambda: workers.state().busy and not way.lane.pending, what="it to run")
-        with pytest.raises(Left):
-            left.result(60)
-        wait_for(lambda n=number: workers.state().restarts >= before.restarts + n, what="another worker")  # type: ignore[misc]
+    """It does not listen either, so that all that a client can do is not to wait."""
+    monkeypatch.setattr(running, "HANG_SECONDS", 0.0)
+    way = Way(workers, opened(workers, blocking(), tmp_path, "slow"))
+    wait_for(lambda: workers.state().running == 2, what="both")
+    before = workers.state()
+    for _ in range(workers.count):
+        give_up(workers, way, how, LONG)
+    wait_for(lambda: workers.state().busy == 0, what="the runs to end")
+    assert workers.state()._replace(busy=before.busy) == before
     assert way.submit(3).result(60).outputs[0].tolist() == [3]
-    assert (workers.state().crashes, counted) == (before.crashes, [])
-    assert way.reasons() == {"cancelled": CRASHES}
     way.close()
 
 
-def _deaf(stop: remote.Stop, kill: Any) -> None:
-    stop._tell, stop._kill = lambda: None, kill
+@pytest.mark.parametrize("how", ["deadline", "hang-up"])
+def test_a_version_that_hangs_for_longer_than_its_own_time_is_in_quarantine_after_three_runs(
+    serving: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """However long its clients wait."""
+    monkeypatch.setattr(running, "HANG_SECONDS", 0.0)
+    workers = Workers(1)
+    _, kept = kept_in(serving, workers)
+    serving.register()
+    session = workers.open("score", 1, save(blocking(), tmp_path), {"threads": 1})
+    way = Way(workers, session, timeout_ms=400)
+    for number in range(1, CRASHES + 1):
+        assert kept.of("score", 1) is None
+        held_by_all(workers, session)
+        give_up(workers, way, how, ENDLESS)
+        wait_for(lambda n=number: workers.state().crashes.get(("score", 1)) == n, what="the run to be ended")  # type: ignore[misc]
+    found = wait_for(lambda: kept.of("score", 1), what="it to be in quarantine")
+    assert "SIGKILL, as its run took more than 0.4 s" in found.reason
+    with pytest.raises(Unavailable, match="score/1 is in quarantine"):
+        way.submit(3).result(60)
+    way.close()
+    workers.close()
+
+
+def test_a_run_may_take_as_long_as_its_configuration_allowed_when_it_was_asked(
+    workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "HANG_SECONDS", 0.0)
+    session = opened(workers, blocking(), tmp_path, "shortened")
+    way = Way(workers, session, max_delay_us=0)
+    before = workers.state()
+    asked = [way.submit(LONG) for _ in range(workers.count + 1)]
+    way.lane.configure(ServingConfig(timeout_ms=1))
+    assert [future.result(60).outputs[0].tolist() for future in asked] == [[LONG]] * len(asked)
+    assert workers.state().crashes == before.crashes
+    way.close()
 
 
 def test_what_nobody_uses_any_more_is_let_go(workers: Workers, tmp_path: Path) -> None:
     session = opened(workers, linear([1.0]), tmp_path)
     key = session._held.key
-    held_by_both(workers, session)
+    held_by_all(workers, session)
     del session
     wait_for(lambda: not any(key in slot.holds for slot in workers._slots), what="both to let it go")
 

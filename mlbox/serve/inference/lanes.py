@@ -326,7 +326,7 @@ class Lane:
         works = [work for work in works if work.state == "running"]
         if not works:
             return
-        options = self._session.options() if ends else None
+        options = self._session.options(self._allowed_seconds(works)) if ends else None
         if ends:
             self._running[threading.get_ident()] = (works, options)
             self._watch.add(self)
@@ -334,6 +334,8 @@ class Lane:
             self._run_together(works, options)
         except Exception as err:
             died = isinstance(err, Died)
+            if died:
+                self.look(time.perf_counter())  # what hung until nobody waits for it does not run again
             if isinstance(err, NotByRow):
                 self._join_no_more()
             if len(works) == 1 and (works[0].again or not died):
@@ -344,6 +346,13 @@ class Lane:
                 self._execute([work], ends=ends)
         finally:
             self._running.pop(threading.get_ident(), None)
+
+    def _allowed_seconds(self, works: Sequence[Work]) -> float:
+        """What a run may take that begins now: what the model's configuration allows, or did when a work came that still waits.
+
+        Never less, whatever its clients do, as the version is to blame for a run that takes longer.
+        """
+        return max(self._config.timeout_ms / 1000, *[work.deadline - time.perf_counter() for work in works])
 
     def _run_together(self, works: list[Work], options: Any) -> None:
         began = time.perf_counter()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,16 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mlbox.records import TensorSpec
-from mlbox.serve.inference.runtime import Session
+from mlbox.serve.inference.runtime import LONGEST_SECONDS, Session
 
 if TYPE_CHECKING:
     import numpy as np
 
     from mlbox.serve.inference.slots import Held
     from mlbox.serve.inference.workers import Workers
-
-HANG_SECONDS = 5.0
-"""How long a run that nobody waits for may go on after it was told to end; then its process ends."""
 
 
 class Died(Exception):
@@ -44,51 +40,44 @@ class RemoteSession(Session):
 
     def run(self, feeds: Mapping[str, np.ndarray], wanted: Sequence[str] = (), options: Any = None) -> list[np.ndarray]:
         """As `Session.run`; raises Died where the worker did."""
-        return self._workers.run(self._held, feeds, list(wanted or self.output_types), options)
+        return self._workers.run(self._held, feeds, list(wanted or self.output_types), options or self.options())
 
-    def options(self) -> Stop:
+    def options(self, seconds: float = LONGEST_SECONDS) -> Stop:
         """As `Session.options`."""
-        return Stop()
+        return Stop(seconds)
 
 
 class Stop:
-    """What a run is given so that it can be ended: told to, and where it does not listen with its process."""
+    """What a run is given so that it can be told to end, and the seconds that it may take from when it began."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
         self._lock = threading.Lock()
-        self._since = 0.0
+        self._terminate = False
         self._tell: Callable[[], None] | None = None
-        self._kill: Callable[[], None] | None = None
-        self.killed = False
-        """Whether its process was ended by this, which no run is to blame for that would have ended after its operator."""
 
-    def bind(self, tell: Callable[[], None], kill: Callable[[], None] | None = None) -> None:
-        """How the run is ended from now on."""
+    def bind(self, tell: Callable[[], None]) -> None:
+        """How the run is told from now on."""
         with self._lock:
-            self._tell, self._kill = tell, kill
-            wanted = self._since > 0
+            self._tell = tell
+            wanted = self._terminate
         if wanted:
             tell()
 
     def free(self) -> None:
-        """The run is over, and what ends it would end another."""
+        """The run is over, and what is told would end another."""
         with self._lock:
-            self._tell = self._kill = None
+            self._tell = None
 
     @property
     def terminate(self) -> bool:
         """Whether it is to end."""
-        return self._since > 0
+        return self._terminate
 
     @terminate.setter
     def terminate(self, value: bool) -> None:
-        """Set again and again by whoever watches, as long as the run goes on."""
+        """Set again and again by whoever watches, as long as the run goes on; told once."""
         with self._lock:
-            first = not self._since
-            if first:
-                self._since = time.monotonic()
-            hangs = time.monotonic() - self._since > HANG_SECONDS
-            do = self._tell if first else self._kill if hangs else None
-            if do is not None:
-                self.killed = not first
-                do()
+            first, self._terminate = not self._terminate, True
+            if first and self._tell is not None:
+                self._tell()

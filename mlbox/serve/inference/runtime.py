@@ -47,6 +47,8 @@ ONNX_BFLOAT16 = 16
 ROWS = "rows"
 """What the axis of rows is called where the model does not say."""
 CPU = ("CPUExecutionProvider",)
+LONGEST_SECONDS = 3600.0
+"""What a run may take where nothing else is said: as much as `timeout_ms` may be at most."""
 PROVIDERS = ("CUDAExecutionProvider", *CPU)
 """In order of preference: the first is there only with onnxruntime-gpu, and falls back to the last without a device."""
 
@@ -106,8 +108,11 @@ class Session:
         self._problem = problem
         self._score_output = "" if problem else score_output(self.outputs)
 
-    def options(self) -> Any:
-        """What a run is given so that it can be ended: setting `terminate` has it raise between two of its operators."""
+    def options(self, seconds: float = LONGEST_SECONDS) -> Any:
+        """What a run is given so that it can be ended: setting `terminate` has it raise between two of its operators.
+
+        In another process a run that takes longer than so many seconds is ended in any case, if need be with its process.
+        """
         import onnxruntime as ort
 
         return ort.RunOptions()

@@ -3,8 +3,9 @@
 Invariants
 - Every worker holds every model, so the death of one costs speed and no answer.
 - A worker does one thing at a time; what waits is served in the order in which it came, once a worker that holds it is free.
-- A process that dies while it loads or runs a version counts against this version alone; one that dies idle, or was ended because
-  nobody waited for its run, against none.
+- A process that dies while it loads or runs a version counts against this version alone; one that dies idle, against none.
+- A run that takes longer than its version may take is ended with its process, and that is such a death. Whoever asked can only
+  tell it to end, so no client has a version count one that keeps to its time.
 - A worker that died is started again at once, and later where it dies again and again; until it holds what it is asked for, the
   others answer.
 """
@@ -15,6 +16,7 @@ import contextlib
 import functools
 import itertools
 import logging
+import select
 import signal
 import socket
 import threading
@@ -43,6 +45,8 @@ STEADY_SECONDS = 30.0
 """A worker that lived so long begins anew with the shortest delay."""
 DRAIN_SECONDS = 2.0
 LOAD_SECONDS = 120.0
+HANG_SECONDS = 5.0
+"""How long a run may go on after its time was over and it was told to end; then its process ends."""
 _log = logging.getLogger(__name__)
 
 
@@ -113,9 +117,7 @@ class Workers:
 
     # -- running ------------------------------------------------------------------------------------------------------------
 
-    def run(
-        self, held: Held, feeds: Mapping[str, np.ndarray], wanted: Sequence[str], stop: Stop | None
-    ) -> list[np.ndarray]:
+    def run(self, held: Held, feeds: Mapping[str, np.ndarray], wanted: Sequence[str], stop: Stop) -> list[np.ndarray]:
         """Have a worker run a model; raises Died, RuntimeError for what the model raised, Unavailable where it is barred."""
         number = next(self._numbers)
         message = Message("run", key=held.key, number=number, names=[*feeds, *wanted])
@@ -123,21 +125,19 @@ class Workers:
             message.arrays.clear()
             slot = self._take(held, stop)
             try:
-                if stop is not None:
-                    stop.bind(functools.partial(_tell, slot, number), functools.partial(_kill, slot))
+                stop.bind(functools.partial(_tell, slot, number))
                 answer, arrays = self._ask(slot, held, message, list(feeds.values()), stop)
                 break
             except Unread:  # it had died before, and nobody had noticed
                 continue
             finally:
-                if stop is not None:
-                    stop.free()
+                stop.free()
                 self._give(slot)
         if answer.what == "failed":
             raise RuntimeError(answer.error)
         return arrays
 
-    def _take(self, held: Held, stop: Stop | None) -> Slot:
+    def _take(self, held: Held, stop: Stop) -> Slot:
         """A worker that holds a model, once there is one with nothing else to do."""
         waiting = Waiting(held, Future())
         with self._changed:
@@ -146,7 +146,7 @@ class Workers:
             self._refuse_barred(held.name)
             self._waiting.append(waiting)
             self._match()
-        if not waiting.slot.done() and stop is not None:
+        if not waiting.slot.done():
             stop.bind(lambda: self._cancel(waiting))
         return waiting.slot.result()
 
@@ -190,23 +190,24 @@ class Workers:
     ) -> tuple[Message, list[np.ndarray]]:
         """One question to a worker that was taken; raises Died, or Unread where it never came to it."""
         assert slot.asked is not None
+        hung = ""
         try:
             send(slot.asked, message, arrays)
+            if stop is not None and not _is_answered(slot, stop):
+                hung = f", as its run took more than {stop.seconds:g} s"
+                _kill(slot)
             return receive(slot.asked)
         except Gone as err:
             with self._changed:
                 slot.alive = False
-            how = _how(slot.ended.result())
+            how = _how(slot.ended.result()) + hung
             if isinstance(err, Unread):
                 raise
             if self._closed.is_set():
                 raise _stops() from err
-            if stop is not None and stop.killed:
-                _log.warning("The worker %s was ended: its run of %s/%s was for nobody.", slot.pid, *held.name)
-            else:
-                _log.error("The worker %s that ran %s/%s ended: %s.", slot.pid, *held.name, how)
-                self._crashes[held.name] = self._crashes.get(held.name, 0) + 1
-                self.crashed(held.name, how)
+            _log.error("The worker %s that ran %s/%s ended: %s.", slot.pid, *held.name, how)
+            self._crashes[held.name] = self._crashes.get(held.name, 0) + 1
+            self.crashed(held.name, how)
             raise Died(f"{held.name[0]}/{held.name[1]} was running when its process ended ({how}).") from err
 
     # -- keeping them running -----------------------------------------------------------------------------------------------
@@ -384,6 +385,17 @@ def _tell(slot: Slot, number: int) -> None:
     with contextlib.suppress(OSError):
         assert slot.told is not None
         slot.told.send(number.to_bytes(NUMBER_BYTES, "little"))
+
+
+def _is_answered(slot: Slot, stop: Stop) -> bool:
+    """Wait for what a run gives, as long as it may take, and past that tell it to end; False where it does not either."""
+    assert slot.asked is not None
+    poll = select.poll()
+    poll.register(slot.asked, select.POLLIN)
+    if poll.poll(stop.seconds * 1000):
+        return True
+    stop.terminate = True
+    return bool(poll.poll(HANG_SECONDS * 1000))
 
 
 def _kill(slot: Slot) -> None:
