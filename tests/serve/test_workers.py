@@ -26,7 +26,7 @@ from mlbox.events import EventBus
 from mlbox.records import ServingConfig
 from mlbox.serve.inference import workers as running
 from mlbox.serve.inference.lanes import Lane
-from mlbox.serve.inference.quarantine import CRASHES, WINDOW, Quarantine, is_too_much
+from mlbox.serve.inference.quarantine import CRASHES, WINDOW, Death, Quarantine, is_too_much
 from mlbox.serve.inference.remote import Died, RemoteSession
 from mlbox.serve.inference.runtime import CPU, Session
 from mlbox.serve.inference.statistics import Statistics
@@ -278,8 +278,15 @@ NOW = parse_time("2026-01-01T00:00Z")
 
 @given(st.lists(st.floats(0, 1000), max_size=8))
 def test_a_version_is_kept_from_running_by_deaths_within_the_window_alone(ages: Sequence[float]) -> None:
-    deaths = [NOW - timedelta(seconds=age) for age in ages]
-    assert is_too_much(deaths, NOW) == (sum(age < WINDOW.total_seconds() for age in ages) >= CRASHES)
+    deaths = [Death(NOW - timedelta(seconds=age)) for age in sorted([*ages, 0], reverse=True)]
+    assert is_too_much(deaths) == (sum(age < WINDOW.total_seconds() for age in [*ages, 0]) >= CRASHES)
+
+
+@pytest.mark.parametrize(("took", "too_much"), [(0, False), (10, False), (30, True)])
+def test_the_time_that_runs_took_until_they_died_keeps_no_version_out_of_quarantine(took: int, too_much: bool) -> None:
+    """Of a model that may take half an hour, one worker dies three times in an hour at most."""
+    deaths = [Death(NOW + timedelta(minutes=32 * number), timedelta(minutes=took)) for number in range(CRASHES)]
+    assert is_too_much(deaths) == too_much
 
 
 def kept_in(serving: House, workers: Workers) -> tuple[Quarantine, Quarantines]:
@@ -296,11 +303,11 @@ def test_three_deaths_in_five_minutes_keep_a_version_from_running_until_it_is_re
     seen: list[Any] = []
     unsubscribe = bus.subscribe(lambda event: seen.append(event))
     for _ in range(4):  # never three in time
-        quarantine.crashed(("score", 1), "SIGSEGV")
+        quarantine.crashed(("score", 1), "SIGSEGV", 0.0)
         clock.advance(clock.now() + WINDOW / 2)
     assert kept.of("score", 1) is None
     for _ in range(2):
-        quarantine.crashed(("score", 1), "SIGSEGV")
+        quarantine.crashed(("score", 1), "SIGSEGV", 0.0)
     found = kept.of("score", 1)
     assert found is not None
     assert "3 processes ended" in found.reason

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, Unavailable
@@ -19,9 +21,22 @@ WINDOW = timedelta(minutes=5)
 _log = logging.getLogger(__name__)
 
 
-def is_too_much(deaths: Sequence[datetime], now: datetime) -> bool:
-    """Whether a version is to be kept from running, by when its processes died."""
-    return sum(now - WINDOW < death <= now for death in deaths) >= CRASHES
+class Death(NamedTuple):
+    """Of a process that ran a version."""
+
+    at: datetime
+    took: timedelta = timedelta()
+    """How long it had run it: one that hangs until its time is over, which may be an hour, dies as seldom."""
+
+
+def is_too_much(deaths: Sequence[Death]) -> bool:
+    """Whether the last death of a version is one too many: so many within the window, beside the time that their runs took."""
+    last = deaths[-CRASHES:]
+    return len(last) == CRASHES and _span(last) - sum([death.took for death in last[1:]], timedelta()) < WINDOW
+
+
+def _span(deaths: Sequence[Death]) -> timedelta:
+    return deaths[-1].at - deaths[0].at
 
 
 class Quarantine:
@@ -32,7 +47,8 @@ class Quarantine:
         self._workers = workers
         self._clock = clock
         self._lock = threading.Lock()
-        self._deaths: dict[Name, list[datetime]] = {}
+        self._deaths: dict[Name, list[Death]] = {}
+        """As many of each version, the latest last, as are too many."""
         self.drop: Callable[[str, int], None] = lambda model, version: None
         """Frees a version's memory."""
         workers.crashed = self.crashed
@@ -43,18 +59,16 @@ class Quarantine:
         if found is not None:
             raise _barred((model, version), found.reason)
 
-    def crashed(self, name: Name, how: str) -> None:
-        """A process died while it ran a version."""
-        now = self._clock.real()
+    def crashed(self, name: Name, how: str, seconds: float) -> None:
+        """A process died of a version that it had run for so long."""
         with self._lock:
             deaths = self._deaths.setdefault(name, [])
-            deaths[:] = [death for death in deaths if now - WINDOW < death] + [now]
-            if not is_too_much(deaths, now):
+            deaths[:] = [*deaths, Death(self._clock.real(), timedelta(seconds=seconds))][-CRASHES:]
+            if not is_too_much(deaths):
                 return
             del self._deaths[name]
-        reason = (
-            f"{CRASHES} processes ended while they ran it, within {WINDOW.seconds // 60} minutes; the last by {how}"
-        )
+        minutes = math.ceil(max(WINDOW, _span(deaths)) / timedelta(minutes=1))
+        reason = f"{CRASHES} processes ended while they ran it, within {minutes} minutes; the last by {how}"
         self._workers.bar(name, lambda: _barred(name, reason))
         _log.error("%s/%s is in quarantine: %s.", *name, reason)
         try:

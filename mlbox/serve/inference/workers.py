@@ -51,11 +51,14 @@ _log = logging.getLogger(__name__)
 
 
 class Workers:
-    """So many processes, from the first model on. `crashed` is told of each death that counts against a version."""
+    """So many processes, from the first model on.
+
+    `crashed` is told of each death that counts against a version, how it came, and for how many seconds the process had run it.
+    """
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self.crashed: Callable[[Name, str], None] = lambda name, how: None
+        self.crashed: Callable[[Name, str, float], None] = lambda name, how, seconds: None
         self._changed = threading.Condition()
         self._slots = [Slot(number) for number in range(count)]
         self._threads: list[threading.Thread] = []
@@ -190,7 +193,7 @@ class Workers:
     ) -> tuple[Message, list[np.ndarray]]:
         """One question to a worker that was taken; raises Died, or Unread where it never came to it."""
         assert slot.asked is not None
-        hung = ""
+        hung, began = "", time.monotonic()
         try:
             send(slot.asked, message, arrays)
             if stop is not None and not _is_answered(slot, stop):
@@ -207,7 +210,7 @@ class Workers:
                 raise _stops() from err
             _log.error("The worker %s that ran %s/%s ended: %s.", slot.pid, *held.name, how)
             self._crashes[held.name] = self._crashes.get(held.name, 0) + 1
-            self.crashed(held.name, how)
+            self.crashed(held.name, how, time.monotonic() - began)
             raise Died(f"{held.name[0]}/{held.name[1]} was running when its process ended ({how}).") from err
 
     # -- keeping them running -----------------------------------------------------------------------------------------------
