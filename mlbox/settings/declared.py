@@ -288,7 +288,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             pattern="^(on|off)$",
-            description="Whether single predictions and online reads may pass by the router, with the same answers: on or off.",
+            description="Whether predictions, online reads and new jobs may pass by the router, answered the same: on or off.",
         ),
     ] = "on"
     secret_key_file: Annotated[

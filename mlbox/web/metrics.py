@@ -108,7 +108,7 @@ FAMILIES: Mapping[str, Family] = {
     "mlbox_fast_path_requests_total": Family(
         "counter",
         ("way",),
-        "Whole, plain requests for single predictions and online reads by who answered them: fast, or app where it had to.",
+        "Whole, plain requests for predictions, online reads and new jobs by who answered them: fast, or app where it had to.",
     ),
     "mlbox_metrics_source_up": Family(
         "gauge", ("source",), "1 when what these metrics are read from could be read, 0 when its families are absent."

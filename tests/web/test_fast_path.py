@@ -30,6 +30,7 @@ from tests.conftest import Server, wait_for
 from tests.web.served import open_site, tensor
 
 INFER, PREDICT = "/v2/models/score/infer", "/api/v1/models/score/predict"
+JOBS, JOB = "/api/v1/jobs", {"command": ["true"], "seed": 7, "gpus": 0, "cpus": 0.1, "memory_gb": 0.1}
 FEAST, ONLINE = "/feast/get-online-features", "/api/v1/features/online"
 TENSOR = {"inputs": [tensor(1.5)]}
 BY_ID = {"inputs": [tensor("u3", shape=[1], datatype="BYTES", name="who")]}
@@ -46,6 +47,7 @@ PLAIN: list[tuple[str, Any]] = [
 ]
 _DATE = re.compile(rb"date: [^\r]*\r\n")
 _REQUEST_ID = re.compile(rb"(x-request-id: |request id )[0-9a-f]+-[0-9a-f]+")
+_CREATED = re.compile(rb'"created_at":"[^"]*"')
 _ID = re.compile(rb"0[0-9a-f]{11}7[0-9a-f]{3}[89ab][0-9a-f]{15}")
 
 
@@ -139,7 +141,7 @@ def normal(answer: bytes) -> bytes:
         if b"content-encoding: " + encoding in head:
             head, body = re.sub(rb"content-length: \d+", b"content-length: N", head), unpack(body)
     found = _REQUEST_ID.sub(rb"\1ID", _DATE.sub(b"", head + end + body))
-    return _ID.sub(b"<id>", found)
+    return _ID.sub(b"<id>", _CREATED.sub(b'"created_at":null', found))
 
 
 def ask(*requests: tuple[str, Any], lines: Sequence[str] = (), **options: Any) -> Talk:
@@ -191,6 +193,27 @@ def test_a_plain_request_is_answered_by_the_fast_path_alone(pair: Pair, path: st
     assert [status(answer) for answer in answers] == [200] * 4
     after = pair.ways()
     assert (after["fast"] - before["fast"], after["app"] - before["app"]) == (4, 0)
+
+
+def test_a_job_is_submitted_by_the_fast_path_alone(pair: Pair) -> None:
+    before = pair.ways()
+    answers = pair.alike(ask(*[(JOBS, JOB)] * 3))
+    assert [status(answer) for answer in answers] == [201] * 3
+    after = pair.ways()
+    assert (after["fast"] - before["fast"], after["app"] - before["app"]) == (3, 0)
+
+
+def test_jobs_that_come_at_once_are_each_answered_as_if_alone(pair: Pair) -> None:
+    bodies = [
+        JOB | {"tags": {"number": str(number)}} if number % 3 else JOB | {"queue": "none"} for number in range(12)
+    ]
+    for server in (pair.fast, pair.slow):
+        answers = at_once(server, pair.token, [(JOBS, body) for body in bodies])
+        assert [status(answer) for answer in answers] == [201 if number % 3 else 404 for number in range(12)]
+        specs = [json.loads(answer.partition(b"\r\n\r\n")[2]).get("spec", {}) for answer in answers]
+        assert [spec.get("tags", {}).get("number") for spec in specs] == [
+            str(number) if number % 3 else None for number in range(12)
+        ]
 
 
 def test_every_fast_path_is_a_handler_of_the_app() -> None:
@@ -526,6 +549,19 @@ ODD: dict[str, Talk] = {
         (ONLINE, {**KNOWN, "more": 1}),
         (ONLINE, {**KNOWN, "view": 1}),
     ),
+    "jobs that are none": ask(
+        (JOBS, {}),
+        (JOBS, []),
+        (JOBS, {**JOB, "command": []}),
+        (JOBS, {**JOB, "comand": ["true"]}),
+        (JOBS, {**JOB, "cpus": "1"}),
+        (JOBS, {**JOB, "gpus": 64}),
+        (JOBS, {**JOB, "queue": "none"}),
+        (JOBS, {**JOB, "team": "none"}),
+        (JOBS, {**JOB, "datasets": ["none@v1"]}),
+        (JOBS, {**JOB, "secrets": {"KEY": "none"}}),
+        (JOBS, {**JOB, "extra": None}),
+    ),
 }
 
 
@@ -554,8 +590,8 @@ def test_binary_tensors_in_and_out(pair: Pair) -> None:
 
 
 def test_who_may_not_ask_is_told_so(pair: Pair) -> None:
-    answers = pair.alike(ask((INFER, TENSOR), (PREDICT, {}), (FEAST, ASKED)), who=pair.viewer)
-    assert [status(answer) for answer in answers] == [403, 403, 200]
+    answers = pair.alike(ask((INFER, TENSOR), (PREDICT, {}), (FEAST, ASKED), (JOBS, JOB)), who=pair.viewer)
+    assert [status(answer) for answer in answers] == [403, 403, 200, 403]
 
 
 def test_who_goes_in_the_middle_leaves_the_same_line_in_the_log(pair: Pair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Request, Response, get, post
 from litestar.params import Parameter, QueryParameter
 
@@ -25,8 +26,10 @@ from mlbox.records import (
 )
 from mlbox.scheduler.log_search import find_lines
 from mlbox.store.jobs.states import ENDED
+from mlbox.web import bodies
 from mlbox.web.box import Box
 from mlbox.web.downloads import send_file
+from mlbox.web.fast.routes import Call, Fast, Reply
 from mlbox.web.uploads import receive_artifact
 
 Limit = Annotated[int, Parameter(ge=1, le=1000)]
@@ -51,6 +54,15 @@ async def put_snapshot(request: Request[Any, Any, Any], box: Box, principal: Pri
 async def submit(box: Box, principal: Principal, data: JobSpec) -> Job:
     """Queue a job."""
     return await box.submit((data, principal))
+
+
+def _read(box: Box, call: Call) -> bool:
+    call.read = bodies.decoded(call.body, JobSpec)
+    return False
+
+
+async def _submit_fast(box: Box, call: Call) -> Reply:
+    return Reply(msgspec.json.encode(await box.submit((call.read, call.principal))))
 
 
 @post("/api/v1/job-plan", status_code=200, action="job.submit")
@@ -228,3 +240,4 @@ handlers: list[Any] = [
     get_code,
     get_diff,
 ]
+fast = [Fast(submit, _read, later=_submit_fast)]

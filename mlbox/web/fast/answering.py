@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from mlbox.errors import MlboxError
+from mlbox.store.access.roles import ACTIONS
 from mlbox.web.access_log import AccessLog, Request, given_id
 from mlbox.web.box import Box
 from mlbox.web.edge import Edge
@@ -27,6 +28,8 @@ from mlbox.web.problems import as_mlbox_error, body_at, retry_after
 MOST_BODY = 1024 * 1024
 """Larger bodies are the app's: what reading them costs makes the rest vanish."""
 MOST_LEADS = 1024
+NAMED = frozenset(name for name, action in ACTIONS.items() if action.where == "named")
+"""Actions of which the body says in which team, so that the handler asks."""
 FOREIGN = frozenset(
     {b"transfer-encoding", b"content-encoding", b"expect", b"upgrade", b"cookie", b"origin", b"sec-fetch-site"}
 )
@@ -89,7 +92,7 @@ class FastPath:
         self._log = log
         self._table = Table(routes)
         self._access = box.access
-        self._require = box.teams.require
+        self._require, self._require_anywhere = box.teams.require, box.teams.require_anywhere
         self.most_body = min(MOST_BODY, box.settings.max_body)
         self.most_depth = box.settings.max_depth
         self._own: tuple[object, bytes] = (None, b"")
@@ -168,14 +171,30 @@ class FastPath:
         if principal is None or principal.job_id is not None:
             return None
         try:
-            self._require(principal, head.fast.handler.opt["action"])
+            action = head.fast.handler.opt["action"]
+            (self._require_anywhere if action in NAMED else self._require)(principal, action)
         except MlboxError:
             return None
         return Call(principal, head.parameters, head.headers, body)
 
     def answer(self, asked: Asked) -> Answer:
         """What a request is answered with, for whoever asked; may be called from any thread."""
-        return self.within(asked.call, asked.head.fast.answer, self.box, asked.call)
+        return self.alone(asked.head.fast, asked.call)
+
+    def alone(self, fast: Fast, call: Call) -> Answer:
+        """The same of a request that is not with the others that it came with."""
+        assert fast.answer is not None
+        return self.within(call, fast.answer, self.box, call)
+
+    async def answer_later(self, asked: Asked) -> Answer:
+        """As `answer`, of what is awaited."""
+        later = asked.head.fast.later
+        assert later is not None
+        asked.call.enter()
+        try:
+            return await later(self.box, asked.call)
+        except Exception as err:  # as the app's own handlers of exceptions do
+            return err
 
     def within(self, call: Call, function: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | Exception:
         """What a function gives that works for a request, or what it raised, whatever that is: the answer says so."""

@@ -9,6 +9,7 @@ A head that comes again on the same connection, byte for byte but for the length
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from typing import Any, NamedTuple, cast
@@ -186,12 +187,16 @@ class FastProtocol(HttpToolsProtocol):
             return True
         self.cycle = cast(Any, cycle)
         path.edge.enter()
-        if asked.at_hand:
+        if asked.at_hand and head.fast.later is None:
             path.turn.join(asked, functools.partial(self._made, cycle))
-        else:
-            asked.call.presence = self._presence
-            work = self.loop.run_in_executor(path.pool, path.answer, asked)
-            work.add_done_callback(lambda done: self._made(cycle, asked, done.result()))
+            return True
+        asked.call.presence = self._presence
+        work: asyncio.Future[Answer] = (
+            self.loop.run_in_executor(path.pool, path.answer, asked)
+            if head.fast.later is None
+            else self.loop.create_task(path.answer_later(asked))
+        )
+        work.add_done_callback(lambda done: self._made(cycle, asked, done.result()))
         return True
 
     def _made(self, cycle: Cycle, asked: Asked, answer: Answer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from litestar.handlers import HTTPRouteHandler
@@ -75,13 +75,15 @@ class Fast(NamedTuple):
     handler: HTTPRouteHandler
     at_hand: Callable[[Box, Call], bool]
     """Whether the answer costs less than a thread to make it in. It may decode the body; what it raises, the app deals with."""
-    answer: Callable[[Box, Call], Reply]
+    answer: Callable[[Box, Call], Reply] | None = None
     """What the handler does, on the loop or off it; it raises what the handler raises."""
     together: Callable[[Box, Sequence[Call]], list[Reply | Exception]] | None = None
     """The same of all that are at hand in one turn of the loop, where that costs less than one after the other: what each is
     answered with, or what its handler would have raised. It works for each in turn (`Call.enter`)."""
     alike: Callable[[Box, Call], Alike | None] | None = None
     """What takes those that are like this one, which is not taken yet; None where they are of no such kind."""
+    later: Callable[[Box, Call], Awaitable[Reply]] | None = None
+    """In place of `answer`, for what is made neither at once nor in a thread of its own."""
 
 
 class Found(NamedTuple):
@@ -125,7 +127,7 @@ def _pattern(path: str) -> tuple[re.Pattern[str], tuple[tuple[str, str], ...]]:
 def _check(handler: HTTPRouteHandler) -> None:
     """Raise LookupError for a handler whose role depends on what the path names: the guard alone knows how to ask for that."""
     action = handler.opt["action"]
-    if ACTIONS[action].where not in ("any", "box") or ACTIONS[action].job:
+    if ACTIONS[action].where == "owner" or ACTIONS[action].job:
         raise LookupError(
             f"{handler.fn.__name__} cannot have a fast path: {action} is asked for of an owner, or for a job."
         )

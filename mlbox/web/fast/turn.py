@@ -138,5 +138,5 @@ class Turn:
             replies = [None] * len(requests)
         for one, reply in zip(requests, replies, strict=True):
             own = Call(call.principal, call.parameters, one.head.headers, one.body, path.new_id())
-            answer = path.within(own, one.head.fast.answer, path.box, own) if reply is None else reply
+            answer = path.alone(one.head.fast, own) if reply is None else reply
             path.deliver(one, own, answer)
