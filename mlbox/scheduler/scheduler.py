@@ -60,7 +60,7 @@ LOOK_SECONDS = 30.0
 ENDING_SECONDS = 0.2
 """And that often while a job is to end: it may not have been there yet to be told."""
 LONG_SECONDS = 0.002
-REST_SECONDS, MOST_REST_SECONDS = 0.01, 0.2
+REST_SECONDS, MOST_REST_SECONDS = 0.01, 0.05
 """A step that takes longer is followed by a rest of the same length in these bounds, unless a person waits for the next step."""
 TAKEN_SECONDS = 2.0
 """And that often while a job waits and someone else uses a GPU."""

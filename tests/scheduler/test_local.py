@@ -31,11 +31,12 @@ class Machine:
         self.root = folder / "jobs"
         self.options = options
         self.count = 0
+        self.told: list[Ref] = []
         self.begin()
 
     def begin(self) -> None:
         self.executor = Local(self.root, Virtual([]), cpus=4, memory_gb=16, **self.options)
-        self.executor.open(lambda ref: None)
+        self.executor.open(self.told.append)
 
     def restart(self) -> None:
         self.executor.close()
@@ -85,6 +86,19 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     built = Machine(tmp_path)
     yield built
     built.executor.close()
+
+
+def test_what_ends_at_once_is_not_first_said_to_run(machine: Machine) -> None:
+    refs = [machine.start("true") for _ in range(20)]
+    for ref in refs:
+        machine.ended(ref)
+    wait_for(lambda: {*refs} <= {*machine.told}, what="each end to be told")
+    assert any(machine.told.count(ref) == 1 for ref in refs)  # of each, unless the machine is so busy that it took long
+    longer = machine.start("sleep", "300")
+    wait_for(lambda: longer in machine.told, what="it to be said to run")
+    assert machine.executor.state(longer).phase == "running"
+    machine.executor.stop(longer)
+    machine.ended(longer)
 
 
 # -- what was done to it ----------------------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 READ_BYTES = 1 << 18
 REST_SECONDS = 1.0
 """How long an attempt runs until what it needed to start is let go."""
+SOON_SECONDS = 0.01
+"""What has ended by then is never said to run: a busy server has half as much to hear of very short attempts."""
 WATCH_SECONDS = 0.5
 """Between two looks at the memory of a job that no control group holds to it."""
 DRAIN_SECONDS = 1.0
@@ -52,6 +54,8 @@ class Attempt:
         self._end_at = time.monotonic() + limit if limit else None
         self._look_at = 0.0
         """When to look at its memory, where nobody else does."""
+        self._say_at: float | None = None
+        """When to say that it runs."""
         self._rest_at: float | None = None
         """When to let go what was needed to start it."""
         if spec["procs"] > 1:
@@ -72,7 +76,7 @@ class Attempt:
             self._kill_at = time.monotonic()
         finally:
             os.close(writing)
-        self._shim.say(b"running")
+        self._say_at = time.monotonic() + SOON_SECONDS
         try:
             self._watch(output)
         finally:
@@ -185,7 +189,14 @@ class Attempt:
             self._log.say(f"rank {rank} ended with {code}, so the others are ended")
             self._finish()
 
+    def _say(self) -> None:
+        if self._say_at is not None:
+            self._say_at = None
+            self._shim.say(b"running")
+
     def _check_limits(self) -> None:
+        if self._say_at is not None and time.monotonic() >= self._say_at:
+            self._say()
         if self._rest_at is not None and time.monotonic() >= self._rest_at:
             self._rest_at = None
             self._parts.ground.rest()
@@ -201,7 +212,11 @@ class Attempt:
 
     def _wait_ms(self) -> float | None:
         now = time.monotonic()
-        due = [at - now for at in (self._end_at, self._kill_at, self._rest_at, self._log.mark()) if at is not None]
+        due = [
+            at - now
+            for at in (self._end_at, self._kill_at, self._say_at, self._rest_at, self._log.mark())
+            if at is not None
+        ]
         if not self._group.bounds_memory:
             due.append(WATCH_SECONDS)
         return max(0.0, min(due)) * 1000 + 1 if due else None
@@ -211,6 +226,7 @@ class Attempt:
     def _end_all(self) -> None:
         """Kill all that is left, whatever session it fled to, and collect it."""
         if not self._shim.is_alone():
+            self._say()
             self._group.kill()
             self._parts.processes.kill_all(self._left, KILL_SECONDS)
         if self._spec.get("after"):
