@@ -29,6 +29,7 @@ from mlbox.serve.inference.lanes import Lane
 from mlbox.serve.inference.quarantine import CRASHES, WINDOW, Death, Quarantine, is_too_much
 from mlbox.serve.inference.remote import Died, RemoteSession
 from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.serve.inference.server import ModelServer
 from mlbox.serve.inference.statistics import Statistics
 from mlbox.serve.inference.tensors import Tensor
 from mlbox.serve.inference.watch import Watch
@@ -36,6 +37,7 @@ from mlbox.serve.inference.work import Left, Work
 from mlbox.serve.inference.workers import Workers
 from mlbox.store.asking import waiting
 from mlbox.store.registry.quarantines import QUARANTINED, RELEASED, Quarantines
+from mlbox.store.registry.registry import NewVersion
 from tests.conftest import wait_for
 from tests.models import blocking, dividing, linear, mixed, save
 from tests.serve.house import House
@@ -294,6 +296,11 @@ def kept_in(serving: House, workers: Workers) -> tuple[Quarantine, Quarantines]:
     return Quarantine(kept, workers, serving.clock), kept
 
 
+def with_workers(serving: House, workers: Workers, quarantine: Quarantine) -> ModelServer:
+    stores = (serving.registry, serving.artifacts, serving.features, serving.rollouts, serving.log, serving.clock)
+    return ModelServer(*stores, workers=workers, quarantine=quarantine)
+
+
 def test_three_deaths_in_five_minutes_keep_a_version_from_running_until_it_is_released(
     serving: House, bus: EventBus, clock: ManualClock
 ) -> None:
@@ -324,6 +331,35 @@ def test_three_deaths_in_five_minutes_keep_a_version_from_running_until_it_is_re
         (RELEASED, "ada"),
     ]
     unsubscribe()
+    workers.close()
+
+
+def test_a_version_is_not_warmed_up_with_what_it_hung_on(
+    serving: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "HANG_SECONDS", 0.0)
+    workers = Workers(1)
+    quarantine, _ = kept_in(serving, workers)
+    server = with_workers(serving, workers, quarantine)
+    digest, size = serving.artifacts.put([blocking().SerializeToString()])
+    new = NewVersion(model="blocking", artifact=digest, size=size, trained_by="ann", submitted_by="ann")
+    version = serving.registry.register(new)
+    serving.approve(serving.promote(version))
+    server.configure("blocking", ServingConfig(timeout_ms=300))
+
+    def ask(value: int) -> Any:
+        return server.infer("blocking", [Tensor("input", "INT64", np.array([value]))], caller="carl")
+
+    with pytest.raises(TimedOut):
+        ask(ENDLESS)
+    wait_for(lambda: workers.state().crashes == {("blocking", 1): 1}, what="the run to be ended")
+    server.unload("blocking", 1)
+    server.load(version)
+    assert workers.state().crashes == {("blocking", 1): 1}
+    assert server.recorded("blocking") == []
+    assert ask(3).outputs[0].data.tolist() == [3]
+    assert [feeds["input"].tolist() for feeds in server.recorded("blocking")] == [[3]]
+    server.close()
     workers.close()
 
 

@@ -155,11 +155,11 @@ class Execution:
             if loaded.lane.quick(work.rows):
                 quick.setdefault(loaded, []).append(work)
                 continue
-            self.recent.note(loaded.version.model, work.tensors)
             loaded.lane.offer(work)
         for loaded, works in quick.items():
-            self.recent.note(loaded.version.model, works[0].tensors)
             loaded.lane.run_now(works)
+            if isinstance(works[0].outcome, Ran):
+                self.recent.note(loaded.version.model, works[0].tensors)
 
     def end(self, begun: Begun) -> tuple[Begun, list[Part]] | MlboxError:
         """What versions answered a request, or why one did not. Waits for them; a failure counts against the version."""
@@ -288,6 +288,8 @@ class Execution:
         work, future = running.work, running.work.future
         try:
             ran = work.result() if future is None else future.result()
+            if future is not None:
+                self.recent.note(running.loaded.version.model, work.tensors)
             if work.key:
                 most = running.loaded.lane.config.cache_bytes
                 self.answers.put(running.loaded.version.model, work.key, ran, most=most)

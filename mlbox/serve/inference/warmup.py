@@ -44,7 +44,10 @@ class Speed(NamedTuple):
 
 
 class Recent:
-    """A few of the latest requests of each model, in memory: what its next version is warmed with."""
+    """A few of the latest requests of each model that were answered, in memory: what its next version is warmed with.
+
+    One that a version hangs on, or dies of, would hold up every load after it.
+    """
 
     def __init__(self) -> None:
         self._kept: dict[str, deque[Sequence[Tensor]]] = {}
