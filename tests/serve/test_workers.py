@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from mlbox.clock import ManualClock, parse_time
 from mlbox.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from mlbox.events import EventBus
-from mlbox.records import ServingConfig
+from mlbox.records import ModelVersion, ServingConfig
 from mlbox.serve.inference import workers as running
 from mlbox.serve.inference.lanes import Lane
 from mlbox.serve.inference.quarantine import CRASHES, WINDOW, Death, Quarantine, is_too_much
@@ -296,11 +296,6 @@ def kept_in(serving: House, workers: Workers) -> tuple[Quarantine, Quarantines]:
     return Quarantine(kept, workers, serving.clock), kept
 
 
-def with_workers(serving: House, workers: Workers, quarantine: Quarantine) -> ModelServer:
-    stores = (serving.registry, serving.artifacts, serving.features, serving.rollouts, serving.log, serving.clock)
-    return ModelServer(*stores, workers=workers, quarantine=quarantine)
-
-
 def test_three_deaths_in_five_minutes_keep_a_version_from_running_until_it_is_released(
     serving: House, bus: EventBus, clock: ManualClock
 ) -> None:
@@ -334,33 +329,65 @@ def test_three_deaths_in_five_minutes_keep_a_version_from_running_until_it_is_re
     workers.close()
 
 
-def test_a_version_is_not_warmed_up_with_what_it_hung_on(
-    serving: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class Yard:
+    """A server with one worker, of a model of whole numbers."""
+
+    def __init__(self, serving: House) -> None:
+        self.serving = serving
+        self.workers = Workers(1)
+        quarantine, _ = kept_in(serving, self.workers)
+        stores = (serving.registry, serving.artifacts, serving.features, serving.rollouts, serving.log, serving.clock)
+        self.server = ModelServer(*stores, workers=self.workers, quarantine=quarantine)
+        self.server.configure("whole", ServingConfig(timeout_ms=300))
+
+    def register(self, model: onnx.ModelProto) -> ModelVersion:
+        digest, size = self.serving.artifacts.put([model.SerializeToString()])
+        new = NewVersion(model="whole", artifact=digest, size=size, trained_by="ann", submitted_by="ann")
+        return self.serving.registry.register(new)
+
+    def serve(self, model: onnx.ModelProto) -> ModelVersion:
+        version = self.register(model)
+        self.serving.approve(self.serving.promote(version))
+        return version
+
+    def ask(self, value: int) -> list[int]:
+        found = self.server.infer("whole", [Tensor("input", "INT64", np.array([value]))], caller="carl")
+        answer: list[int] = found.outputs[0].data.tolist()
+        return answer
+
+    def close(self) -> None:
+        self.server.close()
+        self.workers.close()
+
+
+@pytest.fixture
+def yard(serving: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[Yard]:
     monkeypatch.setattr(running, "HANG_SECONDS", 0.0)
-    workers = Workers(1)
-    quarantine, _ = kept_in(serving, workers)
-    server = with_workers(serving, workers, quarantine)
-    digest, size = serving.artifacts.put([blocking().SerializeToString()])
-    new = NewVersion(model="blocking", artifact=digest, size=size, trained_by="ann", submitted_by="ann")
-    version = serving.registry.register(new)
-    serving.approve(serving.promote(version))
-    server.configure("blocking", ServingConfig(timeout_ms=300))
+    made = Yard(serving)
+    yield made
+    made.close()
 
-    def ask(value: int) -> Any:
-        return server.infer("blocking", [Tensor("input", "INT64", np.array([value]))], caller="carl")
 
+def test_a_version_is_not_warmed_up_with_what_it_hung_on(yard: Yard) -> None:
+    version = yard.serve(blocking())
     with pytest.raises(TimedOut):
-        ask(ENDLESS)
-    wait_for(lambda: workers.state().crashes == {("blocking", 1): 1}, what="the run to be ended")
-    server.unload("blocking", 1)
-    server.load(version)
-    assert workers.state().crashes == {("blocking", 1): 1}
-    assert server.recorded("blocking") == []
-    assert ask(3).outputs[0].data.tolist() == [3]
-    assert [feeds["input"].tolist() for feeds in server.recorded("blocking")] == [[3]]
-    server.close()
-    workers.close()
+        yard.ask(ENDLESS)
+    wait_for(lambda: yard.workers.state().crashes == {("whole", 1): 1}, what="the run to be ended")
+    yard.server.unload("whole", 1)
+    yard.server.load(version)
+    assert yard.workers.state().crashes == {("whole", 1): 1}
+    assert yard.server.recorded("whole") == []
+    assert yard.ask(3) == [3]
+    assert [feeds["input"].tolist() for feeds in yard.server.recorded("whole")] == [[3]]
+
+
+@x86
+def test_a_version_that_hangs_on_what_the_one_before_answered_holds_up_no_load(yard: Yard) -> None:
+    yard.serve(dividing())
+    assert yard.ask(ENDLESS) == [-ENDLESS]
+    yard.server.load(yard.register(blocking()))
+    assert yard.workers.state().crashes == {("whole", 2): 1}
+    assert yard.ask(3) == [-3]
 
 
 @x86

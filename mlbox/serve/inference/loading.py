@@ -269,10 +269,11 @@ class Loader:
 
     def _warmed(self, version: ModelVersion, session: Session, check: ModelCheck, device: int) -> Loaded:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
-        speed = warm(session, inputs_of(version, session.inputs), self._recorded(version.model))
+        config = self.config(version.model)
+        inputs, recorded = inputs_of(version, session.inputs), self._recorded(version.model)
+        speed = warm(session, inputs, recorded, seconds=config.timeout_ms / 1000)
         if check.branches:  # then its timing says nothing of the next request, which must hold up nobody else
             speed = None
-        config = self.config(version.model)
         lane = Lane(
             version.ref,
             session,

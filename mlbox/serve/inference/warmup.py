@@ -7,10 +7,10 @@ import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.records import TensorSpec
-from mlbox.serve.inference.runtime import Session
+from mlbox.serve.inference.runtime import LONGEST_SECONDS, Session
 from mlbox.serve.inference.tensors import NUMPY, Tensor
 
 if TYPE_CHECKING:
@@ -85,14 +85,18 @@ def generated(inputs: Sequence[TensorSpec], rows: int, size: int = 1) -> dict[st
     return feeds
 
 
-def warm(session: Session, inputs: Sequence[TensorSpec], recorded: Sequence[Feeds] = ()) -> Speed | None:
+def warm(
+    session: Session, inputs: Sequence[TensorSpec], recorded: Sequence[Feeds] = (), *, seconds: float = LONGEST_SECONDS
+) -> Speed | None:
     """Run a session until it is as quick as it gets; its speed, where that depends on nothing but rows.
 
-    `inputs` are what the version takes, which may be narrower than what the file does. What fails here fails when it is asked.
+    `inputs` are what the version takes, which may be narrower than what the file does; `seconds` is what it may take in another
+    process for a request that was recorded. What fails here fails when it is asked.
     """
-    for feeds in recorded or [generated(inputs, 1, size) for size in FREE_SIZES]:
-        if _runs(session, feeds) and not recorded:
-            break
+    for feeds in recorded:
+        _runs(session, feeds, session.options(seconds))
+    if not recorded:
+        any(_runs(session, generated(inputs, 1, size)) for size in FREE_SIZES)  # the first that it takes
     if any(-1 in spec.shape[1:] for spec in inputs) or (not session.batched and _free(inputs)):
         return None
     try:
@@ -108,9 +112,9 @@ def _free(inputs: Sequence[TensorSpec]) -> bool:
     return any(-1 in spec.shape for spec in inputs)
 
 
-def _runs(session: Session, feeds: Feeds) -> bool:
+def _runs(session: Session, feeds: Feeds, options: Any = None) -> bool:
     try:
-        session.run(feeds)
+        session.run(feeds, options=options)
     except Exception as err:
         _log.debug("A run to warm up failed.", exc_info=err)
         return False
