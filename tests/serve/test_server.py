@@ -252,9 +252,13 @@ def test_what_a_version_takes_is_shown_without_loading_it_as_far_as_it_is_known(
     new = NewVersion(model="plain", artifact=digest, size=size, trained_by="ann", submitted_by="ann")
     serving.approve(serving.promote(serving.registry.register(new)))
     assert serving.server.known_inputs("plain") == ()
+    assert (serving.server.metadata("plain").inputs, serving.server.metadata("plain", 1).outputs) == ((), ())
     assert not serving.server.loaded()
     (spec,) = serving.server.inputs("plain")
     assert (spec.name, len(serving.server.loaded()), serving.server.known_inputs("plain")) == ("input", 1, (spec,))
+    for version in (None, 1):
+        shown = serving.server.metadata("plain", version)
+        assert (shown.inputs, [output.name for output in shown.outputs]) == ((spec,), ["score"])
 
 
 def test_a_version_that_cannot_be_loaded_to_say_what_it_takes_has_failed(serving: House) -> None:

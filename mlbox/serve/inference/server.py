@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec.structs import replace
 
 from mlbox.clock import Clock
 from mlbox.errors import MlboxError, NotFound, TooMany, Unavailable
@@ -312,8 +313,15 @@ class ModelServer:
     # -- what serves ------------------------------------------------------------------------------------------------
 
     def metadata(self, model: str, version: int | None = None) -> ModelVersion:
-        """As `Targets.metadata`."""
-        return self.targets.metadata(model, version)
+        """As `Targets.metadata`; while it is in memory, one that was registered without its tensors has those of its file."""
+        found = self.targets.metadata(model, version)
+        if found.inputs and found.outputs:
+            return found
+        loaded = self._loader.known(found.model, found.version)
+        if loaded is None:
+            return found
+        file = loaded.session
+        return replace(found, inputs=found.inputs or file.inputs, outputs=found.outputs or file.outputs)
 
     def ready(self, model: str, version: int | None = None) -> ModelVersion:
         """The same, once it is in memory; raises Unavailable when it cannot be loaded, or was unloaded and not asked since."""
