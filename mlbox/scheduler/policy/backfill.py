@@ -57,7 +57,9 @@ class Heads:
 
     def add(self, job: Waiting, free: Capacity) -> None:
         """One more that waits."""
-        self.rank = max(self.rank, RANKS[job.priority])
+        rank = RANKS[job.priority]
+        if rank > self.rank:
+            self.rank = rank
         self.queues.add(job.queue)
         if len(self.ids) < YIELDS:
             self.ids = (*self.ids, job.id)

@@ -63,12 +63,13 @@ class Capacity:
         """Whether it is plain at a glance that a job does not fit; where not, `place` tells."""
         if need.cpus > self.cpus + EPSILON or need.memory_gb > self.memory_gb + EPSILON:
             return True
-        if not need.wants_gpu:
+        gpus = need.gpus
+        if gpus <= 0 and not need.wants_gpu:
             return False
         if self._bounds is None:
             self._bounds = len(self.whole()), max(self.share, default=0.0)
         whole, most = self._bounds
-        return need.count > whole if need.whole else max(need.gpus, EPSILON) > most + EPSILON / 2
+        return round(gpus) > whole if gpus >= 1 else max(gpus, EPSILON) > most + EPSILON / 2
 
     def place(self, need: Need) -> tuple[str, ...] | None:
         """The devices to run on (none for a job without), or None where it does not fit: all that it needs or nothing."""

@@ -151,7 +151,7 @@ class Pass:
 
     def _is_stuck(self, job: Waiting) -> bool:
         """Whether it is plain that a job cannot start in this pass: the box is too full, or one of its kind could not."""
-        if not self.heads:
+        if not self.heads.ids:
             return False
         plain = self.free.too_full(job.need) or len(self._stuck) >= TRIES
         if not (plain and not self._may_take_over(job)) and self._kind(job) not in self._stuck:

@@ -69,8 +69,10 @@ class Line:
             if at < OVERDUE and age - rest < rise:
                 rise = age - rest
             free = at == OVERDUE or job.promised
-            group = _Group(at, job.promised, "" if free else job.queue, "" if free or job.queue in sliced else job.team)
-            groups.setdefault(group, []).append(job)
+            group = at, job.promised, "" if free else job.queue, "" if free or job.queue in sliced else job.team
+            if (jobs := groups.get(group)) is None:  # type: ignore[call-overload]  # as a plain tuple, which is made sooner
+                jobs = groups[_Group(*group)] = []
+            jobs.append(job)
         if groups:
             due.append(now + timedelta(seconds=max(rise, 0.001)))
         self.next_change = min(due, default=None)
