@@ -11,6 +11,7 @@ taken (a small one may unpack to a large one), and the time and the size of an a
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import socket
@@ -122,12 +123,23 @@ class Outgoing:
         resolve: Resolve = system_resolve,
     ) -> None:
         self._most_bytes = most_bytes
+        self._backend = _Backend(Allowed(allow), resolve, seconds)
         self._pool = httpcore.ConnectionPool(
             ssl_context=_tls(ca_file),
             max_connections=8,
             max_keepalive_connections=0,  # a connection would outlive the check of its address
-            network_backend=_Backend(Allowed(allow), resolve, seconds),
+            network_backend=self._backend,
         )
+
+    def check(self, url: str) -> None:
+        """Raise InvalidInput or Refused, as `request` would, for a URL that is to be asked later.
+
+        A host that is not known now may be by then.
+        """
+        parsed = check_url(url)
+        port = parsed.port or (443 if parsed.scheme == "https" else 80)
+        with contextlib.suppress(httpcore.ConnectError):
+            self._backend.addresses(parsed.host, port)
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """GET, whole; see `request`."""
@@ -246,7 +258,7 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         end = time.monotonic() + self._seconds
         refused: httpcore.NetworkError | httpcore.TimeoutException | None = None
-        for address in self._addresses(host, port):
+        for address in self.addresses(host, port):
             try:
                 stream = self._inner.connect_tcp(address, port, _left(end, timeout), local_address, socket_options)
             except (httpcore.NetworkError, httpcore.TimeoutException) as err:
@@ -263,7 +275,7 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         raise Refused("A socket of this machine was to be opened.", hint="Outgoing requests go over TCP.")
 
-    def _addresses(self, host: str, port: int) -> list[str]:
+    def addresses(self, host: str, port: int) -> list[str]:
         """Every address of a host; one bad one among them spoils all, because no honest name has both kinds by chance."""
         try:
             found = list(self._resolve(host, port))[:_MOST_ADDRESSES]

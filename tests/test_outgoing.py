@@ -240,6 +240,19 @@ def test_what_is_not_public(address: str, make: Callable[..., Outgoing]) -> None
     assert "--outgoing-allow innocent.example" in caught.value.hint
 
 
+def test_a_url_that_is_to_be_asked_later_is_checked_as_far_as_can_be(make: Callable[..., Outgoing]) -> None:
+    with pytest.raises(Refused, match="not a public address"):
+        make(resolve=Dns(["10.0.0.1"])).check("https://inner.example/hook")
+    with pytest.raises(InvalidInput):
+        make(resolve=Dns()).check("ftp://innocent.example/")
+    make(resolve=Dns(["8.8.8.8"])).check("https://innocent.example/hook")
+
+    def unknown(host: str, port: int) -> list[str]:
+        raise OSError("no such name")
+
+    make(resolve=unknown).check("https://later.example/hook")
+
+
 def test_an_address_that_is_asked_for_as_such_is_named_once(make: Callable[..., Outgoing]) -> None:
     for place in ("127.0.0.1", "[::1]"):
         address = place.strip("[]")

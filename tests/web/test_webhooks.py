@@ -226,19 +226,32 @@ def test_webhooks_are_listed_changed_and_deleted(box: Server, receiver: Receiver
         {"status": "ODD"},
     ],
 )
-def test_what_is_no_webhook_is_refused(shared: Server, receiver: Receiver, more: dict[str, Any]) -> None:
-    body = {"name": "n", "url": receiver.url, "events": [{"entity": "MODEL_VERSION", "action": "CREATED"}], **more}
+def test_what_is_no_webhook_is_refused(shared: Server, more: dict[str, Any]) -> None:
+    body = {
+        "name": "n",
+        "url": "http://8.8.8.8/hook",
+        "events": [{"entity": "MODEL_VERSION", "action": "CREATED"}],
+        **more,
+    }
     answer = shared.http.post(f"{API}/webhooks", json=body)
     assert (answer.status_code, answer.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE"), answer.text
     assert shared.http.get(f"{API}/webhooks").json()["webhooks"] == []
 
 
 def test_an_address_inside_is_not_asked(make_server: Callable[..., Server], receiver: Receiver, tmp_path: Path) -> None:
-    box = make_server()
-    own = hook(box, receiver)["webhook_id"]
+    allowed = make_server("--outgoing-allow", "127.0.0.1")
+    own = hook(allowed, receiver)["webhook_id"]
+    allowed.stop()
+    box = make_server(data_dir=allowed.data_dir)
     done = ask(box, "POST", f"webhooks/{own}/test")["result"]
     assert done["success"] is False
     assert "--outgoing-allow" in done["error_message"]
+    for method, path in (("POST", "webhooks"), ("PATCH", f"webhooks/{own}")):
+        given = {"name": "n", "url": receiver.url, "events": [{"entity": "MODEL_VERSION", "action": "CREATED"}]}
+        answer = box.http.request(method, f"{API}/{path}", json=given)
+        assert answer.status_code == 403
+        assert "--outgoing-allow 127.0.0.1" in answer.json()["message"]
+    assert [one["name"] for one in box.http.get(f"{API}/webhooks").json()["webhooks"]] == ["chat"]
     assert receiver.got == []
 
 

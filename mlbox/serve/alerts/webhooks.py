@@ -145,6 +145,10 @@ class Deliverer:
             headers["X-MLflow-Signature"] = signature(secret, delivery, stamp, body)
         return self._outgoing().post(webhook.url, body, headers)
 
+    def check(self, url: str) -> None:
+        """Raise what `Outgoing` would of an address that is to be told."""
+        self._outgoing().check(url)
+
     def test(self, webhook: Webhook, name: str | None = None) -> Tested:
         """Send a made-up event once, and say what was answered."""
         name = name or webhook.events[0]

@@ -89,6 +89,7 @@ async def create(request: Request[Any, Any, Any], box: Box, principal: Principal
         raise scope.missing("events")
 
     def work() -> dict[str, Any]:
+        box.deliverer.check(asked.url)
         made = box.webhooks.create(
             asked.name,
             asked.url,
@@ -129,6 +130,8 @@ async def update(request: Request[Any, Any, Any], box: Box, principal: Principal
     asked = await wire.decode(request, Change)
 
     def work() -> dict[str, Any]:
+        if asked.url:
+            box.deliverer.check(asked.url)
         changed = box.webhooks.change(
             webhook_id,
             actor=principal.name,
