@@ -20,6 +20,8 @@ from mlbox.errors import StartupError
 
 LAYOUT_VERSION = 2
 """Raised by one whenever a migration is added."""
+BEFORE = frozenset(("lock", "keys", "lost+found"))
+"""What may be there before the first start: our own lock, keys that an operator laid there, and what a disk of its own begins with."""
 
 
 class _Manifest(msgspec.Struct):
@@ -65,7 +67,7 @@ class DataDir:
         return fd
 
     def _start(self, replay_clock: str) -> _Manifest:
-        strangers = sorted(p.name for p in self.root.iterdir() if p.name != "lock")
+        strangers = sorted(p.name for p in self.root.iterdir() if p.name not in BEFORE)
         if strangers:
             raise StartupError(
                 f"The folder {self.root} is not a data directory of mlbox: it holds {strangers[0]!r}.",

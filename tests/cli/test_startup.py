@@ -104,6 +104,17 @@ def test_a_folder_that_holds_something_else(cli: Callable, tmp_path: Path) -> No
     assert "is not a data directory of mlbox" in ran.line
 
 
+def test_keys_and_what_a_disk_of_its_own_begins_with_may_be_there_first(
+    make_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    (data / "lost+found").mkdir(parents=True)
+    (data / "keys").mkdir(mode=0o700)
+    (data / "keys" / "oidc.secret").write_text("from the provider")
+    assert make_server(data_dir=data).http.get("/readyz").status_code == 200
+    assert (data / "keys" / "oidc.secret").read_text() == "from the provider"
+
+
 def test_a_file_where_the_folder_should_be(cli: Callable, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     ran = cli("serve", "--port", "0", "--data-dir", str(tmp_path / "data"))
