@@ -21,7 +21,7 @@ from mlbox.errors import StartupError
 LAYOUT_VERSION = 2
 """Raised by one whenever a migration is added."""
 BEFORE = frozenset(("lock", "keys", "lost+found"))
-"""What may be there before the first start: our own lock, keys that an operator laid there, and what a disk of its own begins with."""
+"""What may be there before the first start: our lock, keys that an operator laid there, and what a new disk begins with."""
 
 
 class _Manifest(msgspec.Struct):
