@@ -7,11 +7,15 @@ import contextlib
 import functools
 import gc
 import ipaddress
+import logging
+import os
 import resource
 import signal
 import socket
 import ssl
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -35,12 +39,15 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 2
 """How long a request in flight may take to finish once the server was told to stop."""
+END_SECONDS = 30.0
+"""What goes on so long after that is left undone: an operator that hangs never ends, and the stores bear an end at any moment."""
 GC_THRESHOLD = 5_000
 """Objects made, and not freed, between two looks of the garbage collector at the young ones: each look takes a millisecond or
 two, for which nothing else runs."""
 SPARE_FILES = 1024
 """Open files besides connections: stores, models, uploads, pipes to jobs."""
 Listener = tuple[socket.socket, ssl.SSLContext | None]
+_log = logging.getLogger(__name__)
 
 
 class _Server(uvicorn.Server):
@@ -163,9 +170,24 @@ def serve(settings: Settings, origins: Sequence[Origin] = ()) -> None:
         fast_path = create_fast_path(box, edge, app) if settings.fast_path == "on" else None
         server = _Server(config, box, listeners, _rpc(box, app), fast_path)
         _settle_memory()
+        stack.callback(_end_in_time)
         server.run(sockets=[listener for listener, _ in listeners])
         if not server.started:
             raise StartupError("The server did not start.", hint="The lines above say why.")
+
+
+def _end_in_time() -> None:
+    """From here on this process ends, by itself or, where a thread keeps it, at once with 1."""
+
+    def end() -> None:
+        time.sleep(END_SECONDS)
+        busy = sorted(
+            thread.name for thread in threading.enumerate() if not thread.daemon and thread.name != "MainThread"
+        )
+        _log.error("The server ends though its threads do not (%s): what they were at is left undone.", ", ".join(busy))
+        os._exit(1)
+
+    threading.Thread(target=end, name="mlbox-end", daemon=True).start()
 
 
 def _rpc(box: Box, log: AccessLog) -> RpcServer | None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.conftest import MLBOX, Server
+from tests.conftest import MLBOX, Server, wait_for
 
 
 def test_a_wrong_flag(cli: Callable) -> None:
@@ -160,6 +163,30 @@ def test_the_server_without_its_packages(home: Path) -> None:
     assert (ran.returncode, ran.stderr.count("\n")) == (1, 1)
     assert "litestar is not installed" in ran.stderr
     assert "pip install 'mlbox[server]'" in ran.stderr
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/livez").is_success
+    return False
+
+
+def test_a_thread_that_never_ends_keeps_no_server_that_is_told_to_stop(tmp_path: Path) -> None:
+    """As one does in which an operator of a model hangs."""
+    program = (
+        "import sys, threading, mlbox.web.server as server; from mlbox.cli.main import run; server.END_SECONDS = 0.5;"
+        "threading.Thread(target=threading.Event().wait, name='hangs').start();"
+        "sys.exit(run(['serve', '--port', '0', '--grpc-port', '-1', '--data-dir', sys.argv[1]]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "data")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().rpartition(" ")[2].strip()
+        wait_for(lambda: answers(url), what="the server")
+        process.send_signal(signal.SIGTERM)
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert "The server ends though its threads do not (hangs)" in said
 
 
 def test_nothing_is_made_when_the_start_fails(cli: Callable, tmp_path: Path) -> None:
