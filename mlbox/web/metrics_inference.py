@@ -58,11 +58,12 @@ def families(
     """Every family, of the models that may be seen, under the labels that there is room for."""
     found: dict[tuple[str, str], Totals] = {}
     waiting: dict[tuple[str, str], int] = {}
-    counts = models.pending()
-    for (model, version), totals in models.statistics.all().items():
+    counts, known = models.pending(), models.statistics.all()
+    waited_for = [name for name, count in counts.items() if count]  # which may have answered nothing yet
+    for model, version in dict.fromkeys([*known, *waited_for]):
         if visible(model):
             labels = shown(model, str(version))
-            found.setdefault(labels, Totals()).merge(totals)
+            found.setdefault(labels, Totals()).merge(known.get((model, version), Totals()))
             waiting[labels] = waiting.get(labels, 0) + counts.get((model, version), 0)
     for name, (words, value) in COUNTERS.items():
         family = CounterMetricFamily(name.removesuffix("_total"), words, labels=LABELS)

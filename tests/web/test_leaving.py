@@ -39,9 +39,11 @@ WORKERS = pytest.param(("--workers", "1"), id="workers", marks=pytest.mark.slow)
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("leaving") / "data"
     with closing(Box(Settings(data_dir=str(folder), gpus="none"), url="http://localhost")) as box:
-        serve(box, "counting", counting())
+        for name in ("counting", "unasked"):
+            serve(box, name, counting())
     made = Server(folder, "--grpc-port", "0", *request.param)
-    ok(made.http.patch("/api/v1/models/counting/serving", json={"timeout_ms": 3_600_000, "max_batch": 1}))
+    for name in ("counting", "unasked"):
+        ok(made.http.patch(f"/api/v1/models/{name}/serving", json={"timeout_ms": 3_600_000, "max_batch": 1}))
     ok(made.http.post(INFER, json=body_of(SHORT)))  # which says what is usual
     yield made
     made.stop()
@@ -63,8 +65,8 @@ def errors(server: Server) -> float:
     return figure(server, "ml_prediction_outcomes_total", outcome="error") - late
 
 
-def waits(server: Server) -> float:
-    return figure(server, "mlbox_inference_pending", model_name="counting")
+def waits(server: Server, model: str = "counting") -> float:
+    return figure(server, "mlbox_inference_pending", model_name=model)
 
 
 def body_of(value: float) -> dict[str, Any]:
@@ -155,10 +157,24 @@ def test_who_leaves_ends_what_runs_and_waits_for_him_and_nothing_else(server: Se
     assert server.process.poll() is None
 
 
-def is_busy(server: Server, microseconds: int = 100_000) -> bool:
+def is_busy(server: Server, microseconds: int = 100_000, path: str = INFER) -> bool:
     """A request waits behind the run, until it is given up itself."""
-    answer = server.http.post(INFER, json=body_of(SHORT) | {"parameters": {"timeout": microseconds}})
+    answer = server.http.post(path, json=body_of(SHORT) | {"parameters": {"timeout": microseconds}})
     return answer.status_code == 503
+
+
+def test_nothing_is_blamed_for_a_model_that_has_never_answered(server: Server) -> None:
+    """Nobody knows what it usually takes, however long its client waited."""
+    before, blamed, path = cancelled(server), errors(server), "/v2/models/unasked/infer"
+    with contextlib.ExitStack() as leave:
+        leave.callback(by_http(path, "X-Request-Id: unasked")(server, FOR_EVER))
+        leave_queue = by_http(path)(server, FOR_EVER)
+        wait_for(lambda: waits(server, "unasked") == 1, what="one to run, and another to wait")
+        leave_queue()
+        wait_for(lambda: cancelled(server) == before + 1, what="it to leave the queue")
+        assert is_busy(server, WHILE, path)
+    wait_for(lambda: '"unasked"' in server.log, what="the end of the request")
+    assert (cancelled(server), errors(server)) == (before + 2, blamed)
 
 
 def test_who_has_gone_has_no_status_in_the_log(server: Server) -> None:
