@@ -28,6 +28,8 @@ PUBLIC = frozenset(
         "/ping",
         "/health",
         "/version",
+        "/v2/health/live",
+        "/v2/health/ready",
         "/login",
         "/login/oidc",
         "/login/oidc/callback",

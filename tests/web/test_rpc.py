@@ -33,6 +33,7 @@ from tests.web.site import app_of, open_box
 from tests.web.test_edge_tls import make_files
 
 Code = grpc.StatusCode
+PROBES = {"ServerLive", "ServerReady"}
 RESPONSES = {
     method.name: method.output_type._concrete_class
     for method in pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
@@ -246,9 +247,11 @@ def test_the_rules_are_those_of_http(site: Site, rpc: Rpc) -> None:
     load = pb.RepositoryModelLoadRequest(model_name="score")
     assert rpc.refused("RepositoryModelLoad", load, metadata=vera)[0] == Code.PERMISSION_DENIED
     for metadata in ((), (("authorization", "Bearer mlb_none"),), (("authorization", "Digest x"),)):
-        for name in CALLS:
+        for name in CALLS.keys() - PROBES:
             assert rpc.refused(name, metadata=metadata)[0] == Code.UNAUTHENTICATED, name
-    assert rpc.refused("ServerLive", metadata=(*rpc.auth, *rpc.auth))[0] == Code.INVALID_ARGUMENT
+        assert rpc("ServerLive", metadata=metadata).live, "probes have no token"
+        assert rpc("ServerReady", metadata=metadata).ready
+    assert rpc.refused("ServerMetadata", metadata=(*rpc.auth, *rpc.auth))[0] == Code.INVALID_ARGUMENT
 
 
 def test_calls_of_one_caller_that_say_the_same_are_each_counted_logged_and_asked_about(site: Site, rpc: Rpc) -> None:

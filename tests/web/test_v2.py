@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,8 +43,9 @@ def test_a_version_names_what_it_came_from(site: Site) -> None:
 
 def test_metadata_and_health_are_the_protocols(site: Site) -> None:
     assert site.http.get("/v2").json()["name"] == "mlbox"
-    assert site.http.get("/v2/health/live").json() == {"live": True}
-    assert site.http.get("/v2/health/ready").json()["ready"] is True
+    for headers in ({}, {"Authorization": "Bearer mlb_wrong"}):  # probes have no token
+        assert httpx.get(f"{site.server.url}/v2/health/live", headers=headers).json() == {"live": True}
+        assert httpx.get(f"{site.server.url}/v2/health/ready", headers=headers).json() == {"ready": True, "live": True}
     found = site.http.get("/v2/models/score").json()
     assert (found["name"], found["versions"], found["platform"]) == ("score", ["1"], "onnx_onnxv1")
     assert found["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 1]}]

@@ -12,6 +12,7 @@ from mlbox.errors import InvalidInput, MlboxError, NotFound, Refused, Unavailabl
 from mlbox.records import Principal
 from mlbox.serve.inference.server import ModelServer
 from mlbox.serve.inference.tensors import Tensor
+from mlbox.web.authorise import PUBLIC
 from mlbox.web.box import Box
 from mlbox.web.problems import in_tritons_words
 from mlbox.web.rpc import inference_pb2 as pb
@@ -26,7 +27,7 @@ MOST_DIGITS = 19
 
 
 class Call(NamedTuple):
-    """One rpc: the action of the table of roles, its request, what it does, and the request's field that names a model."""
+    """One rpc: its action in the table of roles or PUBLIC, its request, what it does, and its field that names a model."""
 
     action: str
     request: Any
@@ -156,8 +157,8 @@ def _not_offered(what: str, instead: str) -> Callable[[Box, Principal, Any], Awa
 
 
 CALLS: dict[str, Call] = {
-    "ServerLive": Call("model.read", pb.ServerLiveRequest, _live),
-    "ServerReady": Call("model.read", pb.ServerReadyRequest, _ready),
+    "ServerLive": Call(PUBLIC, pb.ServerLiveRequest, _live),
+    "ServerReady": Call(PUBLIC, pb.ServerReadyRequest, _ready),
     "ServerMetadata": Call("model.read", pb.ServerMetadataRequest, _server),
     "ModelReady": Call("model.read", pb.ModelReadyRequest, _model_ready),
     "ModelMetadata": Call("model.read", pb.ModelMetadataRequest, _metadata),

@@ -137,6 +137,8 @@ class RpcServer:
         async def answer(content: bytes | AsyncIterator[bytes], context: Any) -> bytes:
             line = _Line(self._log, name, context)
             try:
+                if call.action == authorise.PUBLIC:
+                    return await self._for_everyone(call)
                 principal = line.principal = await self._admit(line.metadata, context)
                 message = content if isinstance(content, bytes) else await anext(content, b"")
                 known = self._known(message, principal) if name == INFER else None
@@ -209,6 +211,12 @@ class RpcServer:
         return principal
 
     # -- health -----------------------------------------------------------------------------------------------------------
+
+    async def _for_everyone(self, call: calls.Call) -> bytes:
+        """The answer to a call that says nothing, whose message is not read: nobody knows who sent it."""
+        set_asking(NOBODY)
+        answer: bytes = (await call.answer(self._box, NOBODY, call.request())).SerializeToString()
+        return answer
 
     async def _check(self, content: bytes, context: Any) -> bytes:
         """For everyone, as /readyz is: a load balancer has no token."""

@@ -45,13 +45,13 @@ def facts(box: Box) -> dict[str, Any]:
     return {"name": box.settings.open_inference_name, "version": __version__, "extensions": EXTENSIONS}
 
 
-@get("/v2/health/live", exception_handlers={Exception: problem}, action="model.read")
+@get("/v2/health/live", exception_handlers={Exception: problem}, action="public")
 async def live() -> dict[str, bool]:
-    """The process answers."""
+    """The process answers; for everyone, as probes have no token."""
     return {"live": True}
 
 
-@get("/v2/health/ready", exception_handlers={Exception: problem}, action="model.read")
+@get("/v2/health/ready", exception_handlers={Exception: problem}, action="public")
 async def ready(box: Box) -> Response[dict[str, bool]]:
     """Models can be asked, 503 where not; both names, because the standard's text has the wrong one."""
     found = await is_ready(box)
