@@ -278,6 +278,11 @@ def test_the_repository_loads_what_the_registry_lets_serve(site: Site) -> None:
     answer = site.http.post("/v2/repository/models/score/load", json={"parameters": {"file:1/model.onnx": "AAAA"}})
     assert (answer.status_code, "registry lets serve" in answer.json()["error"]) == (403, True)
     assert site.http.post("/v2/repository/models/nope/load").status_code == 404
+    curl = {"Content-Type": "application/x-www-form-urlencoded"}  # of `curl -d`, as Triton's pages have it
+    listed = site.http.post("/v2/repository/index", content='{"ready": true}', headers=curl)
+    assert ok(listed) == index
+    config = json.dumps({"parameters": {"config": "{}"}})
+    assert site.http.post("/v2/repository/models/score/load", content=config, headers=curl).status_code == 200
 
 
 def test_a_load_with_a_configuration_changes_how_the_model_is_served(site: Site) -> None:
@@ -302,7 +307,7 @@ def test_a_load_with_a_configuration_changes_how_the_model_is_served(site: Site)
     for wrong, word in (
         ("{", "config"),
         ("[]", "config"),
-        ({"max_batch_size": 3}, "max_batch_size"),
+        ({"max_batch_size": 3}, "preferred_batch_size is how many rows are joined"),
         ({"input": []}, "input"),
         ({"ensemble_scheduling": {}}, "ensemble_scheduling"),
         ({"dynamic_batching": 1}, "dynamic_batching"),

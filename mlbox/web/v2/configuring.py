@@ -22,7 +22,10 @@ BATCHING = {
     "priority_levels": "priority_levels",
     "default_priority_level": "default_priority",
 }
-HINT = "Send what `GET /v2/models/NAME/config` has, with other numbers; or see `mlbox model serving`."
+HINT = (
+    "Only dynamic_batching, whose preferred_batch_size is how many rows are joined, and response_cache may differ from"
+    " `GET /v2/models/NAME/config`; or see `mlbox model serving`."
+)
 
 
 def changes_of(text: object, now: Mapping[str, Any]) -> dict[str, Any]:

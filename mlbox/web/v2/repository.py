@@ -14,8 +14,8 @@ from mlbox.web.box import Box
 from mlbox.web.v2.configuring import changes_of
 from mlbox.web.v2.models import config, problem
 
-UNTYPED = ("",)
-"""tritonclient sends JSON and names no type."""
+UNTYPED = ("", "application/x-www-form-urlencoded")
+"""JSON all the same: tritonclient names no type, `curl -d` that of a form."""
 
 
 class Index(Record, frozen=True, kw_only=True):
