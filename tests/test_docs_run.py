@@ -86,11 +86,11 @@ def test_every_picture_is_there_in_both_themes_is_shown_and_they_are_small() -> 
     assert sum(path.stat().st_size for path in there) < MOST_OF_PICTURES
 
 
-def typed(page: Path, shell: Shell, code: Path) -> dict[str, list[str]]:
-    """Type a page, and give back what each command printed last. Files are written as the page names them; of what a command
-    prints, the page shows how lines begin, in their order, with … where it leaves something out."""
+def typed(text: str, shell: Shell, code: Path) -> dict[str, list[str]]:
+    """Type what a page says, and give back what each command printed last. Files are written as the page names them; of what a
+    command prints, the page shows how lines begin, in their order, with … where it leaves something out."""
     last: dict[str, list[str]] = {}
-    for language, block in re.findall(r"^```(python|toml|console)\n(.*?)^```", page.read_text(), flags=re.S | re.M):
+    for language, block in re.findall(r"^```(python|toml|console)\n(.*?)^```", text, flags=re.S | re.M):
         if language != "console":
             (code / block.splitlines()[0].removeprefix("# ")).write_text(block)
             continue
@@ -108,42 +108,24 @@ def typed(page: Path, shell: Shell, code: Path) -> dict[str, list[str]]:
 def test_the_first_tutorial_ends_in_predictions_and_the_next_in_an_alert(
     server: Server, shell: Shell, tmp_path: Path
 ) -> None:
-    python = blocks(TUTORIAL, "python")
-    (train,) = [block for block in python if block.startswith("# train.py")]
-    before, after = python[: python.index(train)], python[python.index(train) + 1 :]
-    session = tmp_path / "session.py"
-    session.write_text("\n".join(before))
-    assert re.search(r"^1 \d{4}", shell(f"{shlex.quote(sys.executable)} {session}"), flags=re.M)
-
-    (tmp_path / "code" / "train.py").write_text(train)
-    shell("git add train.py && git commit -qm train")
-    commands = [
-        line[2:] for block in blocks(TUTORIAL, "console") for line in block.splitlines() if line.startswith("$ ")
-    ]
-    later = [c for c in commands[3:] if not c.startswith("mlbox serve")]
-    submit, versions, card, promote, status, create, approve = later
-    assert submit.startswith("mlbox submit")
-    shell(submit)
-    assert "None" in shell(versions)
-    shell(card)
-    assert "of one shop" in shell("mlbox model card comes-back/1")
-    shell(promote)
-    wait_for(lambda: "waiting_approval" in shell(status), what="the gates")
+    code = tmp_path / "code"
+    text = TUTORIAL.read_text().replace("http://127.0.0.1:8265", server.url)
+    upto, promote, then = text.partition("$ mlbox model promote comes-back/1\n```\n")
+    typed(upto + promote, shell, code)
+    wait_for(lambda: "waiting_approval" in shell("mlbox model status comes-back/1"), what="the gates")
     refused = subprocess.run(["mlbox", "model", "approve", "comes-back/1"], capture_output=True, text=True, check=False)
     assert (refused.returncode, "trained" in refused.stderr) == (5, True)
-    shell(create)
-    shell(approve.replace("http://127.0.0.1:8265", server.url))
-    session.write_text("import mlbox\n\nbox = mlbox.connect()\n" + "\n".join(after))
-    scores = [float(score) for score in re.findall(r"0\.\d+", shell(f"{shlex.quote(sys.executable)} {session}"))]
-    assert len(scores) == 2
-    printed = typed(ALERT, shell, tmp_path / "code")
+    typed(then, shell, code)
+    (in_python,) = re.findall(r"`(mlbox\.predict\([^`]+)`", then)
+    assert re.search(r"0\.\d+", shell(f"{shlex.quote(sys.executable)} -c 'import mlbox; print({in_python})'"))
+    printed = typed(ALERT.read_text(), shell, code)
     assert not [line for line in printed["mlbox alert show"] if "firing" in line]
     resolved = [line for line in printed["mlbox alert ls --state resolved"] if "resolved" in line]
     assert any("habits@v1:spent_30d" in line for line in resolved)
 
 
 def test_the_tutorial_on_features_prints_what_it_shows(server: Server, shell: Shell, tmp_path: Path) -> None:
-    typed(FEATURES, shell, tmp_path / "code")
+    typed(FEATURES.read_text(), shell, tmp_path / "code")
 
 
 @pytest.mark.slow

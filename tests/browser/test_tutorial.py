@@ -75,10 +75,13 @@ class Reader:
 def bring_rows(server: Server, folder: Path) -> None:
     """Steps 1 to 3 of the tutorial in a terminal."""
     text = (TUTORIALS / "first-model.md").read_text().partition("## 4.")[0]
-    session = folder / "session.py"
-    session.write_text("\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.S | re.M)))
     env = {**os.environ, "MLBOX_URL": server.url, "MLBOX_TOKEN": server.token}
-    subprocess.run([sys.executable, session], env=env, check=True, capture_output=True)
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+    for language, block in re.findall(r"^```(python|console)\n(.*?)^```", text, flags=re.S | re.M):
+        if language == "python":
+            (folder / block.splitlines()[0].removeprefix("# ")).write_text(block)
+        for command in re.findall(r"^\$ (.*)", block, flags=re.M):
+            subprocess.run(["bash", "-c", command], cwd=folder, env=env, check=True, capture_output=True)
 
 
 def test_a_newcomer_trains_a_model_and_it_is_in_production_and_asked(

@@ -88,7 +88,7 @@ def test_the_fleet_is_worst_first_and_each_model_has_a_page(box: Box) -> None:
     text = site.get("/monitoring").text
     assert text.index('href="/monitoring/wild"') < text.index('href="/monitoring/calm"')
     page = site.get("/monitoring/wild").text
-    assert "1 of 2 features drift" in page
+    assert "1 of 2 drift" in page
     assert "Alerts that fire" in page
     assert site.get("/monitoring/none").status_code == 404
     (group,) = asked(box, "/api/v1/alerts/groups").json()

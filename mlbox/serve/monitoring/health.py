@@ -294,7 +294,7 @@ def _drift(results: Sequence[DriftResult]) -> HealthArea:
     drifting = [result for result in known if result.verdict == "alert"]
     suspected = [result for result in known if result.confirmed]
     worst = max(known, key=lambda result: result.statistic or 0)
-    words = f"{len(drifting)} of {len(results)} features drift, {worst.feature} most: D = {distance(worst.statistic)}"
+    words = f"{len(drifting)} of {len(results)} drift, {worst.feature} most: D = {distance(worst.statistic)}"
     return _area("drift", "bad" if drifting else "warn" if suspected else "ok", words)
 
 
