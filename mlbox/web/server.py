@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import uvicorn
 
@@ -97,6 +97,16 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
         if ending:
             await ending
+        await self._end_rest()
+
+    async def _end_rest(self) -> None:
+        """End what is in hand after all, as for clients that hang up: a run may take an hour, and threads wait for it."""
+        connections = cast(set[WatchedProtocol], self.server_state.connections)
+        works = [connection.work for connection in connections if connection.work is not None]
+        for connection in list(connections):
+            connection.transport.abort()
+        if works:
+            await asyncio.wait(works, timeout=GRACE_SECONDS)
 
     async def main_loop(self) -> None:
         """Serve, and watch for clients that are too slow."""

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -35,18 +36,23 @@ Ask = Callable[[Server, float], Callable[[], None]]
 WORKERS = pytest.param(("--workers", "1"), id="workers", marks=pytest.mark.slow)
 
 
-@pytest.fixture(scope="module", params=[pytest.param((), id="inside"), WORKERS])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("leaving") / "data"
+def made(folder: Path, *more: str) -> Server:
+    """A server of two models that were asked nothing yet."""
     with closing(Box(Settings(data_dir=str(folder), gpus="none"), url="http://localhost")) as box:
         for name in ("counting", "unasked"):
             serve(box, name, counting())
-    made = Server(folder, "--grpc-port", "0", *request.param)
+    found = Server(folder, "--grpc-port", "0", *more)
     for name in ("counting", "unasked"):
-        ok(made.http.patch(f"/api/v1/models/{name}/serving", json={"timeout_ms": 3_600_000, "max_batch": 1}))
-    ok(made.http.post(INFER, json=body_of(SHORT)))  # which says what is usual
-    yield made
-    made.stop()
+        ok(found.http.patch(f"/api/v1/models/{name}/serving", json={"timeout_ms": 3_600_000, "max_batch": 1}))
+    return found
+
+
+@pytest.fixture(scope="module", params=[pytest.param((), id="inside"), WORKERS])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    found = made(tmp_path_factory.mktemp("leaving") / "data", *request.param)
+    ok(found.http.post(INFER, json=body_of(SHORT)))  # which says what is usual
+    yield found
+    found.stop()
 
 
 def figure(server: Server, name: str, **labels: str) -> float:
@@ -205,3 +211,15 @@ def test_who_left_before_he_could_be_told_what_was_wrong_is_in_the_log_with_that
 
     found = wait_for(lambda: len(found := statuses()) == 2 * LEAVING and found, what="all lines")
     assert found == [400] * 2 * LEAVING
+
+
+@pytest.mark.parametrize("more", [pytest.param((), id="inside"), WORKERS])
+def test_a_server_that_stops_waits_for_no_run_that_takes_longer_than_its_grace(tmp_path: Path, more: Any) -> None:
+    """Though its clients are still there, and their model may take an hour."""
+    server = made(tmp_path / "data", *more)
+    with contextlib.ExitStack() as leave:
+        for ask in WAYS.values():
+            leave.callback(ask(server, FOR_EVER))
+        wait_for(lambda: waits(server) == len(WAYS) - 1, what="one to run, and the others to wait")
+        assert server.stop() == 0
+    assert "Event loop is closed" not in server.log

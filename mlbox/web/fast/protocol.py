@@ -72,6 +72,8 @@ class FastProtocol(HttpToolsProtocol):
         self._known: list[Known] = []
         self._answered = 0.0
         """When the last fast answer went out."""
+        self.work: asyncio.Future[Answer] | None = None
+        """What is being made in a thread, or later."""
         self._presence = Presence()
         """Of the client, for all of its requests."""
 
@@ -191,17 +193,18 @@ class FastProtocol(HttpToolsProtocol):
             path.turn.join(asked, functools.partial(self._made, cycle))
             return True
         asked.call.presence = self._presence
-        work: asyncio.Future[Answer] = (
+        self.work = (
             self.loop.run_in_executor(path.pool, path.answer, asked)
             if head.fast.later is None
             else self.loop.create_task(path.answer_later(asked))
         )
-        work.add_done_callback(lambda done: self._made(cycle, asked, done.result()))
+        self.work.add_done_callback(lambda done: self._made(cycle, asked, done.result()))
         return True
 
     def _made(self, cycle: Cycle, asked: Asked, answer: Answer) -> None:
         assert self._fast_path is not None
         self._fast_path.edge.leave()
+        self.work = None
         self._send(asked, answer, cycle)
 
     def _send(self, asked: Asked, answer: Answer, cycle: Cycle) -> None:
