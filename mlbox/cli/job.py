@@ -14,7 +14,7 @@ from mlbox.cli.context import connect
 from mlbox.cli.follow import exit_code, follow, read
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.cli.quantities import moment, seconds
-from mlbox.errors import TimedOut
+from mlbox.errors import Conflict, MlboxError, NotAuthorised, NotFound, TimedOut
 from mlbox.records import Job, JobSpec, JobState, Outlook
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: list, show, follow, stop, retry, wait.")
@@ -174,13 +174,25 @@ def retry(
 
 
 def _each(job_ids: list[str], verb: str, output: Output) -> None:
+    """Ask it of each job, also where it cannot be of one before; ends with the exit code of the first that it cannot be of."""
+    jobs: list[Job] = []
+    refused: list[MlboxError] = []
     with connect() as client:
-        jobs = [client.post(f"/api/v1/jobs/{job_id}/{verb}", Job) for job_id in job_ids]
+        for job_id in job_ids:
+            try:
+                jobs.append(client.post(f"/api/v1/jobs/{job_id}/{verb}", Job))
+            except (Conflict, NotFound, NotAuthorised) as err:
+                if len(job_ids) == 1:
+                    raise
+                note(f"mlbox: {job_id}: {err}")
+                refused.append(err)
     if output is not Output.table:
         show(jobs, ("id",), output)
-        return
-    for job in jobs:
-        note(f"The job {job.spec.name or job.id} is {job.state}.")
+    else:
+        for job in jobs:
+            note(f"The job {job.spec.name or job.id} is {job.state}.")
+    if refused:
+        raise typer.Exit(refused[0].exit_code)
 
 
 @app.command(epilog="Example: mlbox wait mlp && mlbox model ls")

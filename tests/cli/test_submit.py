@@ -107,6 +107,20 @@ def test_every_word_that_ps_shows_a_job_by_is_taken_where_an_id_is(box: Callable
     assert box("wait", shown[""]["job"], "napper", "-o", "id").out.split() == [ids[""], ids["napper"]]
 
 
+def test_of_several_jobs_each_is_stopped_or_retried_that_can_be(box: Callable[..., Ran]) -> None:
+    assert box("submit", *SMALL, "--name", "through", "-f", "--", "true").code == 0
+    assert box("submit", *SMALL, "--name", "napping", "--", "sleep", "60").code == 0
+    ran = box("stop", "through", "nobody", "napping")
+    first, second, third = ran.err.splitlines()
+    assert first.startswith("mlbox: through: The job has ended: it succeeded.")
+    assert second.startswith("mlbox: nobody: There is no job 'nobody'.")
+    assert (ran.code, third) == (5, "The job napping is stopping.")
+    assert box("wait", "napping").code == 128 + signal.SIGTERM
+    ran = box("retry", "nobody", "napping", "-o", "id")
+    assert (ran.code, ran.out) == (3, job(box, "napping")["id"] + "\n")
+    assert box("stop", "napping", "-o", "id").code == 0
+
+
 def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[..., Ran]) -> None:
     before = box("ps", "-a", "-o", "id").out
     plan = msgspec.json.decode(box("submit", *SMALL, "--dry-run", "-o", "json", "--", "true").out)
