@@ -17,6 +17,8 @@ from mlbox import __version__
 from mlbox.records import Gpu, Job
 
 _DIGITS = 12
+_LABEL = re.compile(r"^[0-9:]+ (\(virtual\) )?")
+"""Which GPU it was (`Gpu.label`), before what it is called."""
 
 
 @functools.cache
@@ -58,7 +60,7 @@ def differences(
         if name in then and then[name] != now and not (own and name == "packages")
     ]
     names = {gpu.name for gpu in gpus}
-    lost = [each for each in then.get("gpus", "").split(", ") if each and each.partition(" ")[2] not in names]
+    lost = [each for each in then.get("gpus", "").split(", ") if each and _LABEL.sub("", each) not in names]
     found += [f"it ran on GPU {each}, of a kind that the box has no more" for each in lost]
     if own and not is_built(job.spec.environment):
         found.append("its environment is built anew: what it does not pin may come in another version, or not at all")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
+
 from mlbox.records import Attempt, Gpu, Job, JobSpec
 from mlbox.scheduler.machine import differences, this_machine, with_gpus
 
@@ -23,9 +25,17 @@ def ran(ran_on: dict[str, str], **spec: str) -> Job:
     )
 
 
-def test_nothing_differs_where_nothing_has_changed() -> None:
-    gpu = Gpu(uuid="GPU-1", index=0, name="NVIDIA H200")
-    assert differences(ran(with_gpus(MACHINE, [gpu])), MACHINE, [gpu], NOTHING.__contains__) == []
+@pytest.mark.parametrize(
+    "gpu",
+    [
+        Gpu(uuid="GPU-1", index=0, name="NVIDIA H200"),
+        Gpu(uuid="MIG-1", index=0, mig=1, name="NVIDIA H200 MIG 1g.18gb"),
+        Gpu(uuid="VIRTUAL-0", index=0, name="A100", virtual=True),
+    ],
+    ids=["whole", "mig", "virtual"],
+)
+def test_nothing_differs_where_nothing_has_changed(gpu: Gpu) -> None:
+    assert differences(ran(with_gpus(MACHINE, [gpu, gpu])), MACHINE, [gpu], NOTHING.__contains__) == []
     assert differences(ran(dict(this_machine())), this_machine(), [], NOTHING.__contains__) == []
 
 
