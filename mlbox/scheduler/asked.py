@@ -20,6 +20,10 @@ MEMORY_GB = 32.0
 GB_PER_CPU = 4.0
 MOST_RETRIES = 100
 MOST_PROCS = 1024
+MOST_TIMEOUT = 3650 * 86400
+"""Longer ones end when no calendar goes on, and no decision could be made beside them."""
+MOST_GRACE = 3600
+"""Who needs the GPUs waits so long for a job that does not end by itself."""
 SEEDS = 2**32
 """NumPy takes no larger ones."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -119,10 +123,10 @@ def _out_of_bounds(spec: JobSpec) -> Iterator[tuple[str, str]]:
     gpus = spec.gpus or 0.0
     if gpus >= 1 and gpus != round(gpus):
         yield "gpus", "Ask for part of one, or for whole ones."
-    for field in ("timeout_seconds", "grace_seconds"):
-        value = getattr(spec, field)
-        if value is not None and not (0 <= value < math.inf and (value or field == "grace_seconds")):
-            yield field, "Give seconds above 0."
+    if spec.timeout_seconds is not None and not 0 < spec.timeout_seconds <= MOST_TIMEOUT:
+        yield "timeout_seconds", f"Give seconds above 0, up to {MOST_TIMEOUT:,} (ten years), or none for no limit."
+    if spec.grace_seconds is not None and not 0 <= spec.grace_seconds <= MOST_GRACE:
+        yield "grace_seconds", f"Give 0 to {MOST_GRACE:,} seconds: so long who needs the GPUs may have to wait."
     if spec.retries is not None and not 0 <= spec.retries <= MOST_RETRIES:
         yield "retries", f"Use 0 to {MOST_RETRIES}."
     if not all(1 <= code <= 255 for code in spec.retry_exit_codes):
