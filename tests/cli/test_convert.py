@@ -13,9 +13,12 @@ import pytest
 import mlbox
 from mlbox.cli import main
 from mlbox.errors import InvalidInput
+from mlbox.records import ServingConfig
 from mlbox.sdk.export import Exported
+from mlbox.serve.inference.check import bench_onnx, compare_onnx, inspect_onnx
 from mlbox.serve.inference.check_sample import compared
 from mlbox.serve.inference.runtime import CPU, Session
+from mlbox.serve.inference.warmup import warm
 
 COLUMNS = {
     "age": np.array([20, 35, 50, 65] * 10),
@@ -24,7 +27,7 @@ COLUMNS = {
 }
 
 
-def pipeline() -> Any:
+def pipeline(unknown: str = "ignore", *more: Any) -> Any:
     import pandas as pd
     from sklearn.compose import ColumnTransformer
     from sklearn.linear_model import LogisticRegression
@@ -32,7 +35,10 @@ def pipeline() -> Any:
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     prepare = ColumnTransformer(
-        [("numbers", StandardScaler(), ["age", "income"]), ("texts", OneHotEncoder(handle_unknown="ignore"), ["city"])]
+        [
+            ("numbers", StandardScaler(), ["age", "income"]),
+            ("texts", OneHotEncoder(handle_unknown=unknown), ["city", *more]),
+        ]
     )
     model = Pipeline([("prepare", prepare), ("model", LogisticRegression())])
     return model.fit(pd.DataFrame(COLUMNS), np.array(["no", "yes", "yes", "no"] * 10))
@@ -61,6 +67,26 @@ def test_a_pipeline_of_numbers_and_texts_keeps_its_columns(tmp_path: Path) -> No
     assert session.batched
     assert difference(exported, tmp_path) < 1e-5
     assert "inputs age, income, city" in repr(exported)
+
+
+@pytest.mark.parametrize("more", [(), ("age",)])
+def test_a_pipeline_that_takes_no_category_but_its_own_is_tried_with_these(
+    tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    """As scikit-learn's `OneHotEncoder()` is by default."""
+    path, sample = tmp_path / "model.onnx", tmp_path / "sample.npz"
+    exported = mlbox.export_onnx(pipeline("error", *more), COLUMNS)
+    path.write_bytes(exported.onnx)
+    sample.write_bytes(exported.sample())
+    found = inspect_onnx(path)
+    assert found.joins
+    assert {(name, value) for name, _, value in found.known} == {("city", "Bonn"), *((name, 20) for name in more)}
+    assert compare_onnx(path, sample).difference == pytest.approx(0, abs=1e-5)
+    session = session_of(exported)
+    assert warm(session, session.inputs, known=found.known) is not None
+    assert warm(session, session.inputs) is None, "zeros and the text 0 are refused"
+    _, (figure,) = bench_onnx(path, config=ServingConfig(), rows=[2], concurrency=[1], seconds=0.01)
+    assert figure.p50_ms > 0
 
 
 def test_a_frame_is_its_columns() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
 from mlbox.records import ServingConfig
@@ -19,6 +19,35 @@ from mlbox.serve.inference import check
 from mlbox.serve.inference.runtime import Session
 from mlbox.store.sandbox.workers import ForkServer
 from tests.models import linear, save
+
+
+def one_hot(column: str | int, *, zeros: int = 0) -> onnx.ModelProto:
+    """Of rows [N, 3] one column, chosen by an index from the file or from nowhere, and its place among 7, 8 and 9."""
+    index = numpy_helper.from_array(np.array([column], np.int64), "at") if isinstance(column, int) else None
+    graph = helper.make_graph(
+        [
+            helper.make_node("ArrayFeatureExtractor", ["input", "at"], ["one"], domain="ai.onnx.ml"),
+            helper.make_node("Cast", ["one"], ["whole"], to=TensorProto.INT64),
+            helper.make_node(
+                "OneHotEncoder", ["whole"], ["hot"], domain="ai.onnx.ml", cats_int64s=[7, 8, 9], zeros=zeros
+            ),
+            helper.make_node("ReduceSum", ["hot", "last"], ["sum"], keepdims=0),
+        ],
+        "one_hot",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["N", 1])],
+        [numpy_helper.from_array(np.array([2], np.int64), "last"), *([index] if index is not None else [])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_a_column_of_categories_is_tried_with_one_that_the_model_knows(tmp_path: Path) -> None:
+    found = check.inspect_onnx(save(one_hot(1), tmp_path))
+    assert (found.known, found.joins) == ((("input", 1, 7),), True)
+    assert check.inspect_onnx(save(one_hot(1, zeros=1), tmp_path)).known == ()
+    with pytest.raises(InvalidInput):
+        check.inspect_onnx(save(one_hot("nowhere"), tmp_path))
 
 
 def test_a_good_model_says_what_it_takes_and_gives(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import msgspec
 
 from mlbox.errors import InvalidInput
 from mlbox.records import BenchFigure, Record, RunArtifact, ServingConfig, TensorSpec
+from mlbox.serve.inference.check_values import Known
 from mlbox.store.registry.model_folders import ModelFolders, beside
 from mlbox.store.sandbox.workers import ForkServer, Worker
 
@@ -51,6 +52,8 @@ class ModelCheck(Record, frozen=True, kw_only=True):
     """Whether rows are answered alike alone and together, so that requests may be joined."""
     branches: bool = False
     """Whether it loops or branches, so that how long a run takes depends on the values that it is given."""
+    known: tuple[Known, ...] = ()
+    """Values for columns of its inputs that take no others than some."""
 
 
 class Comparison(Record, frozen=True, kw_only=True):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlbox.errors import MlboxError
 from mlbox.records import ServingConfig
+from mlbox.serve.inference.check_values import Known
 from mlbox.serve.inference.lanes import Lane
 from mlbox.serve.inference.runtime import Session
 from mlbox.serve.inference.statistics import Statistics
@@ -25,11 +26,14 @@ LEAST_RUNS = 20
 Feeds = Callable[[int], Mapping[str, "np.ndarray"]]
 
 
-def measured(session: Session, feeds: Feeds, task: Mapping[str, Any], *, joins: bool) -> dict[str, Any]:
+def measured(
+    session: Session, feeds: Feeds, task: Mapping[str, Any], *, joins: bool, known: Sequence[Known]
+) -> dict[str, Any]:
     """A figure for each number of rows and of requests at a time."""
     config = ServingConfig(**task["config"])
     watch = Watch()
-    lane = Lane("model/1", session, config, Statistics(), watch, joins=joins, speed=warm(session, session.inputs))
+    speed = warm(session, session.inputs, known=known)
+    lane = Lane("model/1", session, config, Statistics(), watch, joins=joins, speed=speed)
     sizes = task["rows"] if session.batched or session.tabular else [1]
     figures = [
         _figure(lane, session, feeds(rows), rows, concurrency, task["seconds"])

@@ -15,9 +15,11 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from mlbox.serve.inference.check_values import Known, known_values
 
 MEMORY_BYTES = 16 * 1024**3
 CPU_SECONDS = 300
@@ -39,6 +41,8 @@ class Contents(NamedTuple):
     """The files beside it in which it keeps weights."""
     branches: bool
     """Whether it has one of `BRANCHING`."""
+    known: list[Known]
+    """Values for columns of its inputs that take no others than some."""
 
 
 class ExternalData(Exception):
@@ -98,20 +102,21 @@ def _examine(task: dict[str, Any]) -> dict[str, Any]:
 
     before = _memory()
     session, contents, size = _load(Path(task["model"]))
-    feeds = _trial(session, task.get("width") or 1)
+    feeds = _trial(session, task.get("width") or 1, contents.known)
     answer: dict[str, Any] = {
         "inputs": msgspec.to_builtins(session.inputs),
         "outputs": msgspec.to_builtins(session.outputs),
         "size": size,
         "external": sorted(contents.external),
         "branches": contents.branches,
+        "known": contents.known,
         "memory": max(_memory() - before, LEAST_MEMORY),
         "joins": session.batched and _rows_stand_alone(session, feeds),
     }
     if task.get("bench"):
         from mlbox.serve.inference.check_bench import measured
 
-        answer["bench"] = measured(session, feeds, task["bench"], joins=answer["joins"])
+        answer["bench"] = measured(session, feeds, task["bench"], joins=answer["joins"], known=contents.known)
     if task.get("against"):
         from mlbox.serve.inference.check_sample import compared
 
@@ -141,8 +146,8 @@ def _replayed(session: Any, job: dict[str, Any]) -> list[str]:
 
     asked = [Asked(session, job["folders"][0])]
     if job.get("beside"):
-        beside, _, _ = _load(Path(job["beside"]))
-        _trial(beside, job["width"] or 1)
+        beside, contents, _ = _load(Path(job["beside"]))
+        _trial(beside, job["width"] or 1, contents.known)
         asked.append(Asked(beside, job["folders"][1]))
     replay(asked, job["seconds"])
     return [one.error for one in asked]
@@ -182,7 +187,7 @@ def _check_file(content: bytes, beside: frozenset[str]) -> Contents:
             )
     if external - beside:
         raise ExternalData(external, min(external - beside))
-    return Contents(external, branches)
+    return Contents(external, branches, known_values(model))
 
 
 def _messages(root: Any) -> Iterator[Any]:
@@ -201,7 +206,7 @@ def _memory() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def _trial(session: Any, width: int) -> Callable[[int], dict[str, Any]]:
+def _trial(session: Any, width: int, known: Sequence[Known]) -> Callable[[int], dict[str, Any]]:
     """Run the model on generated inputs of one row and of two, and give what makes such inputs of any number of rows.
 
     Two sizes, because a model may hold to the one that it was exported with. Other free dimensions are tried in a few sizes,
@@ -211,7 +216,7 @@ def _trial(session: Any, width: int) -> Callable[[int], dict[str, Any]]:
 
     first: Exception | None = None
     for size in (width,) if session.tabular else FREE_SIZES:
-        feeds = functools.partial(_generated, generated, session.inputs, size)
+        feeds = functools.partial(_generated, generated, session.inputs, size, known)
         try:
             for rows in (1, 2) if session.batched or session.tabular else (1,):
                 _run(session, feeds, rows)
@@ -223,8 +228,10 @@ def _trial(session: Any, width: int) -> Callable[[int], dict[str, Any]]:
     raise first
 
 
-def _generated(generate: Callable[..., dict[str, Any]], inputs: Any, size: int, rows: int) -> dict[str, Any]:
-    return generate(inputs, rows, size)
+def _generated(
+    generate: Callable[..., dict[str, Any]], inputs: Any, size: int, known: Sequence[Known], rows: int
+) -> dict[str, Any]:
+    return generate(inputs, rows, size, known=known)
 
 
 def _run(session: Any, feeds: Callable[[int], dict[str, Any]], rows: int) -> object:
@@ -250,7 +257,12 @@ def _rows_stand_alone(session: Any, feeds: Callable[[int], dict[str, Any]]) -> b
 
 
 def _random(rng: Any, data: Any) -> Any:
-    return rng.standard_normal(data.shape).astype(data.dtype) if data.dtype.kind == "f" else data
+    """Random numbers in the place of zeros: what is no zero is a category, and the model may take no other."""
+    import numpy as np
+
+    if data.dtype.kind != "f":
+        return data
+    return np.where(data == 0, rng.standard_normal(data.shape), data).astype(data.dtype)
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -271,7 +271,7 @@ class Loader:
         """A version that ran: on what its model was asked lately, where that was anything, before it is asked itself."""
         config = self.config(version.model)
         inputs, recorded = inputs_of(version, session.inputs), self._recorded(version.model)
-        speed = warm(session, inputs, recorded, seconds=config.timeout_ms / 1000)
+        speed = warm(session, inputs, recorded, known=check.known, seconds=config.timeout_ms / 1000)
         if check.branches:  # then its timing says nothing of the next request, which must hold up nobody else
             speed = None
         lane = Lane(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlbox.records import TensorSpec
+from mlbox.serve.inference.check_values import Known
 from mlbox.serve.inference.runtime import LONGEST_SECONDS, Session
 from mlbox.serve.inference.tensors import NUMPY, Tensor
 
@@ -73,8 +74,13 @@ class Recent:
         return [{tensor.name: tensor.data for tensor in tensors} for tensors in list(self._kept.get(model, ()))]
 
 
-def generated(inputs: Sequence[TensorSpec], rows: int, size: int = 1) -> dict[str, np.ndarray]:
-    """Zeros, and texts of zero, in the shape of a model's inputs; `size` stands for free dimensions other than that of rows."""
+def generated(
+    inputs: Sequence[TensorSpec], rows: int, size: int = 1, *, known: Sequence[Known] = ()
+) -> dict[str, np.ndarray]:
+    """Zeros, and texts of zero, or what is `known` to be taken, in the shape of a model's inputs.
+
+    `size` stands for free dimensions other than that of rows.
+    """
     import numpy as np
 
     feeds = {}
@@ -82,26 +88,43 @@ def generated(inputs: Sequence[TensorSpec], rows: int, size: int = 1) -> dict[st
         free = [rows if place == 0 else size for place in range(len(spec.shape))]
         shape = [free[place] if wanted == -1 else wanted for place, wanted in enumerate(spec.shape)]
         feeds[spec.name] = np.full(shape, ZERO, object) if spec.dtype == "BYTES" else np.zeros(shape, NUMPY[spec.dtype])
+    for name, column, value in known:
+        if name in feeds:
+            _put(feeds[name], column, value)
     return feeds
 
 
+def _put(data: np.ndarray, column: int, value: str | int) -> None:
+    """Write a value into a column, where there is one, and it is of such values."""
+    if not data.size or data.ndim > 2 or (data.dtype == object) != isinstance(value, str):
+        return
+    rows = data.reshape(len(data), -1)
+    if -rows.shape[1] <= column < rows.shape[1]:
+        rows[:, column] = value
+
+
 def warm(
-    session: Session, inputs: Sequence[TensorSpec], recorded: Sequence[Feeds] = (), *, seconds: float = LONGEST_SECONDS
+    session: Session,
+    inputs: Sequence[TensorSpec],
+    recorded: Sequence[Feeds] = (),
+    *,
+    known: Sequence[Known] = (),
+    seconds: float = LONGEST_SECONDS,
 ) -> Speed | None:
     """Run a session until it is as quick as it gets; its speed, where that depends on nothing but rows.
 
-    `inputs` are what the version takes, which may be narrower than what the file does; `seconds` is what it may take in another
-    process for a request that was recorded. What fails here fails when it is asked.
+    `inputs` are what the version takes, which may be narrower than what the file does, and `known` values for them. `seconds` is
+    what it may take in another process for a request that was recorded. What fails here fails when it is asked.
     """
     for feeds in recorded:
         _runs(session, feeds, session.options(seconds))
     if not recorded:
-        any(_runs(session, generated(inputs, 1, size)) for size in FREE_SIZES)  # the first that it takes
+        any(_runs(session, generated(inputs, 1, size, known=known)) for size in FREE_SIZES)  # the first that it takes
     if any(-1 in spec.shape[1:] for spec in inputs) or (not session.batched and _free(inputs)):
         return None
     try:
-        first = _seconds(session, generated(inputs, 1))
-        many = _seconds(session, generated(inputs, MANY_ROWS)) if session.batched else first
+        first = _seconds(session, generated(inputs, 1, known=known))
+        many = _seconds(session, generated(inputs, MANY_ROWS, known=known)) if session.batched else first
     except Exception as err:
         _log.debug("A version could not be timed.", exc_info=err)
         return None
