@@ -13,6 +13,7 @@ from mlbox.errors import InvalidInput
 if TYPE_CHECKING:
     import numpy as np
 
+LOCALE = "C.UTF-8"
 Arrays = dict[str, "np.ndarray"]
 
 
@@ -77,12 +78,22 @@ def sklearn_tensors(model: Any, arrays: Mapping[str, np.ndarray], opset: int) ->
             options={id(model): {"zipmap": False}} if classifies else None,
             target_opset=opset,
         )
+    _name_locale(converted)
     frame = pd.DataFrame({name: array[:, 0] for name, array in columns.items()})
     answers = [model.predict(frame), *([model.predict_proba(frame)] if classifies else [])]
     names = [output.name for output in converted.graph.output]
     shaped = [np.asarray(answer) if classifies else np.asarray(answer).reshape(len(frame), -1) for answer in answers]
     inputs = {name: _as_sent(array) for name, array in columns.items()}
     return converted.SerializeToString(), inputs, dict(zip(names, shaped, strict=False))
+
+
+def _name_locale(model: Any) -> None:
+    """Have texts made lower case by the locale that every Linux has: onnxruntime's own default, en_US, is on no slim image."""
+    from onnx import helper
+
+    for node in model.graph.node:
+        if node.op_type == "StringNormalizer" and all(one.name != "locale" for one in node.attribute):
+            node.attribute.append(helper.make_attribute("locale", LOCALE))
 
 
 def _kind(array: np.ndarray) -> Any:

@@ -89,6 +89,27 @@ def test_a_pipeline_that_takes_no_category_but_its_own_is_tried_with_these(
     assert figure.p50_ms > 0
 
 
+def test_words_are_counted_alike_on_a_box_without_a_language(tmp_path: Path) -> None:
+    """With no locale but those that are always there, as in a container."""
+    import pandas as pd
+    from sklearn.compose import ColumnTransformer
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    columns = {
+        "words": np.array(["From Bonn to Ulm", "FROM BONN", "to ulm", "Ulm"] * 10, object),
+        "age": COLUMNS["age"].astype(np.float64),
+    }
+    prepare = ColumnTransformer([("words", TfidfVectorizer(), "words"), ("age", "passthrough", ["age"])])
+    model = make_pipeline(prepare, LogisticRegression()).fit(pd.DataFrame(columns), np.array([0, 1, 1, 0] * 10))
+    path, sample = tmp_path / "model.onnx", tmp_path / "sample.npz"
+    exported = mlbox.export_onnx(model, columns)
+    path.write_bytes(exported.onnx)
+    sample.write_bytes(exported.sample())
+    assert compare_onnx(path, sample).difference == pytest.approx(0, abs=1e-5)
+
+
 def test_a_frame_is_its_columns() -> None:
     import pandas as pd
 
