@@ -77,6 +77,7 @@ class DataDir:
         if replay_clock:
             manifest.replay_us = to_us(parse_time(replay_clock, field="replay_clock"))
         self._write(manifest)
+        write_atomic(self.root / ".gitignore", b"*\n")  # a box's data and its admin's token belong in no repository
         return manifest
 
     def _resume(self, replay_clock: str) -> _Manifest:

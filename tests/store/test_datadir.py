@@ -34,6 +34,16 @@ def test_a_folder_with_other_things_is_not_adopted(tmp_path: Path) -> None:
         DataDir(tmp_path)
 
 
+def test_git_adds_nothing_of_a_directory(tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    DataDir(tmp_path / "box").close()
+    (tmp_path / "box" / "admin-token").touch()
+    (tmp_path / "train.py").touch()
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+    listed = subprocess.run(["git", "-C", tmp_path, "ls-files"], check=True, capture_output=True, text=True)
+    assert listed.stdout.split() == ["train.py"]
+
+
 def test_a_damaged_version_file_is_named_not_replaced(tmp_path: Path) -> None:
     DataDir(tmp_path).close()
     (tmp_path / "MLBOX_VERSION").write_text("{")
