@@ -118,6 +118,11 @@ def test_the_first_tutorial_ends_in_predictions_and_the_next_in_an_alert(
     typed(then, shell, code)
     (in_python,) = re.findall(r"`(mlbox\.predict\([^`]+)`", then)
     assert re.search(r"0\.\d+", shell(f"{shlex.quote(sys.executable)} -c 'import mlbox; print({in_python})'"))
+    (script,) = blocks(ROOT / "README.md", "python")
+    (code / "again.py").write_text(script)
+    shell("python again.py")
+    again = json.loads(shell("mlbox model versions comes-back -o json"))[0]
+    assert (again["version"], again["dataset"], sorted(again["metrics"])) == (2, "visits@v1", ["auc"])
     printed = typed(ALERT.read_text(), shell, code)
     assert not [line for line in printed["mlbox alert show"] if "firing" in line]
     resolved = [line for line in printed["mlbox alert ls --state resolved"] if "resolved" in line]

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from mlbox.cli.context import connect
+from mlbox.cli.jobtable import called
 from mlbox.cli.output import note
 from mlbox.records import Job, JobState
 
@@ -71,7 +72,8 @@ def exit_code(job: Job) -> int:
     """A job's end as that of a command: its own code, 128 and the number of the signal that ended it, or timeout's."""
     if job.state == "succeeded":
         return 0
-    note(f"mlbox: The job {job.spec.name or job.id} {job.state.replace('_', ' ')}: {job.reason}.")
+    tries = f" after {len(job.attempts)} attempts" if job.state == "failed" and len(job.attempts) > 1 else ""
+    note(f"mlbox: The job {called(job)} {job.state.replace('_', ' ')}{tries}: {job.reason}.")
     if job.state == "timed_out":
         return TIMED_OUT
     code = job.exit_code or 1

@@ -190,7 +190,7 @@ def _each(job_ids: list[str], verb: str, output: Output) -> None:
         show(jobs, ("id",), output)
     else:
         for job in jobs:
-            note(f"The job {job.spec.name or job.id} is {job.state}.")
+            note(f"The job {jobtable.called(job)} is {job.state}.")
     if refused:
         raise typer.Exit(refused[0].exit_code)
 
@@ -211,7 +211,7 @@ def wait(
         for job_id in ids:
             while (job := patiently(lambda: client.get(f"/api/v1/jobs/{job_id}", Job))).ended_at is None:  # noqa: B023
                 if end is not None and time.monotonic() > end:
-                    raise TimedOut(f"The job {job.spec.name or job.id} is {job.state}.", hint="Wait longer.")
+                    raise TimedOut(f"The job {jobtable.called(job)} is {job.state}.", hint="Wait longer.")
                 time.sleep(live.POLL_SECONDS)
             done.append(job)
     show_jobs(done, output)

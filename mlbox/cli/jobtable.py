@@ -34,6 +34,11 @@ def rows(jobs: Sequence[Job]) -> list[dict[str, Any]]:
     ]
 
 
+def called(job: Job) -> str:
+    """Its name, or its short id."""
+    return job.spec.name or job.id[-SHORT_ID:]
+
+
 def asks(spec: JobSpec) -> str:
     """What of the box a job takes, in words."""
     gpus = f"{spec.gpus:g} GPU" if spec.gpus else f"{spec.gpu_memory_gb:g} GB of a GPU" if spec.gpu_memory_gb else ""

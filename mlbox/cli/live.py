@@ -92,9 +92,7 @@ def _gpus(gpus: list[dict[str, Any]], running: list[Job]) -> str:
     for gpu in gpus:
         label = msgspec.convert(gpu, Gpu).label
         holders = [job for job in running if gpu["index"] in job.attempts[-1].gpus]
-        names = (
-            ", ".join(job.spec.name or job.id[-jobtable.SHORT_ID :] for job in holders) or gpu.get("taken_by") or "free"
-        )
+        names = ", ".join(jobtable.called(job) for job in holders) or gpu.get("taken_by") or "free"
         rows.append({column: gpu.get(field) for field, column in GPU_COLUMNS.items()} | {"gpu": label, "jobs": names})
     columns = [name for name in GPU_COLUMNS.values() if any(row[name] is not None for row in rows)]
     return table(rows, columns)

@@ -9,7 +9,7 @@ import typer
 
 from mlbox.cli.divergence import METAVAR, read_rules
 from mlbox.cli.follow import follow
-from mlbox.cli.jobtable import SHORT_ID, rows
+from mlbox.cli.jobtable import called, rows
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.quantities import gigabytes, seconds
 from mlbox.errors import InvalidInput, suggest
@@ -210,7 +210,7 @@ def _submit(command: tuple[str, ...], options: JobOptions, *, follow_log: bool, 
 
 def _tell(job: Job, page: str, *, follow_log: bool, output: Output) -> None:
     """Say which job it is: on stdout, or where its log goes there, on stderr."""
-    name = job.spec.name or job.id[-SHORT_ID:]
+    name = called(job)
     if not follow_log:
         if output is Output.table:
             show(rows([job]), ("job", "name", "command", "state", "team", "asks"))

@@ -45,7 +45,10 @@ def test_a_followed_job_ends_as_the_job_ends(box: Callable[..., Ran], home: Path
     assert ran.err.startswith("The job mlp is queued: http://")
     ran = box("submit", *SMALL, "--follow", "--", "python", "train.py", "42")
     assert ran.code == 42
-    assert ran.err.splitlines()[-1].endswith("failed: exit status 42.")
+    first, *_, last = ran.err.splitlines()
+    assert last == f"mlbox: {first.partition(' is queued')[0]} failed: exit status 42."
+    ran = box("submit", *SMALL, "--retries", "1", "--follow", "--", "python", "train.py", "3")
+    assert ran.err.splitlines()[-1].endswith(" failed after 2 attempts: exit status 3.")
     assert box("submit", *SMALL, "--timeout", "0.3", "-f", "--", "sleep", "60").code == 124
     assert box("submit", *SMALL, "-f", "--", "sh", "-c", "kill -SEGV $$").code == 128 + signal.SIGSEGV
 
