@@ -147,6 +147,8 @@ def test_a_queue_counts_its_jobs_and_is_not_removed_under_them(house: House) -> 
         ({"max_gpus": -1.0}, "max_gpus"),
         ({"max_running": -1}, "max_running"),
         ({"slice_minutes": 0.0}, "slice_minutes"),
+        ({"slice_minutes": 1e300}, "slice_minutes"),
+        ({"weight": 1e-300}, "weight"),
         ({"name": "a b"}, "name"),
     ],
 )

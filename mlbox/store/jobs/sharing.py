@@ -21,6 +21,8 @@ from mlbox.store.windows import check_zone, parse_window
 
 DEFAULT = "default"
 MOST_WEIGHT = 1000.0
+MOST_SLICE = 7 * 24 * 60.0
+"""Minutes: who waits for a turn longer than a week gets none."""
 _HOUR_US = 3_600_000_000
 _ZERO_AFTER = 20
 """Half-lives after which what was used is nothing any more: a millionth."""
@@ -101,7 +103,7 @@ class Sharing:
         _check_weight(queue.weight)
         _check_least(queue.max_gpus, "max_gpus", 0.0)
         _check_least(queue.max_running, "max_running", 0)
-        _check_least(queue.slice_minutes, "slice_minutes", 0.1)
+        _check_between(queue.slice_minutes, "slice_minutes", 0.1, MOST_SLICE)
         limits = (queue.weight, queue.max_gpus, queue.max_running, queue.slice_minutes)
 
         def write(tx: Tx) -> None:
@@ -266,13 +268,20 @@ def _checked(quota: TeamQuota) -> TeamQuota:
 
 
 def _check_weight(weight: float) -> None:
-    if not 0 < weight <= MOST_WEIGHT:
-        raise InvalidInput(f"The weight is {weight}.", hint=f"Use above 0 to {MOST_WEIGHT:g}.", field="weight")
+    if not 1 / MOST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise InvalidInput(
+            f"The weight is {weight:g}.", hint=f"Use {1 / MOST_WEIGHT:g} to {MOST_WEIGHT:g}.", field="weight"
+        )
 
 
 def _check_least(value: float | None, field: str, least: float) -> None:
     if value is not None and not (least <= value < math.inf):
         raise InvalidInput(f"{field} is {value}.", hint=f"Use {least:g} or more.", field=field)
+
+
+def _check_between(value: float | None, field: str, least: float, most: float) -> None:
+    if value is not None and not least <= value <= most:
+        raise InvalidInput(f"{field} is {value:g}.", hint=f"Use {least:g} to {most:,g}.", field=field)
 
 
 def _queue(row: Row) -> JobQueue:
