@@ -21,11 +21,7 @@ def next_after(expression: str, moment: datetime, *, timezone: str = "UTC", fiel
     """The first time after a moment that it asks for, in UTC; raises InvalidInput for what is none, or never comes."""
     found = next(_times(expression, moment, timezone, field), None)
     if found is None:
-        raise InvalidInput(
-            f"{expression!r:.80} never comes: no such day within 50 years.",
-            hint="Check day and month.",
-            field=field,
-        )
+        raise _never(expression, "no such day within 50 years", field)
     return found.astimezone(UTC)
 
 
@@ -43,6 +39,18 @@ def in_words(expression: str) -> str:
     return str(_times(expression, datetime(2026, 1, 1, tzinfo=UTC), "UTC", "schedule").explain())
 
 
+def _never(expression: str, why: str, field: str) -> InvalidInput:
+    return InvalidInput(f"{expression!r:.80} never comes: {why}.", hint="Check day and month.", field=field)
+
+
+def _is_sound(expression: str) -> bool:
+    try:
+        CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True
+
+
 def _times(expression: str, moment: datetime, timezone: str, field: str) -> CronSim:
     try:
         zone = ZoneInfo(timezone)
@@ -50,11 +58,18 @@ def _times(expression: str, moment: datetime, timezone: str, field: str) -> Cron
         raise InvalidInput(
             f"{timezone!r:.80} is no time zone.", hint="Name one as Europe/Berlin, or UTC.", field="timezone"
         ) from err
+    fields = expression.split()
     try:
-        if len(expression.split()) != FIELDS:
-            raise CronSimError(f"it has {len(expression.split())} fields")
+        if len(fields) != FIELDS:
+            raise CronSimError(f"it has {len(fields)} field{'s' * (len(fields) != 1)}")
         return CronSim(expression, moment.astimezone(zone))
     except CronSimError as err:
+        if (
+            len(fields) == FIELDS
+            and _is_sound(" ".join((*fields[:3], "*", fields[4])))
+            and _is_sound(f"* * * {fields[3]} *")
+        ):
+            raise _never(expression, "none of its months has such a day", field) from err
         raise InvalidInput(
             f"{expression!r:.80} is no schedule: {err}.",
             hint="Write a cron expression of five fields: minute, hour, day, month, weekday; as '5 * * * *'.",
