@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from msgspec.structs import replace
 
 from mlbox.clock import Clock
+from mlbox.errors import NotFound
 from mlbox.ids import new_id
 from mlbox.loop import Loop
 from mlbox.outcomes import each, only
@@ -230,16 +231,23 @@ class Scheduler:
         return differences(job, supply.machine, supply.gpus, self._launcher.is_built)
 
     def log(self, job_id: str, attempt: int | None = None, *, offset: int = 0, limit: int = 1 << 20) -> bytes:
-        """What an attempt, or the last one, printed, from an offset in bytes; raises NotFound for an unknown job."""
-        job = self._jobs.get(job_id)
-        return self._executor.log(Ref(job.id, attempt or max(1, len(job.attempts))), offset, limit)
+        """What an attempt, or the last one, printed, from an offset in bytes; raises NotFound for an unknown one."""
+        return self._executor.log(self._attempt(job_id, attempt), offset, limit)
 
     def log_start(
         self, job_id: str, attempt: int | None = None, *, lines: int | None = None, since: datetime | None = None
     ) -> int:
         """The offset where the last lines of a log begin, or what was printed since a moment; raises NotFound."""
-        job = self._jobs.get(job_id)
-        return self._executor.log_start(Ref(job.id, attempt or max(1, len(job.attempts))), lines=lines, since=since)
+        return self._executor.log_start(self._attempt(job_id, attempt), lines=lines, since=since)
+
+    def _attempt(self, job_id: str, number: int | None) -> Ref:
+        """An attempt of a job, or its last one: the first, too, where it has had none yet; raises NotFound."""
+        last = max(1, len(self._jobs.get(job_id).attempts))
+        if number is not None and number > last:
+            raise NotFound(
+                f"The job has no attempt {number}.", hint=f"The last is {last}: `mlbox show` lists them.", field="attempt"
+            )
+        return Ref(job_id, number or last)
 
     def gpus(self) -> list[Gpu]:
         """The GPUs of the box, what they do and who has them."""

@@ -110,6 +110,15 @@ def test_every_word_that_ps_shows_a_job_by_is_taken_where_an_id_is(box: Callable
     assert box("wait", shown[""]["job"], "napper", "-o", "id").out.split() == [ids[""], ids["napper"]]
 
 
+def test_an_attempt_that_there_is_not_has_no_log(box: Callable[..., Ran]) -> None:
+    assert box("submit", *SMALL, "--name", "said", "-f", "--", "echo", "it").code == 0
+    assert box("logs", "said", "--attempt", "1").out == "it\n"
+    for more in ((), ("-f",), ("--tail", "3")):
+        ran = box("logs", "said", "--attempt", "9", *more)
+        assert (ran.code, ran.out) == (3, "")
+        assert ran.line == "The job has no attempt 9. The last is 1: `mlbox show` lists them."
+
+
 def test_of_several_jobs_each_is_stopped_or_retried_that_can_be(box: Callable[..., Ran]) -> None:
     assert box("submit", *SMALL, "--name", "through", "-f", "--", "true").code == 0
     assert box("submit", *SMALL, "--name", "napping", "--", "sleep", "60").code == 0
