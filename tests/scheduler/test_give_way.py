@@ -77,6 +77,7 @@ def test_an_urgent_job_runs_once_whom_it_stopped_has_ended_and_that_goes_on(open
     victim = victim_of(house, grace_seconds=600)  # it ends by itself: nobody waits for its grace
     urgent = house.until(house.shell("true", gpus=1, priority="urgent", name="now"), "running", "succeeded")
     gave_way = house.scheduler.job(victim.id).attempts[0]
+    assert re.fullmatch(r"gives way to another job: that one is urgent \(.*143\)", gave_way.reason), gave_way.reason
     assert gave_way.ended_at is not None
     assert gave_way.ended_at <= urgent.attempts[0].started_at
     check_both_went_well(house, victim, urgent)

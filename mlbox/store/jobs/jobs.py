@@ -255,7 +255,8 @@ def _end(tx: Tx, job: Job, end: End) -> Job:
     """End the present attempt, and the job with it, unless that is tried once more or goes on later."""
     outcome = outcome_of(job, end.state)
     now = tx.now
-    job = _with_attempt(tx, job, ended_at=now, exit_code=end.exit_code, reason=end.reason, outcome=outcome)
+    said = f"{job.reason} ({end.reason})" if outcome == "preempted" else end.reason
+    job = _with_attempt(tx, job, ended_at=now, exit_code=end.exit_code, reason=said, outcome=outcome)
     if outcome == "preempted":
         return replace(_move(tx, job, "preempted", "mlbox", job.reason, stop_cause=None), stop_cause=None)
     if outcome != "stopped" and end.retry_at is not None:
