@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mlbox.cli.context import connect
 from mlbox.cli.jobtable import called
 from mlbox.cli.output import note
-from mlbox.records import Job, JobState
+from mlbox.records import WAITS, Job, JobState, Outlook
 
 if TYPE_CHECKING:
     from mlbox.client import Client
@@ -44,8 +44,8 @@ def _follow(client: Client, job_id: str, attempt: int | None, start: dict[str, A
             lambda: client.get(f"/api/v1/jobs/{job_id}", Job)
         )  # before its log, which is whole if it has ended
         number = number or max(1, len(job.attempts))
-        if job.state in WAITING and job.reason != said:
-            said = job.reason
+        if job.state in WAITING and (words := _why(client, job)) not in ("", said):
+            said = words
             note(f"It is {job.state}: {said}.")
         offset, content = patiently(lambda: read(client, job.id, number, where))  # noqa: B023 (called at once)
         where = {"offset": offset}
@@ -60,6 +60,15 @@ def _follow(client: Client, job_id: str, attempt: int | None, start: dict[str, A
             return job
         else:
             time.sleep(POLL_SECONDS)
+
+
+def _why(client: Client, job: Job) -> str:
+    """Why a job waits: what became of its last attempt, or what it waits for, as far as that is known by now."""
+    from mlbox.sdk.runs import patiently
+
+    if job.reason != WAITS:
+        return job.reason
+    return patiently(lambda: client.get(f"/api/v1/jobs/{job.id}/explain", Outlook)).words
 
 
 def read(client: Client, job_id: str, attempt: int | None, where: dict[str, Any]) -> tuple[int, bytes]:

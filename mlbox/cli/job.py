@@ -15,7 +15,7 @@ from mlbox.cli.follow import exit_code, follow, read
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.cli.quantities import moment, seconds
 from mlbox.errors import Conflict, MlboxError, NotAuthorised, NotFound, TimedOut
-from mlbox.records import Job, JobSpec, JobState, Outlook
+from mlbox.records import WAITS, Job, JobSpec, JobState, Outlook
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: list, show, follow, stop, retry, wait.")
 ATTEMPTS = ("number", "started_at", "ended_at", "outcome", "exit_code", "gpus", "reason")
@@ -116,7 +116,7 @@ def _facts(job: Job, outlook: Outlook) -> dict[str, Any]:
         "id": job.id,
         "name": spec.name,
         "state": job.state,
-        "reason": job.reason,
+        "reason": "" if job.reason == WAITS else job.reason,
         **waits,
         "user": job.user,
         "command": shlex.join(spec.command),

@@ -77,6 +77,7 @@ from mlbox.records.gates import CommandGate, CommandRun, GateCommand, GateTask
 from mlbox.records.governance import Card, CardParts, Change, Dossier, Governance
 from mlbox.records.jobs import (
     PHASES,
+    WAITS,
     Attempt,
     AttemptSpan,
     Cron,
@@ -213,6 +214,7 @@ __all__ = [
     "MAX_STEP",
     "NAME",
     "PHASES",
+    "WAITS",
     "Account",
     "AccountKind",
     "Agreement",

@@ -33,6 +33,9 @@ PHASES: dict[JobState, JobPhase] = {
 """What a state comes down to, for those who only want to know whether to wait, look or mend."""
 
 
+WAITS = "waits"
+"""The reason of a job that was only queued: what for, its `Outlook` says."""
+
 StopCause = Literal["user", "preempted", "diverged"]
 """Why a job is being ended before its time."""
 

@@ -23,6 +23,7 @@ from mlbox.loop import Loop
 from mlbox.outcomes import each, only
 from mlbox.records import (
     DEFAULT_EXPERIMENT,
+    WAITS,
     Gpu,
     Job,
     JobPlan,
@@ -129,7 +130,7 @@ class Scheduler:
             spec = self.check(spec)
             self._jobs.check_name(spec)
             id = next(ids, None) or new_id()
-            return Job(id=id, user=user, spec=spec, state="queued", created_at=now, reason="waits")
+            return Job(id=id, user=user, spec=spec, state="queued", created_at=now, reason=WAITS)
 
         made = each(make, specs)
         runs = self._tracker.begin_runs(each(_run_of, made))
@@ -245,7 +246,9 @@ class Scheduler:
         last = max(1, len(self._jobs.get(job_id).attempts))
         if number is not None and number > last:
             raise NotFound(
-                f"The job has no attempt {number}.", hint=f"The last is {last}: `mlbox show` lists them.", field="attempt"
+                f"The job has no attempt {number}.",
+                hint=f"The last is {last}: `mlbox show` lists them.",
+                field="attempt",
             )
         return Ref(job_id, number or last)
 

@@ -133,7 +133,9 @@ def test_of_several_jobs_each_is_stopped_or_retried_that_can_be(box: Callable[..
     assert box("stop", "napping", "-o", "id").code == 0
 
 
-def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[..., Ran]) -> None:
+def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(
+    box: Callable[..., Ran], shared: Server, home: Path
+) -> None:
     before = box("ps", "-a", "-o", "id").out
     plan = msgspec.json.decode(box("submit", *SMALL, "--dry-run", "-o", "json", "--", "true").out)
     assert (plan["starts_now"], plan["gpus"], plan["spec"]["memory_gb"]) == (True, [], 100 / 1024)
@@ -148,6 +150,12 @@ def test_a_dry_run_says_what_would_come_of_it_and_changes_nothing(box: Callable[
     nameless = box("submit", "--memory", "1", "-o", "id", "--", "true").out.strip()
     shown = f"^held up +after, {nameless[-8:]}$"
     wait_for(lambda: re.search(shown, box("show", holder).out, flags=re.M), what="who waits, by name")
+    assert not re.search("^reason", box("show", "after").out, flags=re.M), "what it waits for says it"
+    with started("logs", "-f", "after", server=shared, home=home) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("It is queued: 0 CPUs free, you ask 1; held by job ")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
     box("stop", holder, waiting, nameless)
     assert set(box("ps", "-a", "-o", "id").out.split()) == {*before.split(), holder, waiting, nameless}
 
