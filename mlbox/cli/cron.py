@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import shlex
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
@@ -10,10 +11,11 @@ from zoneinfo import ZoneInfo
 import typer
 
 from mlbox.cli.context import connect
+from mlbox.cli.jobtable import span
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.cli.quantities import seconds
 from mlbox.errors import InvalidInput
-from mlbox.records import Cron, Firing
+from mlbox.records import Cron, CronSpec, Firing
 
 app = typer.Typer(no_args_is_help=True, help="Crons: jobs that come again, by time or when something happens.")
 COLUMNS = (
@@ -105,9 +107,42 @@ def show_cron(
     with connect() as client:
         cron = client.get(f"/api/v1/crons/{name}", Cron)
         firings = client.get(f"/api/v1/crons/{name}/firings", list[Firing], limit=limit)
-    show_one(cron, output, columns=("id", *COLUMNS) if output is Output.table else ())
-    if output is Output.table:
-        show(firings, FIRINGS, output)
+    if output is not Output.table:
+        show_one(cron, output)
+        return
+    show_one(_facts(cron))
+    if firings:
+        print()
+        show(firings, FIRINGS)
+
+
+def _facts(cron: Cron) -> dict[str, Any]:
+    """A cron, what it submits, and its rules."""
+    spec = cron.spec
+    by_clock = {"schedule": spec.schedule, "timezone": spec.timezone, "misfire": _misfire(spec)} if not spec.on else {}
+    return {
+        "id": cron.id,
+        "name": spec.name,
+        "on": spec.on and spec.on.ref,
+        **by_clock,
+        "overlap": spec.overlap,
+        "command": shlex.join(spec.job.command),
+        "team": spec.job.team,
+        "owner": cron.owner,
+        "paused": cron.paused,
+        "next_at": cron.next_at,
+        "last_at": cron.last_at,
+        "last_outcome": cron.last_outcome,
+        "last_job": cron.last_job,
+    }
+
+
+def _misfire(spec: CronSpec) -> str:
+    return (
+        spec.misfire
+        if spec.misfire == "skip"
+        else f"{spec.misfire}, within {span(timedelta(seconds=spec.misfire_seconds))}"
+    )
 
 
 @app.command("preview", epilog='Example: mlbox cron preview "30 2 * * MON-FRI" --timezone Europe/Berlin')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mlbox.cli.context import connect
+from mlbox.cli.jobtable import SHORT_ID
 from mlbox.cli.output import Output, OutputOption, show
 from mlbox.records import Gpu
 
@@ -28,7 +29,12 @@ def gpus(output: OutputOption = Output.table) -> None:
         return
     show(
         [
-            {**{name: getattr(gpu, name, None) for name in COLUMNS}, "gpu": gpu.label, "state": gpu.state}
+            {
+                **{name: getattr(gpu, name, None) for name in COLUMNS},
+                "gpu": gpu.label,
+                "state": gpu.state,
+                "jobs": [job_id[-SHORT_ID:] for job_id in gpu.jobs],
+            }
             for gpu in found
         ],
         COLUMNS,

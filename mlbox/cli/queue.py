@@ -9,6 +9,7 @@ from urllib.parse import quote
 import typer
 
 from mlbox.cli.context import connect
+from mlbox.cli.jobtable import SHORT_ID
 from mlbox.cli.output import Output, OutputOption, note, show, show_one
 from mlbox.errors import NotFound
 from mlbox.records import JobQueue, QueueEntry
@@ -42,7 +43,17 @@ def queue(
         note(f"More wait or run: --limit shows more than {limit:,}, `mlbox queue ls` how many.")
     if output is Output.id:  # another team's jobs have none to tell
         entries = [entry for entry in entries if entry.id]
-    show(entries, ("id", "name", "user", "team", "state", "gpus", "expected_end", "reason"), output)
+    if output is not Output.table:
+        show(entries, ("id",), output)
+        return
+    columns = ("name", "user", "team", "state", "gpus", "expected_end", "reason")
+    show(
+        [
+            {"job": (entry.id or "")[-SHORT_ID:], **{name: getattr(entry, name) for name in columns}}
+            for entry in entries
+        ],
+        ("job", *columns),
+    )
 
 
 @app.command("ls", epilog="Example: mlbox queue ls -o json")

@@ -9,17 +9,16 @@ import typer
 
 from mlbox.cli.divergence import METAVAR, read_rules
 from mlbox.cli.follow import follow
-from mlbox.cli.jobtable import called, rows
+from mlbox.cli.jobtable import asks, called, rows
 from mlbox.cli.output import Output, OutputOption, note, read_pairs, show, show_one
 from mlbox.cli.quantities import gigabytes, seconds
 from mlbox.errors import InvalidInput, suggest
-from mlbox.records import Job, Priority
+from mlbox.records import Job, JobPlan, Priority
 
 if TYPE_CHECKING:
     from mlbox.sdk.options import JobOptions
 
 app = typer.Typer(no_args_is_help=True, help="Jobs: submit, submit again.")
-PLAN = ("starts_now", "gpus", "expected_at", "words", "spec.gpus", "spec.cpus", "spec.memory_gb")
 FollowOption = Annotated[
     bool,
     typer.Option(
@@ -201,11 +200,23 @@ def _submit(command: tuple[str, ...], options: JobOptions, *, follow_log: bool, 
                 raise InvalidInput(
                     "A dry run makes no job, so there is no id.", hint="Ask for another output.", field="output"
                 )
-            show_one(box.plan(command, **options), output, columns=PLAN if output is Output.table else ())
+            plan = box.plan(command, **options)
+            show_one(plan if output is not Output.table else _plan(plan), output)
             return
         job = box.submit(command, **options)
         page = f"{box.url}/jobs/{job.id}"
     _tell(job, page, follow_log=follow_log, output=output)
+
+
+def _plan(plan: JobPlan) -> dict[str, Any]:
+    """What a dry run says to people."""
+    return {
+        "starts_now": plan.starts_now,
+        "on_gpus": plan.gpus,
+        "waits_for": "" if plan.starts_now else plan.words,
+        "expected_at": plan.expected_at,
+        "asks": asks(plan.spec),
+    }
 
 
 def _tell(job: Job, page: str, *, follow_log: bool, output: Output) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -76,8 +77,14 @@ def test_every_reading_command_knows_every_form(box: Callable[..., Ran], home: P
             assert ["/".join(row[name] for name in key.split("/")) for row in found[form]] == found["id"], (words, form)
         assert list(found["csv"][0]) == list(found["json"][0]), words
     for name in ("nightly", rows(box, "cron", "ls")["id"][0]):
-        assert "schedule       0 3 * * *" in box("cron", "show", name).out
+        shown = box("cron", "show", name).out
+        for said in ("schedule +0 3 [*] [*] [*]", "misfire +once, within 1 d 0 h", "overlap +skip", "command +true"):
+            assert re.search(f"^{said}$", shown, flags=re.M), (said, shown)
     assert box("cron", "rm", "nightly").code == 0
+
+    for words in (("queue",), ("gpus",)):
+        (line,) = [line for line in box(*words).out.splitlines() if job_id[-8:] in line]
+        assert job_id not in line, "as short as elsewhere"
 
     overview = rows(box, "top")
     assert [job["id"] for job in overview["json"][0]["jobs"]] == overview["id"] == [job_id]
@@ -86,6 +93,9 @@ def test_every_reading_command_knows_every_form(box: Callable[..., Ran], home: P
     assert any(line.startswith("0 ") and "A100" in line and "one" in line for line in overview["table"])
 
     plan = {form: box("submit", "--dry-run", *SMALL, "-o", form, "--", "true").out for form in ("json", "jsonl", "csv")}
+    for_people = box("submit", "--dry-run", *SMALL, "--", "true").out
+    assert re.search(r"^on gpus +1$", for_people, flags=re.M)
+    assert re.search(r"^asks +1 GPU, 0[.]1 CPU, 0[.]09", for_people, flags=re.M)
     plans = [msgspec.json.decode(plan["json"]), msgspec.json.decode(plan["jsonl"])]
     assert [(each["starts_now"], each["gpus"]) for each in plans] == [(True, [1])] * 2
     assert next(csv.DictReader(io.StringIO(plan["csv"])))["starts_now"] == "true"
