@@ -41,8 +41,8 @@ def called(job: Job) -> str:
 
 def asks(spec: JobSpec) -> str:
     """What of the box a job takes, in words."""
-    gpus = f"{spec.gpus:g} GPU" if spec.gpus else f"{spec.gpu_memory_gb:g} GB of a GPU" if spec.gpu_memory_gb else ""
-    return ", ".join(filter(None, (gpus, f"{spec.cpus or 0:g} CPU", f"{spec.memory_gb or 0:g} GB")))
+    gpus = f"{spec.gpus:g} GPU" if spec.gpus else f"{spec.gpu_memory_gb:g} GiB of a GPU" if spec.gpu_memory_gb else ""
+    return ", ".join(filter(None, (gpus, f"{spec.cpus or 0:g} CPU", f"{spec.memory_gb or 0:g} GiB")))
 
 
 def _cut(command: str) -> str:

@@ -73,7 +73,7 @@ def _top(client: Client) -> str:
     running = [job for job in jobs if job.phase == "running"]
     waiting = [job for job in reversed(jobs) if job.phase == "pending"]
     cpus, memory = (sum(getattr(job.spec, what) or 0 for job in running) for what in ("cpus", "memory_gb"))
-    held = f"they hold {cpus:g} CPU{'s' * (cpus != 1)} and {memory:g} GB"
+    held = f"they hold {cpus:g} CPU{'s' * (cpus != 1)} and {memory:g} GiB"
     lines = [
         f"{client.url}  {seen['at']:%Y-%m-%d %H:%M:%SZ}  {len(running)} running, {len(waiting)} waiting; {held}",
         "",

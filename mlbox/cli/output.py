@@ -212,7 +212,7 @@ def _number(name: str, value: float) -> str:
     if name.endswith("statistic"):
         return text if is_on_its_side(text := f"{value:.6g}", value) else distance(value, 7)
     number = f"{value:,.0f}" if 10_000 <= value < 1e15 else f"{value:.6g}"
-    units = {"_ms": " ms", "percent": " %", "_gb": " GB"}
+    units = {"_ms": " ms", "percent": " %", "_gb": " GiB"}
     return number + next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")
 
 

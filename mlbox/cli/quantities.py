@@ -26,7 +26,7 @@ def seconds(text: str, *, field: str) -> float:
 
 
 def gigabytes(text: str, *, field: str) -> float:
-    """`32`, `32GB` or `512MB` in GB, which are of 1024 MB; raises InvalidInput."""
+    """`32`, `32GB` or `512MB` in GiB; units count in 1024s; raises InvalidInput."""
     found = _SIZE.fullmatch(text)
     if found is None:
         raise InvalidInput(f"{text!r} is no amount of memory.", hint="Write it like 32, 32GB or 512MB.", field=field)

@@ -30,7 +30,7 @@ def this_machine() -> Mapping[str, str]:
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cpu": _cpu(),
         "cpus": str(os.cpu_count()),
-        "memory": f"{psutil.virtual_memory().total / 2**30:.4g} GB",
+        "memory": f"{psutil.virtual_memory().total / 2**30:.4g} GiB",
         "python": platform.python_version(),
         "mlbox": __version__,
         "packages": hashlib.sha256("\n".join(installed).encode()).hexdigest()[:_DIGITS],

@@ -51,12 +51,12 @@ def test_the_free_ones_the_end_that_frees_more_and_the_quota_are_told_together()
         (
             [job("a", Need(gpu_memory_gb=12))],
             [busy(f"r{n}", Need(gpu_memory_gb=6), f"G{n}") for n in range(4)],
-            "no GPU has 12 GB free, the most is 10; held by 4 jobs, and nobody knows until when",
+            "no GPU has 12 GiB free, the most is 10; held by 4 jobs, and nobody knows until when",
         ),
         (
             [job("a", Need(cpus=6, memory_gb=8))],
             [busy("r", Need(cpus=4, memory_gb=30))],
-            "4 CPUs free, you ask 6; 2 GB of memory free, you ask 8; held by job r, and nobody knows until when",
+            "4 CPUs free, you ask 6; 2 GiB of memory free, you ask 8; held by job r, and nobody knows until when",
         ),
         (
             [job("head", FOUR, submitted_at=ago(minutes=1)), job("a", ONE)],

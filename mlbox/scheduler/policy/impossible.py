@@ -37,7 +37,7 @@ def _too_large(need: Need, box: Box) -> Reason | None:
     if need.cpus > box.cpus + EPSILON:
         return Reason("cpus", f"it asks {need.cpus:g} CPUs, the box has {box.cpus:g}", need.cpus, box.cpus)
     if need.memory_gb > box.memory_gb + EPSILON:
-        words = f"it asks {need.memory_gb:g} GB, the box has {box.memory_gb:.4g} GB"
+        words = f"it asks {need.memory_gb:g} GiB, the box has {box.memory_gb:.4g} GiB"
         return Reason("memory", words, need.memory_gb, box.memory_gb)
     if need.count > len(box.devices):
         return Reason(
@@ -46,9 +46,9 @@ def _too_large(need: Need, box: Box) -> Reason | None:
     large = sum(device.memory_gb + EPSILON >= need.gpu_memory_gb for device in box.devices)
     if need.gpu_memory_gb and large < need.count:
         most = max((device.memory_gb for device in box.devices), default=0.0)
-        words = f"it asks {need.gpu_memory_gb:g} GB on each of {need.count} GPUs, the largest GPU has {most:g} GB"
+        words = f"it asks {need.gpu_memory_gb:g} GiB on each of {need.count} GPUs, the largest GPU has {most:g} GiB"
         if large:
-            words = f"it asks {need.gpu_memory_gb:g} GB on each of {need.count} GPUs, only {large} have so much"
+            words = f"it asks {need.gpu_memory_gb:g} GiB on each of {need.count} GPUs, only {large} have so much"
         return Reason("gpu_memory", words, need.gpu_memory_gb, most)
     return None
 

@@ -237,17 +237,17 @@ def _shortage(kind: ReasonKind, need: Need, free: Capacity) -> tuple[str, float,
     if kind == "cpus":
         return f"{_number(free.cpus)} CPUs free, you ask {need.cpus:g}", need.cpus, free.cpus
     if kind == "memory":
-        words = f"{_number(free.memory_gb)} GB of memory free, you ask {need.memory_gb:g}"
+        words = f"{_number(free.memory_gb)} GiB of memory free, you ask {need.memory_gb:g}"
         return words, need.memory_gb, free.memory_gb
     if kind == "gpu_memory":
         most = max((room for room, share in zip(free.memory, free.share, strict=True) if share > EPSILON), default=0.0)
-        words = f"no GPU has {need.gpu_memory_gb:g} GB free, the most is {_number(most)}"
+        words = f"no GPU has {need.gpu_memory_gb:g} GiB free, the most is {_number(most)}"
         return words, need.gpu_memory_gb, most
     if not need.whole:
         most = max(free.share, default=0.0)
         return f"no GPU has {need.gpus:g} of it free, the most is {_number(most)}", need.gpus, most
     whole = len(free.whole(need))
-    sized = f" of {need.gpu_memory_gb:g} GB" if need.gpu_memory_gb else ""
+    sized = f" of {need.gpu_memory_gb:g} GiB" if need.gpu_memory_gb else ""
     return f"{whole} GPU{'' if whole == 1 else 's'}{sized} free, you ask {need.count}", need.count, whole
 
 

@@ -1,6 +1,6 @@
 """What the policy sees and what it says: frozen values, no I/O.
 
-Times are aware datetimes; GPUs count in devices, so 0.5 is half of one; memory is in GB (2**30 bytes).
+Times are aware datetimes; GPUs count in devices, so 0.5 is half of one; memory is in GiB.
 """
 
 from __future__ import annotations
