@@ -17,6 +17,10 @@ FAMILIES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "mlbox_queue_jobs": (("queue", "state"), "Jobs that wait and run, by queue."),
     "mlbox_gpu_utilization_ratio": (("gpu",), "How busy a GPU is, 0 to 1, by the driver's number."),
     "mlbox_gpu_memory_used_bytes": (("gpu",), "Memory of a GPU that is taken."),
+    "nv_gpu_utilization": (("gpu_uuid",), "As mlbox_gpu_utilization_ratio, by Triton's name for dashboards."),
+    "nv_gpu_memory_total_bytes": (("gpu_uuid",), "Memory of a GPU."),
+    "nv_gpu_memory_used_bytes": (("gpu_uuid",), "Memory of a GPU that is taken."),
+    "nv_gpu_power_usage": (("gpu_uuid",), "Watts that a GPU takes."),
     "mlbox_store_bytes": (("store",), "What a store takes on disk."),
     "ml_label_coverage_ratio": (
         ("model_name", "model_version"),
@@ -61,7 +65,26 @@ def gpus(found: Sequence[Gpu]) -> list[Metric]:
     return [
         _family("mlbox_gpu_utilization_ratio", busy),
         _family("mlbox_gpu_memory_used_bytes", taken),
+        *_as_triton(found),
     ]
+
+
+def _as_triton(found: Sequence[Gpu]) -> list[Metric]:
+    real = [gpu for gpu in found if not gpu.virtual]
+    values: Mapping[str, Callable[[Gpu], float | None]] = {
+        "nv_gpu_utilization": lambda gpu: _times(gpu.utilization_percentage, 0.01),
+        "nv_gpu_memory_total_bytes": lambda gpu: _times(gpu.memory_gb or None, 2**30),
+        "nv_gpu_memory_used_bytes": lambda gpu: _times(gpu.memory_used_gb, 2**30),
+        "nv_gpu_power_usage": lambda gpu: gpu.power_watts,
+    }
+    return [
+        _family(name, (((gpu.uuid,), value) for gpu in real if (value := of(gpu)) is not None))
+        for name, of in values.items()
+    ]
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def stores(box: Box) -> Metric:

@@ -36,6 +36,13 @@ VALUES: Mapping[str, tuple[str, Callable[[Totals], float]]] = {
     "nv_inference_exec_count": ("Runs of the model.", lambda totals: totals.executions),
     "nv_inference_request_duration_us": ("Microseconds of requests, together.", _us(lambda totals: totals.success)),
     "nv_inference_queue_duration_us": ("Microseconds that they waited, together.", _us(lambda totals: totals.queue)),
+    **{
+        f"nv_inference_compute_{part}_duration_us": (
+            f"0: what it takes to {what} is not timed apart.",
+            lambda totals: 0.0,
+        )
+        for part, what in (("input", "read tensors"), ("output", "write them"))
+    },
     "nv_inference_compute_infer_duration_us": (
         "Microseconds that the model took, together.",
         _us(lambda totals: totals.infer),

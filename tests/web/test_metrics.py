@@ -237,7 +237,7 @@ def test_the_table_of_the_docs_is_what_a_scrape_gives(box: Box) -> None:
     assert ours == set(FAMILIES)
     assert all(kinds[name] == FAMILIES[name].kind for name in ours)
     ours -= {CRASHES, VALUE}  # no version has ended a worker, and none scores beyond 0 to 1
-    ours -= {name for name in ours if name.startswith("mlbox_gpu_")}  # there is none here
+    ours -= {name for name in ours if name.startswith(("mlbox_gpu_", "nv_gpu_"))}  # there is none here
     assert all(labels[name] == set(FAMILIES[name].labels) for name in ours)
 
 
@@ -268,10 +268,18 @@ def test_the_machine_is_shown(box: Box) -> None:
     box.sharing.set_queue(JobQueue(name="night"), actor="ann")
     assert value(found, "mlbox_queue_jobs", queue="night", state="waiting") == 0
     assert (value(found, "mlbox_store_bytes", store="registry") or 0) > 10_000
-    gpu = Gpu(uuid="GPU-1", index=0, utilization_percentage=25.0, memory_used_gb=2.0)
-    (busy,), (taken,) = (family.samples for family in metrics_box.gpus([gpu, Gpu(uuid="GPU-2", index=1)]))
+    gpu = Gpu(uuid="GPU-1", index=0, utilization_percentage=25.0, memory_gb=8, memory_used_gb=2.0, power_watts=60.0)
+    virtual = Gpu(uuid="V", index=2, memory_gb=8, virtual=True)
+    families = metrics_box.gpus([gpu, Gpu(uuid="GPU-2", index=1), virtual])
+    (busy,), (taken,) = (family.samples for family in families[:2])
     assert (busy.labels, busy.value) == ({"gpu": "0"}, 0.25), "what the driver does not say has no series"
     assert taken.value == 2 * 2**30
+    assert {one.name: (one.labels["gpu_uuid"], one.value) for family in families[2:] for one in family.samples} == {
+        "nv_gpu_utilization": ("GPU-1", 0.25),
+        "nv_gpu_memory_total_bytes": ("GPU-1", 8 * 2**30),
+        "nv_gpu_memory_used_bytes": ("GPU-1", 2 * 2**30),
+        "nv_gpu_power_usage": ("GPU-1", 60.0),
+    }
 
 
 def test_requests_are_counted_by_what_became_of_them(server: Server) -> None:

@@ -706,7 +706,7 @@ def _(wires: Wires) -> None:
             "request_duration_us",
             "queue_duration_us",
         ),
-        "compute_infer_duration_us",
+        *("compute_input_duration_us", "compute_infer_duration_us", "compute_output_duration_us"),
     ):
         found = re.search(rf'^nv_inference_{name}{{model="simple",version="1"}} (\S+)$', page, re.MULTILINE)
         assert found, name
