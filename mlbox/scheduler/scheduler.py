@@ -219,6 +219,11 @@ class Scheduler:
         self._told([job], hurry=True)
         return job
 
+    def diverged(self, job_id: str, rule: int, words: str) -> None:
+        """Note that a running job's metrics broke one of its rules; raises Conflict where it has ended."""
+        self._jobs.diverged(job_id, rule, words)
+        self._told([self._jobs.get(job_id)])
+
     def retry(self, job_id: str, *, actor: str) -> Job:
         """Queue an ended job again, as a new attempt with a new run; raises Conflict for one that has not ended."""
         run_id = only(self._tracker.begin_runs([_run_of(self._jobs.get(job_id))]))

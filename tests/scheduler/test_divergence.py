@@ -79,10 +79,12 @@ def test_a_job_that_diverges_is_ended_and_one_without_rules_is_not(tmp_path: Pat
     try:
         box.access.create_user("ann", "member", actor="admin")
         sleep = (sys.executable, "-c", "import time; time.sleep(300)")
+        released = tmp_path / "released"
+        until_released = ("sh", "-c", f"until [ -e {released} ]; do sleep 0.05; done")
         stops = DivergenceRule(kind="nonfinite", action="stop")
         specs = {
             "stops": JobSpec(command=sleep, name="stops", cpus=0.1, memory_gb=0.1, rules=(stops,)),
-            "says": JobSpec(command=sleep, name="says", cpus=0.1, memory_gb=0.1),
+            "says": JobSpec(command=until_released, name="says", cpus=0.1, memory_gb=0.1),
             "silent": JobSpec(command=sleep, name="silent", cpus=0.1, memory_gb=0.1, rules=()),
         }
         jobs = {name: box.admission.submit(spec, principal=ANN) for name, spec in specs.items()}
@@ -98,9 +100,11 @@ def test_a_job_that_diverges_is_ended_and_one_without_rules_is_not(tmp_path: Pat
         assert told == "diverges: loss is nan at step 2"
         assert box.scheduler.job(jobs["says"].id).state == "running"
         assert box.scheduler.job(jobs["silent"].id).reason == ""
-        for name in ("says", "silent"):
-            box.scheduler.stop(jobs[name].id, actor="ann")
-            wait_for(lambda name=name: box.scheduler.job(jobs[name].id).ended_at, what="the end")
+        released.touch()
+        ended = wait_for(lambda: (j := box.scheduler.job(jobs["says"].id)).ended_at and j, what="the end")
+        assert ended.reason == "exit status 0; diverges: loss is nan at step 2"
+        box.scheduler.stop(jobs["silent"].id, actor="ann")
+        wait_for(lambda: box.scheduler.job(jobs["silent"].id).ended_at, what="the end")
     finally:
         box.close()
 

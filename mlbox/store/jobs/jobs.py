@@ -22,6 +22,9 @@ from mlbox.store.jobs.reader import JobReader, check_free
 from mlbox.store.jobs.rows import JOB_SQL, job_of, to_json
 from mlbox.store.jobs.states import ACTIVE, ENDED, MOVES, WAITING, outcome_of
 
+_DIVERGES = "diverges: "
+"""Begins the reason of a running job whose metrics broke a rule."""
+
 
 class Grant(NamedTuple):
     """What a new attempt is given."""
@@ -207,7 +210,7 @@ class Jobs(JobReader):
                 (f"job:{job_id}", rule, job.run_id),
             )
             if told is None:
-                tx.run("UPDATE job SET reason = ? WHERE id = ?", (f"diverges: {words}", job_id))
+                tx.run("UPDATE job SET reason = ? WHERE id = ?", (f"{_DIVERGES}{words}", job_id))
                 given = {"name": job.spec.name, "reason": words, "rule": rule, "run": job.run_id}
                 tx.emit("job.diverged", f"job:{job_id}", "mlbox", **given)
                 job_notices.tell(tx, job, "diverged", words, cause=f"rule {rule}")
@@ -264,6 +267,8 @@ def _end(tx: Tx, job: Job, end: End) -> Job:
         return _move(tx, again, "queued", "mlbox", f"{end.reason}; tried again", not_before_us=to_us(end.retry_at))
     job = replace(job, ended_at=now, exit_code=end.exit_code)
     reason = job.reason if outcome == "stopped" else end.reason
+    if outcome != "stopped" and job.reason.startswith(_DIVERGES):  # a good exit status must not hide it
+        reason = f"{end.reason}; {job.reason}"
     return _move(tx, job, outcome, "mlbox", reason, ended_us=tx.now_us, exit_code=end.exit_code)
 
 

@@ -211,7 +211,7 @@ class Scheduling(Serving):
         opening.callback(self.lineage.close)
 
     def _diverged(self, found: Found) -> None:
-        self.jobs.diverged(found.job_id, found.number, found.words)
+        self.scheduler.diverged(found.job_id, found.number, found.words)
         if found.rule.action == "stop":
             reason = f"stopped, because it diverges: {found.words}"
             self.scheduler.stop(found.job_id, actor="mlbox", cause="diverged", reason=reason)
