@@ -211,6 +211,8 @@ def _number(name: str, value: float) -> str:
         return _duration(value)
     if name.endswith("statistic"):
         return text if is_on_its_side(text := f"{value:.6g}", value) else distance(value, 7)
+    if name.endswith("_ms") and value < 100:
+        return f"{value:.3g} ms"
     number = f"{value:,.0f}" if 10_000 <= value < 1e15 else f"{value:.6g}"
     units = {"_ms": " ms", "percent": " %", "_gb": " GiB"}
     return number + next((unit for suffix, unit in units.items() if name.endswith(suffix)), "")

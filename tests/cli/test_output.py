@@ -82,9 +82,15 @@ def test_numbers_carry_their_unit(capsys: pytest.CaptureFixture[str]) -> None:
     row = {"size": 3 * 1024**2, "p95_ms": 1.23456789, "hold_seconds": 60, "percent": 5.0, "rows": 336776, "hot": True}
     show([row], list(row))
     assert capsys.readouterr().out.splitlines() == [
-        "size   p95         hold  percent  rows     hot",
-        "3 MiB  1.23457 ms  60 s  5 %      336,776  yes",
+        "size   p95      hold  percent  rows     hot",
+        "3 MiB  1.23 ms  60 s  5 %      336,776  yes",
     ]
+
+
+def test_short_times_have_no_more_digits_than_were_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"p50_ms": 0.0190053, "p95_ms": 99.949, "p99_ms": 123.456, "timeout_ms": 60_000.0}
+    show([row], list(row))
+    assert capsys.readouterr().out.splitlines()[1].split("  ") == ["0.019 ms", "99.9 ms", "123.456 ms", "60,000 ms"]
 
 
 @pytest.mark.parametrize(
