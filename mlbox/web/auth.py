@@ -100,7 +100,10 @@ class AuthMiddleware:
         secret = session_cookie(cookies) if cookies else None
         session = self._door.access.session(secret) if secret else None
         if session is None:
-            raise NotAuthenticated("A token is needed.", hint="Sign in at /login, or run `mlbox login URL`.")
+            raise NotAuthenticated(
+                "A token is needed.",
+                hint="Send the header Authorization: Bearer TOKEN, or sign in, at /login or by `mlbox login URL`.",
+            )
         if scope["method"] not in SAFE_METHODS:
             given = next((value for name, value in scope["headers"] if name == CSRF_HEADER), b"")
             if not fits(given, session.csrf):

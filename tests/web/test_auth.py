@@ -283,7 +283,7 @@ def test_an_address_is_not_forgiven_for_one_success(house: House) -> None:
 
 def test_an_error_has_the_shape_of_the_paths_protocol(house: House) -> None:
     assert house.ask({}, path="/v2/models/m/infer").json() == {
-        "error": "A token is needed. Sign in at /login, or run `mlbox login URL`."
+        "error": "A token is needed. Send the header Authorization: Bearer TOKEN, or sign in, at /login or by `mlbox login URL`."
     }
     for path in ("/api/v1/runs", "/v20", "/"):
         assert house.ask({}, path=path).json()["error"]["code"] == "not_authenticated"
