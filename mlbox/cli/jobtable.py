@@ -41,7 +41,11 @@ def called(job: Job) -> str:
 
 def asks(spec: JobSpec) -> str:
     """What of the box a job takes, in words."""
-    gpus = f"{spec.gpus:g} GPU" if spec.gpus else f"{spec.gpu_memory_gb:g} GiB of a GPU" if spec.gpu_memory_gb else ""
+    memory = f"{spec.gpu_memory_gb:g} GiB" if spec.gpu_memory_gb else ""
+    if spec.gpus:
+        gpus = f"{spec.gpus:g} GPU with {memory}" if memory else f"{spec.gpus:g} GPU"
+    else:
+        gpus = f"{memory} of a GPU" if memory else ""
     return ", ".join(filter(None, (gpus, f"{spec.cpus or 0:g} CPU", f"{spec.memory_gb or 0:g} GiB")))
 
 

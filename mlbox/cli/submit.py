@@ -45,7 +45,10 @@ def submit(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Of its environment; may be given again.")
     ] = None,
     gpus: Annotated[float | None, typer.Option(help="GPUs: whole ones, or a share such as 0.5.")] = None,
-    gpu_memory: Annotated[str | None, typer.Option(help="GPU memory instead of a share, such as 20GB.")] = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(help="GPU memory instead of a share, such as 20GB; with --gpus the least on each."),
+    ] = None,
     cpus: Annotated[float | None, typer.Option(help="CPUs; one per 4 GB of memory when not given.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory, such as 16GB; 32GB when not given.")] = None,
     image: Annotated[str | None, typer.Option(help="Container image to run in, by podman or docker.")] = None,

@@ -71,7 +71,7 @@ class JobSpec(Record, frozen=True, kw_only=True):
     gpus: float | None = None
     """Whole GPUs, or a share of one such as 0.5. What is not said here, or of CPUs and memory, the box decides at submit."""
     gpu_memory_gb: float = 0
-    """GPU memory that it asks for instead of a share."""
+    """GPU memory that it asks for instead of a share; beside `gpus`, the least on each of them."""
     cpus: float | None = None
     memory_gb: float | None = None
     image: str = ""

@@ -96,6 +96,8 @@ def test_every_reading_command_knows_every_form(box: Callable[..., Ran], home: P
     for_people = box("submit", "--dry-run", *SMALL, "--", "true").out
     assert re.search(r"^on gpus +1$", for_people, flags=re.M)
     assert re.search(r"^asks +1 GPU, 0[.]1 CPU, 0[.]09", for_people, flags=re.M)
+    both = box("submit", "--dry-run", *SMALL, "--gpu-memory", "40GB", "--", "true").out
+    assert re.search(r"^asks +1 GPU with 40 GiB, 0[.]1 CPU, ", both, flags=re.M), both
     plans = [msgspec.json.decode(plan["json"]), msgspec.json.decode(plan["jsonl"])]
     assert [(each["starts_now"], each["gpus"]) for each in plans] == [(True, [1])] * 2
     assert next(csv.DictReader(io.StringIO(plan["csv"])))["starts_now"] == "true"
