@@ -38,6 +38,17 @@ def test_every_page_in_both_themes_and_on_a_phone(
         assert (background == "rgb(16, 17, 20)") == (theme == "dark"), path
 
 
+def test_gates_are_read_on_a_phone_without_moving_them_sideways(
+    filled: tuple[Server, Filled], visit: Callable[..., Visitor]
+) -> None:
+    server, made = filled
+    visitor = visit(server)
+    visitor.sign_in()
+    visitor.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    visitor.visit(f"/approvals/{made.waiting.id}")
+    assert visitor.page.get_by_role("group", name="Gates").evaluate("e => e.scrollWidth <= e.clientWidth")
+
+
 def test_the_navigation_leads_to_every_page_of_an_empty_box(server: Server, visit: Callable[..., Visitor]) -> None:
     visitor = visit(server)
     link = next(word for word in server.log.split() if "/login?once=" in word)
