@@ -277,7 +277,18 @@ def test_the_repository_loads_what_the_registry_lets_serve(site: Site) -> None:
     assert site.http.post("/v2/repository/models/score/load").status_code == 200
     answer = site.http.post("/v2/repository/models/score/load", json={"parameters": {"file:1/model.onnx": "AAAA"}})
     assert (answer.status_code, "registry lets serve" in answer.json()["error"]) == (403, True)
-    assert site.http.post("/v2/repository/models/nope/load").status_code == 404
+    for address in ("nope", "score@nope"):
+        assert site.http.post(f"/v2/repository/models/{address}/load").status_code == 404
+    run = site.post("/api/v1/runs", {"experiment": "e"})["id"]
+    site.put(f"/api/v1/runs/{run}/artifacts/m.onnx", linear([1.0]).SerializeToString())
+    site.post("/api/v1/models/unapproved/versions", {"run_id": run, "artifact": "m.onnx"})
+    for address, said in (
+        ("unapproved", "there is unapproved/1 in stage None"),
+        ("unapproved@staging", "No version of 'unapproved' is in Staging"),
+        ("unapproved@v1", "unapproved/1 is in stage None and may not serve"),
+    ):
+        refused = site.http.post(f"/v2/repository/models/{address}/load")
+        assert (refused.status_code, said in refused.json()["error"]) == (403, True)
     curl = {"Content-Type": "application/x-www-form-urlencoded"}  # of `curl -d`, as Triton's pages have it
     listed = site.http.post("/v2/repository/index", content='{"ready": true}', headers=curl)
     assert ok(listed) == index

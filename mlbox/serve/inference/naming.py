@@ -10,6 +10,8 @@ import re
 from mlbox.errors import InvalidInput, NotFound
 from mlbox.store.registry.registry import Registry
 
+STAGES = ("", "production", "staging")
+"""What may stand behind the @, in small letters, for whoever is in a stage."""
 _VERSION = re.compile(r"v(\d{1,19})", re.IGNORECASE)
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from litestar import MediaType, Response, post
 
-from mlbox.errors import MlboxError, Refused
+from mlbox.errors import MlboxError, NotFound, Refused
 from mlbox.records import ModelVersion, Principal, Record
+from mlbox.serve.inference import naming
 from mlbox.serve.inference.targets import SERVING
 from mlbox.web.box import Box
 from mlbox.web.v2.configuring import changes_of
@@ -76,7 +77,7 @@ async def load(box: Box, principal: Principal, model: str, data: Change | None =
 
 
 async def bring_in(box: Box, principal: Principal, model: str, parameters: Mapping[str, Any]) -> None:
-    """Have the version in Production in memory; raises Refused where the parameters name a file.
+    """Have the version in Production in memory; raises Refused where the parameters name a file, or there is none.
 
     An error begins with the words that Triton's clients look for.
     """
@@ -88,9 +89,10 @@ async def bring_in(box: Box, principal: Principal, model: str, parameters: Mappi
                 hint="Register a version and promote it: `mlbox model promote NAME@N`.",
                 field=named[0][:200],
             )
+        found = await box.call(_let_serve, box, model)
         if "config" in parameters:
             await _configure(box, principal, model, parameters["config"])
-        await box.call(_load, box, model)
+        await box.call(box.models.load, found)
     except MlboxError as err:
         failed = type(err)(f"failed to load {model!r:.200}, {err.message}", hint=err.hint, field=err.field)
         failed.retry_seconds = err.retry_seconds
@@ -106,8 +108,16 @@ async def _configure(box: Box, principal: Principal, model: str, text: object) -
         await box.call(box.serving.change, now["name"], changes, actor=principal.name)
 
 
-def _load(box: Box, model: str) -> None:
-    box.models.load(box.models.metadata(model))
+def _let_serve(box: Box, model: str) -> ModelVersion:
+    """The version that an address names; raises Refused also for a model of which none is in the stage that is meant."""
+    try:
+        return box.models.metadata(model)
+    except NotFound as err:
+        name, what = naming.parse(model)
+        box.registry.model(name)
+        if what.lower() in naming.STAGES:
+            raise Refused(err.message, hint=err.hint, field=err.field) from err
+        raise
 
 
 @post(
