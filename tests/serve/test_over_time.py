@@ -110,7 +110,18 @@ def test_a_picture_has_a_line_for_each_version_and_its_expectation(house: House)
     shown = pictures(house.performance.measure("churn", every=DAY))
     assert shown is not None
     assert shown.metric == "auc"
+    assert shown.lines is not None
     measured, expected = shown.lines["series"]
     assert (measured["label"], len(measured["points"])) == ("version 1", 2)
     assert (expected["label"], expected["like"], len(expected["points"])) == ("version 1, expected", 0, 3)
     assert [share for _, share in shown.coverage["series"][0]["points"]] == [1, 1, 0]
+
+
+def test_without_labels_and_with_few_scores_nothing_is_drawn_but_how_many_have_a_label(house: House) -> None:
+    rng = np.random.default_rng(7)
+    for _ in range(2):
+        a_day(house, rng, 50, labelled=False)
+    shown = pictures(house.performance.measure("churn", every=DAY))
+    assert shown is not None
+    assert shown.lines is None
+    assert [share for _, share in shown.coverage["series"][0]["points"]] == [0, 0]

@@ -17,8 +17,8 @@ class Pictures(NamedTuple):
     """Of one model."""
 
     metric: str
-    lines: dict[str, Any]
-    """The metric of each version, with what is expected of it in the same colour, dashed, and its value in training."""
+    lines: dict[str, Any] | None
+    """The metric of each version, with what is expected of it in the same colour, dashed; None where no span has a point."""
     coverage: dict[str, Any]
     """The share of each span's predictions that have a label."""
 
@@ -41,9 +41,10 @@ def pictures(found: Sequence[LivePerformance]) -> Pictures | None:
     labelled = [
         {"label": f"version {v}", "points": [(at, one.coverage) for at, one in sorted(spans[v].items())]} for v in shown
     ]
+    series = [*measured, *(one for one in expected if one["points"])]
     return Pictures(
         metric,
-        {"x": "domain time", "time": True, "series": [*measured, *(one for one in expected if one["points"])]},
+        {"x": "domain time", "time": True, "series": series} if any(one["points"] for one in series) else None,
         {"x": "domain time", "time": True, "zero": True, "series": labelled},
     )
 
