@@ -21,8 +21,8 @@ def seconds(text: str, *, field: str) -> float:
         found = _SPAN.fullmatch(text)
     if not text or found is None:
         raise InvalidInput(f"{text!r} is no duration.", hint="Write it like 90, 45s, 2h30m or 1d.", field=field)
-    days, hours, minutes, rest = (int(part or 0) for part in found.groups())
-    return timedelta(days=days, hours=hours, minutes=minutes, seconds=rest).total_seconds()
+    days, hours, minutes, rest = (float(part or 0) for part in found.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def gigabytes(text: str, *, field: str) -> float:
@@ -36,5 +36,8 @@ def gigabytes(text: str, *, field: str) -> float:
 def moment(text: str, *, field: str) -> datetime:
     """A time, or how long ago; raises InvalidInput."""
     if re.fullmatch(r"\d+[dhms\d]*", text) and "-" not in text:
-        return datetime.now(UTC) - timedelta(seconds=seconds(text, field=field))
+        try:
+            return datetime.now(UTC) - timedelta(seconds=seconds(text, field=field))
+        except OverflowError as err:
+            raise InvalidInput(f"{text} ago is before all time.", hint="Give less.", field=field) from err
     return parse_time(text, field=field)

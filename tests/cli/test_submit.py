@@ -186,6 +186,7 @@ def test_bad_input_is_refused_in_words_before_anything_is_sent(
     for arguments, says in [
         (("--memory", "lots", "--", "true"), "'lots' is no amount of memory. Write it like 32, 32GB or 512MB."),
         (("--timeout", "1y", "--", "true"), "'1y' is no duration. Write it like 90, 45s, 2h30m or 1d."),
+        (("--timeout", "99999999999d", "--", "true"), "up to 315,360,000 (ten years), or none for no limit."),
         (("--gpus", "9", "--", "true"), "asks for 9 GPUs and this box has none"),
         (("--cpus", "9000", "--", "true"), "it asks 9000 CPUs, the box has"),
         (("--name", "two words", "--", "true"), "'two words' is not a valid name."),
@@ -230,6 +231,7 @@ def test_logs_from_the_end_and_since(box: Callable[..., Ran], shared: Server, ho
     assert box("logs", "--since", "1h", "talks").out == "one\ntwo\nthree\nfour"
     assert box("logs", "--since", "2099-01-01T00:00Z", "talks").out == ""
     assert "is not a time" in box("logs", "--since", "yesterday", "talks").line
+    assert "99999999999d ago is before all time." in box("logs", "--since", "99999999999d", "talks").line
     assert box("logs", "nothing").line.startswith("There is no job 'nothing'.")
 
 

@@ -302,6 +302,7 @@ def test_a_cron_is_changed_and_keeps_its_past(house: House) -> None:
         ({"timezone": "Europe/Nowhere"}, "timezone"),
         ({"timezone": "../../etc/passwd"}, "timezone"),
         ({"misfire_seconds": 1}, "misfire_seconds"),
+        ({"misfire_seconds": 9 * 10**18}, "misfire_seconds"),
         ({"on": CronTrigger(kind="dataset", name="")}, "on"),
     ],
 )

@@ -249,6 +249,7 @@ class Crons:
 
 _PUNCTUAL_SECONDS = 60
 """What comes within it is on time, whatever the server was busy with."""
+_MOST_MISFIRE_SECONDS = 366 * 86_400
 
 
 def check(spec: CronSpec, now: datetime) -> None:
@@ -259,9 +260,11 @@ def check(spec: CronSpec, now: datetime) -> None:
         )
     if not spec.schedule and spec.on is None:
         raise InvalidInput("Nothing asks for the job.", hint="Give a schedule, or `on`.", field="schedule")
-    if spec.misfire_seconds < _PUNCTUAL_SECONDS:
+    if not _PUNCTUAL_SECONDS <= spec.misfire_seconds <= _MOST_MISFIRE_SECONDS:
         raise InvalidInput(
-            f"misfire_seconds is {spec.misfire_seconds}.", hint=f"{_PUNCTUAL_SECONDS} or more.", field="misfire_seconds"
+            f"misfire_seconds is {spec.misfire_seconds}.",
+            hint=f"Use {_PUNCTUAL_SECONDS} to {_MOST_MISFIRE_SECONDS:,}, which is a year.",
+            field="misfire_seconds",
         )
     if spec.on is not None and not spec.on.name:
         raise InvalidInput(f"Which {spec.on.kind} is meant is missing.", hint="Name it.", field="on")
