@@ -21,13 +21,14 @@ from mlbox.store.sandbox.workers import ForkServer
 from tests.models import linear, save
 
 
-def one_hot(column: str | int, *, zeros: int = 0) -> onnx.ModelProto:
+def one_hot(column: str | int, *, zeros: int = 0, between: str = "Identity") -> onnx.ModelProto:
     """Of rows [N, 3] one column, chosen by an index from the file or from nowhere, and its place among 7, 8 and 9."""
     index = numpy_helper.from_array(np.array([column], np.int64), "at") if isinstance(column, int) else None
     graph = helper.make_graph(
         [
             helper.make_node("ArrayFeatureExtractor", ["input", "at"], ["one"], domain="ai.onnx.ml"),
-            helper.make_node("Cast", ["one"], ["whole"], to=TensorProto.INT64),
+            helper.make_node(between, ["one"], ["meant"]),
+            helper.make_node("Cast", ["meant"], ["whole"], to=TensorProto.INT64),
             helper.make_node(
                 "OneHotEncoder", ["whole"], ["hot"], domain="ai.onnx.ml", cats_int64s=[7, 8, 9], zeros=zeros
             ),
@@ -48,6 +49,9 @@ def test_a_column_of_categories_is_tried_with_one_that_the_model_knows(tmp_path:
     assert check.inspect_onnx(save(one_hot(1, zeros=1), tmp_path)).known == ()
     with pytest.raises(InvalidInput):
         check.inspect_onnx(save(one_hot("nowhere"), tmp_path))
+    with pytest.raises(InvalidInput, match=r"does not take these values: Unknown Category.*OneHotEncoder") as refused:
+        check.inspect_onnx(save(one_hot(1, between="Neg"), tmp_path))
+    assert "tried with zeros" in refused.value.hint
 
 
 def test_a_good_model_says_what_it_takes_and_gives(tmp_path: Path) -> None:

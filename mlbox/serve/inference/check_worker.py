@@ -30,6 +30,7 @@ KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.mi
 """Where onnxruntime itself has the operators; what is in others comes in libraries, which are never loaded."""
 
 
+TRIED = "It is tried with zeros, the text 0, and the first category of each one-hot encoder: export it so that it takes these."
 BRANCHING = frozenset({"Loop", "If"})
 """Operators with which values, and not shapes alone, decide how long a run takes."""
 
@@ -212,7 +213,9 @@ def _trial(session: Any, width: int, known: Sequence[Known]) -> Callable[[int], 
     Two sizes, because a model may hold to the one that it was exported with. Other free dimensions are tried in a few sizes,
     because an image of one pixel is too small for most models that take images.
     """
+    from mlbox.errors import InvalidInput, MlboxError
     from mlbox.serve.inference.warmup import FREE_SIZES, generated
+    from mlbox.serve.inference.work import Unfit, failure_of
 
     first: Exception | None = None
     for size in (width,) if session.tabular else FREE_SIZES:
@@ -225,6 +228,8 @@ def _trial(session: Any, width: int, known: Sequence[Known]) -> Callable[[int], 
             continue
         return feeds
     assert first is not None
+    if isinstance(refused := failure_of("The model", first), Unfit) and not isinstance(first, MlboxError):
+        raise InvalidInput(refused.message, hint=TRIED, field="artifact") from first
     raise first
 
 
