@@ -116,13 +116,7 @@ def _check_job_name(name: str) -> None:
 
 def _out_of_bounds(spec: JobSpec) -> Iterator[tuple[str, str]]:
     """Fields with a number that cannot be, and what it may be."""
-    for field in ("gpus", "gpu_memory_gb", "cpus", "memory_gb"):
-        value = getattr(spec, field) or 0.0
-        if not 0 <= value < math.inf:
-            yield field, "Use 0 or more."
-    gpus = spec.gpus or 0.0
-    if gpus >= 1 and gpus != round(gpus):
-        yield "gpus", "Ask for part of one, or for whole ones."
+    yield from _amounts_out_of_bounds(spec)
     if spec.timeout_seconds is not None and not 0 < spec.timeout_seconds <= MOST_TIMEOUT:
         yield "timeout_seconds", f"Give seconds above 0, up to {MOST_TIMEOUT:,} (ten years), or none for no limit."
     if spec.grace_seconds is not None and not 0 <= spec.grace_seconds <= MOST_GRACE:
@@ -135,3 +129,15 @@ def _out_of_bounds(spec: JobSpec) -> Iterator[tuple[str, str]]:
         yield "procs", f"Use 1 to {MOST_PROCS}."
     if spec.seed is not None and not 0 <= spec.seed < SEEDS:
         yield "seed", f"Use 0 to {SEEDS - 1}."
+
+
+def _amounts_out_of_bounds(spec: JobSpec) -> Iterator[tuple[str, str]]:
+    for field in ("gpus", "gpu_memory_gb", "cpus", "memory_gb"):
+        value = getattr(spec, field) or 0.0
+        if not 0 <= value < math.inf:
+            yield field, "Use 0 or more."
+    if spec.memory_gb == 0:  # it could not be held to twice of nothing, and so would have all there is
+        yield "memory_gb", "Say how much the job needs, such as 0.5, or nothing for the default."
+    gpus = spec.gpus or 0.0
+    if gpus >= 1 and gpus != round(gpus):
+        yield "gpus", "Ask for part of one, or for whole ones."

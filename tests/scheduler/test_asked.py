@@ -63,6 +63,7 @@ def test_a_seed_is_drawn_once() -> None:
         ({"gpus": 2.5}, "gpus"),
         ({"cpus": float("nan")}, "cpus"),
         ({"memory_gb": float("inf")}, "memory_gb"),
+        ({"memory_gb": 0}, "memory_gb"),
         ({"gpu_memory_gb": -1}, "gpu_memory_gb"),
         ({"timeout_seconds": 0}, "timeout_seconds"),
         ({"timeout_seconds": 4e11}, "timeout_seconds"),
