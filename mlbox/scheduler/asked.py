@@ -55,8 +55,15 @@ def need(spec: JobSpec) -> Need:
 
 def check(spec: JobSpec) -> None:
     """Raises InvalidInput, with the field, for what makes no sense on any box."""
-    if not spec.command or not all(spec.command):
+    if not spec.command or not spec.command[0]:
         raise InvalidInput("The command is empty.", hint="Give at least a program.", field="command")
+    for field, words in (("command", spec.command), ("env", spec.env.values())):
+        if any("\0" in word for word in words):
+            raise InvalidInput(
+                "There is a NUL character in it, with which the system lets nothing start.",
+                hint="Leave it out, or give it in a file.",
+                field=field,
+            )
     if spec.name:
         _check_job_name(spec.name)
     if spec.workdir:

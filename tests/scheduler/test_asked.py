@@ -55,10 +55,16 @@ def test_a_seed_is_drawn_once() -> None:
     assert settle(JobSpec(command=COMMAND, seed=7), BIG).seed == 7
 
 
+def test_words_behind_the_program_may_be_empty() -> None:
+    check(JobSpec(command=("python", "train.py", "--note", "")))
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
         ({"command": ("",)}, "command"),
+        ({"command": ("echo", "a\0b")}, "command"),
+        ({"env": {"A": "\0"}}, "env"),
         ({"gpus": -1}, "gpus"),
         ({"gpus": 2.5}, "gpus"),
         ({"cpus": float("nan")}, "cpus"),
