@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from bench.__main__ import page, read_result
-from bench.harness import Report, Result, interleave
+from bench.__main__ import page, read_result, replaced, table
+from bench.harness import Figure, Report, Result, interleave
 
 
 def test_the_exit_code_says_whether_every_goal_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -38,3 +38,15 @@ def test_measures_take_turns_after_one_round_to_warm_up() -> None:
 
 def test_a_benchmark_that_broke_is_told_on_the_page() -> None:
     assert "did not come to its end" in page({"broken": read_result("Traceback")}, ["--quick"])
+
+
+def test_one_table_is_replaced_and_the_others_stay() -> None:
+    first, second = (Result([Figure(name, 1.0, "ms", "", True)], [], {"cpus": "2"}) for name in ("a", "b"))
+    whole = page({"auth": first, "auth_more": second, "drift": first}, ["--quick"])
+    other = Result([Figure("c", 2.0, "ms", "", True)], [], {"cpus": "4"})
+    changed = replaced(whole, table("auth", other, []))
+    assert changed == page({"auth": other, "auth_more": second, "drift": first}, ["--quick"]).replace(
+        "`python -m bench.auth --quick`", "`python -m bench.auth`"
+    )
+    with pytest.raises(LookupError, match="no table that begins"):
+        replaced(whole, table("serve", other, []))
