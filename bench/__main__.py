@@ -22,6 +22,9 @@ def main(flags: list[str]) -> int:
     if only:
         at = flags.index("--only")
         names = [name for name in names if name in flags[at + 1 : at + 2]]
+        if not names:
+            print(f"There is no benchmark {' '.join(flags[at + 1 : at + 2])!r}.", file=sys.stderr)
+            return 2
         flags = [*flags[:at], *flags[at + 2 :]]
     results, codes = {}, {}
     for name in names:

@@ -139,7 +139,7 @@ class Outgoing:
         parsed = check_url(url)
         port = parsed.port or (443 if parsed.scheme == "https" else 80)
         with contextlib.suppress(httpcore.ConnectError):
-            self._backend.addresses(parsed.host, port)
+            self._backend.addresses(parsed.raw_host.decode("ascii"), port)
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """GET, whole; see `request`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import msgspec
 import pytest
 
-from bench.__main__ import page, read_result, replaced, table
+from bench.__main__ import HOME, page, read_result, replaced, table
 from bench.harness import Figure, Report, Result, interleave
 
 
@@ -50,3 +52,10 @@ def test_one_table_is_replaced_and_the_others_stay() -> None:
     )
     with pytest.raises(LookupError, match="no table that begins"):
         replaced(whole, table("serve", other, []))
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.stem for path in HOME.glob("[a-z]*.py") if not path.stem.endswith("_side"))
+)
+def test_every_benchmark_can_be_begun(name: str) -> None:
+    importlib.import_module(f"bench.{name}")

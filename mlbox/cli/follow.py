@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mlbox.client import Client
 
 POLL_SECONDS = 0.5
+WHY_SECONDS = 10.0
+"""Between two questions what a job waits for: the answer has numbers of what is free, which change all the time."""
 TIMED_OUT = 124
 """As timeout(1) ends."""
 INTERRUPTED = 130
@@ -38,15 +40,19 @@ def follow(job_id: str, *, attempt: int | None = None, **start: Any) -> int:
 def _follow(client: Client, job_id: str, attempt: int | None, start: dict[str, Any]) -> Job:
     from mlbox.sdk.runs import patiently
 
-    number, where, said = attempt, start or {"offset": 0}, ""
+    number, where, said, ask_at = attempt, start or {"offset": 0}, "", 0.0
     while True:
         job = patiently(
             lambda: client.get(f"/api/v1/jobs/{job_id}", Job)
         )  # before its log, which is whole if it has ended
         number = number or max(1, len(job.attempts))
-        if job.state in WAITING and (words := _why(client, job)) not in ("", said):
-            said = words
-            note(f"It is {job.state}: {said}.")
+        if job.state not in WAITING:
+            ask_at = 0.0
+        elif time.monotonic() >= ask_at:
+            ask_at = time.monotonic() + WHY_SECONDS
+            if (words := _why(client, job)) not in ("", said):
+                said = words
+                note(f"It is {job.state}: {said}.")
         offset, content = patiently(lambda: read(client, job.id, number, where))  # noqa: B023 (called at once)
         where = {"offset": offset}
         sys.stdout.buffer.write(content)

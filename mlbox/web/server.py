@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 GRACE_SECONDS = 2
 """How long a request in flight may take to finish once the server was told to stop."""
-END_SECONDS = 30.0
-"""What goes on so long after that is left undone: an operator that hangs never ends, and the stores bear an end at any moment."""
+END_SECONDS = 12.0
+"""What goes on so long after the signal is left undone: an operator that hangs never ends, and the stores bear any end. That is
+less than `deploy/mlbox.service` allows, so that the log says why."""
 GC_THRESHOLD = 5_000
 """Objects made, and not freed, between two looks of the garbage collector at the young ones: each look takes a millisecond or
 two, for which nothing else runs."""
@@ -127,6 +128,8 @@ class _Server(uvicorn.Server):
                 signal.signal(sig, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._box.stopping.is_set():
+            _end_in_time()
         self._box.stopping.set()
         super().handle_exit(sig, frame)
 
@@ -180,14 +183,13 @@ def serve(settings: Settings, origins: Sequence[Origin] = ()) -> None:
         fast_path = create_fast_path(box, edge, app) if settings.fast_path == "on" else None
         server = _Server(config, box, listeners, _rpc(box, app), fast_path)
         _settle_memory()
-        stack.callback(_end_in_time)
         server.run(sockets=[listener for listener, _ in listeners])
         if not server.started:
             raise StartupError("The server did not start.", hint="The lines above say why.")
 
 
 def _end_in_time() -> None:
-    """From here on this process ends, by itself or, where a thread keeps it, at once with 1."""
+    """From here on this process ends, by itself or, where a thread other than the main one keeps it, with 1."""
 
     def end() -> None:
         time.sleep(END_SECONDS)

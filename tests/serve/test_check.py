@@ -14,9 +14,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mlbox.errors import InvalidInput
-from mlbox.records import ServingConfig
+from mlbox.records import ServingConfig, TensorSpec
 from mlbox.serve.inference import check
 from mlbox.serve.inference.runtime import Session
+from mlbox.serve.inference.warmup import generated
 from mlbox.store.sandbox.workers import ForkServer
 from tests.models import linear, save
 
@@ -283,3 +284,15 @@ def test_the_temporary_folders_are_gone_afterwards(tmp_path: Path, monkeypatch: 
     with pytest.raises(InvalidInput):
         check.read_sample(tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_category_goes_where_a_column_takes_it_and_nowhere_else() -> None:
+    specs = [
+        TensorSpec(name="colour", dtype="BYTES", shape=(-1, 2)),
+        TensorSpec(name="byte", dtype="UINT8", shape=(-1,)),
+        TensorSpec(name="one", dtype="INT64", shape=()),
+    ]
+    known = [("colour", 1, "red"), ("colour", 5, "far"), ("byte", 0, -1), ("one", 0, 7), ("other", 0, 1)]
+    feeds = generated(specs, 2, known=known)
+    assert feeds["colour"].tolist() == [["0", "red"], ["0", "red"]]
+    assert (feeds["byte"].tolist(), feeds["one"].tolist()) == ([0, 0], 0)

@@ -183,6 +183,15 @@ def test_a_run_that_nobody_waits_for_ends_and_its_worker_stays(workers: Workers,
     way.close()
 
 
+def test_a_run_whose_time_is_over_is_told_so_and_not_that_it_failed(workers: Workers, tmp_path: Path) -> None:
+    way = Way(workers, opened(workers, counting(), tmp_path), timeout_ms=300)
+    for _ in range(3):
+        with pytest.raises(TimedOut):
+            way.submit(1 << 60).result(60)
+    assert way.reasons() == {"timeout": 3}
+    way.close()
+
+
 def give_up(workers: Workers, way: Way, how: str, value: int) -> None:
     """Have a run begin, of which its client does not await the end."""
     work = Work([Tensor("input", "INT64", np.array([value]))], ["score"], rows=None)

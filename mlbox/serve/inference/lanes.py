@@ -334,8 +334,8 @@ class Lane:
             self._run_together(works, options)
         except Exception as err:
             died = isinstance(err, Died)
-            if died:
-                self.look(time.perf_counter())  # what hung until nobody waits for it does not run again
+            if ends:  # what ended because nobody waits for it any more did not fail, and does not run again
+                self.look(time.perf_counter())
             if isinstance(err, NotByRow):
                 self._join_no_more()
             if len(works) == 1 and (works[0].again or not died):

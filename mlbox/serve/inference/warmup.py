@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
 import time
@@ -96,11 +97,12 @@ def generated(
 
 def _put(data: np.ndarray, column: int, value: str | int) -> None:
     """Write a value into a column, where there is one, and it is of such values."""
-    if not data.size or data.ndim > 2 or (data.dtype == object) != isinstance(value, str):
+    if not data.size or data.ndim not in (1, 2) or (data.dtype == object) != isinstance(value, str):
         return
     rows = data.reshape(len(data), -1)
     if -rows.shape[1] <= column < rows.shape[1]:
-        rows[:, column] = value
+        with contextlib.suppress(OverflowError):  # a number that this type has not is no category of this column
+            rows[:, column] = value
 
 
 def warm(

@@ -290,7 +290,8 @@ def _still_due(cron: Cron, now: datetime) -> datetime | None:
     """The first of the times that came since the last look which is not too late to make up for; None where all are."""
     spec = cron.spec
     assert cron.next_at is not None
-    earliest = now - timedelta(seconds=spec.misfire_seconds if spec.misfire == "once" else _PUNCTUAL_SECONDS)
+    made_up = min(spec.misfire_seconds, _MOST_MISFIRE_SECONDS)  # a row may be older than that bound
+    earliest = now - timedelta(seconds=made_up if spec.misfire == "once" else _PUNCTUAL_SECONDS)
     if cron.next_at >= earliest:
         return cron.next_at
     at = next_after(spec.schedule, earliest, timezone=spec.timezone)
