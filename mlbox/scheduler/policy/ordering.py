@@ -56,7 +56,8 @@ class Line:
         heapq.heapify(self._heap)
 
     def _grouped(self, now: datetime) -> dict[_Group, list[Waiting]]:
-        groups: dict[_Group, list[Waiting]] = {}
+        found: dict[tuple[int, bool, str, str], list[Waiting]] = {}
+        """By what a group is, as plain tuples: one for each job, and they are made sooner."""
         sliced = {name for name in self.queues if quantum(self._state, name) is not None}
         due, age = [], self._state.rules.ageing_seconds
         rise = age
@@ -69,13 +70,15 @@ class Line:
             if at < OVERDUE and age - rest < rise:
                 rise = age - rest
             free = at == OVERDUE or job.promised
-            group = at, job.promised, "" if free else job.queue, "" if free or job.queue in sliced else job.team
-            if (jobs := groups.get(group)) is None:  # type: ignore[call-overload]  # as a plain tuple, which is made sooner
-                jobs = groups[_Group(*group)] = []
-            jobs.append(job)
-        if groups:
+            key = at, job.promised, "" if free else job.queue, "" if free or job.queue in sliced else job.team
+            if key in found:
+                found[key].append(job)
+            else:
+                found[key] = [job]
+        if found:
             due.append(now + timedelta(seconds=max(rise, 0.001)))
         self.next_change = min(due, default=None)
+        groups = {_Group(*key): jobs for key, jobs in found.items()}
         for group, jobs in groups.items():
             overdue = group.level == OVERDUE
             jobs.sort(key=_by_age if overdue else self._by_service if group.queue in sliced else _by_submission)
